@@ -1,0 +1,90 @@
+"""Errors a user can mend. The command line prints them as one line and exits with their code.
+
+Exit codes: 0 done, 2 wrong usage, 70 training met NaN, 74 a checkpoint or file failed, 75 stopped and saved (retry).
+"""
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+
+class UserError(ValueError):
+    """A wrong argument, knob or file: nothing has been started."""
+
+    exit_code = 2
+
+
+class NonFiniteError(RuntimeError):
+    """Training met NaN or infinity; the last good checkpoint is kept."""
+
+    exit_code = 70
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written or read."""
+
+    exit_code = 74
+
+
+class Preempted(Exception):
+    """The run was asked to stop; it has saved and can be resumed."""
+
+    exit_code = 75
+
+
+def exits(main: Callable[[], None]) -> None:
+    """Runs a command line's `main`: the errors above become one line on stderr and their exit code."""
+    code = 0
+    try:
+        main()
+    except (UserError, NonFiniteError, CheckpointError, Preempted) as error:
+        print(f"error: {error}" if code_of(error) != 75 else str(error), file=sys.stderr)
+        code = code_of(error)
+    except KeyboardInterrupt:
+        code = 130
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 74
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+        os._exit(code)  # an orderly exit would wait for the other processes, which wait for this one
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def one_line_usage_errors() -> Iterator[None]:
+    """Turns the box in which tyro explains a wrong argument into a UserError with its first line."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    except SystemExit as error:
+        if error.code != 2:
+            raise
+        raise UserError(_said_in_box(printed.getvalue())) from None
+
+
+def _said_in_box(text: str) -> str:
+    """The message in a box of lines: the part between its title and what it says about help."""
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines():
+        line = line.strip().strip("|│").strip()
+        if line.startswith(("╭", "╰")) or len(line) > 3 and set(line) <= {"-", "─"}:
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    said = [" ".join(part) for part in parts[: next((i for i, p in enumerate(parts) if "helptext" in str(p)), None)] if part]
+    return said[-1] if said else " ".join(text.split())
+
+
+def code_of(error: BaseException) -> int:
+    return getattr(error, "exit_code", 1)
