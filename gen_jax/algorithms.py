@@ -1,0 +1,252 @@
+"""Training algorithms: `descent` and `em` make one from a model, the others wrap one and return one.
+
+    chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from gen_jax.core import Algorithm, Batch, Descendable, Extra, Mean, Metrics, Mixture, Objective, PyTree, State, fold
+
+Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
+
+
+def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) -> Algorithm:
+    """Each player in turn lowers its own loss, seeing what the players before it have just become.
+
+    One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
+    transformation per player. Besides the metrics of the losses it reports each loss and the norm of its gradient,
+    which is NaN as soon as any part of the gradient is.
+    """
+    objectives = tuple(model.objectives)
+    players = {objective.player for objective in objectives}
+    labels = [objective.name or objective.player for objective in objectives]
+    prefixes = [""] if len(objectives) == 1 else [f"{label}_" for label in labels]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
+    if set(tx) != players:
+        raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
+
+    def init(key: Array, batch: Batch) -> State:
+        params, extra = model.init(fold(key, "init"), batch)
+        if set(params) != players:
+            raise ValueError(f"the objectives train {sorted(players)}, but init makes parameters for {sorted(params)}")
+        opt = {player: tx[player].init(params[player]) for player in params}
+        return State(jnp.int32(0), key, params, opt, extra)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        metrics: dict[str, Mean] = {}
+        for objective, label, prefix in zip(objectives, labels, prefixes):
+            turn = _on_every(objective.every, _turn(objective, label, prefix, tx[objective.player]))
+            state, new = turn(state, batch)
+            if clash := metrics.keys() & new.keys():
+                raise ValueError(f"two objectives report {sorted(clash)}: rename one of them")
+            metrics |= new
+        return state._replace(step=state.step + 1), metrics
+
+    return Algorithm(init, step)
+
+
+def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTransformation):
+    """One player's part of a step."""
+    player = objective.player
+
+    def turn(state: State, batch: Batch) -> tuple[State, dict[str, Mean]]:
+        params = state.params[player]
+
+        def gradient(extra: Extra, batch: Batch, part: Array):
+            key = fold(state.key, state.step, label, part)
+            descend = jax.value_and_grad(objective.loss, has_aux=True)
+            (loss, (new, metrics)), grads = descend(params, state._replace(extra=extra), batch, key)
+            return grads, {**extra, **new}, {f"{prefix}loss": Mean.of(loss), **metrics}
+
+        grads, extra, metrics = _over_parts(gradient, state.extra, batch)
+        if isinstance(batch, Parts):
+            grads = jax.tree.map(lambda g: g / _length(batch), grads)
+        metrics = {**metrics, f"{prefix}grad_norm": Mean.of(optax.tree.norm(grads))}
+        updates, opt = tx.update(grads, state.opt[player], params)
+        return state._replace(
+            params={**state.params, player: optax.apply_updates(params, updates)},
+            opt={**state.opt, player: opt},
+            extra=extra,
+        ), metrics
+
+    return turn
+
+
+def _on_every(every: int, turn):
+    """The turn on every n-th step; otherwise the state as it is, and metrics that count nothing."""
+    if every == 1:
+        return turn
+
+    def skip(state: State, batch: Batch):
+        return state, _zeros_like(jax.eval_shape(turn, state, batch)[1])
+
+    return lambda state, batch: lax.cond((state.step + 1) % every == 0, turn, skip, state, batch)
+
+
+def em(model: Mixture, every: int = 1) -> Algorithm:
+    """Expectation-maximisation (Dempster, Laird & Rubin 1977).
+
+    With `every=1` and the whole data set as the batch it is textbook EM. With `every=n` the statistics of n batches
+    are summed before each M-step: exact EM over data that is n batches long. `state.opt` holds the running sum.
+    """
+
+    def init(key: Array, batch: Batch) -> State:
+        params, extra = model.init(fold(key, "init"), batch)
+        state = State(jnp.int32(0), key, params, (), extra)
+        stats, _ = jax.eval_shape(model.e_step, state, batch)
+        return state._replace(opt=_zeros_like(stats))
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        def expect(extra: Extra, batch: Batch, part: Array):
+            stats, metrics = model.e_step(state, batch)
+            return stats, extra, metrics
+
+        stats, _, metrics = _over_parts(expect, state.extra, batch)
+        if every == 1:
+            params = model.m_step(state, stats)
+        else:
+            first, last = state.step % every == 0, (state.step + 1) % every == 0
+            stats = jax.tree.map(lambda old, new: jnp.where(first, new, old + new), state.opt, stats)
+            params = lax.cond(last, lambda: model.m_step(state, stats), lambda: state.params)
+        return state._replace(step=state.step + 1, params=params, opt=stats), metrics
+
+    return Algorithm(init, step)
+
+
+def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:
+    """Also keeps the exponential moving average of a player's parameters; `core.weights` then returns it.
+
+    `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
+    """
+
+    def init(key: Array, batch: Batch) -> State:
+        state = algorithm.init(key, batch)
+        return _with_average(state, jax.tree.map(jnp.copy, state.params[player]))
+
+    def step(state: State, batch: Any) -> tuple[State, Metrics]:
+        new, metrics = algorithm.step(state, batch)
+        rate = decay(state.step) if callable(decay) else decay
+        average = optax.incremental_update(new.params[player], state.extra["ema"][player], 1 - rate)
+        return _with_average(new, average), metrics
+
+    def _with_average(state: State, average: PyTree) -> State:
+        return state._replace(extra={**state.extra, "ema": {**state.extra.get("ema", {}), player: average}})
+
+    return Algorithm(init, step)
+
+
+class Parts(NamedTuple):
+    """A batch cut along a new leading axis into equal parts that are gathered one after the other."""
+
+    parts: Batch
+
+
+def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
+    """The same step with the memory of a batch n times smaller: gradients or EM statistics are summed part by part.
+
+    The batch size must be a multiple of n. Batch statistics pass from part to part.
+    """
+
+    def cut(a: Array) -> Array:
+        if a.shape[0] % n:
+            raise ValueError(f"a batch of {a.shape[0]} cannot be cut into {n} equal parts: choose a multiple of {n}")
+        return a.reshape(n, a.shape[0] // n, *a.shape[1:])
+
+    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, Parts(jax.tree.map(cut, batch))))
+
+
+def _over_parts(gather: Gather, extra: Extra, batch: Batch | Parts) -> tuple[PyTree, Extra, Metrics]:
+    """`gather` on a batch, or its sum over the parts of one, extras passing from part to part."""
+    if not isinstance(batch, Parts):
+        return gather(extra, batch, jnp.int32(0))
+
+    def body(carry, item):
+        total, extra, metrics = carry
+        new, extra, more = gather(extra, item[1], item[0])
+        return (_add(total, new), extra, _add(metrics, more)), None
+
+    one = jax.tree.map(lambda a: a[0], batch.parts)
+    total, _, metrics = _zeros_like(jax.eval_shape(gather, extra, one, jnp.int32(0)))
+    carry, _ = lax.scan(body, (total, extra, metrics), (jnp.arange(_length(batch), dtype=jnp.int32), batch.parts))
+    return carry
+
+
+def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
+    """n steps in one call. The batch is a source: a pytree whose `batch_at(step)` can be traced.
+
+    n may be traced, so that one program serves every n. A constant n = 1 is the plain step on the source, without a
+    loop: on CPU, XLA runs convolutions inside loops more slowly.
+    """
+
+    def step(state: State, source: Any) -> tuple[State, Metrics]:
+        def one(state: State) -> tuple[State, Metrics]:
+            return algorithm.step(state, source.batch_at(state.step))
+
+        if isinstance(n, int) and n == 1:
+            return one(state)
+
+        def body(_, carry):
+            state, metrics = carry
+            state, new = one(state)
+            return state, _add(metrics, new)
+
+        return lax.fori_loop(0, n, body, (state, _zeros_like(jax.eval_shape(one, state)[1])))
+
+    return Algorithm(algorithm.init, step)
+
+
+def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int | PyTree) -> Algorithm:
+    """Many runs as one program, on the same batches: one per seed, or one per value of a hyper-parameter.
+
+    `population(algorithm, 8)` trains 8 seeds. `population(lambda lr: descent(model, {"vae": optax.adam(lr)}), rates)`
+    trains one member per entry along the first axis of `rates`. Parameters, optimizer states, extras and metrics gain
+    a leading axis; `member(state, i)` is an ordinary State.
+    """
+    seeds = isinstance(members, int)
+    values = jnp.arange(members) if seeds else jax.tree.map(jnp.asarray, members)
+    n = _length(values)
+    make = (lambda _: algorithm) if seeds else algorithm
+    axes = State(step=None, key=0, params=0, opt=0, extra=0)
+
+    def keys(key: Array) -> Array:
+        return jax.vmap(lambda i: fold(key, "member", i))(jnp.arange(n))
+
+    def init(key: Array, batch: Batch) -> State:
+        state = jax.vmap(lambda value, key: make(value).init(key, batch))(values, keys(key))
+        return state._replace(step=jnp.int32(0), key=key)
+
+    def step(state: State, batch: Any) -> tuple[State, Metrics]:
+        inner = state._replace(key=keys(state.key))
+        new, metrics = jax.vmap(
+            lambda value, state: make(value).step(state, batch), in_axes=(0, axes), out_axes=(axes, 0)
+        )(values, inner)
+        return new._replace(key=state.key), metrics
+
+    return Algorithm(init, step)
+
+
+def member(state: State, i: int) -> State:
+    """One member of a population, as the State of a run of its own."""
+    params, opt, extra = jax.tree.map(lambda a: a[i], (state.params, state.opt, state.extra))
+    return State(state.step, fold(state.key, "member", i), params, opt, extra)
+
+
+def _length(tree: PyTree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def _add(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _zeros_like(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,0 +1,128 @@
+"""The words every part of gen_jax shares: State, Mean, Objective, Algorithm, and what a Model is.
+
+A run is one pytree, the `State`. A `Model` holds hyper-parameters and no arrays. An `Algorithm` is a pair of pure
+functions that makes a State and moves it one batch further; `gen_jax.algorithms` builds them from models, and
+`gen_jax.loop.fit` runs any of them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+PyTree = Any
+Batch = Mapping[str, Any]  # "x" holds the observations (B, ...); other entries are context
+Params = Mapping[str, PyTree]  # {player: unconstrained arrays}
+Extra = Mapping[str, PyTree]  # {name: arrays that no gradient touches}
+
+
+class State(NamedTuple):
+    """A whole run: what is checkpointed, sharded and donated."""
+
+    step: Array  # () int32, completed steps
+    key: Array  # () typed PRNG key, constant for the run; see `fold`
+    params: Params
+    opt: PyTree  # {player: optax state}; for EM the running sufficient statistics
+    extra: Extra  # batch statistics, moving averages
+
+
+class Mean(NamedTuple):
+    """A metric as (total, count): Means add over batches, masks, skipped turns and devices, and divide when printed."""
+
+    total: Array
+    count: Array
+
+    @classmethod
+    def of(cls, values: Array, weights: Array | None = None) -> Mean:
+        """The mean of an array of values, each counted once or `weights` times."""
+        values = jnp.asarray(values, jnp.float32)
+        if weights is None:
+            return cls(values.sum(), jnp.float32(values.size))
+        return cls((values * weights).sum(), weights.sum().astype(jnp.float32))
+
+    @property
+    def value(self) -> Array:
+        return self.total / self.count
+
+
+Metrics = Mapping[str, Mean]
+Loss = Callable[[PyTree, State, Batch, Array], tuple[Array, tuple[Extra, Metrics]]]
+
+
+class Objective(NamedTuple):
+    """`player` lowers `loss` on every n-th step, everyone else held fixed.
+
+    `loss(params, state, batch, key)` returns the scalar to minimise and a pair: new values for entries of
+    `state.extra`, and metrics. `name` labels the loss in the metrics; it is needed only when one player has several.
+    """
+
+    player: str
+    loss: Loss
+    every: int = 1
+    name: str = ""
+
+
+class Algorithm(NamedTuple):
+    """How a State begins and how a batch moves it on. Both are pure and can be traced; combinators return Algorithms."""
+
+    init: Callable[[Array, Batch], State]
+    step: Callable[[State, Any], tuple[State, Metrics]]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A frozen dataclass of hyper-parameters and Flax modules."""
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        """Initial parameters and extras for data like `batch`."""
+
+    def sample(self, state: State, key: Array, n: int) -> Batch:
+        """n new examples, in the shape, dtype and range of the data."""
+
+
+class Descendable(Model, Protocol):
+    """Trainable by `descent`."""
+
+    @property
+    def objectives(self) -> Sequence[Objective]: ...
+
+
+class Mixture(Model, Protocol):
+    """Trainable by `em`."""
+
+    def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
+        """Sufficient statistics, which add over batches, and metrics."""
+
+    def m_step(self, state: State, stats: PyTree) -> Params:
+        """The parameters that maximise the expected complete-data log-likelihood."""
+
+
+class Density(Model, Protocol):
+    """A model with an exact density: GMM, HMM, flow, autoregressive."""
+
+    def log_prob(self, state: State, batch: Batch) -> Array:
+        """(B,) log-densities in nats."""
+
+
+class Bound(Model, Protocol):
+    """A model with a lower bound on its log-likelihood: VAE, hierarchical VAE."""
+
+    def elbo(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B,) evidence lower bounds in nats, by one sample from the posterior."""
+
+
+def fold(key: Array, *names: int | str | Array) -> Array:
+    """A new key from a key and names: `fold(key, step, "noise")`. Keys are never split on the host or carried."""
+    for name in names:
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
+    return key
+
+
+def weights(state: State, player: str) -> PyTree:
+    """A player's averaged parameters where `with_ema` keeps them, else its current ones. Use it to sample and evaluate."""
+    return state.extra.get("ema", {}).get(player, state.params[player])

@@ -1,0 +1,36 @@
+"""Settings that must hold before JAX starts: four devices on the CPU, and folders of the tests' own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+_SHARED = Path(tempfile.gettempdir()) / f"gen_jax-tests-{os.getuid()}"
+_SHARED.mkdir(mode=0o700, exist_ok=True)
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TFDS_DATA_DIR", str(_SHARED / "data"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_SHARED / "compiled")
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def same():
+    """Asserts that two pytrees are equal bit for bit (or within `rtol`), PRNG keys included."""
+
+    def check(a, b, rtol=0.0, atol=0.0):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)):
+            x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
+            x, y = np.asarray(x), np.asarray(y)
+            assert x.dtype == y.dtype, jax.tree_util.keystr(path)
+            if rtol or atol:
+                np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
+            else:
+                np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+    return check

@@ -1,0 +1,180 @@
+"""The algorithms and what wraps them, against the same thing done by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gen_jax.algorithms import accumulate, chunk, descent, em, member, population, with_ema
+from gen_jax.core import Mean, Objective, fold, weights
+from gen_jax.data import Resident
+from gen_jax.loop import fit
+from gen_jax.models.gmm import GMM
+
+KEY = jax.random.key(0)
+
+
+class Line:
+    """Least squares y = w x, with the batch's mean kept in `extra`; and an adversary that moves every third step."""
+
+    def __init__(self, every=1, players=1):
+        self.every, self.players = every, players
+
+    def init(self, key, batch):
+        return {f"p{i}": {"w": jax.random.normal(fold(key, i), (2,))} for i in range(self.players)}, {"seen": jnp.zeros(())}
+
+    def loss(self, params, state, batch, key):
+        error = batch["x"] @ params["w"] - batch["y"]
+        return jnp.mean(error**2), ({"seen": state.extra["seen"] + batch["x"].sum()}, {"error": Mean.of(error**2)})
+
+    def second(self, params, state, batch, key):
+        return jnp.sum((params["w"] - state.params["p0"]["w"]) ** 2), ({}, {"gap": Mean.of(jnp.ones(3))})
+
+    def sample(self, state, key, n):
+        return {"x": jnp.zeros((n, 2))}
+
+    @property
+    def objectives(self):
+        return [Objective("p0", self.loss), Objective("p1", self.second, self.every)][: self.players]
+
+
+def batch(n=12, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2)).astype(np.float32)
+    return {"x": jnp.asarray(x), "y": jnp.asarray(x @ np.array([1.0, -2.0], np.float32))}
+
+
+def test_descent_is_optax(same):
+    """One player: the same numbers as the textbook loop."""
+    algorithm = descent(Line(), {"p0": optax.adam(0.1)})
+    state = algorithm.init(KEY, batch())
+    w, opt = state.params["p0"], optax.adam(0.1).init(state.params["p0"])
+    for i in range(5):
+        b = batch(seed=i)
+        grads = jax.grad(lambda p: jnp.mean((b["x"] @ p["w"] - b["y"]) ** 2))(w)
+        updates, opt = optax.adam(0.1).update(grads, opt, w)
+        w = optax.apply_updates(w, updates)
+        state, metrics = algorithm.step(state, b)
+    same(state.params["p0"], w, rtol=1e-6)
+    assert int(state.step) == 5
+    np.testing.assert_allclose(metrics["grad_norm"].value, optax.tree.norm(grads), rtol=1e-6)
+
+
+def test_players_move_in_turn_and_on_their_steps():
+    """The second player sees what the first has just become, moves on every third step, and reports only then."""
+    algorithm = descent(Line(every=3, players=2), {"p0": optax.sgd(0.1), "p1": optax.sgd(0.5)})
+    state = algorithm.init(KEY, batch())
+    for i in range(1, 7):
+        before = state
+        state, metrics = algorithm.step(state, batch(seed=i))
+        moved = not np.array_equal(before.params["p1"]["w"], state.params["p1"]["w"])
+        assert moved == (i % 3 == 0)
+        assert float(metrics["gap"].count) == (3 if moved else 0)
+        if moved:  # a step of 0.5 down (a - b)^2 lands on b, which is p0 after its own turn
+            np.testing.assert_allclose(state.params["p1"]["w"], state.params["p0"]["w"], rtol=1e-5)
+
+
+def test_descent_checks_its_players():
+    with pytest.raises(ValueError, match="one entry per player"):
+        descent(Line(), {"other": optax.sgd(0.1)})
+
+    class Twice(Line):
+        objectives = [Objective("p0", Line.loss), Objective("p0", Line.loss)]
+
+    with pytest.raises(ValueError, match="different names"):
+        descent(Twice(), {"p0": optax.sgd(0.1)})
+
+
+def test_accumulate_equals_the_whole_batch(same):
+    plain = descent(Line(), {"p0": optax.adam(0.1)})
+    parts = accumulate(plain, 4)
+    state = plain.init(KEY, batch())
+    a, b = plain.step(state, batch()), parts.step(state, batch())
+    same(b[0], a[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(b[1]["error"].value, a[1]["error"].value, rtol=1e-5)
+    with pytest.raises(ValueError, match="multiple of 5"):
+        accumulate(plain, 5).step(state, batch())
+
+
+def points(n=96, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, 2)) + 4 * rng.integers(0, 3, size=(n, 1))).astype(np.float32)
+
+
+def test_accumulated_em_equals_em(same):
+    plain = em(GMM(3))
+    state = plain.init(KEY, {"x": points()})
+    a, b = plain.step(state, {"x": points()}), accumulate(plain, 4).step(state, {"x": points()})
+    same(b[0].params, a[0].params, rtol=1e-4, atol=1e-5)
+
+
+def test_streamed_em_equals_em(same):
+    """em(every=4) over a quarter of the data at a time is EM on all of it."""
+    x = points()
+    whole, streamed = em(GMM(3)), em(GMM(3), every=4)
+    state = whole.init(KEY, {"x": x})
+    expected = state
+    for _ in range(2):
+        expected, _ = whole.step(expected, {"x": x})
+    for i in range(8):
+        assert i % 4 == 0 or np.array_equal(state.params["gmm"]["means"], start["means"])
+        start = state.params["gmm"]
+        state, _ = streamed.step(state, {"x": x[24 * (i % 4) : 24 * (i % 4 + 1)]})
+    same(state.params, expected.params, rtol=1e-4, atol=1e-5)
+
+
+def test_ema_is_the_average(same):
+    decay = lambda step: jnp.minimum(0.9, (1 + step) / (10 + step))
+    algorithm = with_ema(descent(Line(), {"p0": optax.sgd(0.1)}), "p0", decay)
+    state = algorithm.init(KEY, batch())
+    average = state.params["p0"]["w"]
+    for i in range(4):
+        state, _ = algorithm.step(state, batch(seed=i))
+        d = decay(i)
+        average = d * average + (1 - d) * state.params["p0"]["w"]
+    np.testing.assert_allclose(weights(state, "p0")["w"], average, rtol=1e-6)
+
+
+def test_population_members_are_runs_of_their_own(same):
+    make = lambda lr: with_ema(descent(Line(), {"p0": optax.adam(lr)}), "p0", 0.9)
+    rates = np.array([0.01, 0.1, 0.3], np.float32)
+    many = population(make, rates)
+    state = many.init(KEY, batch())
+    alone = [make(lr).init(fold(KEY, "member", i), batch()) for i, lr in enumerate(rates)]
+    for s in range(3):
+        state, metrics = many.step(state, batch(seed=s))
+        alone = [make(lr).step(one, batch(seed=s))[0] for lr, one in zip(rates, alone)]
+    assert metrics["loss"].value.shape == (3,) and state.step.shape == ()
+    for i, one in enumerate(alone):
+        same(member(state, i), one, rtol=1e-5, atol=1e-6)
+
+
+def test_population_of_seeds_differs_and_fits():
+    algorithm = population(descent(Line(), {"p0": optax.adam(0.1)}), 4)
+    source = Resident(batch(64), batch=16)
+    state = fit(algorithm, source, 300, chunk=50)
+    w = np.asarray(state.params["p0"]["w"])
+    assert w.shape == (4, 2)
+    np.testing.assert_allclose(w, np.tile([1.0, -2.0], (4, 1)), atol=1e-2)
+    start = algorithm.init(KEY, batch()).params["p0"]["w"]
+    assert len(np.unique(np.asarray(start)[:, 0])) == 4
+
+
+def test_chunk_takes_a_traced_length(same):
+    algorithm = descent(Line(), {"p0": optax.adam(0.1)})
+    source = Resident(batch(48), batch=8)
+    state = algorithm.init(KEY, source.batch_at(0))
+    many = jax.jit(lambda state, n: chunk(algorithm, n).step(state, source))
+    a, metrics = many(state, 7)
+    b = state
+    for _ in range(7):
+        b, _ = many(b, 1)
+    same(a, b, rtol=1e-6)
+    assert float(metrics["error"].count) == 7 * 8 and many._cache_size() == 1
+
+
+def test_mean_adds_over_masks():
+    a = Mean.of(jnp.array([1.0, 2.0, 30.0]), jnp.array([1.0, 1.0, 0.0]))
+    b = Mean.of(jnp.array([6.0]))
+    assert float(jax.tree.map(jnp.add, a, b).value) == 3.0
