@@ -1,0 +1,5 @@
+"""Data sets, sources and transforms."""
+
+from gen_jax.data.catalogue import CATALOGUE, Dataset, load, prepare
+from gen_jax.data.source import Resident, Streamed
+from gen_jax.data.transforms import binarise, dequantise, scale

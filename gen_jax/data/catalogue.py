@@ -1,0 +1,228 @@
+"""Data sets by name: our own offline builders, and the whole tensorflow-datasets catalogue through the same calls.
+
+    load("digits")["train"]["x"]            # embedded: prepared on first use, without network or TensorFlow
+    prepare("mnist", manual_dir="...")      # from its original files, or downloaded
+    prepare("cifar10")                      # any catalogue name; needs the `tfds` extra
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import importlib
+import importlib.util
+import io
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gen_jax.errors import UserError
+
+Split = Mapping[str, np.ndarray]  # "x" holds the observations (N, ...); all entries have the same length
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of our own builders: where it lives, whether it can be made on the spot, and what it is."""
+
+    module: str
+    builder: str
+    summary: str
+    embedded: bool = True
+
+
+CATALOGUE = {
+    "digits": Row("digits", "Digits", "1,797 scans of digits, 8x8, 17 levels"),
+    "blobs": Row("synthetic", "Blobs", "three Gaussian blobs in the plane"),
+    "two_moons": Row("synthetic", "TwoMoons", "two interleaved half circles"),
+    "ring8": Row("synthetic", "Ring8", "eight Gaussians on a circle"),
+    "grid25": Row("synthetic", "Grid25", "twenty-five Gaussians on a grid"),
+    "spirals": Row("synthetic", "Spirals", "two intertwined spirals"),
+    "checkerboard": Row("synthetic", "Checkerboard", "uniform on the dark squares of a 4x4 board"),
+    "gaussian_hmm": Row("synthetic", "GaussianHmm", "sequences from a three-state Gaussian HMM"),
+    "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", embedded=False),
+    "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", embedded=False),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named splits of arrays. `data["train"]`, or a part of one: `data["train[:50000]"]`, `data["train[90%:]"]`."""
+
+    name: str
+    splits: Mapping[str, Split]
+
+    def __getitem__(self, split: str) -> Split:
+        match = re.fullmatch(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?", split)
+        name = match and match[1]
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
+        arrays = self.splits[name]
+        size = len(arrays["x"])
+        start, stop = (_position(number, percent, size) for number, percent in (match.group(2, 3), match.group(4, 5)))
+        return {key: a[start:stop] for key, a in arrays.items()}
+
+
+def _position(number: str | None, percent: str, size: int) -> int | None:
+    return None if not number else int(number) * size // 100 if percent else int(number)
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """A data set as arrays in memory (mapped from disk). Embedded sets are prepared on first use."""
+    row = CATALOGUE.get(name)
+    if row is None:
+        return _load_catalogue(name, data_dir)
+    home = _home(name, row, data_dir)
+    if not is_prepared(name, data_dir):
+        if not row.embedded:
+            raise UserError(
+                f"{name} is not prepared in {_root(data_dir)}: run `python -m gen_jax data prepare {name}` "
+                "(with `--manual-dir DIR` if you already have its files)"
+            )
+        prepare(name, data_dir)
+    return Dataset(name, _read(home / "arrays"))
+
+
+def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None) -> Path:
+    """Makes a data set ready for `load`; files found in `manual_dir` are not downloaded. Returns its folder."""
+    row = CATALOGUE.get(name)
+    if row is None:
+        return _prepare_catalogue(name, data_dir, manual_dir)
+    if manual_dir is not None and not Path(manual_dir).is_dir():
+        raise UserError(f"--manual-dir {manual_dir} is not a folder")
+    home = _home(name, row, data_dir)
+    with _locked(home):
+        if is_prepared(name, data_dir):
+            return home
+        tfds = _tfds()
+        builder = getattr(importlib.import_module(f"gen_jax.data.builders.{row.module}"), row.builder)
+        builder = builder(data_dir=home, file_format="array_record")
+        config = tfds.download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
+        with _explained(name), redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=config, download_dir=home / "downloads")
+        _write(home / "arrays", {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
+    return home
+
+
+def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
+    """Whether one of our own sets lies ready in `data_dir`."""
+    return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
+
+
+def _root(data_dir: str | os.PathLike | None) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
+    """The folder of one of our sets, named after the text of its builder: a changed builder prepares anew."""
+    text = Path(__file__).with_name("builders").joinpath(f"{row.module}.py").read_bytes()
+    return _root(data_dir) / "gen_jax" / name / hashlib.sha256(text).hexdigest()[:12]
+
+
+@contextmanager
+def _locked(home: Path):
+    """One process prepares, the others wait for it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = open(home / "lock", "w")
+    except OSError as error:
+        raise UserError(f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to a folder you own") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _tfds():
+    """tensorflow_datasets, kept from probing a cloud bucket: without a network that can take minutes."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.utils import gcs_utils
+
+    gcs_utils._is_gcs_disabled = True
+    tfds.disable_progress_bar()
+    return tfds
+
+
+@contextmanager
+def _explained(name: str):
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "checksum" in reason:
+            raise UserError(f"{name}: a file is not the published one, download it again: {reason[:400]}") from error
+        raise UserError(
+            f"{name} could not be prepared ({reason[:200]}): without a network, put its original files in a folder and "
+            f"run `python -m gen_jax data prepare {name} --manual-dir DIR`"
+        ) from error
+
+
+def _all(source) -> dict[str, np.ndarray]:
+    """Every numeric feature of a data source, stacked; "image" is called "x"."""
+    rows = source.__getitems__(range(len(source)))
+    names = [name for name, value in rows[0].items() if np.asarray(value).dtype.kind in "biuf"]
+    return {("x" if name == "image" else name): np.stack([row[name] for row in rows]) for name in names}
+
+
+def _write(folder: Path, splits: Mapping[str, Split]) -> None:
+    """Arrays as one .npy file each, complete or not there at all."""
+    draft = folder.with_name(f"{folder.name}-incomplete")
+    shutil.rmtree(draft, ignore_errors=True)
+    for split, arrays in splits.items():
+        (draft / split).mkdir(parents=True)
+        for name, a in arrays.items():
+            np.save(draft / split / f"{name}.npy", a)
+    draft.rename(folder)
+
+
+def _read(folder: Path) -> dict[str, Split]:
+    return {
+        split.name: {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(split.glob("*.npy"))}
+        for split in sorted(folder.iterdir())
+    }
+
+
+def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
+    tfds = _tfds()
+    try:
+        return tfds.builder(name, data_dir=str(_root(data_dir)), file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        known = list(CATALOGUE) + re.findall(r"^\s*- (\w+)", str(error), re.MULTILINE)
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`python -m gen_jax data list` lists what there is"
+        raise UserError(f"there is no data set {name!r}: {hint}") from None
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'` ({error})") from None
+
+
+def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+    builder = _catalogue_builder(name, data_dir)
+    folder = Path(builder.data_dir) / "gen_jax_arrays"
+    if not folder.is_dir():
+        if not builder.is_prepared():
+            raise UserError(
+                f"{name} is not prepared in {_root(data_dir)}: run `pip install 'gen_jax[tfds]'` and "
+                f"`python -m gen_jax data prepare {name}`"
+            )
+        with _explained(name):
+            _write(folder, {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
+    return Dataset(name, _read(folder))
+
+
+def _prepare_catalogue(name: str, data_dir, manual_dir) -> Path:
+    builder = _catalogue_builder(name, data_dir)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'`")
+    home = Path(builder.data_dir)
+    config = _tfds().download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
+    with _locked(home.parent), _explained(name):
+        builder.download_and_prepare(download_config=config, download_dir=home.parent / "downloads")
+    return home

@@ -1,0 +1,15 @@
+"""Where the modes of the mode-collapse sets lie, for their builders and their metrics."""
+
+import numpy as np
+
+
+def ring(modes: int = 8, radius: float = 1.0) -> np.ndarray:
+    """(modes, 2) centres on a circle."""
+    angle = 2 * np.pi * np.arange(modes) / modes
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def grid(side: int = 5, spacing: float = 2.0) -> np.ndarray:
+    """(side * side, 2) centres on a square grid around the origin."""
+    line = spacing * (np.arange(side) - (side - 1) / 2)
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)

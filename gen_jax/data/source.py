@@ -1,0 +1,255 @@
+"""Data as a function of the step: `source.batch_at(step)` is pure, so nothing about data needs a checkpoint.
+
+`Resident` keeps its arrays on the device and is traced into the compiled step. `Streamed` reads records on the host in
+a thread. Both visit the examples in the same order: in each epoch a new permutation keyed by (seed, epoch) and computed
+element by element, in O(batch) per step. With a batch of B from N examples an epoch has N // B steps, and the N mod B
+examples left over differ from epoch to epoch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gen_jax.core import Batch, fold
+from gen_jax.data.transforms import Transform
+from gen_jax.errors import UserError
+
+Arrays = Mapping[str, Any]
+_ROUNDS = 32
+
+
+def permuted(index, size: int, seed, epoch):
+    """Where `index` goes in the permutation of 0 .. size - 1 named by (seed, epoch). NumPy and JAX arrays alike.
+
+    A swap-or-not network (Hoang, Morris & Rogaway 2012): each round pairs every position x with k - x (mod size) and
+    exchanges the pair or not by one hashed bit, so it is a bijection for every size, without sorting or tables.
+    """
+    xp = np if isinstance(index, np.ndarray) else jnp
+    x = index.astype(xp.uint32)
+    size, key = xp.uint32(size), _hash(_hash(xp.asarray(seed, xp.uint32)) + xp.asarray(epoch, xp.uint32))
+    for i in range(_ROUNDS):
+        round_key = _hash(key + xp.asarray(2 * i + 1, xp.uint32))
+        pivot = round_key % size
+        partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
+        swap = _hash(xp.maximum(x, partner) ^ _hash(round_key)) >> 31
+        x = xp.where(swap == 1, partner, x)
+    return x.astype(xp.int32)
+
+
+def _hash(x):
+    """The 32-bit finaliser of MurmurHash3: every input bit reaches every output bit."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+        x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+        return x ^ (x >> 16)
+
+
+def _order(step, size: int, batch: int, seed, shuffle: bool):
+    """(B,) the examples of a step."""
+    xp = jnp if isinstance(step, jax.Array) else np
+    per_epoch = size // batch
+    index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
+    return permuted(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
+
+
+def transformed(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
+    """A raw batch as the model sees it; noise is keyed by (seed, step)."""
+    for i, transform in enumerate(transforms):
+        raw = transform(raw, fold(jax.random.key(seed), "data", i, step))
+    return raw
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["arrays", "seed"], meta_fields=["batch", "shuffle", "transforms"]
+)
+@dataclass(frozen=True)
+class Resident:
+    """Arrays on the device, all with the same leading axis. `batch=None` is all of them at every step, in order."""
+
+    arrays: Arrays
+    batch: int | None = None
+    transforms: tuple[Transform, ...] = ()
+    shuffle: bool = True
+    seed: Any = 0
+
+    @property
+    def size(self) -> int:
+        return len(jax.tree.leaves(self.arrays)[0])
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch or self.size
+
+    def batch_at(self, step) -> Batch:
+        if self.batch is None:
+            raw = {**self.arrays, "index": jnp.arange(self.size, dtype=jnp.int32)}
+        else:
+            index = _order(jnp.asarray(step), self.size, self.batch, self.seed, self.shuffle)
+            raw = {name: jnp.asarray(a)[index] for name, a in self.arrays.items()} | {"index": index}
+        return transformed(raw, self.transforms, self.seed, step)
+
+    def window(self, step: int, n: int) -> Resident:
+        """What `chunk` needs for the n steps from `step` on."""
+        return self
+
+    def placed(self, mesh: Mesh) -> Resident:
+        """The same source with its arrays on every device of the mesh."""
+        arrays = jax.device_put(dict(self.arrays), NamedSharding(mesh, PartitionSpec()))
+        return replace(self, arrays=arrays, seed=jnp.uint32(self.seed))
+
+    def close(self) -> None: ...
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["batches", "start", "seed"], meta_fields=["transforms"]
+)
+@dataclass(frozen=True)
+class Window:
+    """The raw batches of some consecutive steps, stacked: (n, B, ...)."""
+
+    batches: Arrays
+    start: Any
+    seed: Any
+    transforms: tuple[Transform, ...] = ()
+
+    def batch_at(self, step) -> Batch:
+        raw = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, step - self.start, keepdims=False), self.batches)
+        return transformed(raw, self.transforms, self.seed, step)
+
+
+@dataclass
+class Streamed:
+    """Records read on the host, `prefetch` windows ahead of the training step.
+
+    `records(indices)` returns a dict of NumPy arrays (B, ...); `size` is how many there are. With several processes
+    each reads only its `shard = (process, processes)` of every batch.
+    """
+
+    records: Callable[[np.ndarray], Arrays]
+    size: int
+    batch: int
+    transforms: tuple[Transform, ...] = ()
+    shuffle: bool = True
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)
+    prefetch: int = 2
+    sharding: Any = None  # where windows (n, B, ...) lie; set by `placed`
+    _reader: Iterator[tuple[int, int, Arrays]] | None = field(default=None, repr=False)
+    _expected: int = field(default=-1, repr=False)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of a step as the model sees it (this process's part)."""
+        return transformed(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
+
+    def window(self, step: int, n: int) -> Window:
+        """The n batches from `step` on, read ahead as long as the steps follow each other."""
+        if self._reader is None or self._expected != (step, n):
+            self.close()
+            self._reader = _ahead(lambda i: self._load(step + i * n, n), self.prefetch)
+        self._expected = (step + n, n)
+        return Window(next(self._reader), jnp.int32(step), jnp.uint32(self.seed), self.transforms)
+
+    def placed(self, mesh: Mesh) -> Streamed:
+        """The same source, its batches cut over the mesh and, with several processes, read in parts."""
+        shard = (jax.process_index(), jax.process_count())
+        return replace(self, sharding=NamedSharding(mesh, PartitionSpec(None, "data")), shard=shard, _reader=None)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _read(self, step: int) -> Arrays:
+        index = _order(step, self.size, self.batch, self.seed, self.shuffle)
+        process, processes = self.shard
+        index = np.array_split(index, processes)[process]
+        return {**self.records(index), "index": index}
+
+    def _load(self, step: int, n: int) -> Arrays:
+        rows = [self._read(step + i) for i in range(n)]
+        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        if self.sharding is None:
+            return jax.device_put(stacked)
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, self.sharding), stacked)
+
+
+def _ahead(read: Callable[[int], Any], depth: int) -> Iterator[Any]:
+    """read(0), read(1), ... from a thread that stays `depth` results ahead; its exceptions are raised here."""
+    results: queue.Queue = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item) -> None:
+        while not stop.is_set():
+            try:
+                return results.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        i = 0
+        while not stop.is_set():
+            try:
+                put((read(i), None))
+            except BaseException as error:
+                return put((None, error))
+            i += 1
+
+    thread = threading.Thread(target=work, name="gen_jax-reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error = results.get()
+            if error is not None:
+                raise error
+            yield value
+    finally:
+        stop.set()
+        thread.join()
+
+
+def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
+    """Every example exactly once, in order, as raw (batch, mask): the last batch is padded, with mask (B,) 0 there."""
+    size = len(arrays["x"])
+    for start in range(0, size, batch):
+        index = np.arange(start, start + batch, dtype=np.int32)
+        mask = (index < size).astype(np.float32)
+        index = np.minimum(index, size - 1)
+        yield {name: np.asarray(a[index]) for name, a in arrays.items()} | {"index": index}, mask
+
+
+def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data") -> None:
+    """Raises a UserError for arrays that cannot be trained on."""
+    sizes = {key: len(a) for key, a in arrays.items()}
+    if "x" not in arrays:
+        raise UserError(f'{name} needs an entry "x" with the observations, got {sorted(arrays)}')
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"{name}: entries differ in length: {sizes}")
+    if sizes["x"] == 0:
+        raise UserError(f"{name} is empty")
+    if batch is not None and not 1 <= batch <= sizes["x"]:
+        raise UserError(f"batch = {batch}, but {name} has {sizes['x']} examples: choose 1 to {sizes['x']}")
+    for key, a in arrays.items():
+        a = np.asarray(a)
+        if a.dtype.kind not in "biuf":
+            raise UserError(f'{name}: "{key}" has dtype {a.dtype}; numbers are needed')
+        if a.dtype.kind == "f" and not np.isfinite(a).all():
+            bad = np.argwhere(~np.isfinite(a))
+            raise UserError(
+                f'{name}: "{key}" has {len(bad)} NaN or infinite values, the first at {tuple(bad[0].tolist())}: '
+                "remove or impute them"
+            )
