@@ -1,0 +1,194 @@
+"""What watches a run: hooks for `loop.fit`."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.core import State
+from gen_jax.errors import NonFiniteError
+from gen_jax.logs import Writer
+from gen_jax.loop import Hook, Values
+from gen_jax.sharding import is_writer
+
+
+class Log(Hook):
+    """Writes the metrics with steps/s, examples/s and the compile time, and shows a progress bar."""
+
+    def __init__(self, writer: Writer, steps: int, batch: int, prefix: str = "train/", bar: bool = True):
+        self.writer, self.steps, self.batch, self.prefix = writer, steps, batch, prefix
+        self.bar = tqdm(total=steps, unit="step", disable=not (bar and is_writer()), dynamic_ncols=True, mininterval=0.5)
+        self.compile_seconds: float | None = None
+        self.first_step_at: float | None = None  # wall-clock time
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def begin(self, step: int, state: State) -> None:
+        self.bar.update(step - self.bar.n)
+        self._mark, self._new = (step, time.perf_counter()), {}
+
+    def poll(self, step: int) -> None:
+        now = self._polled = time.perf_counter()
+        if self.compile_seconds is None:  # the first call returns when its program is compiled
+            self.compile_seconds, self.first_step_at = now - self._mark[1], time.time()
+            self._mark, self._new = (step, now), {"compile_seconds": self.compile_seconds}
+        self.bar.update(step - self.bar.n)
+
+    def resume(self, step: int) -> None:
+        (before, then), now = self._mark, time.perf_counter()
+        self._mark = (before, then + now - self._polled)  # what other hooks did is not the steps' time
+
+    def report(self, step: int, values: Values) -> None:
+        (before, then), now = self._mark, time.perf_counter()
+        self._mark, self._polled = (step, now), now
+        speed, self._new = self._new, {}
+        if step > before:
+            rate = (step - before) / (now - then)
+            speed |= {"steps_per_second": rate, "examples_per_second": rate * self.batch}
+        self.writer.write(step, {f"{self.prefix}{k}": v for k, v in values.items()} | speed)
+        shown = next(((k, v) for k, v in values.items() if "loss" in k or "likelihood" in k), None)
+        if shown:
+            self.bar.set_postfix_str(f"{shown[0]} {np.mean(shown[1]):.4g}", refresh=False)
+
+
+class Evaluate(Hook):
+    """Writes what `evaluation(state)` returns, a mapping of floats, every so many steps."""
+
+    def __init__(self, evaluation: Callable[[State], Mapping[str, float]], writer: Writer, every: int):
+        self.evaluation, self.writer, self.every = evaluation, writer, every
+
+    def visit(self, step: int, state: State) -> None:
+        self.writer.write(step, self.evaluation(state))
+
+
+class Plot(Hook):
+    """Saves the pictures `draw(state)` makes, {name: matplotlib figure}, as `folder/name_step.png`."""
+
+    def __init__(self, draw: Callable[[State], Mapping[str, Any]], folder: str | os.PathLike, every: int):
+        self.draw, self.folder, self.every = draw, Path(folder), every
+
+    def visit(self, step: int, state: State) -> None:
+        figures = self.draw(state)
+        if is_writer():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, figure in figures.items():
+                figure.savefig(self.folder / f"{name}_{step:07d}.png")
+
+
+class Checkpoint(Hook):
+    """Saves the State; owns the folder's lock during the run. `metrics` is read for the best checkpoint."""
+
+    def __init__(self, checkpoints: Checkpoints, every: int, metrics: Mapping[str, Any] | None = None):
+        self.checkpoints, self.every, self.metrics = checkpoints, every, {} if metrics is None else metrics
+        self.seconds = 0.0  # spent while the loop waited for a save to start
+
+    def visit(self, step: int, state: State) -> None:
+        start = time.perf_counter()
+        if not self.checkpoints.save(step, state, self.metrics):
+            raise NonFiniteError(f"a parameter is NaN at step {step}{_advice(self.checkpoints)}")
+        self.seconds += time.perf_counter() - start
+
+
+class StopWhen(Hook):
+    """Stops when a metric changes by less than `tolerance` between reports, `patience` times in a row.
+
+    With `relative` the change is divided by the metric's size. For EM, `report_every=1` compares successive iterations.
+    """
+
+    def __init__(self, metric: str, tolerance: float, patience: int = 1, relative: bool = False):
+        self.metric, self.tolerance, self.patience, self.relative = metric, tolerance, patience, relative
+        self.last, self.calm = math.inf, 0
+
+    def report(self, step: int, values: Values) -> bool:
+        if self.metric not in values:
+            raise KeyError(f"StopWhen watches {self.metric!r}, but the metrics are {sorted(values)}")
+        value = float(np.mean(values[self.metric]))
+        scale = abs(value) if self.relative else 1.0
+        self.calm = self.calm + 1 if abs(value - self.last) < self.tolerance * scale else 0
+        self.last = value
+        return self.calm >= self.patience
+
+
+class HaltOnNaN(Hook):
+    """Raises NonFiniteError as soon as a metric is NaN or infinite; what was saved before stays good."""
+
+    def __init__(self, checkpoints: Checkpoints | None = None):
+        self.checkpoints = checkpoints
+
+    def report(self, step: int, values: Values) -> None:
+        bad = [name for name, value in values.items() if not np.all(np.isfinite(value))]
+        if bad:
+            raise NonFiniteError(f"{' and '.join(bad)} not finite at step {step}{_advice(self.checkpoints)}")
+
+
+def _advice(checkpoints: Checkpoints | None) -> str:
+    kept = f"; the checkpoint of step {checkpoints.steps[-1]} is good" if checkpoints and checkpoints.steps else ""
+    return f"{kept}; try a lower learning rate, or clip the gradient with optax.clip_by_global_norm"
+
+
+class Profile(Hook):
+    """Traces the steps first .. last with the JAX profiler, to be opened in TensorBoard or Perfetto."""
+
+    def __init__(self, folder: str | os.PathLike, first: int = 10, last: int = 20):
+        self.folder, self.first, self.last, self.running = str(folder), first, last, False
+
+    def poll(self, step: int) -> None:
+        if not self.running and self.first <= step < self.last:
+            jax.profiler.start_trace(self.folder)
+            self.running = True
+        elif self.running and step >= self.last:
+            self.__exit__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
+            self.running = False
+
+
+class Preempt(Hook):
+    """On SIGTERM or SIGINT, lets the step finish and stops the run, so that it is saved. A second signal ends at once.
+
+    With several processes all of them stop at the same step, whichever was told to.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = signal.Signals(number)
+        print(f"\n{self.received.name}: finishing the step and saving; again to quit at once", file=sys.stderr)
+
+    def poll(self, step: int) -> bool:
+        if jax.process_count() == 1:
+            return self.received is not None
+        from jax.experimental import multihost_utils
+
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.received = self.received or signal.SIGTERM
+        return True

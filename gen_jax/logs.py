@@ -1,0 +1,109 @@
+"""What a run writes about itself: metrics as JSONL and TensorBoard events, and its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gen_jax.sharding import is_writer
+
+
+class Writer:
+    """Appends metrics to `metrics.jsonl` and to TensorBoard events in `folder`; only the first process writes.
+
+    `latest` holds the newest value of every metric. A run resumed at step s first drops the lines after s.
+    """
+
+    def __init__(self, folder: str | os.PathLike, resumed_at: int = 0):
+        self.latest: dict[str, Any] = {}
+        self._file = self._board = None
+        if not is_writer():
+            return
+        folder = Path(folder)
+        path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= resumed_at]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        draft.replace(path)
+        for row in kept:
+            self.latest.update(row)
+        self._file = open(path, "a", buffering=1)
+        self._path, self._resumed_at = folder / "tensorboard", resumed_at
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line: the step, the wall-clock time and the values (null where not finite)."""
+        self.latest.update(values)
+        if self._file is None:
+            return
+        row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(v) for name, v in values.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self._path), purge_step=self._resumed_at + 1, flush_secs=10)
+        for name, value in values.items():
+            many = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            for label, v in many.items():
+                self._board.add_scalar(label, v, step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a line cut short by a crash is left out."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value if math.isfinite(value) else None
+
+
+def environment() -> dict[str, Any]:
+    """What else decides a run's numbers: commit, versions, machine, devices."""
+    packages = ("jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """What git says of the checkout this package runs from; None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,107 @@
+"""Where a run lies: a mesh of devices ("data", "model"), the batch cut along "data", parameters by rules.
+
+EM's sums and the means of losses become all-reduces by themselves; nothing in the models or algorithms knows of devices.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gen_jax.core import Algorithm, PyTree, State
+from gen_jax.errors import UserError
+
+P = PartitionSpec
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is laid out.
+
+    `data` and `model` are the mesh's sizes; data = 0 takes all devices that are left. `rules` are (regex, spec) pairs:
+    the first whose regex is found in a leaf's path, e.g. "params/vae/decoder/Dense_0/kernel", decides; rules for
+    parameters hold for their optimizer states too, whose paths contain the parameter's. `fsdp` cuts what no rule names
+    along its largest divisible axis; everything else is replicated.
+    """
+
+    data: int = 0
+    model: int = 1
+    fsdp: bool = False
+    rules: Sequence[tuple[str, PartitionSpec]] = ()
+
+    def mesh(self) -> Mesh:
+        devices = jax.devices()
+        data = self.data or len(devices) // self.model
+        asked = data * self.model
+        if not 1 <= asked <= len(devices):
+            raise UserError(
+                f"{asked} devices asked for ({data} data x {self.model} model), {len(devices)} present "
+                f"({devices[0].platform}): lower --devices"
+            )
+        axes = (AxisType.Auto, AxisType.Auto)
+        return Mesh(np.asarray(devices[:asked]).reshape(data, self.model), ("data", "model"), axis_types=axes)
+
+    def shardings(self, state: State, mesh: Mesh) -> State:
+        """A sharding for every leaf of a (possibly abstract) State."""
+
+        def leaf(path: Any, a: Any) -> NamedSharding:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            for pattern, spec in self.rules:
+                if re.search(pattern, name) and len(spec) <= len(a.shape):
+                    return NamedSharding(mesh, spec)
+            return NamedSharding(mesh, self._default(a.shape, mesh.shape["data"]))
+
+        return jax.tree_util.tree_map_with_path(leaf, state)
+
+    def _default(self, shape: tuple[int, ...], devices: int) -> PartitionSpec:
+        axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+        if not self.fsdp or not axes or prod(shape) < 1024:
+            return P()
+        largest = max(axes, key=lambda axis: shape[axis])
+        return P(*["data" if axis == largest else None for axis in range(len(shape))])
+
+
+def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
+    """The algorithm with every batch cut along the mesh's "data" axis."""
+
+    def cut(batch: PyTree) -> PyTree:
+        return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
+
+    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, cut(batch)))
+
+
+def start_processes() -> None:
+    """Joins the other processes of the run.
+
+    On clusters JAX knows (Slurm, Open MPI, TPU pods) nothing needs to be set; elsewhere JAX_COORDINATOR_ADDRESS
+    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are. A process that dies ends the others within
+    seconds instead of minutes.
+    """
+    given = os.environ.get
+    try:
+        jax.distributed.initialize(
+            coordinator_address=given("JAX_COORDINATOR_ADDRESS"),
+            num_processes=int(given("JAX_NUM_PROCESSES")) if given("JAX_NUM_PROCESSES") else None,
+            process_id=int(given("JAX_PROCESS_ID")) if given("JAX_PROCESS_ID") else None,
+            initialization_timeout=int(given("GEN_JAX_JOIN_SECONDS", "60")),
+            heartbeat_timeout_seconds=10,
+            shutdown_timeout_seconds=10,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot join the other processes ({error}): set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and "
+            "JAX_PROCESS_ID"
+        ) from None
+
+
+def is_writer() -> bool:
+    """Whether this process writes the run's files."""
+    return jax.process_index() == 0
