@@ -1,0 +1,254 @@
+"""Checkpoints of a run: asynchronous, verified, and never lost to a crash (on top of orbax).
+
+Orbax makes a step visible only when it is complete. What it leaves open is closed here: every checkpoint carries a
+SHA-256 of its content, which is verified on restore; a damaged one is set aside and the one before is used; a state
+with NaN is never saved and a NaN metric is never the best; the last save is awaited however the run ends; two runs
+cannot write to the same folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.core import PyTree, State
+from gen_jax.errors import CheckpointError, UserError
+from gen_jax.sharding import is_writer
+
+
+class Best(NamedTuple):
+    """Which metric decides the best checkpoint, e.g. Best("validation/elbo", "max")."""
+
+    metric: str
+    mode: Literal["min", "max"] = "max"
+
+    def score(self, metrics: Mapping[str, Any] | None) -> float:
+        """Higher is better; -inf for a metric that is missing or NaN."""
+        value = (metrics or {}).get(self.metric)
+        if value is None or not math.isfinite(value):
+            return -math.inf
+        return value if self.mode == "max" else -value
+
+
+class Checkpoints:
+    """The checkpoints in a folder, to be used as a context manager.
+
+    keep: how many of the newest to keep (at least 2), besides the best.
+    write: take the folder's lock, to save, clean up after killed runs and set damaged checkpoints aside. Without it
+    checkpoints are only read.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 3, best: Best | None = None, write: bool = True):
+        self.folder, self.keep, self.best, self.write = Path(folder).resolve(), max(keep, 2), best, write
+        self._lock: Any = None
+        self._orbax: Any = None
+
+    def __enter__(self) -> Checkpoints:
+        if self.write:
+            self._take_lock()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if self._orbax is not None:
+                with _explained(f"the last checkpoint could not be written to {self.folder}"):
+                    self._orbax.close()
+        finally:
+            self._orbax = None
+            if self._lock is not None:
+                self._lock.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Finished steps, oldest first. Some of them may turn out to be damaged."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(f.name) for f in self.folder.iterdir() if f.name.isdigit() and f.is_dir())
+
+    @property
+    def best_step(self) -> int | None:
+        """The finished step with the best metric, None if no step has one."""
+        scored = [(self.best.score(m.metrics), m.step) for m in self._open().checkpoints] if self.best else []
+        score, step = max(scored, default=(-math.inf, None))
+        return step if score > -math.inf else None
+
+    def save(self, step: int, state: State, metrics: Mapping[str, float] | None = None) -> bool:
+        """Starts to save; the state may be donated as soon as this returns. False if the state holds NaN."""
+        if bool(_any_nan(state.params)):
+            return False
+        orbax = self._open()
+        known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        with _explained(f"checkpoint {step} could not be written to {self.folder}"):
+            orbax.wait()
+            if step in self.steps:
+                return True
+            done = orbax.save_checkpointables_async(
+                step,
+                {"state": state},
+                metrics={name: value for name, value in known.items() if math.isfinite(value)},
+                custom_metadata={"sha256": digest(state), "leaves": layout(state)},
+            )
+        if not done:
+            raise CheckpointError(f"checkpoint {step} was refused: {self.folder} holds a later step")
+        return True
+
+    def wait(self) -> None:
+        """Until the save under way is durable."""
+        if self._orbax is not None:
+            with _explained(f"a checkpoint could not be written to {self.folder}"):
+                self._orbax.wait()
+
+    def restore(self, like: State, step: int | None = None) -> State | None:
+        """The newest sound checkpoint, or that of `step`; None if there is none.
+
+        like: the abstract State (`loop.abstract_state` with shardings): its devices need not be those that saved it.
+        A checkpoint of other shapes or dtypes is a UserError; a damaged one is set aside with a warning.
+        """
+        if not self.steps:
+            return None
+        orbax = self._open()
+        for found in sorted(self.steps, reverse=True) if step is None else [step]:
+            try:
+                meta = orbax.checkpointables_metadata(found).custom_metadata
+                _check_layout(found, meta["leaves"], layout(like))
+                state = orbax.load_checkpointables(found, {"state": like})["state"]
+                if digest(state) != meta["sha256"]:
+                    raise ValueError("its content does not match its SHA-256")
+                return state
+            except UserError:
+                raise
+            except Exception as error:  # orbax and tensorstore have no common base class
+                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                if step is not None:
+                    raise CheckpointError(f"checkpoint {found} in {self.folder} is damaged ({reason})") from error
+                self._set_aside(found, reason)
+        return None
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        action = f"; it is kept as damaged-{step}" if self.write else ""
+        warnings.warn(f"checkpoint {step} in {self.folder} is damaged ({reason}){action}; using the one before")
+        if not self.write:
+            return
+        if is_writer():
+            target = self.folder / f"damaged-{step}"
+            number = 1
+            while target.exists():
+                target, number = self.folder / f"damaged-{step}-{number}", number + 1
+            (self.folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._orbax.reload()
+
+    def _open(self) -> Any:
+        """The orbax checkpointer, made at first use: importing it takes longer than many runs' first step."""
+        if self._orbax is None:
+            from orbax.checkpoint import v1 as ocp
+
+            training, keeping = ocp.training, ocp.training.preservation_policies
+            policies = [keeping.LatestN(self.keep)]
+            if self.best:
+                policies.append(keeping.BestN(get_metric_fn=self.best.score, reverse=False, n=1))
+            with _explained(f"{self.folder} cannot be opened"):
+                self._orbax = training.Checkpointer(
+                    self.folder,
+                    save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+                    preservation_policy=keeping.AnyPreservationPolicy(policies),
+                    cleanup_tmp_directories=self.write,
+                )
+        return self._orbax
+
+    def _take_lock(self) -> None:
+        if not is_writer():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "LOCK", "a+")
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints to {self.folder}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise UserError(f"another run (process {holder}) is writing to {self.folder}") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, the same however they are sharded."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        a = _host(leaf)
+        total.update(f"{_name(path)}:{a.dtype}{a.shape};".encode())
+        total.update(np.ascontiguousarray(a).view(np.uint8))
+    return total.hexdigest()
+
+
+def layout(tree: PyTree) -> dict[str, str]:
+    """{path: "dtype(shape)"} of all leaves of a (possibly abstract) tree."""
+    return {_name(path): f"{a.dtype}{list(a.shape)}" for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _host(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if leaf.is_fully_replicated:
+            leaf = leaf.addressable_data(0)
+        else:
+            from jax.experimental import multihost_utils
+
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.atleast_1d(np.asarray(leaf))
+
+
+@jax.jit
+def _any_nan(params: PyTree) -> jax.Array:
+    inexact = [a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.any(jnp.array([jnp.isnan(a).any() for a in inexact]))
+
+
+def _check_layout(step: int, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    if saved == wanted:
+        return
+    lines: Sequence[str] = [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {wanted.get(name, 'absent')} in this run"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+    raise UserError(f"checkpoint {step} is of another model or optimizer: {'; '.join(lines[:3])}{more}")
+
+
+class _explained:
+    """Turns whatever orbax raises into a CheckpointError."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (UserError, CheckpointError)):
+            full = "No space left" in str(error)
+            reason = "no space left on the device" if full else (str(error).strip().splitlines() or [repr(error)])[0]
+            raise CheckpointError(f"{self.what}: {reason[:300]}") from error
