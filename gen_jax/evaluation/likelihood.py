@@ -1,0 +1,99 @@
+"""Likelihood-based metrics: averages of per-example values over a whole split, with their standard error.
+
+A metric is a function of a model that returns `measure(state, split, key) -> {name: Estimate}`, compiled once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Batch, Bound, Density, State
+from gen_jax.data.source import Arrays, epoch, transformed
+from gen_jax.data.transforms import Transform
+
+
+class Estimate(NamedTuple):
+    """A measured number and what is needed to compare it."""
+
+    value: float
+    error: float  # standard error; NaN if unknown
+    unit: str  # "nats", "bits/dim", "modes", ...
+    kind: str  # "exact", "bound", "estimate"
+    n: int  # examples or samples it is from
+
+
+class Split(NamedTuple):
+    """One split as evaluation sees it: raw arrays, and the transforms the model was trained with."""
+
+    name: str
+    arrays: Arrays
+    transforms: tuple[Transform, ...] = ()
+    batch: int = 256
+
+    @property
+    def size(self) -> int:
+        return len(self.arrays["x"])
+
+    def head(self, n: int) -> Batch:
+        """The first n examples, as the model sees them."""
+        raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
+        return transformed(raw, self.transforms, 0, 0)
+
+
+Measure = Callable[[State, Split, Array], Mapping[str, Estimate]]
+Metric = Callable[[Any], Measure]
+PerExample = Callable[[State, Batch, Array], Array]
+
+
+def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[float, float]]:
+    """Makes (state, split, key) -> (mean, standard error) of a function (B,) over every example exactly once."""
+
+    @partial(jax.jit, static_argnums=1)
+    def moments(state: State, transforms: tuple[Transform, ...], raw: Batch, mask: Array, number: Array, key: Array):
+        batch = transformed(raw, transforms, 0, number)
+        values = per_example(state, batch, jax.random.fold_in(key, number))
+        safe = jnp.where(mask > 0, values, 0.0)
+        mean = safe.sum() / mask.sum()
+        return mean, jnp.sum(mask * (values - mean) ** 2, where=mask > 0), mask.sum()
+
+    def run(state: State, split: Split, key: Array) -> tuple[float, float]:
+        mean, squares, count = 0.0, 0.0, 0.0  # float64, merged batch by batch (Chan, Golub & LeVeque 1983)
+        for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
+            m, s, c = (float(v) for v in moments(state, split.transforms, raw, mask, np.int32(number), key))
+            delta, total = m - mean, count + c
+            squares += s + delta**2 * count * c / total
+            mean, count = mean + delta * c / total, total
+        error = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
+        return mean, error
+
+    return run
+
+
+def log_likelihood(model: Density) -> Measure:
+    """The mean exact log-likelihood."""
+    run = mean_over(lambda state, batch, key: model.log_prob(state, batch))
+    return lambda state, split, key: _in_units("log_likelihood", "exact", *run(state, split, key), split)
+
+
+def elbo(model: Bound) -> Measure:
+    """The mean evidence lower bound, by one posterior sample per example."""
+    run = mean_over(model.elbo)
+    return lambda state, split, key: _in_units("elbo", "bound", *run(state, split, key), split)
+
+
+def _in_units(name: str, kind: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
+    """In nats, and for integer data in bits per dimension (there lower is better)."""
+    found = {name: Estimate(mean, error, "nats", kind, split.size)}
+    x = split.arrays["x"]
+    if x.dtype.kind in "iu":
+        scale = 1.0 / (math.prod(x.shape[1:]) * math.log(2))
+        found[f"{name}_bits_per_dim"] = Estimate(-mean * scale, error * scale, "bits/dim", kind, split.size)
+    return found

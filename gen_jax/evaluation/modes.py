@@ -1,0 +1,41 @@
+"""Mode coverage of two-dimensional mixtures, by the protocol of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018)."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Model, State
+from gen_jax.evaluation.likelihood import Estimate, Metric, Split
+
+
+def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) -> Metric:
+    """Makes the metric for equally likely Gaussian modes: (K, 2) centres with a common standard deviation.
+
+    modes: how many have a high-quality sample, one within three standard deviations. high_quality: the share of such
+    samples. reverse_kl: KL(generated || uniform) in nats over the modes, every sample counted at its nearest.
+    """
+
+    def mode_coverage(model: Model):
+        draw = jax.jit(lambda state, key: model.sample(state, key, samples)["x"])
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            x = np.asarray(draw(state, key), np.float64)
+            distance = np.linalg.norm(x[:, None] - centres[None], axis=-1)
+            nearest = distance.argmin(axis=1)
+            good = distance.min(axis=1) < 3 * deviation
+            share = np.bincount(nearest, minlength=len(centres)) / samples
+            quality = float(good.mean())
+            kl = float(sum(p * math.log(p * len(centres)) for p in share if p > 0))
+            return {
+                "modes": Estimate(float(len(np.unique(nearest[good]))), math.nan, "modes", "estimate", samples),
+                "high_quality": Estimate(quality, math.sqrt(quality * (1 - quality) / samples), "share", "estimate", samples),
+                "reverse_kl": Estimate(kl, math.nan, "nats", "estimate", samples),
+            }
+
+        return measure
+
+    return mode_coverage

@@ -1,0 +1,54 @@
+"""Runs metrics on a model and shows what they found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from gen_jax.core import State
+from gen_jax.evaluation.likelihood import Estimate, Metric, Split
+from gen_jax.errors import UserError
+
+
+def evaluator(model: Any, metrics: Sequence[Metric]) -> Callable[[State, Split], dict[str, Estimate]]:
+    """All metrics of a model, each compiled once however often it is called."""
+    measures = [metric(model) for metric in metrics]
+
+    def evaluate(state: State, split: Split) -> dict[str, Estimate]:
+        found: dict[str, Estimate] = {}
+        for measure in measures:
+            found |= measure(state, split, jax.random.key(0))
+        return found
+
+    return evaluate
+
+
+def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names: those of the experiment, or any of `gen_jax.evaluation`."""
+    import gen_jax.evaluation as evaluation
+
+    known = {name: getattr(evaluation, name) for name in evaluation.METRICS} | {m.__name__: m for m in metrics}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"there is no metric {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    return [known[name] for name in names]
+
+
+def table(title: str, found: Mapping[str, Estimate]) -> Table:
+    """The estimates as a table for the terminal."""
+    out = Table(title=title, title_justify="left")
+    for column in ("metric", "value", "± s.e.", "unit", "kind", "n"):
+        out.add_column(column, justify="right" if column in ("value", "± s.e.", "n") else "left")
+    for name, e in found.items():
+        error = "" if math.isnan(e.error) else f"{e.error:.2g}"
+        out.add_row(name, f"{e.value:.4f}", error, e.unit, e.kind, str(e.n))
+    return out
+
+
+def as_json(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """The estimates as plain JSON values, null where a number is not finite."""
+    finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
+    return {name: {field: finite(v) for field, v in e._asdict().items()} for name, e in found.items()}
