@@ -1,0 +1,53 @@
+"""Generative adversarial network on a ring of eight Gaussians, the test of mode collapse (Goodfellow et al. 2014).
+
+python train.py configs/gan_ring8.py
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.modes import ring
+from gen_jax.evaluation import mode_coverage
+from gen_jax.experiment import Experiment
+from gen_jax.models.gan import GAN
+from gen_jax.models.nets import MLP
+
+
+def config(
+    latent: int = 2,
+    hidden: int = 128,
+    lr: float = 1e-3,
+    batch: int = 256,
+    steps: int = 20_000,
+    ema: float = 0.995,
+    chunk: int = 100,
+    smoke: bool = False,
+) -> Experiment:
+    """Two players, one compiled step, and 100 steps per call.
+
+    Args:
+        latent: dimensions of the generator's noise
+        hidden: width of the two hidden layers of both networks
+        lr: learning rate of Adam for both players
+        batch: real examples, and generated ones, per step
+        ema: decay of the averaged generator that evaluation and samples use
+        chunk: steps per call of the compiled program
+    """
+    width = 8 if smoke else hidden
+    model = GAN(MLP((width, width), 2), MLP((width, width), 1), latent)
+    tx = optax.adam(lr, b1=0.5)
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data="ring8",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        chunk=chunk,
+        metrics=[mode_coverage(ring(8), 0.01)],
+        plots=[plots.scatter],
+        report_every=500,
+        evaluate_every=1000,
+        plot_every=5000,
+        checkpoint_every=5000,
+    )

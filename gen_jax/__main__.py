@@ -1,0 +1,195 @@
+"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,plot,data,configs}"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+from gen_jax.errors import UserError, exits, one_line_usage_errors
+
+Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
+Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]
+ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
+DataDir = Annotated[Path | None, arg(help="where data sets lie; by default TFDS_DATA_DIR")]
+
+
+def sample(
+    workdir: Workdir,
+    n: int = 64,
+    out: Path | None = None,
+    seed: int = 0,
+    step: Step = None,
+    config: ConfigPath = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draws new examples from a trained model.
+
+    Args:
+        n: how many
+        out: a picture (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
+        seed: another seed, other examples
+    """
+    out = out or workdir / "samples.png"
+    if out.suffix not in (".png", ".pdf", ".svg", ".npz"):
+        raise UserError(f"--out {out}: the ending must be .png, .pdf, .svg or .npz")
+    if not 1 <= n <= 1_000_000:
+        raise UserError(f"--n must be between 1 and 1,000,000, got {n}")
+    import jax
+    import numpy as np
+
+    from gen_jax import plots
+
+    run = _open(workdir, config, data_dir)
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    draw = jax.jit(run.experiment.model.sample, static_argnums=2)
+    batch = {name: np.asarray(a) for name, a in draw(run.state(_step(step)), jax.random.key(seed), n).items()}
+    if out.suffix == ".npz":
+        np.savez(out, **batch)
+    else:
+        plots.show({f"{n} samples": batch["x"]}).savefig(out)
+    print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")
+
+
+def evaluate(
+    workdir: Workdir,
+    metrics: list[str] | None = None,
+    split: str = "test",
+    step: Step = None,
+    config: ConfigPath = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Measures a trained model, prints a table and writes WORKDIR/evaluation.json.
+
+    Args:
+        metrics: names of metrics; by default those of the config
+        split: train, validation, test, or a part such as test[:100]
+    """
+    from gen_jax.evaluation.report import as_json, chosen, evaluator, table
+    from gen_jax.run import write_json
+
+    run = _open(workdir, config, data_dir)
+    wanted = run.experiment.metrics if metrics is None else chosen(run.experiment.metrics, metrics)
+    part = run.experiment.split(run.data, split)
+    state = run.state(_step(step))
+    try:
+        found = evaluator(run.experiment.model, wanted)(state, part)
+    except AttributeError as error:
+        raise UserError(f"this model cannot be measured so: {error}") from None
+    write_json(workdir / "evaluation.json", {"split": part.name, "step": int(state.step), **as_json(found)})
+    Console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
+
+
+def plot(workdir: Workdir, out: Path | None = None) -> None:
+    """Draws the learning curves of a run.
+
+    Args:
+        out: the picture; by default WORKDIR/curves.png
+    """
+    from gen_jax import plots
+    from gen_jax.logs import read_metrics
+
+    rows = read_metrics(workdir / "metrics.jsonl")
+    if not rows:
+        raise UserError(f"{workdir} has no metrics yet (metrics.jsonl)")
+    out = out or workdir / "curves.png"
+    plots.learning_curves(rows, str(workdir)).savefig(out)
+    print(f"learning curves in {out}")
+
+
+def data(
+    action: Positional[Literal["list", "prepare"]],
+    name: Positional[str | None] = None,
+    manual_dir: Path | None = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Lists the data sets, or prepares one.
+
+    Args:
+        action: list, or prepare
+        name: the data set to prepare
+        manual_dir: a folder that holds its original files, which are then not downloaded
+    """
+    from gen_jax.data import catalogue
+
+    if action == "list":
+        table = Table()
+        for column in ("data set", "what it is", "state"):
+            table.add_column(column)
+        for key, row in catalogue.CATALOGUE.items():
+            ready = "prepared" if catalogue.is_prepared(key, data_dir) else "on first use" if row.embedded else "to prepare"
+            table.add_row(key, row.summary, ready)
+        Console().print(table)
+        print("Any other name of the tensorflow-datasets catalogue works too, prepared with the `tfds` extra.")
+    elif name is None:
+        raise UserError("which data set? `python -m gen_jax data list` lists them")
+    else:
+        print(f"{name} is prepared in {catalogue.prepare(name, data_dir, manual_dir)}")
+
+
+def configs(folder: Positional[Path] = Path("configs")) -> None:
+    """Lists the configs with the first line of what they say of themselves.
+
+    Args:
+        folder: where they lie
+    """
+    files = sorted(folder.glob("*.py"))
+    if not files:
+        raise UserError(f"there are no configs in {folder}")
+    table = Table()
+    table.add_column("config")
+    table.add_column("what it is")
+    for path in files:
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        table.add_row(str(path), said.partition("\n")[0])
+    Console().print(table)
+
+
+def _open(workdir: Path, config: Path | None, data_dir: Path | None):
+    from gen_jax.run import open_run, use_compilation_cache
+
+    use_compilation_cache()
+    run, warning = open_run(workdir, config, data_dir=data_dir)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    return run
+
+
+def _step(step: str | None) -> int | str | None:
+    if step is None or step == "best":
+        return step
+    if not step.isdigit():
+        raise UserError(f'--step takes a number or "best", got {step!r}')
+    return int(step)
+
+
+def main() -> None:
+    with one_line_usage_errors():
+        chosen, options = tyro.extras.subcommand_cli_from_dict(
+            {command.__name__: _later(command) for command in (sample, evaluate, plot, data, configs)},
+            prog="python -m gen_jax",
+            description=__doc__.partition(":")[0],
+        )
+    chosen(**options)
+
+
+def _later(command):
+    """A function with the same arguments that returns them with the command instead of running it."""
+
+    @functools.wraps(command)
+    def parsed(**options):
+        return command, options
+
+    return parsed
+
+
+if __name__ == "__main__":
+    exits(main)

@@ -1,0 +1,298 @@
+"""A run and its working directory: train or resume an experiment, and open a finished one again.
+
+    workdir/
+      run.json            config file, knobs, seed, commit, versions, devices; what it reached
+      config.py           the config file's text as it was
+      metrics.jsonl       one line per report; tensorboard/ holds the same
+      checkpoints/        the newest and the best
+      plots/              pictures, by step; final ones without a number
+      evaluation.json     metrics on the test split
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import gen_jax
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.core import State
+from gen_jax.data.catalogue import Dataset, load as load_data
+from gen_jax.data.source import Resident
+from gen_jax.errors import Preempted, UserError
+from gen_jax.evaluation.report import as_json, evaluator
+from gen_jax.experiment import Experiment, Loaded, load
+from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
+from gen_jax.logs import Writer, environment
+from gen_jax.loop import abstract_state, fit, initial_state
+from gen_jax.sharding import Layout, is_writer
+
+
+def default_workdir(loaded: Loaded, seed: int) -> Path:
+    """runs/NAME, followed by what differs from the defaults, so that variants do not collide."""
+    parts = [f"{name}={value}" for name, value in loaded.changed.items()] + ([f"seed={seed}"] if seed else [])
+    return Path("runs", "-".join([loaded.name, *(part.replace("/", "_") for part in parts)]))
+
+
+def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
+    """Keeps compiled programs for the next run, in JAX_COMPILATION_CACHE_DIR or a folder of the user's cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gen_jax" / "compiled"
+    folder = Path(folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or base)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return  # an unwritable cache must not stop a run
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment bound to a working directory, its data and its devices."""
+
+    loaded: Loaded
+    workdir: Path
+    seed: int
+    experiment: Experiment
+    data: Dataset
+    layout: Layout
+
+    @classmethod
+    def prepare(
+        cls, loaded: Loaded, workdir: Path | None = None, seed: int = 0, devices: int = 0, data_dir: Path | None = None
+    ) -> Run:
+        """Builds the experiment and loads its data; everything that can be wrong with either is found here."""
+        if not 0 <= seed < 2**32:
+            raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
+        if devices < 0:
+            raise UserError(f"--devices must be at least 1, or 0 for all, got {devices}")
+        experiment = loaded.build()
+        layout = replace(experiment.layout, data=devices or experiment.layout.data)
+        data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
+        run = cls(loaded, workdir or default_workdir(loaded, seed), seed, experiment, data, layout)
+        run._check()
+        return run
+
+    def _check(self) -> None:
+        mesh, batch = self.layout.mesh(), self.source.batch_size
+        if batch % mesh.shape["data"]:
+            raise UserError(
+                f"a batch of {batch} cannot be divided over {mesh.shape['data']} devices: "
+                "choose another --batch, or fewer --devices"
+            )
+        for name in (self.experiment.validation, self.experiment.test):
+            self.experiment.split(self.data, name)
+
+    @cached_property
+    def source(self) -> Any:
+        return self.experiment.source(self.data, self.seed)
+
+    def checkpoints(self, write: bool) -> Checkpoints:
+        return Checkpoints(self.workdir / "checkpoints", best=self.experiment.best, write=write)
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the run's State."""
+        shapes = abstract_state(self.experiment.algorithm, self.source)
+        shardings = self.layout.shardings(shapes, self.layout.mesh())
+        return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+
+    def state(self, step: int | str | None = None) -> State:
+        """A saved State: the newest, the "best", or that of a step."""
+        with self.checkpoints(write=False) as checkpoints:
+            if step == "best":
+                step = checkpoints.best_step
+            if step is not None and int(step) not in checkpoints.steps:
+                raise UserError(f"{self.workdir} has no checkpoint {step}; there are {checkpoints.steps}")
+            found = checkpoints.restore(self.abstract_state(), step if step is None else int(step))
+        if found is None:
+            raise UserError(f"{self.workdir} has no checkpoint yet")
+        return found
+
+    def train(self, bar: bool = True, force: bool = False, profile: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Trains, or resumes what the working directory holds, and returns the summary that run.json then ends with.
+
+        Raises Preempted after a signal, once everything is saved.
+        """
+        experiment, writer_process = self.experiment, is_writer()
+        self._claim(force)
+        with self.checkpoints(write=True) as checkpoints:
+            if writer_process:
+                self._record(force)
+            state = checkpoints.restore(self.abstract_state())
+            start = 0 if state is None else int(state.step)
+            done = self.summary()
+            if start >= experiment.steps or (done.get("converged") and done.get("step") == start):
+                return {**done, "already_finished": True}
+            writer = Writer(self.workdir, resumed_at=start)
+            evaluate = evaluator(experiment.model, experiment.metrics)
+            validation, test = (experiment.split(self.data, name) for name in ("validation", "test"))
+
+            def validate(state: State) -> Mapping[str, float]:
+                return {f"validation/{name}": e.value for name, e in evaluate(state, validation).items()}
+
+            log = Log(writer, experiment.steps, self.source.batch_size, bar=bar)
+            preempt = Preempt()
+            saving = Checkpoint(checkpoints, experiment.checkpoint_every, writer.latest)
+            hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks]
+            if experiment.metrics:
+                hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
+            if experiment.plots:
+                hooks.append(Plot(lambda s: self._draw(s, validation), self.workdir / "plots", experiment.plot_every))
+            if profile:
+                hooks.append(Profile(self.workdir / "profile", *profile))
+            try:
+                state = fit(
+                    experiment.algorithm,
+                    self.source,
+                    experiment.steps,
+                    state=state,
+                    seed=self.seed,
+                    chunk=experiment.chunk,
+                    report_every=experiment.report_every,
+                    hooks=[*hooks, saving, preempt],
+                    layout=self.layout,
+                )
+                checkpoints.wait()
+                if preempt.received:
+                    raise Preempted(
+                        f"stopped by {preempt.received.name} at step {int(state.step)}, saved in {self.workdir}; "
+                        "the same command resumes it"
+                    )
+                found = evaluate(state, test)
+                figures = self._draw(state, test)
+            finally:
+                writer.close()
+            summary = {
+                "step": int(state.step),
+                "converged": int(state.step) < experiment.steps,
+                "evaluation": as_json(found),
+                "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
+                "compile_seconds": log.compile_seconds and round(log.compile_seconds, 2),
+                "checkpoint_blocking_seconds": round(saving.seconds, 2),
+                "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            }
+            if writer_process:
+                for name, figure in figures.items():
+                    (self.workdir / "plots").mkdir(exist_ok=True)
+                    figure.savefig(self.workdir / "plots" / f"{name}.png")
+                write_json(self.workdir / "evaluation.json", {"split": test.name, "step": summary["step"], **as_json(found)})
+                write_json(self.workdir / "run.json", self.recorded() | {"summary": summary})
+            return summary
+
+    def _draw(self, state: State, split: Any) -> dict[str, Any]:
+        key = jax.random.key(0)
+        return {plot.__name__: plot(self.experiment.model, state, split, key) for plot in self.experiment.plots}
+
+    def recorded(self) -> dict[str, Any]:
+        return read_record(self.workdir) or {}
+
+    def summary(self) -> dict[str, Any]:
+        return self.recorded().get("summary", {})
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes two runs the same run, as JSON gives it back."""
+        return json.loads(json.dumps({"knobs": dict(self.loaded.knobs), "seed": self.seed}))
+
+    def _claim(self, force: bool) -> None:
+        """The working directory can be written, and is of this very run."""
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            probe = self.workdir / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"cannot write to the working directory {self.workdir}: {error.strerror}") from None
+        before = read_record(self.workdir)
+        if before is None or force:
+            return
+        if differences := self._differences(before):
+            raise UserError(
+                f"{self.workdir} holds another run: {'; '.join(differences)}. "
+                "Choose another --workdir, or --force to go on with the new settings"
+            )
+
+    def _differences(self, before: Mapping[str, Any]) -> list[str]:
+        old, new = before, self._identity()
+        found = [] if old["name"] == self.loaded.name else [f"config {old['name']} there, {self.loaded.name} here"]
+        for name in sorted(old["knobs"].keys() | new["knobs"].keys()):
+            there, here = old["knobs"].get(name, "absent"), new["knobs"].get(name, "absent")
+            if there != here:
+                found.append(f"{name} = {there} there, {here} here")
+        if old["seed"] != new["seed"]:
+            found.append(f"seed = {old['seed']} there, {new['seed']} here")
+        if not found and (edits := text_changes(self.workdir, self.loaded.text)):
+            found.append("the config file has changed since:\n" + edits + "\n")
+        return found
+
+    def _record(self, force: bool) -> None:
+        """Writes down what this run is, once."""
+        before = read_record(self.workdir)
+        if before is not None and not force:
+            return
+        record = {
+            "name": self.loaded.name,
+            "config": os.path.relpath(self.loaded.path),
+            "config_absolute": str(self.loaded.path.resolve()),
+            **self._identity(),
+            "environment": environment(),
+        }
+        (self.workdir / "config.py").write_text(self.loaded.text)
+        write_json(self.workdir / "run.json", record)
+
+
+def open_run(workdir: Path, config: Path | None = None, devices: int = 1, data_dir: Path | None = None) -> tuple[Run, str]:
+    """The run of a working directory, and a warning ("" if none) where its config file is no longer what it was."""
+    record = read_record(workdir)
+    if record is None:
+        raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")
+    candidates = [config] if config else [Path(record["config"]), Path(record["config_absolute"])]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"the config file of this run, {record['config']}, is gone: give one with --config; "
+            f"{workdir / 'config.py'} holds its text"
+        )
+    loaded = load(path)
+    kept = {name: _as(loaded.defaults[name], v) for name, v in record["knobs"].items() if name in loaded.defaults}
+    changed = text_changes(workdir, loaded.text)
+    warning = f"{path} has changed since this run; it is used with the recorded knobs\n{changed}" if changed else ""
+    return Run.prepare(loaded.with_knobs(kept), workdir, record["seed"], devices, data_dir), warning
+
+
+def read_record(workdir: Path) -> dict[str, Any] | None:
+    """run.json, None if there is none."""
+    try:
+        return json.loads((workdir / "run.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from None
+
+
+def text_changes(workdir: Path, text: str) -> str:
+    """A unified diff from the recorded config to `text`; "" if they are the same."""
+    path = workdir / "config.py"
+    before = path.read_text() if path.exists() else text
+    return "\n".join(difflib.unified_diff(before.splitlines(), text.splitlines(), "recorded", "now", lineterm="", n=1))
+
+
+def _as(default: Any, value: Any) -> Any:
+    """JSON has no tuples."""
+    return tuple(value) if isinstance(default, tuple) else value
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Complete or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    draft.replace(path)
