@@ -19,7 +19,7 @@ test-all: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 bench: $(READY)
-	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/loop.py --write README.md
 
 # Reinstalls only when the lock file or pyproject.toml changes.
 $(READY): requirements.lock pyproject.toml

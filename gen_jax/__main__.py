@@ -74,7 +74,7 @@ def evaluate(
         split: train, validation, test, or a part such as test[:100]
     """
     from gen_jax.evaluation.report import as_json, chosen, evaluator, table
-    from gen_jax.run import write_json
+    from gen_jax.logs import write_json
 
     run = _open(workdir, config, data_dir)
     wanted = run.experiment.metrics if metrics is None else chosen(run.experiment.metrics, metrics)
@@ -135,22 +135,50 @@ def data(
         print(f"{name} is prepared in {catalogue.prepare(name, data_dir, manual_dir)}")
 
 
-def configs(folder: Positional[Path] = Path("configs")) -> None:
-    """Lists the configs with the first line of what they say of themselves.
+def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"), write: Path | None = None) -> None:
+    """Lists the configs with the first line of what they say of themselves, and what they reached.
 
     Args:
         folder: where they lie
+        runs: where their runs lie; a run with the default knobs shows its time and test metrics
+        write: write the table into this Markdown file, between its configs markers
     """
+    from gen_jax.readme import markdown_table, write_section
+
     files = sorted(folder.glob("*.py"))
     if not files:
         raise UserError(f"there are no configs in {folder}")
-    table = Table()
-    table.add_column("config")
-    table.add_column("what it is")
+    header = ["config", "what it is", "test split", "whole run", "device, date"]
+    rows = []
     for path in files:
-        said = ast.get_docstring(ast.parse(path.read_text())) or ""
-        table.add_row(str(path), said.partition("\n")[0])
+        said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        rows.append([str(path), said, *_reached(runs / path.stem)])
+    if write:
+        write_section(write, "configs", markdown_table(header, [[f"`{row[0]}`", *row[1:]] for row in rows]))
+    table = Table()
+    for column in header:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
+
+
+def _reached(workdir: Path) -> list[str]:
+    """Test metrics, time, device and date of a finished run; blanks if there is none."""
+    from gen_jax.logs import read_record
+
+    record = read_record(workdir) or {}
+    if "summary" not in record:
+        return ["", "", ""]
+    summary = record["summary"]
+    metrics = [
+        f"{name} {e['value']:.4g}" + (f" ± {e['error']:.1g}" if e["error"] else "") + f" {e['unit']}"
+        for name, e in summary["evaluation"].items()
+    ]
+    time = f"{summary['seconds']:.0f} s" if not summary["resumed_at"] else "resumed"
+    devices = record["environment"]["devices"]
+    where = f"{len(devices)} x {devices[0]}, {record['environment']['cores']} cores, {summary['finished'].split()[0]}"
+    return ["; ".join(metrics), time, where]
 
 
 def _open(workdir: Path, config: Path | None, data_dir: Path | None):

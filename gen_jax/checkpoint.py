@@ -52,6 +52,7 @@ class Checkpoints:
         self.folder, self.keep, self.best, self.write = Path(folder).resolve(), max(keep, 2), best, write
         self._lock: Any = None
         self._orbax: Any = None
+        self._saving: Any = None  # orbax's response to the save under way
 
     def __enter__(self) -> Checkpoints:
         if self.write:
@@ -60,8 +61,9 @@ class Checkpoints:
 
     def __exit__(self, *error: Any) -> None:
         try:
+            self.wait()
             if self._orbax is not None:
-                with _explained(f"the last checkpoint could not be written to {self.folder}"):
+                with _explained(f"{self.folder} could not be closed"):
                     self._orbax.close()
         finally:
             self._orbax = None
@@ -88,25 +90,26 @@ class Checkpoints:
             return False
         orbax = self._open()
         known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        self.wait()
+        if step in self.steps:
+            return True
         with _explained(f"checkpoint {step} could not be written to {self.folder}"):
-            orbax.wait()
-            if step in self.steps:
-                return True
-            done = orbax.save_checkpointables_async(
+            self._saving = orbax.save_checkpointables_async(
                 step,
                 {"state": state},
                 metrics={name: value for name, value in known.items() if math.isfinite(value)},
                 custom_metadata={"sha256": digest(state), "leaves": layout(state)},
             )
-        if not done:
+        if self._saving is None:
             raise CheckpointError(f"checkpoint {step} was refused: {self.folder} holds a later step")
         return True
 
     def wait(self) -> None:
-        """Until the save under way is durable."""
-        if self._orbax is not None:
+        """Until the save under way is durable. Raises CheckpointError if it failed."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
             with _explained(f"a checkpoint could not be written to {self.folder}"):
-                self._orbax.wait()
+                saving.result()  # which also closes its thread and its three open files
 
     def restore(self, like: State, step: int | None = None) -> State | None:
         """The newest sound checkpoint, or that of `step`; None if there is none.

@@ -158,19 +158,21 @@ class Profile(Hook):
 
 
 class Preempt(Hook):
-    """On SIGTERM or SIGINT, lets the step finish and stops the run, so that it is saved. A second signal ends at once.
+    """On SIGTERM or SIGINT, lets the step finish and stops the run, so that it is saved. A second SIGINT ends at once.
 
-    With several processes all of them stop at the same step, whichever was told to.
+    With several processes all of them stop at the same step, whichever was told to: JAX catches SIGTERM in each and
+    agrees on the step, and SIGINT is passed on to it.
     """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
         self.received: signal.Signals | None = None
         self._before: dict[int, Any] = {}
+        self._calls = 0
 
     def __enter__(self):
-        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        alone = jax.process_count() == 1
+        numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+        self._before = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -182,13 +184,16 @@ class Preempt(Hook):
             os._exit(128 + number)
         self.received = signal.Signals(number)
         print(f"\n{self.received.name}: finishing the step and saving; again to quit at once", file=sys.stderr)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self, step: int) -> bool:
         if jax.process_count() == 1:
             return self.received is not None
         from jax.experimental import multihost_utils
 
-        if not multihost_utils.reached_preemption_sync_point(step):
+        self._calls += 1  # the same in all processes, and without gaps, as JAX wants it
+        if not multihost_utils.reached_preemption_sync_point(self._calls):
             return False
         self.received = self.received or signal.SIGTERM
         return True

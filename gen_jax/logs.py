@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from gen_jax.errors import UserError
 from gen_jax.sharding import is_writer
 
 
@@ -82,6 +83,23 @@ def _plain(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
+def read_record(workdir: Path) -> dict[str, Any] | None:
+    """run.json, None if there is none."""
+    try:
+        return json.loads((workdir / "run.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Complete or not at all."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
 def environment() -> dict[str, Any]:
     """What else decides a run's numbers: commit, versions, machine, devices."""
     packages = ("jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -91,6 +109,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),
         "command": sys.argv,

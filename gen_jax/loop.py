@@ -85,13 +85,14 @@ def fit(
             f"a batch of {source.batch_size} cannot be divided over {mesh.shape['data']} devices: choose a multiple"
         )
     source = source.placed(mesh)
+    if mesh.size > 1:
+        algorithm = over_data(algorithm, mesh)
+    algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # traced once, however often used below
     shardings = layout.shardings(abstract_state(algorithm, source), mesh)
     if state is None:
         state = initial_state(algorithm, source, seed, shardings)
     else:
         state = jax.device_put(state, shardings)
-    if mesh.size > 1:
-        algorithm = over_data(algorithm, mesh)
     advance = compiled(algorithm, chunk, shardings)
     zeros = zero_metrics(algorithm, state, source, shardings)
     with ExitStack() as stack:

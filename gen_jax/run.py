@@ -32,7 +32,7 @@ from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment, Loaded, load
 from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
-from gen_jax.logs import Writer, environment
+from gen_jax.logs import Writer, environment, read_record, write_json
 from gen_jax.loop import abstract_state, fit, initial_state
 from gen_jax.sharding import Layout, is_writer
 
@@ -128,7 +128,7 @@ class Run:
         with self.checkpoints(write=True) as checkpoints:
             if writer_process:
                 self._record(force)
-            state = checkpoints.restore(self.abstract_state())
+            state = checkpoints.restore(self.abstract_state()) if checkpoints.steps else None
             start = 0 if state is None else int(state.step)
             done = self.summary()
             if start >= experiment.steps or (done.get("converged") and done.get("step") == start):
@@ -174,6 +174,8 @@ class Run:
                 writer.close()
             summary = {
                 "step": int(state.step),
+                "resumed_at": start,
+                "seconds": round(time.time() - gen_jax.IMPORTED, 1),
                 "converged": int(state.step) < experiment.steps,
                 "evaluation": as_json(found),
                 "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
@@ -269,16 +271,6 @@ def open_run(workdir: Path, config: Path | None = None, devices: int = 1, data_d
     return Run.prepare(loaded.with_knobs(kept), workdir, record["seed"], devices, data_dir), warning
 
 
-def read_record(workdir: Path) -> dict[str, Any] | None:
-    """run.json, None if there is none."""
-    try:
-        return json.loads((workdir / "run.json").read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from None
-
-
 def text_changes(workdir: Path, text: str) -> str:
     """A unified diff from the recorded config to `text`; "" if they are the same."""
     path = workdir / "config.py"
@@ -289,10 +281,3 @@ def text_changes(workdir: Path, text: str) -> str:
 def _as(default: Any, value: Any) -> Any:
     """JSON has no tuples."""
     return tuple(value) if isinstance(default, tuple) else value
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Complete or not at all."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    draft.replace(path)

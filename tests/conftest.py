@@ -1,5 +1,7 @@
 """Settings that must hold before JAX starts: four devices on the CPU, and folders of the tests' own."""
 
+import contextlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -34,3 +36,28 @@ def same():
                 np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
     return check
+
+
+@pytest.fixture
+def compilations():
+    """Counts what is compiled for a function: `with compilations("advance") as seen: ...; assert len(seen) == 1`."""
+
+    @contextlib.contextmanager
+    def watch(name):
+        seen = []
+
+        class Listen(logging.Handler):
+            def emit(self, record):
+                message = record.getMessage()
+                if message.startswith("Compiling") and name in message.partition(" with ")[0]:
+                    seen.append(message)
+
+        handler, logger = Listen(), logging.getLogger("jax._src.interpreters.pxla")
+        logger.addHandler(handler)
+        try:
+            with jax.log_compiles(True):
+                yield seen
+        finally:
+            logger.removeHandler(handler)
+
+    return watch

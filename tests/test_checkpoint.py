@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what is noticed, and what is never lost."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -203,13 +204,23 @@ def test_full_disk_is_an_error_at_the_latest_when_the_run_ends(tmp_path, monkeyp
     with pytest.raises(CheckpointError, match="no space left"):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(1, state_at(1))
-            checkpoints.wait()
+            checkpoints.save(2, state_at(2))
 
-            def fail(*arguments, **options):
+            def fail(timeout=None):
                 raise ValueError("RESOURCE_EXHAUSTED: write: No space left on device")
 
-            monkeypatch.setattr(type(checkpoints._orbax), "close", fail)
-    assert Checkpoints(tmp_path).steps == [1]
+            monkeypatch.setattr(checkpoints._saving, "result", fail)
+    assert 1 in Checkpoints(tmp_path).steps
+
+
+def test_many_saves_leave_no_files_open(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        opened = []
+        for step in range(1, 9):
+            checkpoints.save(step, state_at(step, width=1))
+            checkpoints.wait()
+            opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[-1] - opened[1] <= 1, opened
 
 
 def test_exception_right_after_an_asynchronous_save_loses_nothing(tmp_path, same):
@@ -250,6 +261,6 @@ from gen_jax.checkpoint import Checkpoints
 Checkpoints({str(tmp_path)!r}).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path.parent, env={**__import__("os").environ, "PYTHONPATH": str(sys.path[0])})
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(sys.path[0])})
     with Checkpoints(tmp_path):
         pass

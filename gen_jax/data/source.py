@@ -57,10 +57,14 @@ def _hash(x):
 
 def _order(step, size: int, batch: int, seed, shuffle: bool):
     """(B,) the examples of a step."""
-    xp = jnp if isinstance(step, jax.Array) else np
+    traced = isinstance(step, jax.Array)
+    xp, permute = (jnp, _permuted_once) if traced else (np, permuted)
     per_epoch = size // batch
     index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
-    return permuted(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
+    return permute(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
+
+
+_permuted_once = jax.jit(permuted, static_argnums=1)  # the rounds are traced once per process, not per use
 
 
 def transformed(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
@@ -105,8 +109,9 @@ class Resident:
 
     def placed(self, mesh: Mesh) -> Resident:
         """The same source with its arrays on every device of the mesh."""
-        arrays = jax.device_put(dict(self.arrays), NamedSharding(mesh, PartitionSpec()))
-        return replace(self, arrays=arrays, seed=jnp.uint32(self.seed))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        put = lambda a: jax.make_array_from_process_local_data(everywhere, np.asarray(a))
+        return replace(self, arrays=jax.tree.map(put, dict(self.arrays)), seed=put(np.uint32(self.seed)))
 
     def close(self) -> None: ...
 

@@ -1,0 +1,222 @@
+"""What the training loop costs:  python benchmarks/loop.py [--write README.md]
+
+Prints, measured in one run: steps/s of `fit` with Log and Checkpoint hooks against the bare compiled step; steps/s with
+`chunk` against step by step, as a hand-written loop does it and as `fit` does; and how long a command takes to start.
+Each number is the median of several, the rivals taking turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from gen_jax.algorithms import descent
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.core import Mean, Objective, fold
+from gen_jax.data import Resident, load
+from gen_jax.hooks import Checkpoint, Log
+from gen_jax.logs import Writer, environment, write_json
+from gen_jax.loop import Hook, compiled, fit, initial_state, zero_metrics
+from gen_jax.models.gan import GAN
+from gen_jax.models.nets import MLP
+from gen_jax.readme import markdown_table, write_section
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 7
+
+
+class Regression:
+    """A step of any length: an MLP of the given width predicts x from x."""
+
+    def __init__(self, width: int):
+        self.net = MLP((width, width), 2)
+
+    def init(self, key, batch):
+        return {"net": self.net.init(fold(key, "net"), batch["x"])["params"]}, {}
+
+    def loss(self, params, state, batch, key):
+        error = jnp.mean((self.net.apply({"params": params}, batch["x"]) - batch["x"]) ** 2)
+        return error, ({}, {"error": Mean.of(error)})
+
+    objectives = property(lambda self: (Objective("net", self.loss),))
+
+
+class Clock(Hook):
+    """The time from the first finished step to the last."""
+
+    def poll(self, step: int) -> None:
+        self.first = getattr(self, "first", None) or (step, time.perf_counter())
+        self.last = step
+
+    def rate(self) -> float:
+        return (self.last - self.first[0]) / (time.perf_counter() - self.first[1])
+
+
+def with_hooks(algorithm, source, steps: int, chunk: int = 1) -> float:
+    """Steps/s of `fit` with the hooks of a real run, the last save included."""
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
+        checkpoints._open()  # its import is not the loop's
+        clock, writer = Clock(), Writer(folder)
+        hooks = [Log(writer, steps, source.batch_size, bar=False), Checkpoint(checkpoints, steps), clock]
+        fit(algorithm, source, steps, chunk=chunk, hooks=hooks)
+        rate = clock.rate()
+        writer.close()
+    return rate
+
+
+def bare(algorithm, source, steps: int) -> float:
+    """Steps/s of the same compiled step and nothing else, waiting for each step but one: on CPU the fastest way."""
+    source = source.placed(jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)))
+    state = initial_state(algorithm, source)
+    advance, totals = compiled(algorithm), zero_metrics(algorithm, state, source)()
+    state, totals, token = advance(state, totals, source, 1)
+    token.block_until_ready()
+    start = time.perf_counter()
+    for _ in range(steps - 1):
+        before = token
+        state, totals, token = advance(state, totals, source, 1)
+        before.block_until_ready()
+    token.block_until_ready()
+    return (steps - 1) / (time.perf_counter() - start)
+
+
+def by_hand(algorithm, source, steps: int) -> float:
+    """Steps/s of the loop most people write: a shuffled batch from NumPy, a jitted step, the loss read each time."""
+    x, rng = np.asarray(source.arrays["x"]), np.random.default_rng(0)
+    step = jax.jit(algorithm.step, donate_argnums=0)
+    state = initial_state(algorithm, source)
+    for i in range(steps):
+        if i == 1:
+            start = time.perf_counter()
+        state, metrics = step(state, {"x": x[rng.integers(len(x), size=source.batch)]})
+        float(next(iter(metrics.values())).total)
+    return (steps - 1) / (time.perf_counter() - start)
+
+
+def medians(rivals: dict[str, Callable[[], float]]) -> dict[str, float]:
+    seen = {name: [] for name in rivals}
+    for _ in range(ROUNDS):
+        for name, measure in rivals.items():
+            seen[name].append(measure())
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def start_up() -> dict[str, float]:
+    """Seconds from the shell to the help text, and to the first finished step with an empty and a full cache."""
+
+    def first_step(cache: str) -> float:
+        with tempfile.TemporaryDirectory() as workdir:
+            env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+            words = ["train.py", "configs/vae_digits.py", "--steps", "1", "--workdir", workdir, "--no-progress"]
+            began = time.time()
+            subprocess.run([sys.executable, *words], cwd=ROOT, env=env, check=True, capture_output=True)
+            rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+            return rows[0]["time"] - began
+
+    def help_text() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as cache:
+        cold = first_step(cache)
+        warm = statistics.median(first_step(cache) for _ in range(3))
+    return {
+        "`train.py --help`": statistics.median(help_text() for _ in range(3)),
+        "first step of vae_digits, no compiled programs kept": cold,
+        "first step of vae_digits, compiled programs kept": warm,
+    }
+
+
+def main() -> None:
+    plane = Resident(load("ring8")["train"] | {}, batch=256)
+    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}")
+    for column in ("what", "steps/s", "against", "steps/s", "ratio", "target"):
+        table.add_column(column, justify="left" if column in ("what", "against") else "right")
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "commit": environment()["commit"],
+        "rows": [],
+    }
+
+    def row(what: str, a: float, against: str, b: float, target: str) -> None:
+        table.add_row(what, f"{a:.0f}", against, f"{b:.0f}", f"{a / b:.2f}", target)
+        record["rows"].append({"what": what, "rate": a, "against": against, "other": b, "ratio": a / b, "target": target})
+
+    slow = descent(Regression(384), {"net": optax.adam(1e-3)})
+    found = medians({"fit": lambda: with_hooks(slow, plane, 300), "bare": lambda: bare(slow, plane, 300)})
+    what = f"fit with Log and Checkpoint, {1000 / found['bare']:.1f} ms step"
+    row(what, found["fit"], "bare compiled step", found["bare"], ">= 0.95")
+
+    tx = optax.adam(1e-3)
+    for name, width, batch in (("2-D GAN, 2 x 128, batch 256", 128, 256), ("2-D GAN, 2 x 32, batch 64", 32, 64)):
+        source = Resident(plane.arrays, batch=batch)
+        gan = descent(GAN(MLP((width,) * 2, 2), MLP((width,) * 2, 1), 2), {"discriminator": tx, "generator": tx})
+        compare_chunks(row, name, gan, source)
+    flow_sized = descent(Regression(16), {"net": tx})
+    compare_chunks(row, "2-D regression, 2 x 16, batch 64", flow_sized, Resident(plane.arrays, batch=64))
+    console = Console(width=130)
+    console.print(table)
+
+    targets = ("< 2", "< 20", "< 8")
+    record["start_up"] = {
+        what: {"seconds": seconds, "target": target} for (what, seconds), target in zip(start_up().items(), targets)
+    }
+    times = Table(title="start-up")
+    for column in ("what", "seconds", "target"):
+        times.add_column(column, justify="left" if column == "what" else "right")
+    for what, found in record["start_up"].items():
+        times.add_row(what, f"{found['seconds']:.1f}", found["target"])
+    console.print(times)
+    (ROOT / "benchmarks" / "results").mkdir(exist_ok=True)
+    write_json(ROOT / "benchmarks" / "results" / "loop.json", record)
+    if "--write" in sys.argv:
+        write_section(Path(sys.argv[sys.argv.index("--write") + 1]), "loop", as_markdown(record))
+
+
+def as_markdown(record: dict) -> str:
+    rows = [
+        [r["what"], f"{r['rate']:.0f}", r["against"], f"{r['other']:.0f}", f"{r['ratio']:.2f}", r["target"]]
+        for r in record["rows"]
+    ]
+    speed = markdown_table(["what", "steps/s", "against", "steps/s", "ratio", "target"], rows)
+    seconds = markdown_table(
+        ["start-up", "seconds", "target"],
+        [[what, f"{r['seconds']:.1f}", r["target"]] for what, r in record["start_up"].items()],
+    )
+    where = f"{record['device']}, {record['cores']} cores, jax {record['jax']}, {record['date']}"
+    return f"{where}.\n\n{speed}\n\n{seconds}"
+
+
+def compare_chunks(row, name: str, algorithm, source) -> None:
+    found = medians(
+        {
+            "chunk": lambda: with_hooks(algorithm, source, 3000, chunk=500),
+            "fit": lambda: with_hooks(algorithm, source, 1000),
+            "hand": lambda: by_hand(algorithm, source, 500),
+        }
+    )
+    row(f"{name}: chunk = 500", found["chunk"], "step by step in fit", found["fit"], ">= 5")
+    row(f"{name}: chunk = 500", found["chunk"], "hand-written loop", found["hand"], "")
+
+
+if __name__ == "__main__":
+    main()

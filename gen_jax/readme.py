@@ -1,0 +1,24 @@
+"""Tables in a Markdown file that the commands which measure them write, between `<!-- name -->` and `<!-- /name -->`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gen_jax.errors import UserError
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between the markers of `name`."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = path.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{path} has no section between {begin} and {end}")
+    path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; bars in cells are escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,80 @@
+"""What the README shows is run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gen_jax import __main__ as tools
+from gen_jax.command import train
+from gen_jax.errors import exits
+from gen_jax.experiment import load
+from gen_jax.readme import markdown_table, write_section
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_runs(capsys):
+    exec(compile(PYTHON[0], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    likelihood, elbo = (float(line.rpartition(" ")[2]) for line in printed.splitlines())
+    assert -4.5 < likelihood < -3.5 and -130 < elbo < -80
+
+
+def test_the_new_variant_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[1])
+    with pytest.raises(SystemExit) as ended:
+        exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
+    assert ended.value.code == 0
+    assert (tmp_path / "runs" / "vae_annealed-steps=20" / "evaluation.json").exists()
+
+
+def test_the_commands_exist(capsys):
+    """Every command of the README is understood; the configs it names exist."""
+    lines = [shlex.split(line, comments=True) for line in SHELL[1].splitlines()]
+    assert len(lines) == 7
+    for words in lines:
+        if words[1] == "train.py":
+            load(ROOT / words[2])
+        else:
+            assert words[:3] == ["python", "-m", "gen_jax"] and hasattr(tools, words[3])
+
+
+def test_make_targets_exist():
+    for line in SHELL[0].splitlines():
+        target = line.split()[1]
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_picture_and_the_links_exist():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:gen_jax|tests|benchmarks|configs)/[\w/.]+)`", README):
+        if path != "configs/vae_annealed.py":
+            assert (ROOT / path).exists(), path
+
+
+def test_sections_are_replaced(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_text("before\n<!-- t -->\nold\n<!-- /t -->\nafter")
+    write_section(path, "t", markdown_table(["a"], [["1|2"]]))
+    assert path.read_text() == "before\n<!-- t -->\n| a |\n| --- |\n| 1\\|2 |\n<!-- /t -->\nafter"
+    with pytest.raises(ValueError, match="no section"):
+        write_section(path, "other", "")
+
+
+def test_no_address_path_or_machine_name_is_in_the_repository():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in listed or [str(p.relative_to(ROOT)) for p in ROOT.glob("*.*")]:
+        if name.endswith((".py", ".toml", ".lock", ".md", "Makefile", "run")):
+            text = (ROOT / name).read_text()
+            assert not re.search(r"index-url|pypi\.org|/home/\w|/root/", text) or name.startswith("tests/"), name
+    assert sys.version_info >= (3, 11)

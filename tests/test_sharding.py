@@ -1,0 +1,91 @@
+"""Layouts: the same numbers wherever a run lies."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from gen_jax.algorithms import accumulate, descent, em, population
+from gen_jax.data import Resident, Streamed
+from gen_jax.errors import UserError
+from gen_jax.loop import fit
+from gen_jax.models.gan import GAN
+from gen_jax.models.gmm import GMM
+from gen_jax.models.nets import MLP
+from gen_jax.sharding import Layout, P
+
+X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+
+
+def gan():
+    model = GAN(MLP((64,), 2), MLP((64, 64), 1), latent=2)
+    return descent(model, {"discriminator": optax.adam(1e-3), "generator": optax.adam(1e-3)})
+
+
+LAYOUTS = {
+    "data": Layout(data=4),
+    "two of four devices": Layout(data=2),
+    "fsdp": Layout(data=4, fsdp=True),
+    "data and model": Layout(data=2, model=2, rules=(("Dense_1/kernel", P(None, "model")), ("Dense_0/kernel", P(None, "model")))),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_every_layout_trains_to_the_same_parameters(layout, same):
+    one = fit(gan(), Resident({"x": X}, 16), 20)
+    many = fit(gan(), Resident({"x": X}, 16), 20, layout=layout)
+    same(jax.device_get(many.params), jax.device_get(one.params), rtol=1e-3, atol=1e-5)
+
+
+def test_fsdp_divides_parameters_and_their_optimizer_states():
+    state = fit(gan(), Resident({"x": X}, 16), 2, layout=Layout(data=4, fsdp=True))
+    wide = state.params["discriminator"]["Dense_1"]["kernel"]
+    assert wide.addressable_shards[0].data.shape == (16, 64)
+    moments = [a for a in jax.tree.leaves(state.opt["discriminator"]) if a.shape == (64, 64)]
+    assert len(moments) == 2 and all(m.sharding == wide.sharding for m in moments)
+    assert state.params["discriminator"]["Dense_2"]["bias"].sharding.is_fully_replicated
+
+
+def test_rules_decide_by_path():
+    layout = LAYOUTS["data and model"]
+    state = fit(gan(), Resident({"x": X}, 16), 1, layout=layout)
+    kernel = state.params["discriminator"]["Dense_1"]["kernel"]
+    assert kernel.sharding.spec == P(None, "model") and kernel.addressable_shards[0].data.shape == (64, 32)
+    assert state.params["discriminator"]["Dense_1"]["bias"].sharding.is_fully_replicated
+
+
+def test_em_sums_over_devices(same):
+    one, four = (fit(em(GMM(2)), {"x": X}, 5, layout=Layout(data=n)) for n in (1, 4))
+    same(jax.device_get(four.params), jax.device_get(one.params), rtol=1e-3, atol=1e-5)
+
+
+def test_combinators_and_streams_are_sharded_too(same):
+    algorithm = population(accumulate(gan(), 2), 3)
+    streamed = lambda: Streamed(lambda i: {"x": X[i]}, size=64, batch=16)
+    one = fit(algorithm, streamed(), 6, chunk=3)
+    four = fit(algorithm, streamed(), 6, chunk=3, layout=Layout(data=4))
+    same(jax.device_get(four.params), jax.device_get(one.params), rtol=1e-3, atol=1e-5)
+
+
+def test_batches_lie_along_the_data_axis():
+    source = Streamed(lambda i: {"x": X[i]}, size=64, batch=16).placed(Layout(data=4).mesh())
+    window = source.window(0, 2)
+    assert window.batches["x"].shape == (2, 16, 2)
+    assert window.batches["x"].addressable_shards[0].data.shape == (2, 4, 2)
+    source.close()
+
+
+def test_too_many_devices_are_named():
+    with pytest.raises(UserError, match="16 devices asked for .8 data x 2 model., 4 present .cpu."):
+        Layout(data=8, model=2).mesh()
+
+
+def test_all_devices_by_default():
+    assert Layout().mesh().shape == {"data": 4, "model": 1}
+    assert Layout(model=2).mesh().shape == {"data": 2, "model": 2}
+
+
+def test_one_program_serves_all_steps_on_many_devices(compilations):
+    with compilations("advance") as seen:
+        fit(gan(), Resident({"x": X}, 16), 7, report_every=2, layout=Layout(data=4, fsdp=True))
+    assert len(seen) == 1
