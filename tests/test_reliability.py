@@ -113,7 +113,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 def kill_and_resume(tmp_path, kills, seed):
     process = start(ROOT / "tests" / "zygote.py", tmp_path / "w", kills, seed, SLEEP="0.004", STEPS="1000000")
-    code, out = finish(process, 30 + 15 * kills)
+    code, out = finish(process, 60 + 15 * kills)
     assert code == 0, out
     steps = [int(line) for line in out.splitlines() if line.isdigit()]
     assert len(steps) == kills and steps == sorted(steps) and steps[-1] > steps[0] > 0, out

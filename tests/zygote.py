@@ -51,14 +51,19 @@ def verify(workdir: Path) -> None:
 
 def main(workdir: Path, kills: int, seed: int) -> None:
     rng = random.Random(seed)
-    for _ in range(kills):
+    saved = lambda: {int(f.name) for f in (workdir / "checkpoints").glob("[0-9]*") if f.name.isdigit()}
+    for i in range(kills):
+        before = max(saved(), default=0)
         child = forked(lambda: train(workdir))
-        begun = time.time()
-        while not any((workdir / "checkpoints").glob("[0-9]*")):  # the very first run must get that far
-            if time.time() - begun > 120 or os.waitpid(child, os.WNOHANG)[0]:
-                sys.exit("the first checkpoint did not appear")
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0.3, 2.0))
+        if i % 2 == 0:  # some time after it has saved something new, so that the run gets on
+            begun = time.time()
+            while max(saved(), default=0) <= before:
+                if time.time() - begun > 120 or os.waitpid(child, os.WNOHANG)[0]:
+                    sys.exit("no new checkpoint appeared")
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0.0, 0.5))
+        else:  # or at any time from its first instant on: starting, restoring, compiling, training
+            time.sleep(rng.uniform(0.0, 2.0))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         _, status = os.waitpid(forked(lambda: verify(workdir)), 0)
