@@ -1,4 +1,4 @@
-"""Trains a config, or resumes it:  python train.py configs/vae_digits.py [--knob value ...] [--workdir DIR] [--seed N]"""
+"""Trains a config, or resumes it:  python train.py configs/vae_digits.py [--knob value ...]"""
 
 import sys
 

@@ -159,7 +159,9 @@ def main() -> None:
 
     def row(what: str, a: float, against: str, b: float, target: str) -> None:
         table.add_row(what, f"{a:.0f}", against, f"{b:.0f}", f"{a / b:.2f}", target)
-        record["rows"].append({"what": what, "rate": a, "against": against, "other": b, "ratio": a / b, "target": target})
+        record["rows"].append(
+            {"what": what, "rate": a, "against": against, "other": b, "ratio": a / b, "target": target}
+        )
 
     slow = descent(Regression(384), {"net": optax.adam(1e-3)})
     found = medians({"fit": lambda: with_hooks(slow, plane, 300), "bare": lambda: bare(slow, plane, 300)})

@@ -125,7 +125,9 @@ def data(
         for column in ("data set", "what it is", "state"):
             table.add_column(column)
         for key, row in catalogue.CATALOGUE.items():
-            ready = "prepared" if catalogue.is_prepared(key, data_dir) else "on first use" if row.embedded else "to prepare"
+            ready = (
+                "prepared" if catalogue.is_prepared(key, data_dir) else "on first use" if row.embedded else "to prepare"
+            )
             table.add_row(key, row.summary, ready)
         Console().print(table)
         print("Any other name of the tensorflow-datasets catalogue works too, prepared with the `tfds` extra.")

@@ -1,6 +1,6 @@
 """Training algorithms: `descent` and `em` make one from a model, the others wrap one and return one.
 
-    chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
+chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
 """
 
 from __future__ import annotations

@@ -139,7 +139,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str) -> None:
         action = f"; it is kept as damaged-{step}" if self.write else ""
-        warnings.warn(f"checkpoint {step} in {self.folder} is damaged ({reason}){action}; using the one before")
+        warnings.warn(
+            f"checkpoint {step} in {self.folder} is damaged ({reason}){action}; using the one before", stacklevel=3
+        )
         if not self.write:
             return
         if is_writer():

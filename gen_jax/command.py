@@ -19,14 +19,18 @@ from gen_jax.experiment import Loaded, knob_help, load, unknown_knob
 class Options:
     """What every run can be told, beside the knobs of its config."""
 
-    workdir: Annotated[Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")] = None
+    workdir: Annotated[
+        Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
+    ] = None
     seed: Annotated[int, tyro.conf.arg(help="seed of everything random")] = 0
     devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
     distributed: Annotated[bool, tyro.conf.arg(help="join the other processes of this run; see the README")] = False
     force: Annotated[bool, tyro.conf.arg(help="go on in a working directory of other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
-    profile: Annotated[tuple[int, int] | None, tyro.conf.arg(help="trace the steps FIRST LAST with the JAX profiler")] = None
+    profile: Annotated[
+        tuple[int, int] | None, tyro.conf.arg(help="trace the steps FIRST LAST with the JAX profiler")
+    ] = None
     data_dir: Annotated[Path | None, tyro.conf.arg(help="where data sets lie; by default TFDS_DATA_DIR")] = None
 
 
@@ -80,13 +84,20 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
 
     console = Console()
     found = {name: Estimate(**_floats(fields)) for name, fields in summary["evaluation"].items()}
-    state = "had already finished" if summary.get("already_finished") else "converged" if summary["converged"] else "finished"
+    state = (
+        "had already finished"
+        if summary.get("already_finished")
+        else "converged"
+        if summary["converged"]
+        else "finished"
+    )
     console.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
     if found:
         console.print(table("test split", found))
     if summary["seconds_to_first_step"] and not summary.get("already_finished"):
         console.print(
-            f"first step after {summary['seconds_to_first_step']:.1f} s, of which {summary['compile_seconds']:.1f} s compiling",
+            f"first step after {summary['seconds_to_first_step']:.1f} s, "
+            f"of which {summary['compile_seconds']:.1f} s compiling",
             highlight=False,
         )
     for name, what in {

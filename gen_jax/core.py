@@ -68,7 +68,7 @@ class Objective(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """How a State begins and how a batch moves it on. Both are pure and can be traced; combinators return Algorithms."""
+    """How a State begins and how a batch moves it on. Both are pure; combinators return Algorithms."""
 
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
@@ -124,5 +124,5 @@ def fold(key: Array, *names: int | str | Array) -> Array:
 
 
 def weights(state: State, player: str) -> PyTree:
-    """A player's averaged parameters where `with_ema` keeps them, else its current ones. Use it to sample and evaluate."""
+    """A player's averaged parameters where `with_ema` keeps them, else its current ones: those to evaluate."""
     return state.extra.get("ema", {}).get(player, state.params[player])

@@ -82,7 +82,9 @@ def _said_in_box(text: str) -> str:
             parts.append([])
         elif line:
             parts[-1].append(line)
-    said = [" ".join(part) for part in parts[: next((i for i, p in enumerate(parts) if "helptext" in str(p)), None)] if part]
+    said = [
+        " ".join(part) for part in parts[: next((i for i, p in enumerate(parts) if "helptext" in str(p)), None)] if part
+    ]
     return said[-1] if said else " ".join(text.split())
 
 

@@ -28,7 +28,9 @@ class Log(Hook):
 
     def __init__(self, writer: Writer, steps: int, batch: int, prefix: str = "train/", bar: bool = True):
         self.writer, self.steps, self.batch, self.prefix = writer, steps, batch, prefix
-        self.bar = tqdm(total=steps, unit="step", disable=not (bar and is_writer()), dynamic_ncols=True, mininterval=0.5)
+        self.bar = tqdm(
+            total=steps, unit="step", disable=not (bar and is_writer()), dynamic_ncols=True, mininterval=0.5
+        )
         self.compile_seconds: float | None = None
         self.first_step_at: float | None = None  # wall-clock time
 

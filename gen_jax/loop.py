@@ -149,7 +149,9 @@ def read(totals: Metrics) -> dict[str, Any]:
     return values
 
 
-def _run(advance, zeros, source, state: State, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]) -> State:
+def _run(
+    advance, zeros, source, state: State, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]
+) -> State:
     """Calls the compiled step until the end, and the hooks at their steps."""
     step = int(state.step)
     for hook in hooks:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, State
+from gen_jax.core import State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.likelihood import Split
 
@@ -52,7 +52,9 @@ def density(model: Any, state: State, split: Split, key: Array) -> Figure:
     points = np.stack([across.ravel(), up.ravel()], axis=1)
     nll = -np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
     figure, (axis,) = _axes(1)
-    filled = axis.contourf(across, up, nll, levels=np.quantile(nll, np.linspace(0, 1, 30)), cmap="viridis_r", alpha=0.85)
+    filled = axis.contourf(
+        across, up, nll, levels=np.quantile(nll, np.linspace(0, 1, 30)), cmap="viridis_r", alpha=0.85
+    )
     axis.scatter(*x.T, s=6, c="white", edgecolors="black", linewidths=0.3)
     figure.colorbar(filled, ax=axis, label="negative log-likelihood (nats)")
     axis.set_title(f"density and {split.name} data")

@@ -1,4 +1,4 @@
-"""Tables in a Markdown file that the commands which measure them write, between `<!-- name -->` and `<!-- /name -->`."""
+"""Tables in a Markdown file, written between `<!-- name -->` and `<!-- /name -->` by the commands that measure them."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """A run and its working directory: train or resume an experiment, and open a finished one again.
 
-    workdir/
-      run.json            config file, knobs, seed, commit, versions, devices; what it reached
-      config.py           the config file's text as it was
-      metrics.jsonl       one line per report; tensorboard/ holds the same
-      checkpoints/        the newest and the best
-      plots/              pictures, by step; final ones without a number
-      evaluation.json     metrics on the test split
+workdir/
+  run.json            config file, knobs, seed, commit, versions, devices; what it reached
+  config.py           the config file's text as it was
+  metrics.jsonl       one line per report; tensorboard/ holds the same
+  checkpoints/        the newest and the best
+  plots/              pictures, by step; final ones without a number
+  evaluation.json     metrics on the test split
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +26,14 @@ import jax
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import State
-from gen_jax.data.catalogue import Dataset, load as load_data
-from gen_jax.data.source import Resident
+from gen_jax.data.catalogue import Dataset
+from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment, Loaded, load
 from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
 from gen_jax.logs import Writer, environment, read_record, write_json
-from gen_jax.loop import abstract_state, fit, initial_state
+from gen_jax.loop import abstract_state, fit
 from gen_jax.sharding import Layout, is_writer
 
 
@@ -187,7 +187,9 @@ class Run:
                 for name, figure in figures.items():
                     (self.workdir / "plots").mkdir(exist_ok=True)
                     figure.savefig(self.workdir / "plots" / f"{name}.png")
-                write_json(self.workdir / "evaluation.json", {"split": test.name, "step": summary["step"], **as_json(found)})
+                write_json(
+                    self.workdir / "evaluation.json", {"split": test.name, "step": summary["step"], **as_json(found)}
+                )
                 write_json(self.workdir / "run.json", self.recorded() | {"summary": summary})
             return summary
 
@@ -252,7 +254,9 @@ class Run:
         write_json(self.workdir / "run.json", record)
 
 
-def open_run(workdir: Path, config: Path | None = None, devices: int = 1, data_dir: Path | None = None) -> tuple[Run, str]:
+def open_run(
+    workdir: Path, config: Path | None = None, devices: int = 1, data_dir: Path | None = None
+) -> tuple[Run, str]:
     """The run of a working directory, and a warning ("" if none) where its config file is no longer what it was."""
     record = read_record(workdir)
     if record is None:

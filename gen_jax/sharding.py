@@ -1,6 +1,6 @@
 """Where a run lies: a mesh of devices ("data", "model"), the batch cut along "data", parameters by rules.
 
-EM's sums and the means of losses become all-reduces by themselves; nothing in the models or algorithms knows of devices.
+EM's sums and the means of losses become all-reduces by themselves: models and algorithms know nothing of devices.
 """
 
 from __future__ import annotations

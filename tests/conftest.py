@@ -27,7 +27,9 @@ def same():
     def check(a, b, rtol=0.0, atol=0.0):
         assert jax.tree.structure(a) == jax.tree.structure(b)
         for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)):
-            x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
+            x, y = (
+                jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y)
+            )
             x, y = np.asarray(x), np.asarray(y)
             assert x.dtype == y.dtype, jax.tree_util.keystr(path)
             if rtol or atol:

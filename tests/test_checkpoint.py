@@ -19,7 +19,9 @@ from gen_jax.sharding import Layout
 
 def state_at(step, scale=1.0, width=64):
     rng = np.random.default_rng(step)
-    params = {"a": {"w": jnp.asarray(scale * rng.normal(size=(width, 300)), jnp.float32), "b": jnp.zeros(3, jnp.bfloat16)}}
+    params = {
+        "a": {"w": jnp.asarray(scale * rng.normal(size=(width, 300)), jnp.float32), "b": jnp.zeros(3, jnp.bfloat16)}
+    }
     return State(jnp.int32(step), jax.random.key(7), params, {"a": (jnp.int32(step),)}, {})
 
 
@@ -175,7 +177,9 @@ def test_all_damaged_is_nothing(tmp_path):
 def test_another_model_is_an_error_not_damage(tmp_path):
     saved(tmp_path, [1])
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(UserError, match=r"params/a/w: float32\[64, 300\] in the checkpoint, float32\[32, 300\] in this run"):
+        with pytest.raises(
+            UserError, match=r"params/a/w: float32\[64, 300\] in the checkpoint, float32\[32, 300\] in this run"
+        ):
             checkpoints.restore(like(state_at(1, width=32)))
         half = state_at(1)
         half.params["a"]["w"] = half.params["a"]["w"].astype(jnp.bfloat16)  # orbax would cast it silently
@@ -261,6 +265,8 @@ from gen_jax.checkpoint import Checkpoints
 Checkpoints({str(tmp_path)!r}).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(sys.path[0])})
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": str(sys.path[0])}
+    )
     with Checkpoints(tmp_path):
         pass

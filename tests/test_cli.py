@@ -104,7 +104,9 @@ def test_more_steps_with_force(run, tmp_path):
     code, _, err = smoke(run, tmp_path / "w", "--tolerance", "0", "--steps", "9")
     assert code == 2 and "steps = 5 there, 9 here" in err
     assert smoke(run, tmp_path / "w", "--tolerance", "0", "--steps", "9", "--force")[0] == 0
-    assert [row["step"] for row in read_metrics(tmp_path / "w" / "metrics.jsonl") if "train/log_likelihood" in row] == list(range(1, 10))
+    assert [
+        row["step"] for row in read_metrics(tmp_path / "w" / "metrics.jsonl") if "train/log_likelihood" in row
+    ] == list(range(1, 10))
 
 
 def test_a_changed_config_file_is_noticed(run, tmp_path):
@@ -179,11 +181,11 @@ def write_config(tmp_path, body):
             "seed is an option of every run",
         ),
         (
-            "def config(steps: int = 1, smoke: bool = False):\n    return Experiment(GMM(2), em(GMM(2)), 'digitz', steps)\n",
+            "def config(steps=1, smoke=False):\n    return Experiment(GMM(2), em(GMM(2)), 'digitz', steps)\n",
             "did you mean digits",
         ),
         (
-            "def config(steps: int = 1, smoke: bool = False):\n    return Experiment(GMM(2), em(GMM(2)), 'mnist', steps)\n",
+            "def config(steps=1, smoke=False):\n    return Experiment(GMM(2), em(GMM(2)), 'mnist', steps)\n",
             "data prepare mnist",
         ),
         (
@@ -247,6 +249,10 @@ def test_from_a_shell():
     done = subprocess.run([sys.executable, "train.py", "configs/nope.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: there is no config") and done.stderr.count("\n") == 1
     done = subprocess.run(
-        [sys.executable, "-m", "gen_jax", "configs"], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+        [sys.executable, "-m", "gen_jax", "configs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
     )
     assert done.returncode == 0 and "vae_digits" in done.stdout

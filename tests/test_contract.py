@@ -70,7 +70,9 @@ def test_law_03_every_players_parameters_move(case):
     before = initial_state(case.algorithm, case.source)
     after = case.fit(case.cycle + 1)
     for player, params in before.params.items():
-        moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(after.params[player]))]
+        moved = [
+            not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(after.params[player]))
+        ]
         assert any(moved), player
 
 

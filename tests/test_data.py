@@ -126,7 +126,11 @@ def test_embedded_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
     data = load("digits")
-    assert {name: len(split["x"]) for name, split in data.splits.items()} == {"train": 1347, "validation": 150, "test": 300}
+    assert {name: len(split["x"]) for name, split in data.splits.items()} == {
+        "train": 1347,
+        "validation": 150,
+        "test": 300,
+    }
     ours = np.concatenate([split["x"] for split in data.splits.values()]).reshape(1797, -1)
     theirs = load_digits().data.astype(np.uint8)
     assert sorted(map(bytes, ours)) == sorted(map(bytes, theirs))
@@ -213,5 +217,7 @@ def test_two_processes_prepare_at_once(tmp_path):
 
     code = f"from gen_jax.data import load; print(len(load('blobs', {str(tmp_path)!r})['test']['x']))"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env, text=True) for _ in range(2)
+    ]
     assert [p.communicate(timeout=120)[0].split()[-1] for p in both] == ["250", "250"]

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from gen_jax.data.modes import ring
+from gen_jax.errors import UserError
 from gen_jax.evaluation import Estimate, Split, log_likelihood, mode_coverage
 from gen_jax.evaluation.likelihood import mean_over
 from gen_jax.evaluation.report import as_json, chosen, table
-from gen_jax.errors import UserError
 from gen_jax.plots import learning_curves, tiled
 
 
@@ -26,13 +26,19 @@ def test_mean_and_standard_error_do_not_depend_on_the_batch_size(batch):
 
 
 def test_padding_is_masked_even_where_it_would_be_nan():
-    run = mean_over(lambda state, batch, key: jnp.where(batch["index"] == 4, jnp.log(batch["x"][:, 0]), batch["x"][:, 0]))
-    mean, _ = run(None, Split("s", {"x": np.array([[1.0], [2.0], [3.0], [4.0], [1.0]], np.float32)}, batch=4), jax.random.key(0))
+    run = mean_over(
+        lambda state, batch, key: jnp.where(batch["index"] == 4, jnp.log(batch["x"][:, 0]), batch["x"][:, 0])
+    )
+    mean, _ = run(
+        None, Split("s", {"x": np.array([[1.0], [2.0], [3.0], [4.0], [1.0]], np.float32)}, batch=4), jax.random.key(0)
+    )
     assert mean == pytest.approx(2.0)
 
 
 def test_one_example_has_no_error():
-    mean, error = mean_over(lambda s, b, k: b["x"][:, 0])(None, Split("s", {"x": np.ones((1, 1), np.float32)}), jax.random.key(0))
+    mean, error = mean_over(lambda s, b, k: b["x"][:, 0])(
+        None, Split("s", {"x": np.ones((1, 1), np.float32)}), jax.random.key(0)
+    )
     assert mean == 1.0 and math.isnan(error)
 
 
@@ -46,7 +52,9 @@ def test_bits_per_dim_of_integer_data():
     found = log_likelihood(Coin())(None, Split("s", {"x": x}), jax.random.key(0))
     assert found["log_likelihood_bits_per_dim"].value == pytest.approx(1.0)
     assert found["log_likelihood"].unit == "nats" and found["log_likelihood"].kind == "exact"
-    assert "log_likelihood_bits_per_dim" not in log_likelihood(Coin())(None, Split("s", {"x": x * 1.0}), jax.random.key(0))
+    assert "log_likelihood_bits_per_dim" not in log_likelihood(Coin())(
+        None, Split("s", {"x": x * 1.0}), jax.random.key(0)
+    )
 
 
 class Points:

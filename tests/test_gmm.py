@@ -43,7 +43,13 @@ def test_each_iteration_is_scikit_learns():
     state = algorithm.init(jax.random.key(1), {"x": x})
     w, means, covariances = (np.asarray(p, np.float64) for p in parameters(state))
     theirs = GaussianMixture(
-        3, reg_covar=0.0, weights_init=w, means_init=means, precisions_init=np.linalg.inv(covariances), max_iter=1, warm_start=True
+        3,
+        reg_covar=0.0,
+        weights_init=w,
+        means_init=means,
+        precisions_init=np.linalg.inv(covariances),
+        max_iter=1,
+        warm_start=True,
     )
     step = jax.jit(algorithm.step)
     for _ in range(20):
@@ -64,7 +70,9 @@ def test_scale_and_offset_do_not_matter(scale, offset):
     _, _, expected = map(np.asarray, parameters(reference))
     _, _, found = map(np.asarray, parameters(state))
     tolerance = 0.02 if offset else 1e-3  # float32 itself stores 1000.1 to 6e-5, a 1000th of its spread
-    np.testing.assert_allclose(np.sort(np.linalg.det(found / scale**2)), np.sort(np.linalg.det(expected)), rtol=tolerance)
+    np.testing.assert_allclose(
+        np.sort(np.linalg.det(found / scale**2)), np.sort(np.linalg.det(expected)), rtol=tolerance
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +110,9 @@ def test_samples_have_the_mixtures_moments():
 
 
 def test_kmeans_plus_plus_spreads_over_far_clusters():
-    x = jnp.asarray(np.repeat(100.0 * np.arange(5)[:, None], 30, axis=0) + np.random.default_rng(0).normal(size=(150, 1)))
+    x = jnp.asarray(
+        np.repeat(100.0 * np.arange(5)[:, None], 30, axis=0) + np.random.default_rng(0).normal(size=(150, 1))
+    )
     for seed in range(10):
         centres = np.sort(np.asarray(kmeans_plus_plus(jax.random.key(seed), x, 5))[:, 0])
         np.testing.assert_allclose(centres, 100.0 * np.arange(5), atol=5)

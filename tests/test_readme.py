@@ -76,5 +76,7 @@ def test_no_address_path_or_machine_name_is_in_the_repository():
     for name in listed or [str(p.relative_to(ROOT)) for p in ROOT.glob("*.*")]:
         if name.endswith((".py", ".toml", ".lock", ".md", "Makefile", "run")):
             text = (ROOT / name).read_text()
-            assert not re.search(r"--(extra-)?index-url|pypi\.org|/home/\w|/root/", text) or name.startswith("tests/"), name
+            assert not re.search(r"--(extra-)?index-url|pypi\.org|/home/\w|/root/", text) or name.startswith(
+                "tests/"
+            ), name
     assert sys.version_info >= (3, 11)

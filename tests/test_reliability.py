@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -31,7 +30,12 @@ def start(*words, devices=1, **environment):
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **environment}
     env["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -69,7 +73,10 @@ def straight(tmp_path, **knobs):
 
 
 def test_same_seed_same_bits_another_seed_others(tmp_path):
-    runs = [Run.prepare(load(TINY, {"steps": 50}), tmp_path / str(i), seed=seed, devices=1) for i, seed in enumerate((0, 0, 1))]
+    runs = [
+        Run.prepare(load(TINY, {"steps": 50}), tmp_path / str(i), seed=seed, devices=1)
+        for i, seed in enumerate((0, 0, 1))
+    ]
     for run in runs:
         run.train(bar=False)
     a, b, c = (digest(run.state()) for run in runs)
@@ -239,7 +246,9 @@ def test_two_trainers_on_one_workdir(tmp_path, capsys):
 def test_a_damaged_newest_checkpoint_falls_back(tmp_path):
     workdir = straight(tmp_path, steps=100)
     before = digest(final(workdir, steps=100))
-    largest = max((f for f in (workdir / "checkpoints" / "100").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    largest = max(
+        (f for f in (workdir / "checkpoints" / "100").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size
+    )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 16
     largest.write_bytes(content)
@@ -298,7 +307,11 @@ def test_environment_does_not_matter(tmp_path):
     env |= {"LC_ALL": "C", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), str(TINY), "--steps", "25", "--no-progress"],
-        cwd=workdir, env=env, capture_output=True, text=True, timeout=120,
+        cwd=workdir,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert (workdir / "runs" / "tiny-steps=25" / "run.json").exists()

@@ -26,7 +26,9 @@ LAYOUTS = {
     "data": Layout(data=4),
     "two of four devices": Layout(data=2),
     "fsdp": Layout(data=4, fsdp=True),
-    "data and model": Layout(data=2, model=2, rules=(("Dense_1/kernel", P(None, "model")), ("Dense_0/kernel", P(None, "model")))),
+    "data and model": Layout(
+        data=2, model=2, rules=(("Dense_1/kernel", P(None, "model")), ("Dense_0/kernel", P(None, "model")))
+    ),
 }
 
 

@@ -20,7 +20,9 @@ from gen_jax.models.vae import VAE
 def test_binned_logistic_sums_to_one_and_is_scipys(location, log_scale):
     levels = 17
     k = jnp.arange(levels)
-    p = np.exp(np.asarray(BinnedLogistic(jnp.float32(location), jnp.float32(log_scale), levels).log_prob(k), np.float64))
+    p = np.exp(
+        np.asarray(BinnedLogistic(jnp.float32(location), jnp.float32(log_scale), levels).log_prob(k), np.float64)
+    )
     assert p.sum() == pytest.approx(1.0, abs=1e-5)
     edges = np.concatenate([[-np.inf], (2 * np.arange(levels - 1) + 1) / (levels - 1) - 1, [np.inf]])
     expected = np.diff(logistic(location, np.exp(max(log_scale, -7.0))).cdf(edges))

@@ -1,8 +1,8 @@
 """Data sets by name: our own offline builders, and the whole tensorflow-datasets catalogue through the same calls.
 
-    load("digits")["train"]["x"]            # embedded: prepared on first use, without network or TensorFlow
-    prepare("mnist", manual_dir="...")      # from its original files, or downloaded
-    prepare("cifar10")                      # any catalogue name; needs the `tfds` extra
+load("digits")["train"]["x"]            # embedded: prepared on first use, without network or TensorFlow
+prepare("mnist", manual_dir="...")      # from its original files, or downloaded
+prepare("cifar10")                      # any catalogue name; needs the `tfds` extra
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def _locked(home: Path):
         home.mkdir(parents=True, exist_ok=True)
         lock = open(home / "lock", "w")
     except OSError as error:
-        raise UserError(f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to a folder you own") from None
+        raise UserError(
+            f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to a folder you own"
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -200,7 +202,9 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m gen_jax data list` lists what there is"
         raise UserError(f"there is no data set {name!r}: {hint}") from None
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'` ({error})") from None
+        raise UserError(
+            f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'` ({error})"
+        ) from None
 
 
 def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:

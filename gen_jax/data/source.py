@@ -116,9 +116,7 @@ class Resident:
     def close(self) -> None: ...
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["batches", "start", "seed"], meta_fields=["transforms"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["batches", "start", "seed"], meta_fields=["transforms"])
 @dataclass(frozen=True)
 class Window:
     """The raw batches of some consecutive steps, stacked: (n, B, ...)."""

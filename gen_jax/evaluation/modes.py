@@ -1,4 +1,7 @@
-"""Mode coverage of two-dimensional mixtures, by the protocol of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018)."""
+"""Mode coverage of two-dimensional mixtures.
+
+The protocol is that of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) ->
             kl = float(sum(p * math.log(p * len(centres)) for p in share if p > 0))
             return {
                 "modes": Estimate(float(len(np.unique(nearest[good]))), math.nan, "modes", "estimate", samples),
-                "high_quality": Estimate(quality, math.sqrt(quality * (1 - quality) / samples), "share", "estimate", samples),
+                "high_quality": Estimate(
+                    quality, math.sqrt(quality * (1 - quality) / samples), "share", "estimate", samples
+                ),
                 "reverse_kl": Estimate(kl, math.nan, "nats", "estimate", samples),
             }
 

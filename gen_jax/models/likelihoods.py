@@ -25,7 +25,7 @@ class Bernoulli:
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
-    """Integers 0 .. levels - 1 by a logistic density summed over bins, the outer bins open (Salimans et al. 2017, eq. 2).
+    """Integers 0 .. levels - 1 by a logistic summed over bins, the outer ones open (Salimans et al. 2017, eq. 2).
 
     A proper probability of the stored integers: its mean is comparable between models in bits per dimension.
     """

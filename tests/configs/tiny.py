@@ -9,8 +9,8 @@ import time
 import optax
 
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.evaluation import mode_coverage
 from gen_jax.data.modes import ring
+from gen_jax.evaluation import mode_coverage
 from gen_jax.experiment import Experiment
 from gen_jax.loop import Hook
 from gen_jax.models.gan import GAN

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 
-
 class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A `tensorflow_datasets` builder over arrays. Subclasses give `features` and `arrays`.
 
@@ -48,5 +47,9 @@ def label(classes: int) -> tfds.features.ClassLabel:
 
 def divided(arrays: Mapping[str, np.ndarray], train: int, validation: int) -> dict[str, dict[str, np.ndarray]]:
     """The first `train` examples, the next `validation`, and the rest for test."""
-    cuts = {"train": slice(train), "validation": slice(train, train + validation), "test": slice(train + validation, None)}
+    cuts = {
+        "train": slice(train),
+        "validation": slice(train, train + validation),
+        "test": slice(train + validation, None),
+    }
     return {split: {name: a[cut] for name, a in arrays.items()} for split, cut in cuts.items()}

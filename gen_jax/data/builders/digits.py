@@ -7,9 +7,9 @@ from gen_jax.data.builders.arrays import ArrayBuilder, divided, label, vector
 
 
 class Digits(ArrayBuilder):
-    """1,797 scans of handwritten digits: (8, 8, 1) counts 0 .. 16 of inked pixels in 4x4 blocks (Alpaydin & Kaynak 1998).
+    """1,797 scans of handwritten digits: (8, 8, 1) counts 0 .. 16 of inked pixels in 4x4 blocks.
 
-    A fixed permutation divides them into 1,347 for training, 150 for validation and 300 for test.
+    From Alpaydin & Kaynak 1998. A fixed permutation divides them: 1,347 for training, 150 for validation, 300 for test.
     """
 
     def features(self):

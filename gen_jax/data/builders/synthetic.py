@@ -44,7 +44,7 @@ class TwoMoons(Plane):
 
 
 class Ring8(Plane):
-    """Eight Gaussians of standard deviation 0.01 on the unit circle (the protocol of VEEGAN, Srivastava et al. 2017)."""
+    """Eight Gaussians of standard deviation 0.01 on the unit circle (as in VEEGAN, Srivastava et al. 2017)."""
 
     CLASSES = 8
 
