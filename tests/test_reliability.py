@@ -25,11 +25,23 @@ ROOT = Path(__file__).parent.parent
 TINY = ROOT / "tests" / "configs" / "tiny.py"
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
+
+
 def start(*words, devices=1, **environment):
     """A command in a process of its own."""
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **environment}
     env["PYTHONPATH"] = str(ROOT)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=ROOT,
         env=env,
@@ -37,6 +49,8 @@ def start(*words, devices=1, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def train(workdir, *words, **options):

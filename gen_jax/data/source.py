@@ -36,14 +36,21 @@ def permuted(index, size: int, seed, epoch):
     exchanges the pair or not by one hashed bit, so it is a bijection for every size, without sorting or tables.
     """
     xp = np if isinstance(index, np.ndarray) else jnp
-    x = index.astype(xp.uint32)
     size, key = xp.uint32(size), _hash(_hash(xp.asarray(seed, xp.uint32)) + xp.asarray(epoch, xp.uint32))
-    for i in range(_ROUNDS):
+
+    def exchange(i, x):
         round_key = _hash(key + xp.asarray(2 * i + 1, xp.uint32))
         pivot = round_key % size
         partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
         swap = _hash(xp.maximum(x, partner) ^ _hash(round_key)) >> 31
-        x = xp.where(swap == 1, partner, x)
+        return xp.where(swap == 1, partner, x)
+
+    x = index.astype(xp.uint32)
+    if xp is np:
+        for i in range(_ROUNDS):
+            x = exchange(i, x)
+    else:  # as a loop: unrolled, some versions of XLA take minutes to compile it
+        x = lax.fori_loop(0, _ROUNDS, exchange, x)
     return x.astype(xp.int32)
 
 
@@ -57,14 +64,10 @@ def _hash(x):
 
 def _order(step, size: int, batch: int, seed, shuffle: bool):
     """(B,) the examples of a step."""
-    traced = isinstance(step, jax.Array)
-    xp, permute = (jnp, _permuted_once) if traced else (np, permuted)
+    xp = jnp if isinstance(step, jax.Array) else np
     per_epoch = size // batch
     index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
-    return permute(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
-
-
-_permuted_once = jax.jit(permuted, static_argnums=1)  # the rounds are traced once per process, not per use
+    return permuted(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
 
 
 def transformed(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
