@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from gen_jax.errors import UserError, exits, one_line_usage_errors
 
+PICTURES = (".png", ".pdf", ".svg")
 Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
 Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
@@ -38,8 +39,7 @@ def sample(
         seed: another seed, other examples
     """
     out = out or workdir / "samples.png"
-    if out.suffix not in (".png", ".pdf", ".svg", ".npz"):
-        raise UserError(f"--out {out}: the ending must be .png, .pdf, .svg or .npz")
+    _check_ending(out, (*PICTURES, ".npz"))
     if not 1 <= n <= 1_000_000:
         raise UserError(f"--n must be between 1 and 1,000,000, got {n}")
     import jax
@@ -73,18 +73,20 @@ def evaluate(
         metrics: names of metrics; by default those of the config
         split: train, validation, test, or a part such as test[:100]
     """
-    from gen_jax.evaluation.report import as_json, chosen, evaluator, table
-    from gen_jax.logs import write_json
+    from gen_jax.evaluation.report import chosen, evaluator, table
 
+    if metrics == []:
+        raise UserError("--metrics takes one or more names; leave it out for those of the config")
     run = _open(workdir, config, data_dir)
     wanted = run.experiment.metrics if metrics is None else chosen(run.experiment.metrics, metrics)
     part = run.experiment.split(run.data, split)
-    state = run.state(_step(step))
     try:
-        found = evaluator(run.experiment.model, wanted)(state, part)
-    except AttributeError as error:
+        measure = evaluator(run.experiment.model, wanted)
+    except AttributeError as error:  # a metric asks the model for something it does not have
         raise UserError(f"this model cannot be measured so: {error}") from None
-    write_json(workdir / "evaluation.json", {"split": part.name, "step": int(state.step), **as_json(found)})
+    state = run.state(_step(step))
+    found = measure(state, part)
+    run.keep_evaluation(part.name, int(state.step), found)
     Console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
 
 
@@ -101,6 +103,7 @@ def plot(workdir: Workdir, out: Path | None = None) -> None:
     if not rows:
         raise UserError(f"{workdir} has no metrics yet (metrics.jsonl)")
     out = out or workdir / "curves.png"
+    _check_ending(out, PICTURES)
     plots.learning_curves(rows, str(workdir)).savefig(out)
     print(f"learning curves in {out}")
 
@@ -158,10 +161,10 @@ def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"
     if write:
         write_section(write, "configs", markdown_table(header, [[f"`{row[0]}`", *row[1:]] for row in rows]))
     table = Table()
-    for column in header:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
+    table.add_column(header[0], no_wrap=True)
+    table.add_column("what it is; test split")
+    for name, said, reached, *_ in rows:
+        table.add_row(name, f"{said}\n{reached}".strip())
     Console().print(table)
 
 
@@ -183,6 +186,11 @@ def _reached(workdir: Path) -> list[str]:
     return ["; ".join(metrics), time, where]
 
 
+def _check_ending(out: Path, endings: tuple[str, ...]) -> None:
+    if out.suffix not in endings:
+        raise UserError(f"--out {out}: the ending must be {', '.join(endings[:-1])} or {endings[-1]}")
+
+
 def _open(workdir: Path, config: Path | None, data_dir: Path | None):
     from gen_jax.run import open_run, use_compilation_cache
 
@@ -202,6 +210,8 @@ def _step(step: str | None) -> int | str | None:
 
 
 def main() -> None:
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     with one_line_usage_errors():
         chosen, options = tyro.extras.subcommand_cli_from_dict(
             {command.__name__: _later(command) for command in (sample, evaluate, plot, data, configs)},

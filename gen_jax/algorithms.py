@@ -31,6 +31,8 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
     prefixes = [""] if len(objectives) == 1 else [f"{label}_" for label in labels]
     if len(set(labels)) < len(labels):
         raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
+    if any(objective.every < 1 for objective in objectives):
+        raise ValueError("an objective's `every` must be at least 1")
     if set(tx) != players:
         raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
 
@@ -99,6 +101,9 @@ def em(model: Mixture, every: int = 1) -> Algorithm:
     are summed before each M-step: exact EM over data that is n batches long. `state.opt` holds the running sum.
     """
 
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+
     def init(key: Array, batch: Batch) -> State:
         params, extra = model.init(fold(key, "init"), batch)
         state = State(jnp.int32(0), key, params, (), extra)
@@ -127,6 +132,9 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
     `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
     """
+
+    if not callable(decay) and not 0 <= decay < 1:
+        raise ValueError(f"the decay of an average must be in [0, 1), got {decay}")
 
     def init(key: Array, batch: Batch) -> State:
         state = algorithm.init(key, batch)
@@ -159,7 +167,8 @@ def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
     def cut(a: Array) -> Array:
         if a.shape[0] % n:
             raise ValueError(f"a batch of {a.shape[0]} cannot be cut into {n} equal parts: choose a multiple of {n}")
-        return a.reshape(n, a.shape[0] // n, *a.shape[1:])
+        # Every n-th row: a batch that is divided over devices gives parts that are.
+        return a.reshape(a.shape[0] // n, n, *a.shape[1:]).swapaxes(0, 1)
 
     return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, Parts(jax.tree.map(cut, batch))))
 

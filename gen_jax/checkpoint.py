@@ -20,10 +20,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gen_jax.core import PyTree, State
 from gen_jax.errors import CheckpointError, UserError
 from gen_jax.sharding import is_writer
+
+_NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Permission denied", "Too many open files")
 
 
 class Best(NamedTuple):
@@ -44,12 +47,21 @@ class Checkpoints:
     """The checkpoints in a folder, to be used as a context manager.
 
     keep: how many of the newest to keep (at least 2), besides the best.
+    config: the settings of the run, kept in every checkpoint; one of other settings is not restored.
     write: take the folder's lock, to save, clean up after killed runs and set damaged checkpoints aside. Without it
     checkpoints are only read.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 3, best: Best | None = None, write: bool = True):
-        self.folder, self.keep, self.best, self.write = Path(folder).resolve(), max(keep, 2), best, write
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        keep: int = 3,
+        best: Best | None = None,
+        config: Mapping[str, Any] | None = None,
+        write: bool = True,
+    ):
+        self.folder, self.keep, self.best = Path(folder).resolve(), max(keep, 2), best
+        self.config, self.write = config, write
         self._lock: Any = None
         self._orbax: Any = None
         self._saving: Any = None  # orbax's response to the save under way
@@ -85,11 +97,14 @@ class Checkpoints:
         return step if score > -math.inf else None
 
     def save(self, step: int, state: State, metrics: Mapping[str, float] | None = None) -> bool:
-        """Starts to save; the state may be donated as soon as this returns. False if the state holds NaN."""
-        if bool(_any_nan(state.params)):
+        """Starts to save; the state may be donated as soon as this returns. False, and nothing saved, if a
+        parameter or an extra is NaN or infinite."""
+        if not bool(_all_finite((state.params, state.extra))):
             return False
         orbax = self._open()
         known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        if self.best and known and self.best.metric not in known:
+            raise UserError(f"the best checkpoint is chosen by {self.best.metric!r}, but there are {sorted(known)}")
         self.wait()
         if step in self.steps:
             return True
@@ -98,7 +113,12 @@ class Checkpoints:
                 step,
                 {"state": state},
                 metrics={name: value for name, value in known.items() if math.isfinite(value)},
-                custom_metadata={"sha256": digest(state), "leaves": layout(state)},
+                custom_metadata={
+                    "format": 1,
+                    "sha256": digest(state),
+                    "leaves": layout(state),
+                    "config": None if self.config is None else dict(self.config),
+                },
             )
         if self._saving is None:
             raise CheckpointError(f"checkpoint {step} was refused: {self.folder} holds a later step")
@@ -112,35 +132,68 @@ class Checkpoints:
                 saving.result()  # which also closes its thread and its three open files
 
     def restore(self, like: State, step: int | None = None) -> State | None:
-        """The newest sound checkpoint, or that of `step`; None if there is none.
+        """The newest sound checkpoint, or that of `step`; None if there is none at all.
 
         like: the abstract State (`loop.abstract_state` with shardings): its devices need not be those that saved it.
-        A checkpoint of other shapes or dtypes is a UserError; a damaged one is set aside with a warning.
+        A checkpoint of other shapes or dtypes is a UserError. A damaged one is set aside with a warning; that none is
+        sound, or that reading fails for another reason (memory, permissions), is a CheckpointError.
         """
-        if not self.steps:
-            return None
-        orbax = self._open()
-        for found in sorted(self.steps, reverse=True) if step is None else [step]:
-            try:
-                meta = orbax.checkpointables_metadata(found).custom_metadata
-                _check_layout(found, meta["leaves"], layout(like))
-                state = orbax.load_checkpointables(found, {"state": like})["state"]
-                if digest(state) != meta["sha256"]:
-                    raise ValueError("its content does not match its SHA-256")
+        found = self._newest() if step is None else step
+        damaged = []
+        while found is not None:
+            state, reason = self._load(found, like)
+            if state is not None:
                 return state
-            except UserError:
-                raise
-            except Exception as error:  # orbax and tensorstore have no common base class
-                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-                if step is not None:
-                    raise CheckpointError(f"checkpoint {found} in {self.folder} is damaged ({reason})") from error
-                self._set_aside(found, reason)
+            if step is not None:
+                raise CheckpointError(f"checkpoint {found} in {self.folder} is damaged ({reason})")
+            damaged.append(found)
+            self._set_aside(found, reason)
+            found = self._newest(below=found)
+        if damaged:
+            raise CheckpointError(
+                f"none of the checkpoints {damaged} in {self.folder} is sound; to start afresh, remove that folder"
+            )
         return None
+
+    def _newest(self, below: int | None = None) -> int | None:
+        """The newest step as the first process sees it."""
+        step = max((s for s in self.steps if below is None or s < below), default=-1)
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        return None if step < 0 else step
+
+    def _load(self, step: int, like: State) -> tuple[State | None, str]:
+        """A State that equals the saved one bit for bit in every process, or None and why not."""
+        orbax, state, meta, reason = self._open(), None, {}, ""
+        try:
+            meta = orbax.checkpointables_metadata(step).custom_metadata
+            _check_layout(step, meta["leaves"], layout(like))
+            self._check_config(step, meta)
+            state = orbax.load_checkpointables(step, {"state": like})["state"]
+        except UserError:
+            raise
+        except Exception as error:  # orbax and tensorstore have no common base class
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            if isinstance(error, (MemoryError, PermissionError)) or any(word in str(error) for word in _NOT_DAMAGE):
+                raise CheckpointError(f"checkpoint {step} in {self.folder} cannot be read: {reason}") from error
+        if not _everywhere(state is not None):
+            return None, reason or "another process could not read it"
+        if digest(state) != meta["sha256"]:
+            return None, "its content does not match its SHA-256"
+        return state, ""
+
+    def _check_config(self, step: int, meta: Mapping[str, Any]) -> None:
+        there, here = meta.get("config"), self.config
+        if here is not None and there is not None and there != here:
+            names = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+            changes = "; ".join(f"{name} = {there.get(name)} there, {here.get(name)} here" for name in names)
+            raise UserError(f"checkpoint {step} in {self.folder} is of other settings: {changes}")
 
     def _set_aside(self, step: int, reason: str) -> None:
         action = f"; it is kept as damaged-{step}" if self.write else ""
         warnings.warn(
-            f"checkpoint {step} in {self.folder} is damaged ({reason}){action}; using the one before", stacklevel=3
+            f"checkpoint {step} in {self.folder} is damaged ({reason}){action}; looking for the one before",
+            stacklevel=3,
         )
         if not self.write:
             return
@@ -150,10 +203,7 @@ class Checkpoints:
             while target.exists():
                 target, number = self.folder / f"damaged-{step}-{number}", number + 1
             (self.folder / str(step)).rename(target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"set aside {step}")
+        _everywhere(True)  # no process goes on before it is renamed
         self._orbax.reload()
 
     def _open(self) -> Any:
@@ -220,16 +270,21 @@ def _host(leaf: Any) -> np.ndarray:
         if leaf.is_fully_replicated:
             leaf = leaf.addressable_data(0)
         else:
-            from jax.experimental import multihost_utils
-
             leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return np.atleast_1d(np.asarray(leaf))
 
 
 @jax.jit
-def _any_nan(params: PyTree) -> jax.Array:
-    inexact = [a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return jnp.any(jnp.array([jnp.isnan(a).any() for a in inexact]))
+def _all_finite(tree: PyTree) -> jax.Array:
+    inexact = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(a).all() for a in inexact]))
+
+
+def _everywhere(ok: bool) -> bool:
+    """Whether it is so in every process; all of them wait for each other here."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
 
 
 def _check_layout(step: int, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,6 @@ def parse(loaded: Loaded, arguments: Sequence[str]) -> tuple[Loaded, Options]:
             prog=f"train.py {loaded.path}",
             description=(loaded.config.__globals__.get("__doc__") or "").strip(),
             args=list(arguments),
-            use_underscores=True,
         )
     values = {name: getattr(parsed, name) for name in knobs}
     return loaded.with_knobs(values), Options(**{name: getattr(parsed, name) for name in options})
@@ -67,9 +67,8 @@ def train(path: str, arguments: Sequence[str]) -> None:
     from gen_jax.run import Run, use_compilation_cache
     from gen_jax.sharding import is_writer, start_processes
 
-    if options.cache:
-        use_compilation_cache()
-    if options.distributed:
+    use_compilation_cache(options.cache)
+    if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         start_processes()
     run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir)
     summary = run.train(bar=options.progress, force=options.force, profile=options.profile)
@@ -87,14 +86,14 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
     state = (
         "had already finished"
         if summary.get("already_finished")
-        else "converged"
-        if summary["converged"]
+        else "stopped early"
+        if summary["stopped_early"]
         else "finished"
     )
     console.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
     if found:
         console.print(table("test split", found))
-    if summary["seconds_to_first_step"] and not summary.get("already_finished"):
+    if summary.get("seconds_to_first_step") and not summary.get("already_finished"):
         console.print(
             f"first step after {summary['seconds_to_first_step']:.1f} s, "
             f"of which {summary['compile_seconds']:.1f} s compiling",

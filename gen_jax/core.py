@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Mean(NamedTuple):
         values = jnp.asarray(values, jnp.float32)
         if weights is None:
             return cls(values.sum(), jnp.float32(values.size))
-        return cls((values * weights).sum(), weights.sum().astype(jnp.float32))
+        kept = jnp.where(weights > 0, values * weights, 0.0)  # a masked NaN is no NaN
+        return cls(kept.sum(), weights.sum().astype(jnp.float32))
 
     @property
     def value(self) -> Array:
@@ -74,7 +75,6 @@ class Algorithm(NamedTuple):
     step: Callable[[State, Any], tuple[State, Metrics]]
 
 
-@runtime_checkable
 class Model(Protocol):
     """A frozen dataclass of hyper-parameters and Flax modules."""
 

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 
@@ -38,6 +39,7 @@ class Preempted(Exception):
 def exits(main: Callable[[], None]) -> None:
     """Runs a command line's `main`: the errors above become one line on stderr and their exit code."""
     code = 0
+    warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     try:
         main()
     except (UserError, NonFiniteError, CheckpointError, Preempted) as error:
@@ -85,7 +87,7 @@ def _said_in_box(text: str) -> str:
     said = [
         " ".join(part) for part in parts[: next((i for i, p in enumerate(parts) if "helptext" in str(p)), None)] if part
     ]
-    return said[-1] if said else " ".join(text.split())
+    return said[-1].removeprefix("Error ") if said else " ".join(text.split())
 
 
 def code_of(error: BaseException) -> int:

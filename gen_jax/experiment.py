@@ -39,7 +39,8 @@ class Experiment:
     metrics, plots: functions from `gen_jax.evaluation` and `gen_jax.plots`, run every `evaluate_every` and `plot_every`
     steps on the validation split, and at the end on the test split.
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host.
-    best: which metric decides the best checkpoint. hooks: more hooks, e.g. `StopWhen`.
+    keep, best: how many of the newest checkpoints to keep, and which metric decides the best one.
+    hooks: more hooks, e.g. `StopWhen`.
     """
 
     model: Any
@@ -55,6 +56,7 @@ class Experiment:
     evaluate_every: int = 1000
     plot_every: int = 1000
     checkpoint_every: int = 1000
+    keep: int = 3
     best: Best | None = None
     hooks: Sequence[Hook] = ()
     layout: Layout = Layout()
@@ -67,6 +69,8 @@ class Experiment:
         for name in ("steps", "chunk", "report_every", "evaluate_every", "plot_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.best and self.checkpoint_every % self.evaluate_every:
+            raise UserError("to keep the best checkpoint, checkpoint_every must be a multiple of evaluate_every")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch must be at least 1, got {self.batch}")
 

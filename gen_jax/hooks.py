@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import State
-from gen_jax.errors import NonFiniteError
+from gen_jax.errors import NonFiniteError, UserError
 from gen_jax.logs import Writer
 from gen_jax.loop import Hook, Values
 from gen_jax.sharding import is_writer
@@ -37,7 +36,7 @@ class Log(Hook):
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
 
-    def begin(self, step: int, state: State) -> None:
+    def begin(self, step: int, names: Sequence[str]) -> None:
         self.bar.update(step - self.bar.n)
         self._mark, self._new = (step, time.perf_counter()), {}
 
@@ -90,16 +89,20 @@ class Plot(Hook):
 
 
 class Checkpoint(Hook):
-    """Saves the State; owns the folder's lock during the run. `metrics` is read for the best checkpoint."""
+    """Saves the State. `metrics(step)` returns what was measured at a step, for the choice of the best checkpoint."""
 
-    def __init__(self, checkpoints: Checkpoints, every: int, metrics: Mapping[str, Any] | None = None):
-        self.checkpoints, self.every, self.metrics = checkpoints, every, {} if metrics is None else metrics
+    urgent = True
+
+    def __init__(
+        self, checkpoints: Checkpoints, every: int, metrics: Callable[[int], Mapping[str, Any]] = lambda step: {}
+    ):
+        self.checkpoints, self.every, self.metrics = checkpoints, every, metrics
         self.seconds = 0.0  # spent while the loop waited for a save to start
 
     def visit(self, step: int, state: State) -> None:
         start = time.perf_counter()
-        if not self.checkpoints.save(step, state, self.metrics):
-            raise NonFiniteError(f"a parameter is NaN at step {step}{_advice(self.checkpoints)}")
+        if not self.checkpoints.save(step, state, self.metrics(step)):
+            raise NonFiniteError(f"a parameter is not finite at step {step}{_advice(self.checkpoints)}")
         self.seconds += time.perf_counter() - start
 
 
@@ -111,11 +114,15 @@ class StopWhen(Hook):
 
     def __init__(self, metric: str, tolerance: float, patience: int = 1, relative: bool = False):
         self.metric, self.tolerance, self.patience, self.relative = metric, tolerance, patience, relative
+
+    def begin(self, step: int, names: Sequence[str]) -> None:
+        if self.metric not in names:
+            raise UserError(f"StopWhen watches {self.metric!r}, but the metrics are {', '.join(names)}")
         self.last, self.calm = math.inf, 0
 
     def report(self, step: int, values: Values) -> bool:
-        if self.metric not in values:
-            raise KeyError(f"StopWhen watches {self.metric!r}, but the metrics are {sorted(values)}")
+        if self.metric not in values:  # its player had no turn
+            return False
         value = float(np.mean(values[self.metric]))
         scale = abs(value) if self.relative else 1.0
         self.calm = self.calm + 1 if abs(value - self.last) < self.tolerance * scale else 0
@@ -144,13 +151,20 @@ class Profile(Hook):
     """Traces the steps first .. last with the JAX profiler, to be opened in TensorBoard or Perfetto."""
 
     def __init__(self, folder: str | os.PathLike, first: int = 10, last: int = 20):
-        self.folder, self.first, self.last, self.running = str(folder), first, last, False
+        if not 1 <= first < last:
+            raise UserError(f"profile the steps FIRST to LAST with 1 <= FIRST < LAST, got {first} and {last}")
+        self.folder, self.at, self.running = str(folder), (first, last), False
 
-    def poll(self, step: int) -> None:
-        if not self.running and self.first <= step < self.last:
+    def begin(self, step: int, names: Sequence[str]) -> None:
+        if step >= self.at[0]:
+            raise UserError(f"step {self.at[0]} cannot be profiled: the run resumes at step {step}")
+
+    def visit(self, step: int, state: State) -> None:
+        state.step.block_until_ready()
+        if step == self.at[0]:
             jax.profiler.start_trace(self.folder)
             self.running = True
-        elif self.running and step >= self.last:
+        else:
             self.__exit__()
 
     def __exit__(self, *error: Any) -> None:
@@ -185,7 +199,8 @@ class Preempt(Hook):
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        print(f"\n{self.received.name}: finishing the step and saving; again to quit at once", file=sys.stderr)
+        said = f"\n{self.received.name}: finishing the step and saving; again to quit at once\n"
+        os.write(2, said.encode())  # print may be in use where the signal came
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -23,11 +23,11 @@ from gen_jax.sharding import is_writer
 class Writer:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `folder`; only the first process writes.
 
-    `latest` holds the newest value of every metric. A run resumed at step s first drops the lines after s.
+    A run resumed at step s first drops the lines after s.
     """
 
     def __init__(self, folder: str | os.PathLike, resumed_at: int = 0):
-        self.latest: dict[str, Any] = {}
+        self._row: tuple[int, dict[str, Any]] = (-1, {})
         self._file = self._board = None
         if not is_writer():
             return
@@ -37,14 +37,12 @@ class Writer:
         draft = path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
         draft.replace(path)
-        for row in kept:
-            self.latest.update(row)
         self._file = open(path, "a", buffering=1)
         self._path, self._resumed_at = folder / "tensorboard", resumed_at
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step, the wall-clock time and the values (null where not finite)."""
-        self.latest.update(values)
+        self._row = (step, self.at(step) | values)
         if self._file is None:
             return
         row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(v) for name, v in values.items()}
@@ -56,7 +54,12 @@ class Writer:
         for name, value in values.items():
             many = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
             for label, v in many.items():
-                self._board.add_scalar(label, v, step)
+                if math.isfinite(v):
+                    self._board.add_scalar(label, v, step)
+
+    def at(self, step: int) -> dict[str, Any]:
+        """What was written at this very step."""
+        return self._row[1] if self._row[0] == step else {}
 
     def close(self) -> None:
         if self._file is not None:
@@ -85,18 +88,26 @@ def _plain(value: Any) -> Any:
 
 def read_record(workdir: Path) -> dict[str, Any] | None:
     """run.json, None if there is none."""
+    return read_json(workdir / "run.json")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file, None if there is none."""
     try:
-        return json.loads((workdir / "run.json").read_text())
-    except FileNotFoundError:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:
     """Complete or not at all."""
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with open(draft, "w") as file:
+        file.write(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut could leave an empty file
     draft.replace(path)
 
 

@@ -28,18 +28,21 @@ _AHEAD = 2  # calls of the compiled step that may be under way: enough to keep t
 class Hook:
     """Something that watches a run. Every method may be left out; one that returns True stops the run.
 
-    `every` is how often `visit` is called, in steps; 0 is never. `visit` is also called at the last step.
+    `visit` is called every `every` steps (0 is never), at the steps `at`, and at the last step. When `poll` stops the
+    run there is no time to lose: then only `urgent` hooks visit the last step.
     """
 
     every: int = 0
+    at: Sequence[int] = ()
+    urgent: bool = False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error: Any) -> None: ...
 
-    def begin(self, step: int, state: State) -> None:
-        """Before the first step of this process."""
+    def begin(self, step: int, names: Sequence[str]) -> None:
+        """Before the first step of this process; `names` are the metrics that reports can hold."""
 
     def poll(self, step: int) -> bool | None:
         """After each call of the compiled step, which may still be running."""
@@ -88,15 +91,15 @@ def fit(
     if mesh.size > 1:
         algorithm = over_data(algorithm, mesh)
     algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # traced once, however often used below
-    shardings = layout.shardings(abstract_state(algorithm, source), mesh)
-    if state is None:
-        state = initial_state(algorithm, source, seed, shardings)
-    else:
-        state = jax.device_put(state, shardings)
-    advance = compiled(algorithm, chunk, shardings)
-    zeros = zero_metrics(algorithm, state, source, shardings)
     with ExitStack() as stack:
         stack.callback(source.close)
+        shardings = layout.shardings(abstract_state(algorithm, source), mesh)
+        if state is None:
+            state = initial_state(algorithm, source, seed, shardings)
+        else:
+            state = jax.device_put(state, shardings)
+        advance = compiled(algorithm, chunk, shardings)
+        zeros = zero_metrics(algorithm, state, source, shardings)
         for hook in hooks:
             stack.enter_context(hook)
         return _run(advance, zeros, source, state, steps, chunk, report_every, hooks)
@@ -104,7 +107,7 @@ def fit(
 
 def abstract_state(algorithm: Algorithm, source: Any) -> State:
     """The shapes and dtypes of a run's State; nothing is computed or allocated."""
-    return jax.eval_shape(lambda view: algorithm.init(jax.random.key(0), view.batch_at(0)), source.window(0, 1))
+    return jax.eval_shape(lambda view: algorithm.init(jax.random.key(0), view.batch_at(0)), source.example())
 
 
 def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: Any = None) -> State:
@@ -113,7 +116,7 @@ def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: A
     def init(key: jax.Array, view: Any) -> State:
         return algorithm.init(key, view.batch_at(0))
 
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed), source.window(0, 1))
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed), source.example())
 
 
 def compiled(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Callable[..., Any]:
@@ -134,7 +137,7 @@ def compiled(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Cal
 
 def zero_metrics(algorithm: Algorithm, state: State, source: Any, shardings: Any = None) -> Callable[[], Metrics]:
     """Makes metrics that have counted nothing yet."""
-    shapes = jax.eval_shape(chunked(algorithm, 1).step, state, source.window(0, 1))[1]
+    shapes = jax.eval_shape(chunked(algorithm, 1).step, state, source.example())[1]
     out = None if shardings is None else shardings.step
     return jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=out)
 
@@ -153,37 +156,49 @@ def _run(
     advance, zeros, source, state: State, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]
 ) -> State:
     """Calls the compiled step until the end, and the hooks at their steps."""
-    step = int(state.step)
+    step, totals, unread, running = int(state.step), zeros(), None, deque()
     for hook in hooks:
-        hook.begin(step, state)
-    cadences = [report_every, *(hook.every for hook in hooks if hook.every)]
-    totals, unread, running = zeros(), None, deque()
+        hook.begin(step, list(totals))
+    visiting = [hook for hook in hooks if hook.every or hook.at]
     stop = False
     while step < steps and not stop:
-        boundary = min(steps, *(step - step % every + every for every in cadences))
-        n = min(chunk, boundary - step)
+        n = min(chunk, _next_event(step, steps, report_every, visiting) - step)
         state, totals, token = advance(state, totals, source.window(step, n), n if chunk == 1 else np.int32(n))
         step += n
         running.append(token)
         if len(running) > _AHEAD:
             running.popleft().block_until_ready()
-        stop = _any(hook.poll(step) for hook in hooks)
+        stop = interrupted = _any(hook.poll(step) for hook in hooks)
         if unread:  # the report of an earlier step, which by now is finished
             stop |= _report(hooks, *unread)
             unread = None
         if step % report_every == 0 or step == steps or stop:
             unread, totals = (step, totals), zeros()
-        visitors = [hook for hook in hooks if hook.every and (step % hook.every == 0 or step == steps or stop)]
-        if unread and (visitors or step == steps or stop):
+        due = [hook for hook in visiting if _is_due(hook, step)]
+        if unread and (due or step == steps or stop):
             stop |= _report(hooks, *unread)
             unread = None
-        stop |= _any(hook.visit(step, state) for hook in visitors)
-        if stop:
-            _any(hook.visit(step, state) for hook in hooks if hook.every and hook not in visitors)
-        elif visitors:
+        if step == steps or stop:
+            due = [hook for hook in visiting if hook.urgent or not interrupted]
+        asked = _any(hook.visit(step, state) for hook in due)
+        if asked and not stop:  # the others see the last state too
+            _any(hook.visit(step, state) for hook in visiting if hook not in due)
+        stop |= asked
+        if due and not stop:
             for hook in hooks:
                 hook.resume(step)
     return state
+
+
+def _next_event(step: int, steps: int, report_every: int, hooks: Sequence[Hook]) -> int:
+    """The next step at which a call of the compiled program must end."""
+    cadences = [report_every, *(hook.every for hook in hooks if hook.every)]
+    marks = [mark for hook in hooks for mark in hook.at if mark > step]
+    return min(steps, *(step - step % every + every for every in cadences), *marks)
+
+
+def _is_due(hook: Hook, step: int) -> bool:
+    return bool(hook.every and step % hook.every == 0) or step in hook.at
 
 
 def _report(hooks: Sequence[Hook], step: int, totals: Metrics) -> bool:

@@ -29,10 +29,11 @@ from gen_jax.core import State
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import Preempted, UserError
+from gen_jax.evaluation.likelihood import Estimate
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment, Loaded, load
 from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
-from gen_jax.logs import Writer, environment, read_record, write_json
+from gen_jax.logs import Writer, environment, read_json, read_record, write_json
 from gen_jax.loop import abstract_state, fit
 from gen_jax.sharding import Layout, is_writer
 
@@ -43,14 +44,17 @@ def default_workdir(loaded: Loaded, seed: int) -> Path:
     return Path("runs", "-".join([loaded.name, *(part.replace("/", "_") for part in parts)]))
 
 
-def use_compilation_cache(folder: str | os.PathLike | None = None) -> None:
+def use_compilation_cache(on: bool = True) -> None:
     """Keeps compiled programs for the next run, in JAX_COMPILATION_CACHE_DIR or a folder of the user's cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gen_jax" / "compiled"
-    folder = Path(folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or base)
+    if not on:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     try:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen_jax" / "compiled"
+        folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return  # an unwritable cache must not stop a run
+    except (OSError, RuntimeError):
+        return  # no home, or not writable: that must not stop a run
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -69,15 +73,25 @@ class Run:
 
     @classmethod
     def prepare(
-        cls, loaded: Loaded, workdir: Path | None = None, seed: int = 0, devices: int = 0, data_dir: Path | None = None
+        cls,
+        loaded: Loaded,
+        workdir: Path | None = None,
+        seed: int = 0,
+        devices: int = 0,
+        data_dir: Path | None = None,
+        layout: Layout | None = None,
     ) -> Run:
-        """Builds the experiment and loads its data; everything that can be wrong with either is found here."""
+        """Builds the experiment and loads its data; everything that can be wrong with either is found here.
+
+        devices: how many to divide the batch over, instead of what the experiment's layout (or `layout`) says.
+        """
         if not 0 <= seed < 2**32:
             raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
         if devices < 0:
             raise UserError(f"--devices must be at least 1, or 0 for all, got {devices}")
         experiment = loaded.build()
-        layout = replace(experiment.layout, data=devices or experiment.layout.data)
+        layout = layout or experiment.layout
+        layout = replace(layout, data=devices or layout.data)
         data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
         run = cls(loaded, workdir or default_workdir(loaded, seed), seed, experiment, data, layout)
         run._check()
@@ -97,8 +111,9 @@ class Run:
     def source(self) -> Any:
         return self.experiment.source(self.data, self.seed)
 
-    def checkpoints(self, write: bool) -> Checkpoints:
-        return Checkpoints(self.workdir / "checkpoints", best=self.experiment.best, write=write)
+    def checkpoints(self, write: bool, config: Mapping[str, Any] | None = None) -> Checkpoints:
+        folder, experiment = self.workdir / "checkpoints", self.experiment
+        return Checkpoints(folder, experiment.keep, experiment.best, config, write)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the run's State."""
@@ -123,75 +138,92 @@ class Run:
 
         Raises Preempted after a signal, once everything is saved.
         """
-        experiment, writer_process = self.experiment, is_writer()
+        experiment = self.experiment
         self._claim(force)
-        with self.checkpoints(write=True) as checkpoints:
-            if writer_process:
-                self._record(force)
+        # With --force, checkpoints of other settings are taken too; those saved from now on have the new ones.
+        with self.checkpoints(write=True, config=None if force else self._identity()) as checkpoints:
+            self._record(force)
             state = checkpoints.restore(self.abstract_state()) if checkpoints.steps else None
+            checkpoints.config = self._identity()
             start = 0 if state is None else int(state.step)
             done = self.summary()
-            if start >= experiment.steps or (done.get("converged") and done.get("step") == start):
+            if done.get("step") == start and (start >= experiment.steps or done["stopped_early"]):
                 return {**done, "already_finished": True}
-            writer = Writer(self.workdir, resumed_at=start)
             evaluate = evaluator(experiment.model, experiment.metrics)
-            validation, test = (experiment.split(self.data, name) for name in ("validation", "test"))
+            timings = {"resumed_at": start}
+            if start < experiment.steps:
+                state, more = self._fit(state, start, checkpoints, evaluate, bar, profile)
+                timings |= more
+            return self._finish(state, evaluate, timings)
 
-            def validate(state: State) -> Mapping[str, float]:
-                return {f"validation/{name}": e.value for name, e in evaluate(state, validation).items()}
+    def _fit(self, state, start, checkpoints, evaluate, bar, profile) -> tuple[State, dict[str, Any]]:
+        """The training loop with its hooks, until all is saved."""
+        experiment, validation = self.experiment, self.experiment.split(self.data, "validation")
+        writer = Writer(self.workdir, resumed_at=start)
 
-            log = Log(writer, experiment.steps, self.source.batch_size, bar=bar)
-            preempt = Preempt()
-            saving = Checkpoint(checkpoints, experiment.checkpoint_every, writer.latest)
-            hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks]
-            if experiment.metrics:
-                hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
-            if experiment.plots:
-                hooks.append(Plot(lambda s: self._draw(s, validation), self.workdir / "plots", experiment.plot_every))
-            if profile:
-                hooks.append(Profile(self.workdir / "profile", *profile))
-            try:
-                state = fit(
-                    experiment.algorithm,
-                    self.source,
-                    experiment.steps,
-                    state=state,
-                    seed=self.seed,
-                    chunk=experiment.chunk,
-                    report_every=experiment.report_every,
-                    hooks=[*hooks, saving, preempt],
-                    layout=self.layout,
-                )
-                checkpoints.wait()
-                if preempt.received:
-                    raise Preempted(
-                        f"stopped by {preempt.received.name} at step {int(state.step)}, saved in {self.workdir}; "
-                        "the same command resumes it"
-                    )
-                found = evaluate(state, test)
-                figures = self._draw(state, test)
-            finally:
-                writer.close()
-            summary = {
-                "step": int(state.step),
-                "resumed_at": start,
-                "seconds": round(time.time() - gen_jax.IMPORTED, 1),
-                "converged": int(state.step) < experiment.steps,
-                "evaluation": as_json(found),
-                "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
-                "compile_seconds": log.compile_seconds and round(log.compile_seconds, 2),
-                "checkpoint_blocking_seconds": round(saving.seconds, 2),
-                "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            }
-            if writer_process:
-                for name, figure in figures.items():
-                    (self.workdir / "plots").mkdir(exist_ok=True)
-                    figure.savefig(self.workdir / "plots" / f"{name}.png")
-                write_json(
-                    self.workdir / "evaluation.json", {"split": test.name, "step": summary["step"], **as_json(found)}
-                )
-                write_json(self.workdir / "run.json", self.recorded() | {"summary": summary})
-            return summary
+        def validate(state: State) -> Mapping[str, float]:
+            return {f"validation/{name}": e.value for name, e in evaluate(state, validation).items()}
+
+        log = Log(writer, experiment.steps, self.source.batch_size, bar=bar)
+        saving = Checkpoint(checkpoints, experiment.checkpoint_every, writer.at)
+        preempt = Preempt()
+        hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks]
+        if experiment.metrics:
+            hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
+        if experiment.plots:
+            hooks.append(Plot(lambda s: self._draw(s, validation), self.workdir / "plots", experiment.plot_every))
+        if profile:
+            hooks.append(Profile(self.workdir / "profile", *profile))
+        try:
+            state = fit(
+                experiment.algorithm,
+                self.source,
+                experiment.steps,
+                state=state,
+                seed=self.seed,
+                chunk=experiment.chunk,
+                report_every=experiment.report_every,
+                hooks=[*hooks, saving, preempt],
+                layout=self.layout,
+            )
+            checkpoints.wait()
+        finally:
+            writer.close()
+        if preempt.received and int(state.step) < experiment.steps:
+            raise Preempted(
+                f"stopped by {preempt.received.name} at step {int(state.step)}, saved in {self.workdir}; "
+                "the same command resumes it"
+            )
+        return state, {
+            "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
+            "compile_seconds": log.compile_seconds and round(log.compile_seconds, 2),
+            "checkpoint_blocking_seconds": round(saving.seconds, 2),
+        }
+
+    def _finish(self, state: State, evaluate, timings: Mapping[str, Any]) -> dict[str, Any]:
+        """The evaluation and pictures on the test split, and the summary."""
+        test = self.experiment.split(self.data, "test")
+        found, figures = evaluate(state, test), self._draw(state, test)
+        summary = {
+            "step": int(state.step),
+            "stopped_early": int(state.step) < self.experiment.steps,
+            "evaluation": as_json(found),
+            "seconds": round(time.time() - gen_jax.IMPORTED, 1),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            **timings,
+        }
+        if is_writer():
+            for name, figure in figures.items():
+                (self.workdir / "plots").mkdir(exist_ok=True)
+                figure.savefig(self.workdir / "plots" / f"{name}.png")
+            self.keep_evaluation(test.name, summary["step"], found)
+            write_json(self.workdir / "run.json", self.recorded() | {"summary": summary})
+        return summary
+
+    def keep_evaluation(self, split: str, step: int, found: Mapping[str, Estimate]) -> None:
+        """Writes what was measured on a split into evaluation.json, beside what it says of other splits."""
+        path = self.workdir / "evaluation.json"
+        write_json(path, (read_json(path) or {}) | {split: {"step": step, **as_json(found)}})
 
     def _draw(self, state: State, split: Any) -> dict[str, Any]:
         key = jax.random.key(0)
@@ -205,7 +237,7 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What makes two runs the same run, as JSON gives it back."""
-        return json.loads(json.dumps({"knobs": dict(self.loaded.knobs), "seed": self.seed}))
+        return json.loads(json.dumps({"knobs": dict(self.loaded.knobs), "seed": self.seed}, default=str))
 
     def _claim(self, force: bool) -> None:
         """The working directory can be written, and is of this very run."""
@@ -215,7 +247,8 @@ class Run:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UserError(f"cannot write to the working directory {self.workdir}: {error.strerror}") from None
+            reason = "it is a file" if self.workdir.is_file() else error.strerror
+            raise UserError(f"cannot write to the working directory {self.workdir}: {reason}") from None
         before = read_record(self.workdir)
         if before is None or force:
             return
@@ -241,7 +274,7 @@ class Run:
     def _record(self, force: bool) -> None:
         """Writes down what this run is, once."""
         before = read_record(self.workdir)
-        if before is not None and not force:
+        if not is_writer() or (before is not None and not force):
             return
         record = {
             "name": self.loaded.name,
@@ -249,14 +282,13 @@ class Run:
             "config_absolute": str(self.loaded.path.resolve()),
             **self._identity(),
             "environment": environment(),
+            **({"summary": before["summary"]} if before and "summary" in before else {}),
         }
         (self.workdir / "config.py").write_text(self.loaded.text)
         write_json(self.workdir / "run.json", record)
 
 
-def open_run(
-    workdir: Path, config: Path | None = None, devices: int = 1, data_dir: Path | None = None
-) -> tuple[Run, str]:
+def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = None) -> tuple[Run, str]:
     """The run of a working directory, and a warning ("" if none) where its config file is no longer what it was."""
     record = read_record(workdir)
     if record is None:
@@ -272,7 +304,8 @@ def open_run(
     kept = {name: _as(loaded.defaults[name], v) for name, v in record["knobs"].items() if name in loaded.defaults}
     changed = text_changes(workdir, loaded.text)
     warning = f"{path} has changed since this run; it is used with the recorded knobs\n{changed}" if changed else ""
-    return Run.prepare(loaded.with_knobs(kept), workdir, record["seed"], devices, data_dir), warning
+    one = Layout(data=1)  # whatever the run was trained on
+    return Run.prepare(loaded.with_knobs(kept), workdir, record["seed"], data_dir=data_dir, layout=one), warning
 
 
 def text_changes(workdir: Path, text: str) -> str:

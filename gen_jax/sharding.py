@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -44,22 +45,37 @@ class Layout:
         if not 1 <= asked <= len(devices):
             raise UserError(
                 f"{asked} devices asked for ({data} data x {self.model} model), {len(devices)} present "
-                f"({devices[0].platform}): lower --devices"
+                f"({devices[0].platform}): lower --devices, or the layout's model axis"
             )
+        if len({device.process_index for device in devices[:asked]}) < jax.process_count():
+            raise UserError(f"{asked} of {len(devices)} devices leave a process without one: use them all")
         axes = (AxisType.Auto, AxisType.Auto)
         return Mesh(np.asarray(devices[:asked]).reshape(data, self.model), ("data", "model"), axis_types=axes)
 
     def shardings(self, state: State, mesh: Mesh) -> State:
         """A sharding for every leaf of a (possibly abstract) State."""
 
+        used = set()
+
         def leaf(path: Any, a: Any) -> NamedSharding:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             for pattern, spec in self.rules:
                 if re.search(pattern, name) and len(spec) <= len(a.shape):
+                    used.add(pattern)
+                    self._check(name, a.shape, spec, mesh)
                     return NamedSharding(mesh, spec)
             return NamedSharding(mesh, self._default(a.shape, mesh.shape["data"]))
 
-        return jax.tree_util.tree_map_with_path(leaf, state)
+        shardings = jax.tree_util.tree_map_with_path(leaf, state)
+        if unused := [pattern for pattern, _ in self.rules if pattern not in used]:
+            raise UserError(f"the sharding rule {unused[0]!r} matches no leaf of the State")
+        return shardings
+
+    def _check(self, name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
+        for size, axis in zip(shape, spec):
+            parts = prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis or ()))
+            if size % parts:
+                raise UserError(f"{name} {list(shape)} cannot be divided as {spec}: {size} is no multiple of {parts}")
 
     def _default(self, shape: tuple[int, ...], devices: int) -> PartitionSpec:
         axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
@@ -83,23 +99,32 @@ def start_processes() -> None:
 
     On clusters JAX knows (Slurm, Open MPI, TPU pods) nothing needs to be set; elsewhere JAX_COORDINATOR_ADDRESS
     (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are. A process that dies ends the others within
-    seconds instead of minutes.
+    seconds instead of minutes. If not all have come after GEN_JAX_JOIN_SECONDS (60), this one exits with code 2.
     """
     given = os.environ.get
+    seconds = int(given("GEN_JAX_JOIN_SECONDS", "60"))
+    help_text = "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who takes part"
+
+    def give_up() -> None:  # JAX itself would abort the process without a word that helps
+        os.write(2, f"error: not all processes of the run came within {seconds} s: {help_text}\n".encode())
+        os._exit(UserError.exit_code)
+
+    patience = threading.Timer(seconds, give_up)
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             coordinator_address=given("JAX_COORDINATOR_ADDRESS"),
             num_processes=int(given("JAX_NUM_PROCESSES")) if given("JAX_NUM_PROCESSES") else None,
             process_id=int(given("JAX_PROCESS_ID")) if given("JAX_PROCESS_ID") else None,
-            initialization_timeout=int(given("GEN_JAX_JOIN_SECONDS", "60")),
+            initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=10,
             shutdown_timeout_seconds=10,
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"cannot join the other processes ({error}): set JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and "
-            "JAX_PROCESS_ID"
-        ) from None
+        raise UserError(f"cannot join the other processes ({error}): {help_text}") from None
+    finally:
+        patience.cancel()
 
 
 def is_writer() -> bool:

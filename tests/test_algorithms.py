@@ -99,6 +99,25 @@ def test_accumulate_equals_the_whole_batch(same):
         accumulate(plain, 5).step(state, batch())
 
 
+def test_accumulated_parts_stay_on_their_devices():
+    """Every device works on its share of every part: no batch travels, and gradients are summed over devices."""
+    from gen_jax.sharding import Layout, P, over_data
+
+    mesh = Layout(data=4).mesh()
+    algorithm = over_data(accumulate(descent(Line(), {"p0": optax.sgd(0.1)}), 4), mesh)
+    state = algorithm.init(KEY, batch(64))
+    divided = jax.device_put(batch(64), jax.sharding.NamedSharding(mesh, P("data")))
+    program = jax.jit(algorithm.step).lower(state, divided).compile().as_text()
+    assert "all-gather" not in program and "all-to-all" not in program and "all-reduce" in program
+
+
+def test_cadences_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        descent(Line(every=0, players=2), {"p0": optax.sgd(0.1), "p1": optax.sgd(0.1)})
+    with pytest.raises(ValueError, match="at least 1"):
+        em(GMM(2), every=0)
+
+
 def points(n=96, seed=0):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(n, 2)) + 4 * rng.integers(0, 3, size=(n, 1))).astype(np.float32)
@@ -180,3 +199,4 @@ def test_mean_adds_over_masks():
     a = Mean.of(jnp.array([1.0, 2.0, 30.0]), jnp.array([1.0, 1.0, 0.0]))
     b = Mean.of(jnp.array([6.0]))
     assert float(jax.tree.map(jnp.add, a, b).value) == 3.0
+    assert float(Mean.of(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])).value) == 1.0

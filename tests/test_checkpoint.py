@@ -76,10 +76,12 @@ def test_best_may_be_the_highest(tmp_path):
         assert checkpoints.best_step is None
 
 
-def test_a_state_with_nan_is_not_saved(tmp_path):
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, bad):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.save(1, state_at(1))
-        assert not checkpoints.save(2, state_at(2, scale=float("nan")))
+        assert not checkpoints.save(2, state_at(2, scale=float(bad)))
+        assert not checkpoints.save(3, state_at(3)._replace(extra={"ema": jnp.float32(bad)}))
     assert Checkpoints(tmp_path).steps == [1]
 
 
@@ -167,11 +169,34 @@ def test_reading_sets_nothing_aside(tmp_path, same):
     assert (tmp_path / "9").is_dir()
 
 
-def test_all_damaged_is_nothing(tmp_path):
+def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     saved(tmp_path, [1])
     shutil.rmtree(tmp_path / "1" / "state")
     with pytest.warns(UserWarning), Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(like(state_at(1))) is None
+        with pytest.raises(CheckpointError, match="none of the checkpoints .1. .* is sound"):
+            checkpoints.restore(like(state_at(1)))
+
+
+def test_failing_to_read_is_not_damage(tmp_path, monkeypatch):
+    saved(tmp_path, [1, 2])
+    with Checkpoints(tmp_path) as checkpoints:
+
+        def fail(*arguments, **options):
+            raise MemoryError("out of memory")
+
+        monkeypatch.setattr(type(checkpoints._open()), "load_checkpointables", fail)
+        with pytest.raises(CheckpointError, match="cannot be read: out of memory"):
+            checkpoints.restore(like(state_at(1)))
+        assert checkpoints.steps == [1, 2]
+
+
+def test_checkpoints_know_their_settings(tmp_path, same):
+    saved(tmp_path, [1], config={"lr": 0.1})
+    with Checkpoints(tmp_path, config={"lr": 0.2}) as checkpoints:
+        with pytest.raises(UserError, match="lr = 0.1 there, 0.2 here"):
+            checkpoints.restore(like(state_at(1)))
+    with Checkpoints(tmp_path, config={"lr": 0.1}) as checkpoints:
+        same(checkpoints.restore(like(state_at(1))), state_at(1))
 
 
 def test_another_model_is_an_error_not_damage(tmp_path):

@@ -54,8 +54,7 @@ def test_train_leaves_what_the_readme_promises(run, tmp_path):
     assert {"commit", "versions", "devices"} <= record["environment"].keys()
     assert {"density.png", "scatter.png"} <= {f.name for f in (tmp_path / "w" / "plots").iterdir()}
     evaluation = json.loads((tmp_path / "w" / "evaluation.json").read_text())
-    assert evaluation["split"] == "test" and evaluation["log_likelihood"]["n"] == 250
-    assert evaluation["log_likelihood"]["error"] > 0
+    assert evaluation["test"]["log_likelihood"]["n"] == 250 and evaluation["test"]["log_likelihood"]["error"] > 0
 
 
 def test_a_workdir_is_enough_for_the_other_commands(run, tmp_path):
@@ -68,7 +67,16 @@ def test_a_workdir_is_enough_for_the_other_commands(run, tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     code, out, err = run("evaluate", str(workdir), "--split", "train[:100]", "--metrics", "log_likelihood")
     assert code == 0 and "log_likelihood" in out and "100" in out, err
-    assert json.loads((workdir / "evaluation.json").read_text())["split"] == "train[:100]"
+    assert set(json.loads((workdir / "evaluation.json").read_text())) == {"test", "train[:100]"}
+    for words, message in [
+        (["evaluate", str(workdir), "--split", "test[:0]"], "is empty"),
+        (["evaluate", str(workdir), "--metrics"], "one or more names"),
+        (["evaluate", str(workdir), "--metrics", "elbo"], "cannot be measured so"),
+        (["plot", str(workdir), "--out", "a.gif"], "must be .png"),
+        (["sample", str(workdir), "--step", "7000"], "has no checkpoint 7000"),
+    ]:
+        code, _, err = run(*words)
+        assert code == 2 and message in err and err.count("\n") == 1, err
     assert run("plot", str(workdir))[0] == 0 and (workdir / "curves.png").exists()
 
 
@@ -127,7 +135,7 @@ def test_a_changed_config_file_is_noticed(run, tmp_path):
 BAD = [
     (["train", "configs/vae_digit.py"], "there is no config"),
     (["train", VAE, "--latnet", "3"], "did you mean --latent?"),
-    (["train", VAE, "--latent", "many"], "Error parsing --latent"),
+    (["train", VAE, "--latent", "many"], "parsing --latent"),
     (["train", VAE, "--precision", "float16"], "--precision"),
     (["train", VAE, "--steps", "-5"], "--steps must be at least 1, got -5"),
     (["train", VAE, "--batch", "0"], "batch must be at least 1, got 0"),
@@ -138,6 +146,8 @@ BAD = [
     (["train", VAE, "--devices", "64"], "64 devices asked for"),
     (["train", VAE, "--devices", "3"], "cannot be divided over 3 devices"),
     (["train", VAE, "--workdir", "/proc/none"], "cannot write to the working directory"),
+    (["train", VAE, "--latent", "-3"], "latent must be at least 1"),
+    (["train", VAE, "--ema", "2"], "must be in [0, 1)"),
     (["train", GMM, "--components", "0"], "components must be at least 1"),
     (["sample", "nowhere", "--m", "3"], "--m"),
     (["sample", "nowhere", "--n", "0"], "between 1 and 1,000,000"),

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.data import CATALOGUE, Resident, Streamed, binarise, dequantise, load, prepare, scale
+from gen_jax.data import CATALOGUE, Resident, Streamed, dequantise, load, prepare, scale
 from gen_jax.data.modes import grid, ring
 from gen_jax.data.source import epoch, permuted
+from gen_jax.data.transforms import statically_binarised, stochastically_binarised, thresholded
 from gen_jax.errors import UserError
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -80,6 +81,25 @@ def test_shards_make_up_the_batch():
         assert np.array_equal(np.concatenate([p.batch_at(step)["x"] for p in parts]), whole.batch_at(step)["x"])
 
 
+def test_the_reader_reads_each_batch_once_whatever_the_window():
+    read = []
+
+    def records(index):
+        read.append(len(index))
+        return {"x": index}
+
+    source = Streamed(records, size=40, batch=4, prefetch=2)
+    assert source.example().batch_at(0)["x"].shape == (4,) and source._reader is None
+    for step, n in ((0, 3), (3, 1), (4, 6)):
+        window = source.window(step, n)
+        for i in range(step, step + n):
+            assert np.array_equal(window.batch_at(i)["x"], source.batch_at(i)["x"])
+    source.close()
+    assert len(read) <= 1 + 10 + 10 + 3  # the example, the windows, the comparisons, and what was read ahead
+    with pytest.raises(UserError, match="choose 1 to 40"):
+        Streamed(records, size=40, batch=41)
+
+
 def test_full_batch_is_in_order():
     source = Resident({"x": np.arange(5.0)})
     assert np.array_equal(source.batch_at(3)["x"], np.arange(5.0)) and source.batch_size == 5
@@ -97,7 +117,7 @@ def test_evaluation_epoch_covers_every_example_exactly_once(size, batch):
 def test_scale_and_threshold():
     batch = {"x": jnp.array([[0, 8, 16]], jnp.uint8), "index": jnp.arange(1)}
     assert scale(-1, 1, 17)(batch, None)["x"].tolist() == [[-1.0, 0.0, 1.0]]
-    assert binarise("threshold", 17)(batch, None)["x"].tolist() == [[0.0, 0.0, 1.0]]
+    assert thresholded(17)(batch, None)["x"].tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_dequantised_integers_come_back():
@@ -109,7 +129,7 @@ def test_dequantised_integers_come_back():
 
 def test_stochastic_binarisation_is_new_each_time_and_static_is_not():
     batch = {"x": jnp.full((4000, 1), 4, jnp.uint8), "index": jnp.arange(4000)}
-    stochastic, static = binarise("stochastic", 17), binarise("static", 17)
+    stochastic, static = stochastically_binarised(17), statically_binarised(17)
     a, b = (stochastic(batch, jax.random.key(i))["x"] for i in range(2))
     assert not np.array_equal(a, b)
     c, d = (static(batch, jax.random.key(i))["x"] for i in range(2))
@@ -118,8 +138,6 @@ def test_stochastic_binarisation_is_new_each_time_and_static_is_not():
     assert np.array_equal(static(half, jax.random.key(3))["x"], c[2000:])
     for drawn in (a, c):
         assert abs(float(drawn.mean()) - 4 / 16) < 0.03
-    with pytest.raises(ValueError, match="stochastic"):
-        binarise("sometimes")
 
 
 def test_embedded_digits_are_scikit_learns():

@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from gen_jax.algorithms import descent, em
+from gen_jax.checkpoint import Best, Checkpoints
 from gen_jax.core import Mean, Objective
 from gen_jax.data import Resident, Streamed
 from gen_jax.errors import NonFiniteError, UserError
-from gen_jax.hooks import HaltOnNaN, Log, Plot, Preempt, Profile, StopWhen
+from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, StopWhen
 from gen_jax.logs import Writer, read_metrics
 from gen_jax.loop import Hook, fit
 from gen_jax.models.gmm import GMM
@@ -159,7 +160,7 @@ def test_stop_when_converged():
     data = {"x": np.concatenate([rng.normal(size=(50, 2)), 5 + rng.normal(size=(50, 2))]).astype(np.float32)}
     state = fit(em(GMM(2)), data, 200, report_every=1, hooks=[StopWhen("log_likelihood", 1e-5)])
     assert 2 <= int(state.step) < 50
-    with pytest.raises(KeyError, match="log_likelihood"):
+    with pytest.raises(UserError, match="the metrics are log_likelihood"):
         fit(em(GMM(2)), data, 5, report_every=1, hooks=[StopWhen("los", 1e-5)])
 
 
@@ -171,15 +172,39 @@ def test_preempt_finishes_the_step_and_restores_the_handlers():
 
     before = signal.getsignal(signal.SIGTERM)
     preempt, watch = Preempt(), Watch(every=1000)
-    state = fit(counting(), DATA, 100, hooks=[Kill(), preempt, watch])
+    saves = Watch(every=1000)
+    saves.urgent = True
+    state = fit(counting(), DATA, 100, hooks=[Kill(), preempt, watch, saves])
     assert preempt.received == signal.SIGTERM
-    assert 7 <= int(state.step) <= 9 and watch.of("visit") == [(int(state.step), float(state.step))]
+    assert 7 <= int(state.step) <= 9 and saves.of("visit") == [(int(state.step), float(state.step))]
+    assert watch.of("visit") == []  # there is no time to lose on what does not save
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_profile_writes_a_trace(tmp_path):
-    fit(counting(), DATA, 8, hooks=[Profile(tmp_path, 2, 5)])
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_profile_writes_a_trace(tmp_path, chunk):
+    fit(counting(), DATA, 8, chunk=chunk, hooks=[Profile(tmp_path, 2, 5)])
     assert list(tmp_path.rglob("*.xplane.pb"))
+    with pytest.raises(UserError, match="1 <= FIRST < LAST"):
+        Profile(tmp_path, 5, 5)
+
+
+def test_best_is_chosen_by_what_was_measured_at_the_saved_step(tmp_path):
+    """A model that is good at step 10 and bad at step 20, saved in between too."""
+    best = Best("validation/score")
+    writer = Writer(tmp_path)
+    scores = Evaluate(lambda s: {"validation/score": 1.0 if int(s.step) < 15 else -9.0}, writer, 10)
+    with Checkpoints(tmp_path / "c", best=best) as checkpoints:
+        fit(counting(), DATA, 20, hooks=[scores, Checkpoint(checkpoints, 5, writer.at)])
+        checkpoints.wait()
+        assert checkpoints.best_step == 10
+    writer.close()
+    with Checkpoints(tmp_path / "d", best=Best("validation/scroe")) as checkpoints:
+        with pytest.raises(UserError, match="validation/scroe"):
+            writer = Writer(tmp_path)
+            fit(
+                counting(), DATA, 20, hooks=[scores, Checkpoint(checkpoints, 5, lambda step: {"validation/score": 1.0})]
+            )
 
 
 def test_plot_saves_pictures(tmp_path):
@@ -220,7 +245,7 @@ def test_values_in_jsonl_have_no_nan(tmp_path):
     writer.write(1, {"a": float("inf")})
     writer.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["a"] is None
-    assert writer.latest["a"] == float("inf")
+    assert writer.at(1)["a"] == float("inf") and writer.at(2) == {}
 
 
 def test_typed_key_is_constant_and_step_counts():

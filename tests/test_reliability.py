@@ -123,13 +123,14 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
 
 def test_a_second_signal_ends_at_once(tmp_path):
     process = train(tmp_path / "w", SLEEP="3")
-    wait_for(lambda: (tmp_path / "w" / "run.json").exists())
-    time.sleep(6)  # by now in the first steps
+    wait_for(lambda: (tmp_path / "w" / "metrics.jsonl").exists())
+    time.sleep(8)  # by now in the first steps
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     sent = time.time()
-    assert finish(process)[0] == 130 and time.time() - sent < 2
+    code, out = finish(process)
+    assert code == 130 and time.time() - sent < 2 and "SIGINT: finishing the step" in out, out
 
 
 def kill_and_resume(tmp_path, kills, seed):
@@ -192,6 +193,38 @@ def test_two_processes_agree_with_one_and_one_resumes_them(tmp_path, same):
     assert code == 0 and int(final(tmp_path / "w", steps=150).step) == 150, out
 
 
+def test_two_processes_read_their_parts_of_a_stream(tmp_path, same):
+    outcomes = [finish(p, 240) for p in pair(tmp_path / "w", "--steps", "50", "--no-resident")]
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    knobs = {"steps": 50, "resident": False}
+    same(
+        final(tmp_path / "w", **knobs).params,
+        final(straight(tmp_path, steps=50), steps=50).params,
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+def test_a_run_killed_before_its_summary_is_finished_by_the_same_command(tmp_path):
+    workdir = straight(tmp_path, steps=50)
+    record = json.loads((workdir / "run.json").read_text())
+    summary = record.pop("summary")
+    (workdir / "run.json").write_text(json.dumps(record))
+    (workdir / "evaluation.json").unlink()
+    again = Run.prepare(load(TINY, {"steps": 50}), workdir, devices=1).train(bar=False)
+    assert again["evaluation"] == summary["evaluation"] and (workdir / "evaluation.json").exists()
+    forced = Run.prepare(load(TINY, {"steps": 50}), workdir, devices=1).train(bar=False, force=True)
+    assert forced["already_finished"]
+
+
+def test_checkpoints_of_other_settings_are_not_taken_over(tmp_path, capsys):
+    workdir = straight(tmp_path, steps=50)
+    (workdir / "run.json").unlink()
+    run = Run.prepare(load(TINY, {"steps": 50, "lr": 0.5}), workdir, devices=1)
+    assert exit_code(lambda: run.train(bar=False)) == 2
+    assert "is of other settings" in capsys.readouterr().err
+
+
 def test_sigterm_to_one_of_two_processes_saves_both(tmp_path):
     both = pair(tmp_path / "w", "--steps", "100000", SLEEP="0.01")
     wait_for(lambda: len(curve(tmp_path / "w")) >= 1, 120)
@@ -222,8 +255,8 @@ def test_an_absent_process_is_named_not_waited_for(tmp_path):
         JAX_PROCESS_ID="0",
         GEN_JAX_JOIN_SECONDS="5",
     )
-    code, _ = finish(process, 60)
-    assert code != 0
+    code, out = finish(process, 60)
+    assert code == 2 and "not all processes of the run came within 5 s" in out, out
 
 
 def exit_code(main):

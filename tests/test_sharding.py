@@ -91,3 +91,12 @@ def test_one_program_serves_all_steps_on_many_devices(compilations):
     with compilations("advance") as seen:
         fit(gan(), Resident({"x": X}, 16), 7, report_every=2, layout=Layout(data=4, fsdp=True))
     assert len(seen) == 1
+
+
+def test_rules_that_do_nothing_or_cannot_be_are_refused():
+    for rules, message in [
+        ((("kernal", P("data")),), "'kernal' matches no leaf"),
+        ((("Dense_2/kernel", P(None, "data")),), "1 is no multiple of 4"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            fit(gan(), Resident({"x": X}, 16), 1, layout=Layout(data=4, rules=rules))

@@ -67,7 +67,10 @@ class Dataset:
         arrays = self.splits[name]
         size = len(arrays["x"])
         start, stop = (_position(number, percent, size) for number, percent in (match.group(2, 3), match.group(4, 5)))
-        return {key: a[start:stop] for key, a in arrays.items()}
+        part = {key: a[start:stop] for key, a in arrays.items()}
+        if not len(part["x"]):
+            raise UserError(f"{self.name} [{split}] is empty: {name} has {size} examples")
+        return part
 
 
 def _position(number: str | None, percent: str, size: int) -> int | None:
@@ -197,7 +200,7 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
     try:
         return tfds.builder(name, data_dir=str(_root(data_dir)), file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
-        known = list(CATALOGUE) + re.findall(r"^\s*- (\w+)", str(error), re.MULTILINE)
+        known = {*CATALOGUE, *re.findall(r"^\s*- (\w+)", str(error), re.MULTILINE)}
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m gen_jax data list` lists what there is"
         raise UserError(f"there is no data set {name!r}: {hint}") from None
@@ -216,8 +219,9 @@ def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
                 f"{name} is not prepared in {_root(data_dir)}: run `pip install 'gen_jax[tfds]'` and "
                 f"`python -m gen_jax data prepare {name}`"
             )
-        with _explained(name):
-            _write(folder, {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
+        with _locked(folder.parent), _explained(name):
+            if not folder.is_dir():
+                _write(folder, {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
     return Dataset(name, _read(folder))
 
 

@@ -106,6 +106,10 @@ class Resident:
             raw = {name: jnp.asarray(a)[index] for name, a in self.arrays.items()} | {"index": index}
         return transformed(raw, self.transforms, self.seed, step)
 
+    def example(self) -> Resident:
+        """What holds the batch of step 0."""
+        return self
+
     def window(self, step: int, n: int) -> Resident:
         """What `chunk` needs for the n steps from `step` on."""
         return self
@@ -136,7 +140,7 @@ class Window:
 
 @dataclass
 class Streamed:
-    """Records read on the host, `prefetch` windows ahead of the training step.
+    """Records read on the host, up to `prefetch` batches ahead of the training step.
 
     `records(indices)` returns a dict of NumPy arrays (B, ...); `size` is how many there are. With several processes
     each reads only its `shard = (process, processes)` of every batch.
@@ -149,10 +153,14 @@ class Streamed:
     shuffle: bool = True
     seed: int = 0
     shard: tuple[int, int] = (0, 1)
-    prefetch: int = 2
+    prefetch: int = 8
     sharding: Any = None  # where windows (n, B, ...) lie; set by `placed`
-    _reader: Iterator[tuple[int, int, Arrays]] | None = field(default=None, repr=False)
+    _reader: Iterator[Arrays] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
+
+    def __post_init__(self):
+        if not 1 <= self.batch <= self.size:
+            raise UserError(f"batch = {self.batch}, but there are {self.size} records: choose 1 to {self.size}")
 
     @property
     def batch_size(self) -> int:
@@ -162,18 +170,28 @@ class Streamed:
         """The batch of a step as the model sees it (this process's part)."""
         return transformed(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
 
+    def example(self) -> Window:
+        """What holds the batch of step 0."""
+        return self._window(0, [self._read(0)])
+
     def window(self, step: int, n: int) -> Window:
         """The n batches from `step` on, read ahead as long as the steps follow each other."""
-        if self._reader is None or self._expected != (step, n):
+        if self._reader is None or self._expected != step:
             self.close()
-            self._reader = _ahead(lambda i: self._load(step + i * n, n), self.prefetch)
-        self._expected = (step + n, n)
-        return Window(next(self._reader), jnp.int32(step), jnp.uint32(self.seed), self.transforms)
+            self._reader = _ahead(lambda i: self._read(step + i), self.prefetch)
+        self._expected = step + n
+        return self._window(step, [next(self._reader) for _ in range(n)])
 
     def placed(self, mesh: Mesh) -> Streamed:
-        """The same source, its batches cut over the mesh and, with several processes, read in parts."""
-        shard = (jax.process_index(), jax.process_count())
-        return replace(self, sharding=NamedSharding(mesh, PartitionSpec(None, "data")), shard=shard, _reader=None)
+        """The same source, its batches cut over the mesh; with several processes each reads its part."""
+        processes = jax.process_count()
+        owners = [[device.process_index for device in row] for row in mesh.devices]
+        if owners != [[i * processes // len(owners)] * len(owners[0]) for i in range(len(owners))]:
+            raise UserError(
+                "streamed data needs a mesh whose data axis has equal parts in all processes, in their order"
+            )
+        sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
+        return replace(self, sharding=sharding, shard=(jax.process_index(), processes), _reader=None)
 
     def close(self) -> None:
         if self._reader is not None:
@@ -186,12 +204,13 @@ class Streamed:
         index = np.array_split(index, processes)[process]
         return {**self.records(index), "index": index}
 
-    def _load(self, step: int, n: int) -> Arrays:
-        rows = [self._read(step + i) for i in range(n)]
+    def _window(self, step: int, rows: list[Arrays]) -> Window:
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         if self.sharding is None:
-            return jax.device_put(stacked)
-        return jax.tree.map(partial(jax.make_array_from_process_local_data, self.sharding), stacked)
+            batches = jax.device_put(stacked)
+        else:
+            batches = jax.tree.map(partial(jax.make_array_from_process_local_data, self.sharding), stacked)
+        return Window(batches, np.int32(step), np.uint32(self.seed), self.transforms)
 
 
 def _ahead(read: Callable[[int], Any], depth: int) -> Iterator[Any]:

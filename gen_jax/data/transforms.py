@@ -38,24 +38,39 @@ def dequantise(levels: int = 256) -> Transform:
     return transform
 
 
-def binarise(kind: str, levels: int = 256) -> Transform:
-    """Integers 0 .. levels - 1 to 0.0 or 1.0. Likelihoods under different kinds cannot be compared.
+def stochastically_binarised(levels: int = 256) -> Transform:
+    """Integers 0 .. levels - 1 to 0.0 or 1.0, drawn anew at every step with the intensity as the probability of 1.
 
-    "stochastic": a new Bernoulli draw with the intensity as its probability each time (Salakhutdinov & Murray 2008);
-    "static": one such draw per example, the same in every epoch; "threshold": intensity above one half.
+    Salakhutdinov & Murray 2008. Likelihoods under different binarisations cannot be compared.
     """
-    if kind not in ("stochastic", "static", "threshold"):
-        raise ValueError(f'binarise takes "stochastic", "static" or "threshold", got {kind!r}')
 
     def transform(batch: Batch, key: Array) -> Batch:
-        probability = batch["x"].astype(jnp.float32) / (levels - 1)
-        if kind == "threshold":
-            return {**batch, "x": (probability > 0.5).astype(jnp.float32)}
-        if kind == "stochastic":
-            noise = jax.random.uniform(key, probability.shape)
-        else:
-            keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
-            noise = jax.vmap(lambda key: jax.random.uniform(key, probability.shape[1:]))(keys)
-        return {**batch, "x": (noise < probability).astype(jnp.float32)}
+        noise = jax.random.uniform(key, batch["x"].shape)
+        return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
     return transform
+
+
+def statically_binarised(levels: int = 256) -> Transform:
+    """As `stochastically_binarised`, but drawn once: each example is the same at every step."""
+
+    def transform(batch: Batch, key: Array) -> Batch:
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
+        noise = jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:]))(keys)
+        return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
+
+    return transform
+
+
+def thresholded(levels: int = 256) -> Transform:
+    """Integers 0 .. levels - 1 to 1.0 where the intensity is above one half, else 0.0."""
+
+    def transform(batch: Batch, key: Array) -> Batch:
+        return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
+
+    return transform
+
+
+def _intensity(batch: Batch, levels: int) -> Array:
+    """Pixels in [0, 1]."""
+    return batch["x"].astype(jnp.float32) / (levels - 1)

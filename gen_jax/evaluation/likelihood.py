@@ -79,7 +79,8 @@ def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[
 
 def log_likelihood(model: Density) -> Measure:
     """The mean exact log-likelihood."""
-    run = mean_over(lambda state, batch, key: model.log_prob(state, batch))
+    log_prob = model.log_prob
+    run = mean_over(lambda state, batch, key: log_prob(state, batch))
     return lambda state, split, key: _in_units("log_likelihood", "exact", *run(state, split, key), split)
 
 

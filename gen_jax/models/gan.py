@@ -41,6 +41,10 @@ class GAN:
     latent: int
     adversarial: AdversarialLoss = non_saturating
 
+    def __post_init__(self):
+        if self.latent < 1:
+            raise ValueError(f"latent must be at least 1, got {self.latent}")
+
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         z = jnp.zeros((1, self.latent))
         generator = self.generator.init(fold(key, "generator"), z)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
 
 
 class Stats(NamedTuple):
@@ -88,14 +88,14 @@ class GMM:
         return (Objective("gmm", self.loss),)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        return jax.nn.logsumexp(_log_joint(state.params["gmm"], batch["x"]), axis=1)
+        return jax.nn.logsumexp(_log_joint(weights(state, "gmm"), batch["x"]), axis=1)
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
         """(B, K) p(k | x)."""
-        return jax.nn.softmax(_log_joint(state.params["gmm"], batch["x"]), axis=1)
+        return jax.nn.softmax(_log_joint(weights(state, "gmm"), batch["x"]), axis=1)
 
     def sample(self, state: State, key: Array, n: int) -> Batch:
-        params = state.params["gmm"]
+        params = weights(state, "gmm")
         component = jax.random.categorical(fold(key, "component"), params["logits"], shape=(n,))
         noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]))
         x = params["means"][component] + jnp.einsum("nij,nj->ni", _cholesky(params)[component], noise)
@@ -103,16 +103,16 @@ class GMM:
 
     def distribution(self, state: State) -> distrax.MixtureSameFamily:
         """The mixture as a distrax distribution."""
-        params = state.params["gmm"]
+        params = weights(state, "gmm")
         components = distrax.MultivariateNormalTri(params["means"], _cholesky(params))
         return distrax.MixtureSameFamily(distrax.Categorical(logits=params["logits"]), components)
 
 
-def _pack(weights: Array, means: Array, covariances: Array) -> PyTree:
+def _pack(proportions: Array, means: Array, covariances: Array) -> PyTree:
     factor = jnp.linalg.cholesky(covariances)
     diagonal = jnp.diagonal(factor, axis1=1, axis2=2)
     lower = jnp.tril(factor, -1) + jax.vmap(jnp.diag)(jnp.log(diagonal))
-    return {"logits": jnp.log(jnp.maximum(weights, 1e-30)), "means": means, "cholesky": lower}
+    return {"logits": jnp.log(jnp.maximum(proportions, 1e-30)), "means": means, "cholesky": lower}
 
 
 def _cholesky(params: PyTree) -> Array:

@@ -31,6 +31,10 @@ class VAE:
     latent: int
     beta: float | Callable[[Array], Array] = 1.0
 
+    def __post_init__(self):
+        if self.latent < 1:
+            raise ValueError(f"latent must be at least 1, got {self.latent}")
+
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalise(batch["x"][:1])
         encoder = self.encoder.init(fold(key, "encoder"), x)

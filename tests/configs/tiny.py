@@ -22,7 +22,9 @@ class Sleep(Hook):
         time.sleep(float(os.environ.get("SLEEP", "0")))
 
 
-def config(steps: int = 400, lr: float = 1e-3, checkpoint_every: int = 25, smoke: bool = False) -> Experiment:
+def config(
+    steps: int = 400, lr: float = 1e-3, checkpoint_every: int = 25, resident: bool = True, smoke: bool = False
+) -> Experiment:
     model = GAN(MLP((8,), 2), MLP((8,), 1), latent=2)
     tx = optax.adam(lr)
     return Experiment(
@@ -36,4 +38,5 @@ def config(steps: int = 400, lr: float = 1e-3, checkpoint_every: int = 25, smoke
         evaluate_every=200,
         checkpoint_every=checkpoint_every,
         hooks=[Sleep()],
+        resident=resident,
     )
