@@ -34,7 +34,9 @@ def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) ->
             quality = float(good.mean())
             kl = float(sum(p * math.log(p * len(centres)) for p in share if p > 0))
             return {
-                "modes": Estimate(float(len(np.unique(nearest[good]))), math.nan, "modes", "estimate", samples),
+                "modes": Estimate(
+                    float(len(np.unique(nearest[good]))), math.nan, f"of {len(centres)}", "estimate", samples
+                ),
                 "high_quality": Estimate(
                     quality, math.sqrt(quality * (1 - quality) / samples), "share", "estimate", samples
                 ),
