@@ -32,10 +32,11 @@ from gen_jax.core import Algorithm, Mean, Objective, fold
 from gen_jax.data import Resident, load
 from gen_jax.hooks import Checkpoint, Log
 from gen_jax.logs import Writer, environment, write_json
-from gen_jax.loop import Hook, compiled, fit, initial_state, zero_metrics
+from gen_jax.loop import Hook, abstract_state, compiled, fit, initial_state, zero_metrics
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
 from gen_jax.readme import markdown_table, write_section
+from gen_jax.sharding import Layout
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5
@@ -82,11 +83,14 @@ def with_hooks(algorithm, source, steps: int, chunk: int = 1) -> float:
 
 
 def bare(algorithm, source, steps: int) -> float:
-    """Steps/s of the same compiled step and nothing else; as in `fit`, two calls may be under way."""
-    source = source.placed(jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)))
-    algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # as `fit` has it
-    state = initial_state(algorithm, source)
-    advance, totals = compiled(algorithm), zero_metrics(algorithm, state, source)()
+    """Steps/s of the very program of `fit` and nothing else; as there, two calls may be under way."""
+    mesh = Layout(data=1).mesh()
+    source = source.placed(mesh)
+    algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))
+    shardings = Layout(data=1).shardings(abstract_state(algorithm, source), mesh)
+    state = initial_state(algorithm, source, 0, shardings)
+    advance = compiled(algorithm, 1, shardings)
+    totals = zero_metrics(algorithm, state, source, shardings)()
     state, totals, token = advance(state, totals, source, 1)
     token.block_until_ready()
     start, running = time.perf_counter(), deque()
@@ -167,8 +171,8 @@ def main() -> None:
             {"what": what, "rate": a, "against": against, "other": b, "ratio": a / b, "target": target}
         )
 
-    slow = descent(Regression(384), {"net": optax.adam(1e-3)})
-    found = medians({"fit": lambda: with_hooks(slow, plane, 600), "bare": lambda: bare(slow, plane, 600)})
+    slow = descent(Regression(640), {"net": optax.adam(1e-3)})
+    found = medians({"fit": lambda: with_hooks(slow, plane, 1000), "bare": lambda: bare(slow, plane, 1000)})
     what = f"fit with Log and Checkpoint, {1000 / found['bare']:.1f} ms step"
     row(what, found["fit"], "bare compiled step", found["bare"], ">= 0.95")
 
