@@ -35,6 +35,16 @@ class Best(NamedTuple):
     metric: str
     mode: Literal["min", "max"] = "max"
 
+    def check(self, metrics: Mapping[str, Any]) -> None:
+        """Raises a UserError if metrics of this one's group ("validation/...") were measured, but not this one.
+
+        None of the group is no error: a run that is told to stop saves without evaluating.
+        """
+        group = self.metric.rpartition("/")[0]
+        measured = sorted(name for name in metrics if name.rpartition("/")[0] == group)
+        if measured and self.metric not in metrics:
+            raise UserError(f"the best checkpoint is chosen by {self.metric!r}, but there are {', '.join(measured)}")
+
     def score(self, metrics: Mapping[str, Any] | None) -> float:
         """Higher is better; -inf for a metric that is missing or NaN."""
         value = (metrics or {}).get(self.metric)
@@ -103,8 +113,8 @@ class Checkpoints:
             return False
         orbax = self._open()
         known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
-        if self.best and known and self.best.metric not in known:
-            raise UserError(f"the best checkpoint is chosen by {self.best.metric!r}, but there are {sorted(known)}")
+        if self.best:
+            self.best.check(known)
         self.wait()
         if step in self.steps:
             return True

@@ -181,6 +181,23 @@ def test_preempt_finishes_the_step_and_restores_the_handlers():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_saves_a_run_that_keeps_its_best(tmp_path):
+    """What is saved in haste has been reported but not evaluated."""
+
+    class Kill(Hook):
+        def poll(self, step):
+            if step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    writer = Writer(tmp_path)
+    scores = Evaluate(lambda s: {"validation/score": 1.0}, writer, 10)
+    with Checkpoints(tmp_path / "c", best=Best("validation/score")) as checkpoints:
+        saving = Checkpoint(checkpoints, 10, writer.at)
+        state = fit(counting(), DATA, 100, hooks=[Log(writer, 100, 4, bar=False), scores, Kill(), saving, Preempt()])
+    writer.close()
+    assert Checkpoints(tmp_path / "c").steps == [int(state.step)]
+
+
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_profile_writes_a_trace(tmp_path, chunk):
     fit(counting(), DATA, 8, chunk=chunk, hooks=[Profile(tmp_path, 2, 5)])
