@@ -6,6 +6,7 @@ chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import optax
 from jax import Array, lax
 
 from gen_jax.core import Algorithm, Batch, Descendable, Extra, Mean, Metrics, Mixture, Objective, PyTree, State, fold
+from gen_jax.sharding import summed
 
 Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
 
@@ -104,25 +106,117 @@ def em(model: Mixture, every: int = 1) -> Algorithm:
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
 
-    def init(key: Array, batch: Batch) -> State:
-        params, extra = model.init(fold(key, "init"), batch)
-        state = State(jnp.int32(0), key, params, (), extra)
-        stats, _ = jax.eval_shape(model.e_step, state, batch)
-        return state._replace(opt=_zeros_like(stats))
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        stats, metrics = _expectation(model, state, batch)
+        if every == 1:
+            return _maximised(model, state, stats), metrics
+        first, last = state.step % every == 0, (state.step + 1) % every == 0
+        stats = jax.tree.map(lambda old, new: jnp.where(first, new, old + new), state.opt, stats)
+        wait = lambda: state._replace(step=state.step + 1, opt=stats)
+        return lax.cond(last, lambda: _maximised(model, state, stats), wait), metrics
+
+    return Algorithm(partial(_em_init, model), step)
+
+
+def stepwise_em(model: Mixture, rate: optax.Schedule) -> Algorithm:
+    """EM that updates the parameters after every batch (Cappe & Moulines 2009; Liang & Klein 2009).
+
+    The statistics are a moving average over batches, to which the batch of step t adds with weight rate(t), for example
+    `lambda t: (t + 2.0) ** -0.7`; the first batch has weight 1. The model moves them along with its parameters
+    (`rebased`). Priors count against the examples of one batch.
+    """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        def expect(extra: Extra, batch: Batch, part: Array):
-            stats, metrics = model.e_step(state, batch)
-            return stats, extra, metrics
+        new, metrics = _expectation(model, state, batch)
+        weight = jnp.where(state.step == 0, 1.0, rate(state.step))
+        mixed = lambda old, new: ((1 - weight) * old + weight * new).astype(new.dtype)
+        after = _maximised(model, state, jax.tree.map(mixed, state.opt, new))
+        return after._replace(opt=model.rebased(state, after.opt, after.params)), metrics
 
-        stats, _, metrics = _over_parts(expect, state.extra, batch)
-        if every == 1:
-            params = model.m_step(state, stats)
-        else:
-            first, last = state.step % every == 0, (state.step + 1) % every == 0
-            stats = jax.tree.map(lambda old, new: jnp.where(first, new, old + new), state.opt, stats)
-            params = lax.cond(last, lambda: model.m_step(state, stats), lambda: state.params)
-        return state._replace(step=state.step + 1, params=params, opt=stats), metrics
+    return Algorithm(partial(_em_init, model), step)
+
+
+def _em_init(model: Mixture, key: Array, batch: Batch) -> State:
+    params, extra = model.init(fold(key, "init"), batch)
+    state = State(jnp.int32(0), key, params, (), extra)
+    stats, _ = jax.eval_shape(model.e_step, state, batch)
+    return state._replace(opt=_zeros_like(stats))
+
+
+def _expectation(model: Mixture, state: State, batch: Batch | Parts) -> tuple[PyTree, Metrics]:
+    def expect(extra: Extra, batch: Batch, part: Array):
+        stats, metrics = summed(model.e_step, state, batch)
+        return stats, extra, metrics
+
+    stats, _, metrics = _over_parts(expect, state.extra, batch)
+    return stats, metrics
+
+
+def _maximised(model: Mixture, state: State, stats: PyTree) -> State:
+    params, extra = model.m_step(state, stats)
+    return state._replace(step=state.step + 1, params=params, opt=stats, extra={**state.extra, **extra})
+
+
+def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: int) -> Algorithm:
+    """Whole runs as one step: goes on until a metric changes by less than `tolerance`, at most `iterations` times.
+
+    In a `population` each member stops by itself, so that one program runs many restarts; see `member` for the best.
+    The metrics are those of the last iteration, and "iterations", "converged", and "decreases": in how many the metric
+    fell by more than rounding. `extra["curve"]` holds the metric of every iteration (..., iterations), NaN beyond.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+
+    def init(key: Array, batch: Batch) -> State:
+        state = algorithm.init(key, batch)
+        value = jax.eval_shape(algorithm.step, state, batch)[1][metric].total
+        return _with_curve(state, jnp.full((*value.shape, iterations), jnp.nan, value.dtype))
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        shapes = jax.eval_shape(algorithm.step, state, batch)[1]
+        if metric not in shapes:
+            raise ValueError(f"there is no metric {metric!r} to converge: there are {sorted(shapes)}")
+        value = shapes[metric].total
+        nothing = jnp.full(value.shape, jnp.nan, value.dtype)
+        count = jnp.zeros(value.shape, jnp.int32)
+
+        def unfinished(carry) -> Array:
+            i, done, *_ = carry
+            return (i < iterations) & ~done.all()
+
+        def advance(carry):
+            i, done, count, decreases, last, curve, old, metrics = carry
+            new, more = algorithm.step(old, batch)
+            value = more[metric].value
+            fell = value < last - 100 * jnp.finfo(value.dtype).eps * jnp.abs(last)
+            curve = curve.at[..., i].set(jnp.where(done, jnp.nan, value))
+            count, decreases = count + ~done, decreases + (fell & ~done)
+            ended = done | (jnp.abs(value - last) < tolerance)
+            keep = lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (new.ndim - done.ndim)), old, new)
+            mine = lambda s: (s.params, s.opt, s.extra)
+            params, opt, extra = jax.tree.map(keep, mine(new), mine(old))
+            metrics = jax.tree.map(keep, more, metrics)
+            return (
+                i + 1,
+                ended,
+                count,
+                decreases,
+                keep(value, last),
+                curve,
+                State(new.step, new.key, params, opt, extra),
+                metrics,
+            )
+
+        inner = state._replace(extra={k: v for k, v in state.extra.items() if k != "curve"})
+        curve = jnp.full_like(state.extra["curve"], jnp.nan)
+        start = jnp.int32(0), count > 0, count, count, nothing, curve, inner, _zeros_like(shapes)
+        _, done, count, decreases, _, curve, inner, metrics = lax.while_loop(unfinished, advance, start)
+        one = lambda values: Mean(values.astype(value.dtype), jnp.ones(value.shape, value.dtype))
+        metrics = {**metrics, "iterations": one(count), "converged": one(done), "decreases": one(decreases)}
+        return _with_curve(inner._replace(step=state.step + 1), curve), metrics
+
+    def _with_curve(state: State, curve: Array) -> State:
+        return state._replace(extra={**state.extra, "curve": curve})
 
     return Algorithm(init, step)
 

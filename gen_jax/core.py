@@ -40,11 +40,12 @@ class Mean(NamedTuple):
     @classmethod
     def of(cls, values: Array, weights: Array | None = None) -> Mean:
         """The mean of an array of values, each counted once or `weights` times."""
-        values = jnp.asarray(values, jnp.float32)
+        values = jnp.asarray(values)
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
         if weights is None:
-            return cls(values.sum(), jnp.float32(values.size))
+            return cls(values.sum(), jnp.asarray(values.size, values.dtype))
         kept = jnp.where(weights > 0, values * weights, 0.0)  # a masked NaN is no NaN
-        return cls(kept.sum(), weights.sum().astype(jnp.float32))
+        return cls(kept.sum(), weights.sum().astype(values.dtype))
 
     @property
     def value(self) -> Array:
@@ -98,8 +99,8 @@ class Mixture(Model, Protocol):
     def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
         """Sufficient statistics, which add over batches, and metrics."""
 
-    def m_step(self, state: State, stats: PyTree) -> Params:
-        """The parameters that maximise the expected complete-data log-likelihood."""
+    def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
+        """The parameters that maximise the expected complete-data log-likelihood, and new values for extras."""
 
 
 class Density(Model, Protocol):

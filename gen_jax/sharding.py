@@ -1,6 +1,6 @@
 """Where a run lies: a mesh of devices ("data", "model"), the batch cut along "data", parameters by rules.
 
-EM's sums and the means of losses become all-reduces by themselves: models and algorithms know nothing of devices.
+The means of losses become all-reduces by themselves, EM's sums by `summed`: models know nothing of devices.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gen_jax.core import Algorithm, PyTree, State
+from gen_jax.core import Algorithm, Batch, Metrics, PyTree, State
 from gen_jax.errors import UserError
 
 P = PartitionSpec
@@ -88,10 +88,24 @@ class Layout:
 def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     """The algorithm with every batch cut along the mesh's "data" axis."""
 
-    def cut(batch: PyTree) -> PyTree:
-        return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
+    def step(state: State, batch: PyTree) -> tuple[State, Metrics]:
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return algorithm.step(state, batch)
 
-    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, cut(batch)))
+    return Algorithm(algorithm.init, step)
+
+
+def summed(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> PyTree:
+    """f(state, batch), which is a sum over examples: each device of the "data" axis takes its own, then they add up.
+
+    Models may then walk through their examples in blocks, which a program cut up by the compiler would first gather.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("data", 1) == 1:
+        return f(state, batch)
+    local = lambda state, batch: jax.lax.psum(f(state, batch), "data")
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=False)(state, batch)
 
 
 def start_processes() -> None:

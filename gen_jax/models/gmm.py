@@ -1,164 +1,308 @@
-"""Gaussian mixture with full covariances, trained by EM (Dempster, Laird & Rubin 1977; Bishop 2006, section 9.2)."""
+"""Gaussian mixtures, trained by EM (Dempster, Laird & Rubin 1977; Bishop 2006, section 9.2) or by descent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.scipy.linalg import solve_triangular
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.models.blocks import by_blocks, over_blocks
+from gen_jax.models.covariances import FULL, Frame, Full, Stats, Way, alive
+from gen_jax.models.gaussians import Gaussians, Prior, spread
+
+Assign = Callable[[Array, Array], Array]  # (rows (B, D), their numbers (B,)) -> first responsibilities (K, B)
+Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights (N,), K)
 
 
-class Stats(NamedTuple):
-    """Sums over examples, weighted by responsibility, of moments about the current means.
+def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Each point to the nearest of centres drawn far from each other (Arthur & Vassilvitskii 2007)."""
+    return _nearest(_spread_centres(key, x, weight, k), Frame.of(x))
 
-    Taken about the means rather than the origin, the second moments lose no digits to cancellation: data at
-    1000 +- 0.1 has the right variance in float32.
-    """
 
-    count: Array  # (K,)
-    first: Array  # (K, D)
-    second: Array  # (K, D, D)
+def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
+    """k-means++ and then Lloyd's iterations."""
+    frame = Frame.of(x)
+
+    def lloyd(_, centres: Array) -> Array:
+        assign = _nearest(centres, frame)
+
+        def block(x: Array, weight: Array) -> tuple[Array, Array]:
+            r = assign(x, None) * weight
+            return r @ frame.into(x), r.sum(axis=1)
+
+        first, count = over_blocks(block, x, weight)
+        return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centres)
+
+    return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centres(key, x, weight, k)), frame)
+
+
+def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Each point to the nearest of K points of the data."""
+    frame = Frame.of(x)
+    gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
+    _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
+    return _nearest(frame.into(x[jnp.resize(rows, k)]), frame)
+
+
+def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Responsibilities drawn uniformly and normalised: all components begin near the mean of the data."""
+
+    def assign(rows: Array, index: Array) -> Array:
+        r = jax.vmap(lambda i: jax.random.uniform(fold(key, i), (k,), rows.dtype, 1e-6))(index)
+        return (r / r.sum(axis=1, keepdims=True)).T
+
+    return assign
 
 
 @dataclass(frozen=True)
 class GMM:
     """p(x) = sum_k w_k N(x; mean_k, covariance_k) over vectors (B, D).
 
-    components: K. floor: the least variance of any component, relative to the variance of the first batch; it is added
-    to the diagonals of the covariances. Parameters are stored as logits, means and Cholesky factors with the logarithm
-    of their diagonal, so that the same model can be trained by `em` and by `descent`.
+    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least variance
+    of any component, relative to the variance of the first batch. regularisation: added to all variances, in units of the
+    data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori estimates.
+    active: how many of the components are in use, all by default; it may be traced, so that one program tries several.
+
+    A batch may hold "weight" (B,): how often each example counts. Parameters are logits, means and factors of the
+    covariances with logarithms of their diagonals, so that the same model can be trained by `em` and by `descent`.
     """
 
     components: int
     floor: float = 1e-6
+    kind: Full = FULL
+    start: Start = kmeans_plus_plus
+    regularisation: float = 0.0
+    missing: bool = False
+    prior: Prior = field(default_factory=Prior)
+    active: int | Array | None = None
 
     def __post_init__(self):
         if self.components < 1:
             raise ValueError(f"components must be at least 1, got {self.components}")
+        _ = self.gaussians
+
+    @property
+    def gaussians(self) -> Gaussians:
+        return Gaussians(self.kind, self.floor, self.regularisation, self.missing, self.prior)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        """k-means++ centres (Arthur & Vassilvitskii 2007), then the moments of the points nearest to each."""
-        x = batch["x"]
-        variance = x.var(axis=0)
-        scale = jnp.where(variance > 0, lax.rsqrt(jnp.maximum(variance, 1e-30)), 1.0)
-        centres = kmeans_plus_plus(fold(key, "centres"), (x - x.mean(axis=0)) * scale, self.components)
-        nearest = jnp.argmin(_squared_distances((x - x.mean(axis=0)) * scale, centres), axis=1)
-        one_hot = jax.nn.one_hot(nearest, self.components)
-        means = x.mean(axis=0) + centres / scale
-        variance = jnp.where(variance > 0, variance, 1.0)
-        extra = {"variance": variance}
-        covariances = jnp.broadcast_to(jnp.diag(variance), (self.components, x.shape[1], x.shape[1]))
-        start = _pack(jnp.full(self.components, 1.0 / self.components), means, covariances)
-        return self._maximise(start, extra, _moments(x, one_hot, means)), extra
+        """The moments of the points that `start` gives to each component."""
+        x, weight = _points(batch)
+        if self.missing:  # only to begin with
+            x = jnp.where(jnp.isnan(x), jnp.nan_to_num(jnp.nanmean(x, axis=0)), x)
+        extra = {"variance": spread(x), "reseeded": jnp.zeros((), x.dtype)}
+        assign = self.start(fold(key, "start"), x, weight, self.components)
+        params = self.gaussians.start(x, self.components, extra["variance"])
+
+        def gather(way: Way) -> Stats:
+            def block(x: Array, index: Array, weight: Array) -> PyTree:
+                return way.sums(way.prepare(x), assign(x, index) * weight * self._used(self.components)[:, None])
+
+            return way.stats(over_blocks(block, x, jnp.arange(len(x)), weight))
+
+        stats = replace(self.gaussians, missing=False).ways(params, x, gather)
+        params = {"logits": jnp.zeros(self.components, x.dtype), **params}
+        return self.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
 
     def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
         params = state.params["gmm"]
-        joint = _log_joint(params, batch["x"])
-        log_prob = jax.nn.logsumexp(joint, axis=1)
-        stats = _moments(batch["x"], jnp.exp(joint - log_prob[:, None]), params["means"])
-        return stats, {"log_likelihood": Mean.of(log_prob)}
+        x, weight = _points(batch)
+        log_weights = jax.nn.log_softmax(params["logits"])[:, None]
 
-    def m_step(self, state: State, stats: Stats) -> Params:
-        return self._maximise(state.params["gmm"], state.extra, stats)
+        def gather(way: Way) -> tuple[Stats, Array]:
+            def block(x: Array, weight: Array) -> PyTree:
+                prepared = way.prepare(x)
+                joint = jnp.maximum(way.log_prob(prepared) + log_weights, -1e30)  # finite, however far a point is
+                log_prob = jax.nn.logsumexp(joint, axis=0)
+                return way.sums(prepared, jnp.exp(joint - log_prob) * weight), jnp.sum(log_prob * weight)
 
-    def _maximise(self, params: PyTree, extra: Extra, stats: Stats) -> Params:
-        """Components that hold less than a millionth of an example keep their place and shape."""
-        alive = stats.count > 1e-6
-        count = jnp.where(alive, stats.count, 1.0)
-        shift = stats.first / count[:, None]
-        covariances = stats.second / count[:, None, None] - shift[:, :, None] * shift[:, None, :]
-        covariances += self.floor * jnp.diag(extra["variance"])
-        new = _pack(stats.count / stats.count.sum(), params["means"] + shift, covariances)
-        kept = {**params, "logits": new["logits"]}
-        return {"gmm": jax.tree.map(lambda n, o: jnp.where(alive.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, kept)}
+            sums, total = over_blocks(block, x, weight, rows=way.rows)
+            return way.stats(sums), total
+
+        stats, total = self.gaussians.ways(_shapes(params), x, gather)
+        return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
+
+    def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
+        """Maximises, then gives components that have lost their points to the heaviest ones."""
+        old, variance = state.params["gmm"], state.extra["variance"]
+        new = self.gaussians.maximise(_shapes(old), stats, variance)
+        used = self._used(len(stats.count))
+        share = stats.count + (self.prior.concentration - 1)
+        share = jnp.where(used, share / jnp.where(used, share, 0).sum(), 0)
+        lost = used & ~alive(stats)
+        shapes, share = self._reseeded(new, share, lost, stats.count)
+        params = {"logits": jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf), **shapes}
+        return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
+
+    def rebased(self, state: State, stats: Stats, params: Params) -> Stats:
+        """Statistics about the means of the State, about those of `params`."""
+        return self.kind.rebased(stats, params["gmm"]["means"] - state.params["gmm"]["means"])
+
+    def _used(self, k: int) -> Array:
+        return jnp.arange(k) < (k if self.active is None else self.active)
+
+    def _reseeded(self, params: PyTree, share: Array, lost: Array, count: Array) -> tuple[PyTree, Array]:
+        """Each lost component takes half the weight and the shape of a heavy one, a quarter of a standard deviation
+        away along its widest coordinate; the heaviest are halved first."""
+        heaviest, living = jnp.argsort(-count), jnp.maximum((count > 1e-6).sum(), 1)
+        rank = jnp.cumsum(lost) - 1
+        donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(count)))
+        takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # a donor is one of its own takers
+        variances = self.kind.variances(params)[donor]
+        widest = jnp.argmax(variances / variances.mean(axis=0), axis=1)
+        step = jax.nn.one_hot(widest, variances.shape[1], dtype=share.dtype) * jnp.sqrt(variances)
+        away = 0.25 * (1 + rank // living)[:, None] * step
+        moved = self.kind.take(params, donor)
+        return {**moved, "means": moved["means"] + jnp.where(lost[:, None], away, 0)}, (share / takers)[donor]
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        log_prob = jax.nn.logsumexp(_log_joint(params, batch["x"]), axis=1)
-        return -log_prob.mean(), ({}, {"log_likelihood": Mean.of(log_prob)})
+        x, weight = _points(batch)
+        log_prob = Mean.of(self._log_prob(params, x), weight)
+        return -log_prob.value, ({}, {"log_likelihood": log_prob})
 
     @property
     def objectives(self) -> Sequence[Objective]:
         return (Objective("gmm", self.loss),)
 
+    def log_joint(self, params: PyTree, x: Array) -> Array:
+        """(B, K) log p(x, k)."""
+        return self.gaussians.log_prob(_shapes(params), x) + jax.nn.log_softmax(params["logits"])
+
+    def _log_prob(self, params: PyTree, x: Array) -> Array:
+        return jax.nn.logsumexp(self.log_joint(params, x), axis=1)
+
     def log_prob(self, state: State, batch: Batch) -> Array:
-        return jax.nn.logsumexp(_log_joint(weights(state, "gmm"), batch["x"]), axis=1)
+        return by_blocks(lambda x: self._log_prob(weights(state, "gmm"), x), _points(batch)[0], rows=1 << 16)
+
+    def log_prior(self, state: State) -> Array:
+        """Logarithm of the prior's density at the parameters, up to a constant; 0 for the flat prior."""
+        params, variance = weights(state, "gmm"), state.extra["variance"]
+        used = self._used(self.components)
+        shares = jnp.where(used, jax.nn.log_softmax(params["logits"]), 0).sum()
+        return (self.prior.concentration - 1) * shares + self.gaussians.log_prior(_shapes(params), variance)
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
         """(B, K) p(k | x)."""
-        return jax.nn.softmax(_log_joint(weights(state, "gmm"), batch["x"]), axis=1)
+        return jax.nn.softmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
+
+    def predict(self, state: State, batch: Batch) -> Array:
+        """(B,) the most probable component."""
+        return jnp.argmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
 
     def sample(self, state: State, key: Array, n: int) -> Batch:
         params = weights(state, "gmm")
         component = jax.random.categorical(fold(key, "component"), params["logits"], shape=(n,))
-        noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]))
-        x = params["means"][component] + jnp.einsum("nij,nj->ni", _cholesky(params)[component], noise)
-        return {"x": x, "component": component}
+        noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
+        return {"x": self.kind.draw(params, component, noise), "component": component}
 
     def distribution(self, state: State) -> distrax.MixtureSameFamily:
         """The mixture as a distrax distribution."""
         params = weights(state, "gmm")
-        components = distrax.MultivariateNormalTri(params["means"], _cholesky(params))
-        return distrax.MixtureSameFamily(distrax.Categorical(logits=params["logits"]), components)
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(logits=params["logits"]), self.kind.distribution(_shapes(params))
+        )
+
+    def marginal(self, state: State, columns: Sequence[int]) -> State:
+        """The State of the mixture over some of the coordinates, in the order given."""
+        params, columns = weights(state, "gmm"), _columns(columns, state)
+        marginal = {"logits": params["logits"], **self.kind.select(_shapes(params), columns)}
+        extra = {**state.extra, "variance": state.extra["variance"][columns]}
+        return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
+
+    def conditional(self, state: State, columns: Sequence[int], values: Array) -> distrax.MixtureSameFamily:
+        """The other coordinates, in their order, given these: a batch of mixtures, one per row of `values` (B, len(columns))
+        (Bishop 2006, equations 2.81 and 2.82)."""
+        params, given = weights(state, "gmm"), _columns(columns, state)
+        free = np.setdiff1d(np.arange(params["means"].shape[1]), given)
+        marginal = self.marginal(state, given)
+        means, covariances = params["means"], self.kind.dense(params)
+        among, across = covariances[:, given][..., given], covariances[:, free][..., given]
+        gain = jnp.linalg.solve(among, across.mT).mT
+        residual = jnp.asarray(values, means.dtype)[:, None] - means[:, given]
+        shifted = means[:, free] + jnp.einsum("kij,bkj->bki", gain, residual)
+        rest = covariances[:, free][..., free] - gain @ across.mT
+        factor = jnp.broadcast_to(jnp.linalg.cholesky(rest), (len(residual), *rest.shape))
+        logits = self.log_joint(marginal.params["gmm"], jnp.asarray(values, means.dtype))
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(logits=logits), distrax.MultivariateNormalTri(shifted, factor)
+        )
+
+    def parameters(self, state: State) -> tuple[Array, Array, Array]:
+        """Weights (K,), means (K, D) and covariances in the shape of their kind."""
+        params = weights(state, "gmm")
+        return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
+
+    def free_parameters(self, dimensions: int, components: Any = None) -> Any:
+        k = self.components if components is None else components
+        return k * dimensions + self.kind.free(k, dimensions) + k - 1
+
+    def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
+        """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) of a data set: lower is better."""
+        x, weight = _points(batch)
+        joint = self.log_joint(weights(state, "gmm"), x)
+        log_prob = jax.nn.logsumexp(joint, axis=1)
+        likelihood, n = jnp.sum(weight * log_prob), weight.sum()
+        r = jnp.exp(joint - log_prob[:, None])
+        entropy = jnp.sum(weight[:, None] * jax.scipy.special.entr(r))
+        free = self.free_parameters(x.shape[1])
+        bic = -2 * likelihood + free * jnp.log(n)
+        return {"aic": -2 * likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
 
 
-def _pack(proportions: Array, means: Array, covariances: Array) -> PyTree:
-    factor = jnp.linalg.cholesky(covariances)
-    diagonal = jnp.diagonal(factor, axis1=1, axis2=2)
-    lower = jnp.tril(factor, -1) + jax.vmap(jnp.diag)(jnp.log(diagonal))
-    return {"logits": jnp.log(jnp.maximum(proportions, 1e-30)), "means": means, "cholesky": lower}
+def _points(batch: Batch) -> tuple[Array, Array]:
+    """x (N, D) and its weights (N,), as floats."""
+    x = jnp.asarray(batch["x"])
+    x = x.reshape(len(x), -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x, jnp.asarray(batch.get("weight", jnp.ones(len(x), x.dtype)), x.dtype)
 
 
-def _cholesky(params: PyTree) -> Array:
-    """(K, D, D) lower triangular with a positive diagonal."""
-    raw = params["cholesky"]
-    return jnp.tril(raw, -1) + jax.vmap(jnp.diag)(jnp.exp(jnp.diagonal(raw, axis1=1, axis2=2)))
+def _shapes(params: PyTree) -> PyTree:
+    """The parameters of the components, without their weights."""
+    return {name: a for name, a in params.items() if name != "logits"}
 
 
-def _log_joint(params: PyTree, x: Array) -> Array:
-    """(B, K) log w_k + log N(x; mean_k, covariance_k)."""
-    d = x.shape[1]
-
-    def component(mean: Array, factor: Array) -> Array:
-        white = solve_triangular(factor, (x - mean).T, lower=True)
-        return -0.5 * jnp.sum(white**2, axis=0)
-
-    log_det = jnp.diagonal(params["cholesky"], axis1=1, axis2=2).sum(axis=1)
-    quadratic = jax.vmap(component, out_axes=1)(params["means"], _cholesky(params))
-    return quadratic - log_det - 0.5 * d * jnp.log(2 * jnp.pi) + jax.nn.log_softmax(params["logits"])
-
-
-def _moments(x: Array, responsibilities: Array, about: Array) -> Stats:
-    def component(r: Array, mean: Array) -> tuple[Array, Array, Array]:
-        centred = x - mean
-        weighted = r[:, None] * centred
-        return r.sum(), weighted.sum(axis=0), weighted.T @ centred
-
-    return Stats(*jax.vmap(component, in_axes=(1, 0))(responsibilities, about))
+def _columns(columns: Sequence[int], state: State) -> np.ndarray:
+    columns, d = np.asarray(columns, int), weights(state, "gmm")["means"].shape[1]
+    if (
+        columns.ndim != 1
+        or not len(columns)
+        or len(set(columns)) < len(columns)
+        or not np.all((0 <= columns) & (columns < d))
+    ):
+        raise ValueError(f"columns must be different numbers from 0 to {d - 1}, got {columns.tolist()}")
+    return columns
 
 
-def _squared_distances(x: Array, centres: Array) -> Array:
-    """(B, K)"""
-    return jax.vmap(lambda centre: jnp.sum((x - centre) ** 2, axis=1), out_axes=1)(centres)
+def _nearest(centres: Array, frame: Frame) -> Assign:
+    """One-hot responsibilities by distance to centres (K, D) that are given in the frame."""
+
+    def assign(rows: Array, index: Array) -> Array:
+        distance = 0.5 * jnp.sum(centres**2, axis=1)[:, None] - jnp.matmul(
+            centres, frame.into(rows).T, precision=lax.Precision.HIGHEST
+        )
+        return jax.nn.one_hot(jnp.argmin(distance, axis=0), len(centres), axis=0, dtype=rows.dtype)
+
+    return assign
 
 
-def kmeans_plus_plus(key: Array, x: Array, k: int) -> Array:
-    """(k, D) rows of x, each new one drawn with probability proportional to its squared distance to those before."""
+def _spread_centres(key: Array, x: Array, weight: Array, k: int) -> Array:
+    """(k, D) rows of x in its frame, each new one drawn with probability proportional to its squared distance to those
+    before."""
+    frame = Frame.of(x)
 
     def draw(i: Array, carry):
         centres, distance = carry
-        logits = jnp.where(distance > 0, jnp.log(jnp.maximum(distance, 1e-30)), -1e9)
-        centre = x[jax.random.categorical(fold(key, i), logits)]
-        distance = jnp.minimum(distance, jnp.sum((x - centre) ** 2, axis=1))
-        return centres.at[i].set(centre), distance
+        mass = jnp.cumsum(distance * weight)
+        row = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(fold(key, i), dtype=x.dtype), side="right")
+        centre = frame.into(x[jnp.minimum(row, len(x) - 1)])
+        new = jnp.sum((frame.into(x) - centre) ** 2, axis=1)
+        return centres.at[i].set(centre), jnp.where(i == 0, new, jnp.minimum(distance, new))
 
-    start = jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones(x.shape[0], x.dtype)
-    centres, _ = lax.fori_loop(0, 1, draw, start)
-    first = jnp.sum((x - centres[0]) ** 2, axis=1)
-    return lax.fori_loop(1, k, draw, (centres, first))[0]
+    return lax.fori_loop(0, k, draw, (jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones_like(weight)))[0]

@@ -1,0 +1,63 @@
+"""Walking through many examples in blocks of rows, so that temporaries stay small and, on a CPU, in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_batching import custom_vmap
+
+from gen_jax.core import PyTree
+
+
+def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:
+    """`f` of all rows of x (N, ...), which returns something for each row, computed block by block."""
+    n, block = len(x), rows or block_size()
+    whole = n // block
+    if whole <= 1:
+        return f(x)
+    first = lax.map(f, x[: whole * block].reshape(whole, block, *x.shape[1:]))
+    first = jax.tree.map(lambda a: a.reshape(whole * block, *a.shape[2:]), first)
+    if whole * block == n:
+        return first
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, f(x[whole * block :]))
+
+
+def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = None) -> PyTree:
+    """The sum of `f` over blocks of rows of arrays (N, ...), the last array being weights.
+
+    Only one block's temporaries exist at a time, and the arrays are not copied: the last block overlaps the one before
+    it, with weight 0 where it does.
+    """
+    *arrays, weights = arrays
+    n, block = len(weights), min(rows or block_size(), len(weights))
+    if n == block:
+        return f(*arrays, weights)
+
+    def at(i: Array) -> PyTree:
+        start = jnp.minimum(i * block, n - block)
+        fresh = start + jnp.arange(block) >= i * block
+        cut = [lax.dynamic_slice_in_dim(a, start, block) for a in (*arrays, weights)]
+        cut[-1] = jnp.where(fresh.reshape(-1, *[1] * (cut[-1].ndim - 1)), cut[-1], 0)
+        return f(*cut)
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(at, jnp.int32(0)))
+    return lax.fori_loop(0, -(-n // block), lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
+
+
+def block_size() -> int:
+    """Rows whose features stay in a CPU's cache, or that fill an accelerator."""
+    return 1024 if jax.default_backend() == "cpu" else 1 << 16
+
+
+@custom_vmap
+def jointly(fine: Array) -> Array:
+    """A condition that under `vmap` holds only if it holds for every member: so `cond` stays a branch."""
+    return fine
+
+
+@jointly.def_vmap
+def _(size: int, batched: list[bool], fine: Array) -> tuple[Array, bool]:
+    return jointly(jnp.all(fine)), False
