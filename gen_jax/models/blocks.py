@@ -15,14 +15,17 @@ from gen_jax.core import PyTree
 def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:
     """`f` of all rows of x (N, ...), which returns something for each row, computed block by block."""
     n, block = len(x), rows or block_size()
-    whole = n // block
-    if whole <= 1:
+    if n <= block:
         return f(x)
-    first = lax.map(f, x[: whole * block].reshape(whole, block, *x.shape[1:]))
-    first = jax.tree.map(lambda a: a.reshape(whole * block, *a.shape[2:]), first)
-    if whole * block == n:
-        return first
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, f(x[whole * block :]))
+    whole = n // block
+    starts = jnp.minimum(jnp.arange(-(-n // block)) * block, n - block)  # the last block overlaps the one before it
+    found = lax.map(lambda start: f(lax.dynamic_slice_in_dim(x, start, block)), starts)
+
+    def joined(a: Array) -> Array:
+        rest = a[-1, block - n % block :] if n % block else a[-1, :0]
+        return jnp.concatenate([a[:whole].reshape(whole * block, *a.shape[2:]), rest])
+
+    return jax.tree.map(joined, found)
 
 
 def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = None) -> PyTree:

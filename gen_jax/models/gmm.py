@@ -23,12 +23,12 @@ Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights 
 
 def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
     """Each point to the nearest of centres drawn far from each other (Arthur & Vassilvitskii 2007)."""
-    return _nearest(_spread_centres(key, x, weight, k), Frame.of(x))
+    return _nearest(_spread_centres(key, x, weight, k), _frame(x))
 
 
 def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
     """k-means++ and then Lloyd's iterations."""
-    frame = Frame.of(x)
+    frame = _frame(x)
 
     def lloyd(_, centres: Array) -> Array:
         assign = _nearest(centres, frame)
@@ -45,7 +45,7 @@ def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) ->
 
 def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
     """Each point to the nearest of K points of the data."""
-    frame = Frame.of(x)
+    frame = _frame(x)
     gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
     _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
     return _nearest(frame.into(x[jnp.resize(rows, k)]), frame)
@@ -294,15 +294,30 @@ def _nearest(centres: Array, frame: Frame) -> Assign:
 
 def _spread_centres(key: Array, x: Array, weight: Array, k: int) -> Array:
     """(k, D) rows of x in its frame, each new one drawn with probability proportional to its squared distance to those
-    before."""
-    frame = Frame.of(x)
+    before; of several such draws, the one that leaves the least distance."""
+    frame, trials = _frame(x), 2 + int(np.log(k))
 
     def draw(i: Array, carry):
         centres, distance = carry
         mass = jnp.cumsum(distance * weight)
-        row = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(fold(key, i), dtype=x.dtype), side="right")
-        centre = frame.into(x[jnp.minimum(row, len(x) - 1)])
-        new = jnp.sum((frame.into(x) - centre) ** 2, axis=1)
-        return centres.at[i].set(centre), jnp.where(i == 0, new, jnp.minimum(distance, new))
+        at = mass[-1] * jax.random.uniform(fold(key, i), (trials,), x.dtype)
+        rows = jnp.minimum(jnp.searchsorted(mass, at, side="right"), len(x) - 1)
+        drawn = frame.into(x[rows])
+
+        def left(x: Array) -> Array:  # squared distances (B, trials)
+            x = frame.into(x)
+            cross = jnp.matmul(x, drawn.T, precision=lax.Precision.HIGHEST)
+            return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] - 2 * cross + jnp.sum(drawn**2, axis=1), 0)
+
+        left = by_blocks(left, x)
+        left = jnp.where(i == 0, left, jnp.minimum(distance[:, None], left))
+        best = jnp.argmin(weight @ left)
+        return centres.at[i].set(drawn[best]), left[:, best]
 
     return lax.fori_loop(0, k, draw, (jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones_like(weight)))[0]
+
+
+def _frame(x: Array) -> Frame:
+    """Coordinates for distances: centred, but with one scale for all, so that distances are Euclidean."""
+    frame = Frame.of(x)
+    return frame._replace(scale=jnp.broadcast_to(frame.scale.mean(), frame.scale.shape))

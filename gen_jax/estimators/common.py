@@ -1,0 +1,90 @@
+"""What both interfaces need: precision, checks of arrays, keys, and covariances by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.utils import check_random_state
+
+from gen_jax.models.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
+
+KINDS: Mapping[str, Full] = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
+
+
+def precision(x: np.ndarray) -> AbstractContextManager:
+    """float64 arrays are computed with in float64 where the hardware has it, that is not on a TPU."""
+    return jax.enable_x64(x.dtype == np.float64 and jax.default_backend() != "tpu")
+
+
+def chosen(name: str, value: Any, options: Mapping[str, Any]) -> Any:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+    return options[value]
+
+
+def at_least(low: float, **values: Any) -> None:
+    """Raises a ValueError that names the first argument below `low`."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float, np.number)) or not value >= low:
+            raise ValueError(f"{name} must be at least {low}, got {value!r}")
+
+
+def points(x: Any, name: str = "X", features: int | None = None, missing: bool = True) -> np.ndarray:
+    """A matrix of floats (N, D): float32 stays, all else becomes float64; NaN marks missing values."""
+    x = np.asarray(x)
+    if x.ndim != 2 or not x.size:
+        raise ValueError(f"{name} must be a matrix (n_samples, n_features) with entries, got shape {x.shape}")
+    try:
+        x = x.astype(np.float32 if x.dtype == np.float32 else np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}") from None
+    if np.isinf(x).any():
+        row, column = np.argwhere(np.isinf(x))[0]
+        raise ValueError(f"{name} has {np.isinf(x).sum()} infinite values, the first at [{row}, {column}]: remove them")
+    if features is not None and x.shape[1] != features:
+        raise ValueError(f"{name} has {x.shape[1]} features, the model has {features}")
+    if np.isnan(x).any() and not missing:
+        raise ValueError(f"{name} has {np.isnan(x).sum()} NaN: this model cannot take missing values")
+    return x
+
+
+def probabilities(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Probabilities along the last axis, which must sum to one."""
+    value = np.asarray(value, np.float64)
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
+    if not np.isfinite(value).all() or (value < 0).any():
+        raise ValueError(f"{name} must be finite and not negative")
+    total = value.sum(axis=-1)
+    if not np.allclose(total, 1, atol=1e-6):
+        worst = np.unravel_index(np.argmax(np.abs(total - 1)), total.shape) if total.ndim else ()
+        where = f"row {worst[0]} of {name}" if total.ndim else name
+        raise ValueError(f"{where} sums to {total[worst]:.6g}: divide it by its sum")
+    return value / total[..., None]
+
+
+def covariance_matrices(name: str, value: Any, kind: str, k: int, d: int) -> np.ndarray:
+    """(K, D, D) covariances from the shape of their kind; they must be symmetric and positive definite."""
+    value = np.asarray(value, np.float64)
+    shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[kind]
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} for {kind!r} covariances, got {value.shape}")
+    if kind == "spherical":
+        value = np.repeat(value[:, None], d, axis=1)
+    if kind in ("diag", "spherical"):
+        if not (value > 0).all():
+            raise ValueError(f"{name} must be positive")
+        return value[:, :, None] * np.eye(d)
+    value = np.broadcast_to(value, (k, d, d))
+    if not np.allclose(value, np.swapaxes(value, 1, 2)) or not (np.linalg.eigvalsh(value) > 0).all():
+        raise ValueError(f"{name} must be symmetric and positive definite")
+    return value
+
+
+def key_of(random_state: Any) -> int:
+    """A seed from what scikit-learn calls a random state."""
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -1,0 +1,317 @@
+"""`GaussianMixture` with scikit-learn's arguments and attributes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gen_jax.algorithms import converge, em, member, population
+from gen_jax.core import Batch, PyTree, State
+from gen_jax.estimators.common import (
+    KINDS,
+    at_least,
+    chosen,
+    covariance_matrices,
+    key_of,
+    points,
+    precision,
+    probabilities,
+)
+from gen_jax.models.gaussians import Prior
+from gen_jax.models.gmm import GMM, kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
+
+STARTS = {
+    "kmeans": kmeans,
+    "k-means++": kmeans_plus_plus,
+    "random": random_responsibilities,
+    "random_from_data": random_from_data,
+}
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """scikit-learn's GaussianMixture; all restarts run as one compiled program.
+
+    Beyond scikit-learn: `fit` takes `sample_weight`; NaN in X marks missing values, which are integrated out exactly;
+    `n_components` may be several numbers, of which `criterion` ("bic", "aic", "icl") chooses one; `prior` makes the
+    estimate a maximum a posteriori one. float32 data is computed with in float32, all other in float64.
+    """
+
+    def __init__(
+        self,
+        n_components: int | Sequence[int] = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        criterion: str = "bic",
+        prior: Prior | None = None,
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.criterion = criterion
+        self.prior = prior
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
+        """EM until the mean log-likelihood changes by less than `tol`, from `n_init` starts; the best is kept."""
+        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
+        if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
+            raise ValueError(f"n_components must be whole numbers of at least 1, got {self.n_components!r}")
+        at_least(1, max_iter=self.max_iter, n_init=self.n_init)
+        at_least(0, tol=self.tol, reg_covar=self.reg_covar)
+        chosen("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        x = self._points(X, reset=True)
+        if len(x) < max(ks):
+            raise ValueError(f"n_components = {max(ks)}, but X has {len(x)} samples: take fewer components")
+        weight = _weights(sample_weight, x)
+        model = self._model(max(ks), bool(np.isnan(x).any()))
+        given = self._given(x, len(ks), max(ks))
+        restarts = 1 if self.warm_start and given else self.n_init
+        with precision(x):
+            members = jnp.asarray(np.repeat(ks, restarts))
+            batch = {"x": x, "weight": weight.astype(x.dtype)}
+            state, metrics = _fit(
+                model, self.max_iter, batch, members, jax.random.key(key_of(self.random_state)), self.tol, given
+            )
+            values = np.asarray(metrics["log_likelihood"].value)
+            best, self.criteria_ = self._best(model, state, batch, values, ks, restarts)
+            self._keep(model, member(state, best), ks[best // restarts])
+        self.n_components_ = int(ks[best // restarts])
+        self.lower_bound_ = float(values[best])
+        curve = np.asarray(state.extra["curve"][best], np.float64)
+        self.lower_bounds_ = curve[~np.isnan(curve)].tolist()
+        self.curves_ = np.asarray(state.extra["curve"], np.float64)
+        self.n_iter_ = int(metrics["iterations"].total[best])
+        self.converged_ = bool(metrics["converged"].total[best])
+        self.n_reseeded_ = int(state.extra["reseeded"][best])
+        if not self.converged_ and self.max_iter > 1:
+            warnings.warn(
+                f"not converged in {self.max_iter} iterations: raise max_iter or tol", ConvergenceWarning, stacklevel=2
+            )
+        if self.n_reseeded_:
+            warnings.warn(
+                f"{self.n_reseeded_} times a component lost all its points and was given part of another's: "
+                "n_components may be too large",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        return self.fit(X, y, sample_weight).predict(X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """(N,) log-likelihoods in nats."""
+        return logsumexp(self._joint(X), axis=1)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The mean log-likelihood in nats."""
+        return float(np.average(self.score_samples(X), weights=sample_weight))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, K) probabilities of the components."""
+        joint = self._joint(X)
+        p = np.exp(joint - joint.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        return self._joint(X).argmax(axis=1)
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """New points (n, D) and the components they came from (n,)."""
+        check_is_fitted(self)
+        at_least(1, n_samples=n_samples)
+        means = np.asarray(self.means_)
+        with precision(means):
+            model, state = self._fitted(means.dtype)
+            drawn = model.sample(state, jax.random.key(key_of(self.random_state)), n_samples)
+            return np.asarray(drawn["x"]), np.asarray(drawn["component"])
+
+    def bic(self, X: Any) -> float:
+        return self._criterion(X, "bic")
+
+    def aic(self, X: Any) -> float:
+        return self._criterion(X, "aic")
+
+    def icl(self, X: Any) -> float:
+        """BIC plus twice the entropy of the assignment (Biernacki, Celeux & Govaert 2000)."""
+        return self._criterion(X, "icl")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _criterion(self, X: Any, name: str) -> float:
+        check_is_fitted(self)
+        x = self._points(X)
+        with precision(x):
+            model, state = self._fitted(x.dtype, bool(np.isnan(x).any()))
+            return float(_criteria(model, state, {"x": x})[name])
+
+    def _points(self, X: Any, reset: bool = False) -> np.ndarray:
+        x = validate_data(
+            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", ensure_min_samples=1
+        )
+        x = points(x)
+        empty = np.flatnonzero(np.isnan(x).all(axis=1))
+        if len(empty):
+            raise ValueError(f"X has {len(empty)} rows of NaN only, the first is row {empty[0]}: remove them")
+        return x
+
+    def _model(self, k: int, missing: bool) -> GMM:
+        return GMM(
+            int(k),
+            floor=0.0,
+            kind=chosen("covariance_type", self.covariance_type, KINDS),
+            start=chosen("init_params", self.init_params, STARTS),
+            regularisation=float(self.reg_covar),
+            missing=missing,
+            prior=self.prior or Prior(),
+        )
+
+    def _given(self, x: np.ndarray, several: int, k: int) -> dict[str, np.ndarray]:
+        """Parameters to begin from, by the names of the model's."""
+        d = x.shape[1]
+        if self.warm_start and hasattr(self, "means_") and self.means_.shape == (k, d):
+            start = {"weights": self.weights_, "means": self.means_, "covariances": self._dense()}
+            return {name: np.asarray(a, x.dtype) for name, a in start.items()}
+        given = {}
+        if self.weights_init is not None:
+            given["weights"] = probabilities("weights_init", self.weights_init, (k,))
+        if self.means_init is not None:
+            given["means"] = points(self.means_init, "means_init", d, missing=False)
+            if len(given["means"]) != k:
+                raise ValueError(f"means_init must have shape {(k, d)}, got {given['means'].shape}")
+        if self.precisions_init is not None:
+            precisions = covariance_matrices("precisions_init", self.precisions_init, self.covariance_type, k, d)
+            given["covariances"] = np.linalg.inv(precisions)
+        if given and several > 1:
+            raise ValueError("weights_init, means_init and precisions_init need a single n_components")
+        return {name: a.astype(x.dtype) for name, a in given.items()}
+
+    def _best(self, model: GMM, state: State, batch: Batch, values: np.ndarray, ks: list[int], restarts: int):
+        """The best member by likelihood among those of one K, by the criterion among several K; and the criteria."""
+        firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
+        if len(ks) == 1:
+            return firsts[0], {}
+        found = {}
+        for k, i in zip(ks, firsts):
+            fewer = jax.tree.map(lambda a: a, member(state, i))
+            own = _first(model, fewer, k)
+            found[int(k)] = float(_criteria(replace(model, components=int(k)), own, batch)[self.criterion])
+        return firsts[int(np.argmin(list(found.values())))], found
+
+    def _keep(self, model: GMM, state: State, k: int) -> None:
+        """The fitted parameters, as NumPy arrays under scikit-learn's names."""
+        own = replace(model, components=int(k))
+        weights, means, covariances = (np.asarray(a) for a in own.parameters(_first(model, state, k)))
+        self.weights_, self.means_, self.covariances_ = weights / weights.sum(), means, covariances
+        if covariances.ndim >= 2 and self.covariance_type in ("full", "tied"):
+            factor = np.linalg.inv(np.linalg.cholesky(covariances))
+            self.precisions_cholesky_ = np.swapaxes(factor, -1, -2)
+            self.precisions_ = self.precisions_cholesky_ @ factor
+        else:
+            self.precisions_ = 1 / covariances
+            self.precisions_cholesky_ = np.sqrt(self.precisions_)
+
+    def _dense(self) -> np.ndarray:
+        k, d = self.means_.shape
+        return covariance_matrices("covariances_", self.covariances_, self.covariance_type, k, d)
+
+    def _fitted(self, dtype: Any, missing: bool = False) -> tuple[GMM, State]:
+        """The model and State of the attributes, which may have been set by hand."""
+        model = self._model(len(self.means_), missing)
+        weights = probabilities("weights_", self.weights_, (len(self.means_),))
+        means = jnp.asarray(self.means_, dtype)
+        shapes = model.gaussians.pack(means, jnp.asarray(self._dense(), dtype), jnp.asarray(weights, dtype))
+        with np.errstate(divide="ignore"):
+            params = {"logits": jnp.asarray(np.log(weights), dtype), **shapes}
+        return model, State(jnp.int32(0), jax.random.key(0), {"gmm": params}, (), {})
+
+    def _joint(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        x = self._points(X)
+        with precision(x):
+            model, state = self._fitted(x.dtype, bool(np.isnan(x).any()))
+            return np.asarray(_log_joint(model, state.params["gmm"], x))
+
+
+def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    if sample_weight is None:
+        return np.ones(len(x))
+    weight = np.asarray(sample_weight, np.float64)
+    if weight.shape != (len(x),):
+        raise ValueError(f"sample_weight must have shape ({len(x)},), got {weight.shape}")
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight must be finite and not negative")
+    if not weight.sum() > 0:
+        raise ValueError("all of sample_weight is zero")
+    return weight
+
+
+def _first(model: GMM, state: State, k: int) -> State:
+    """The State of the first k components."""
+    params = state.params["gmm"]
+    kept = {
+        "logits": params["logits"][:k],
+        **model.kind.take({n: a for n, a in params.items() if n != "logits"}, slice(k)),
+    }
+    return state._replace(params={"gmm": kept})
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tolerance: Any, given: PyTree):
+    """Every member of the population until it converges: one program."""
+    several = population(lambda k: em(replace(model, active=k)), members)
+    algorithm = converge(several, "log_likelihood", tolerance, iterations)
+    state = algorithm.init(key, batch)
+    if given:
+
+        def begin(params: PyTree) -> PyTree:
+            shapes = {name: a for name, a in params.items() if name != "logits"}
+            logits = jnp.log(given["weights"]) if "weights" in given else params["logits"]
+            covariances = given.get("covariances", model.kind.dense(shapes))
+            packed = model.gaussians.pack(given.get("means", params["means"]), covariances, jax.nn.softmax(logits))
+            return {"logits": logits, **packed}
+
+        state = state._replace(params={"gmm": jax.vmap(begin)(state.params["gmm"])})
+    return algorithm.step(state, batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_joint(model: GMM, params: PyTree, x: Any) -> Any:
+    return model.log_joint(params, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _criteria(model: GMM, state: State, batch: Batch) -> Any:
+    return model.criteria(state, batch)
