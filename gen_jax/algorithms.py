@@ -167,15 +167,20 @@ def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: in
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
 
-    def init(key: Array, batch: Batch) -> State:
-        state = algorithm.init(key, batch)
-        value = jax.eval_shape(algorithm.step, state, batch)[1][metric].total
-        return _with_curve(state, jnp.full((*value.shape, iterations), jnp.nan, value.dtype))
-
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def shapes_of(state: State, batch: Batch) -> Metrics:
         shapes = jax.eval_shape(algorithm.step, state, batch)[1]
         if metric not in shapes:
             raise ValueError(f"there is no metric {metric!r} to converge: there are {sorted(shapes)}")
+        return shapes
+
+    def init(key: Array, batch: Batch) -> State:
+        state = algorithm.init(key, batch)
+        value = shapes_of(state, batch)[metric].total
+        return _with_curve(state, jnp.full((*value.shape, iterations), jnp.nan, value.dtype))
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        inner = state._replace(extra={k: v for k, v in state.extra.items() if k != "curve"})
+        shapes = shapes_of(inner, batch)
         value = shapes[metric].total
         nothing = jnp.full(value.shape, jnp.nan, value.dtype)
         count = jnp.zeros(value.shape, jnp.int32)
@@ -190,24 +195,14 @@ def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: in
             value = more[metric].value
             fell = value < last - 100 * jnp.finfo(value.dtype).eps * jnp.abs(last)
             curve = curve.at[..., i].set(jnp.where(done, jnp.nan, value))
+            keep = lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (new.ndim - done.ndim)), old, new)
+            moving = ("params", "opt", "extra")
+            kept = jax.tree.map(keep, *({name: getattr(s, name) for name in moving} for s in (new, old)))
             count, decreases = count + ~done, decreases + (fell & ~done)
             ended = done | (jnp.abs(value - last) < tolerance)
-            keep = lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (new.ndim - done.ndim)), old, new)
-            mine = lambda s: (s.params, s.opt, s.extra)
-            params, opt, extra = jax.tree.map(keep, mine(new), mine(old))
             metrics = jax.tree.map(keep, more, metrics)
-            return (
-                i + 1,
-                ended,
-                count,
-                decreases,
-                keep(value, last),
-                curve,
-                State(new.step, new.key, params, opt, extra),
-                metrics,
-            )
+            return i + 1, ended, count, decreases, keep(value, last), curve, new._replace(**kept), metrics
 
-        inner = state._replace(extra={k: v for k, v in state.extra.items() if k != "curve"})
         curve = jnp.full_like(state.extra["curve"], jnp.nan)
         start = jnp.int32(0), count > 0, count, count, nothing, curve, inner, _zeros_like(shapes)
         _, done, count, decreases, _, curve, inner, metrics = lax.while_loop(unfinished, advance, start)
@@ -219,6 +214,26 @@ def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: in
         return state._replace(extra={**state.extra, "curve": curve})
 
     return Algorithm(init, step)
+
+
+def best_of(
+    algorithm: Algorithm, restarts: int, metric: str, iterations: int = 20, tolerance: float = 0.0
+) -> Algorithm:
+    """The algorithm from a better start: `restarts` short runs on the first batch as one program; the best goes on.
+
+    `extra["curve"]` (restarts, iterations) keeps the metric of every iteration of all of them.
+    """
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, got {restarts}")
+    several = converge(population(algorithm, restarts), metric, tolerance, iterations)
+
+    def init(key: Array, batch: Batch) -> State:
+        state, metrics = several.step(several.init(key, batch), batch)
+        value = metrics[metric].value
+        best = member(state, jnp.argmax(jnp.where(jnp.isnan(value), -jnp.inf, value)))
+        return State(jnp.int32(0), key, best.params, best.opt, {**best.extra, "curve": state.extra["curve"]})
+
+    return Algorithm(init, algorithm.step)
 
 
 def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:

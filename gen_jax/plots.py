@@ -40,7 +40,95 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     n = min(2000, split.size)
     generated = model.sample(state, key, n)
     colours = [split.arrays.get("label"), generated.get("component")]
-    return show({split.name: split.head(n)["x"], "samples": generated["x"]}, colours)
+    figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colours)
+    for axis in figure.axes if hasattr(model, "covariances") else ():
+        _ellipses(axis, *model.covariances(state))
+    return figure
+
+
+def components(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """The means of a mixture, heaviest first, as examples look."""
+    order = np.argsort(-np.asarray(state.params["gmm"]["logits"]))
+    means = np.asarray(state.params["gmm"]["means"])[order]
+    return show({"means of the components, heaviest first": means.reshape(len(means), *split.head(1)["x"].shape[1:])})
+
+
+def restarts(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """The learning curve of each restart that `best_of` tried."""
+    figure, (axis,) = _axes(1)
+    curves = np.atleast_2d(np.asarray(state.extra["curve"]))
+    ends = [curve[~np.isnan(curve)][-1] for curve in curves]
+    for i, curve in enumerate(curves):
+        best = i == int(np.argmax(ends))
+        style = {"color": "C3", "linewidth": 2, "zorder": 3, "label": "best"} if best else {"color": "C0", "alpha": 0.6}
+        axis.plot(np.arange(1, len(curve) + 1), curve, **style)
+    axis.set(xlabel="iteration", ylabel="mean log-likelihood (nats)", title=f"{len(curves)} restarts")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def states(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """The first two coordinates of sequences of the split and of new ones, coloured by (most probable) state."""
+    batch = {name: a[:32] for name, a in split.head(32).items()}
+    found = np.asarray(jax.jit(model.decode)(state, batch).states)
+    drawn = model.sample(state, key, len(found), batch["x"].shape[1])
+    there = np.arange(found.shape[1]) < np.asarray(batch.get("length", np.full(len(found), found.shape[1])))[:, None]
+    points = {
+        split.name: np.asarray(batch["x"])[there],
+        "samples": np.asarray(drawn["x"]).reshape(-1, drawn["x"].shape[-1]),
+    }
+    figure = show(points, [found[there], np.asarray(drawn["state"]).ravel()])
+    for axis in figure.axes if hasattr(model.emission, "covariances") else ():
+        _ellipses(axis, *model.emission.covariances(state.params["hmm"]["emission"]))
+    return figure
+
+
+def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """One sequence: the probability of each state over time, the most probable path, and the true one where it is known."""
+    from matplotlib.figure import Figure
+
+    batch = split.head(1)
+    steps = int(batch["length"][0]) if "length" in batch else batch["x"].shape[1]
+    posterior = np.asarray(jax.jit(model.smooth)(state, batch).marginals)[0, :steps]
+    path = np.asarray(jax.jit(model.decode)(state, batch).states)[0, :steps]
+    figure = Figure(figsize=(11, 5.5), layout="constrained", dpi=110)
+    above, below = figure.subplots(2, 1, sharex=True)
+    x = np.asarray(batch["x"])[0, :steps]
+    if x.shape[1] > 12:
+        above.imshow(x.T, aspect="auto", origin="lower", cmap="gray_r", interpolation="nearest")
+    else:
+        above.plot(x, linewidth=0.9)
+    above.set_title(f"one sequence of {split.name}", fontsize=10)
+    shown = below.imshow(
+        posterior.T, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
+    )
+    below.step(np.arange(steps), path, where="mid", color="C3", linewidth=1.2, label="most probable path")
+    if "state" in batch:
+        below.plot(_matched(np.asarray(batch["state"])[0], path), "k.", markersize=3, label="true states")
+    below.set(
+        xlabel="step",
+        ylabel="state",
+        title="posterior of the states",
+        yticks=range(0, posterior.shape[1], -(-posterior.shape[1] // 10)),
+    )
+    below.legend(fontsize=8, loc="upper right")
+    figure.colorbar(shown, ax=below, label="probability")
+    return figure
+
+
+def rolls(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Piano rolls: two sequences of the split above, two new ones below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained", dpi=110)
+    batch = split.head(2)
+    drawn = np.asarray(model.sample(state, key, 2, batch["x"].shape[1])["x"])
+    titles = [split.name] * 2 + ["sample"] * 2
+    for axis, x, title in zip(figure.subplots(2, 2).ravel(), [*np.asarray(batch["x"]), *drawn], titles):
+        axis.imshow(x.T, aspect="auto", origin="lower", cmap="gray_r", interpolation="nearest")
+        axis.set(title=title, xlabel="step", ylabel="key")
+    return figure
 
 
 def density(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -118,6 +206,20 @@ def tiled(images_NHWC: np.ndarray) -> np.ndarray:
     grid = canvas.reshape(rows, columns, height + 1, width + 1, channels).transpose(0, 2, 1, 3, 4)
     grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
     return grid[..., 0] if channels == 1 else grid
+
+
+def _ellipses(axis: Any, means: Any, covariances: Any) -> None:
+    """Two standard deviations around each mean, in the plane of the first two coordinates."""
+    turn = np.linspace(0, 2 * np.pi, 100)
+    circle = 2 * np.stack([np.cos(turn), np.sin(turn)])
+    for mean, covariance in zip(np.asarray(means)[:, :2], np.asarray(covariances)[:, :2, :2]):
+        axis.plot(*(mean[:, None] + np.linalg.cholesky(covariance) @ circle), color="black", linewidth=0.9)
+
+
+def _matched(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """True states under the numbers of those they most often coincide with."""
+    names = {s: np.bincount(found[true == s]).argmax() for s in np.unique(true)}
+    return np.array([names[s] for s in true])
 
 
 def _limits(a: np.ndarray) -> tuple[Any, Any]:

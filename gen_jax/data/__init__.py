@@ -2,4 +2,11 @@
 
 from gen_jax.data.catalogue import CATALOGUE, Dataset, load, prepare
 from gen_jax.data.source import Resident, Streamed
-from gen_jax.data.transforms import dequantise, scale, statically_binarised, stochastically_binarised, thresholded
+from gen_jax.data.transforms import (
+    dequantise,
+    scale,
+    statically_binarised,
+    statically_dequantised,
+    stochastically_binarised,
+    thresholded,
+)

@@ -47,6 +47,10 @@ CATALOGUE = {
     "spirals": Row("synthetic", "Spirals", "two intertwined spirals"),
     "checkerboard": Row("synthetic", "Checkerboard", "uniform on the dark squares of a 4x4 board"),
     "gaussian_hmm": Row("synthetic", "GaussianHmm", "sequences from a three-state Gaussian HMM"),
+    "chorales": Row("sequences", "Chorales", "four voices through random chords, 88 keys"),
+    "vowels": Row("sequences", "Vowels", "glides of three synthetic speakers, 12 coefficients"),
+    "jsb_chorales": Row("sequences", "JsbChorales", "382 Bach chorales, 88 keys", embedded=False),
+    "japanese_vowels": Row("sequences", "JapaneseVowels", "640 vowels by nine speakers", embedded=False),
     "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", embedded=False),
     "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", embedded=False),
 }
@@ -117,6 +121,11 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
 def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
     """Whether one of our own sets lies ready in `data_dir`."""
     return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
+
+
+def preferred(*names: str) -> str:
+    """The first of these sets that is prepared or can be made on the spot: the real one, or a stand-in for it."""
+    return next(name for name in names if CATALOGUE[name].embedded or is_prepared(name))
 
 
 def _root(data_dir: str | os.PathLike | None) -> Path:

@@ -35,6 +35,17 @@ def dequantise(levels: int = 256) -> Transform:
         noise = jax.random.uniform(key, batch["x"].shape)
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
+    transform.levels = levels  # for who turns densities of the result into bits
+    return transform
+
+
+def statically_dequantised(levels: int = 256) -> Transform:
+    """As `dequantise`, but drawn once: each example is the same at every step."""
+
+    def transform(batch: Batch, key: Array) -> Batch:
+        return {**batch, "x": (batch["x"].astype(jnp.float32) + _noise_of_each(batch)) / levels}
+
+    transform.levels = levels
     return transform
 
 
@@ -55,9 +66,7 @@ def statically_binarised(levels: int = 256) -> Transform:
     """As `stochastically_binarised`, but drawn once: each example is the same at every step."""
 
     def transform(batch: Batch, key: Array) -> Batch:
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
-        noise = jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:]))(keys)
-        return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
+        return {**batch, "x": (_noise_of_each(batch) < _intensity(batch, levels)).astype(jnp.float32)}
 
     return transform
 
@@ -69,6 +78,12 @@ def thresholded(levels: int = 256) -> Transform:
         return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
 
     return transform
+
+
+def _noise_of_each(batch: Batch) -> Array:
+    """Uniform noise like x that depends on the number of each example alone."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
+    return jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:]))(keys)
 
 
 def _intensity(batch: Batch, levels: int) -> Array:

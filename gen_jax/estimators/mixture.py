@@ -292,7 +292,8 @@ def _first(model: GMM, state: State, k: int) -> State:
 def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tolerance: Any, given: PyTree):
     """Every member of the population until it converges: one program."""
     several = population(lambda k: em(replace(model, active=k)), members)
-    algorithm = converge(several, "log_likelihood", tolerance, iterations)
+    objective = "log_likelihood" if model.prior == Prior() else "log_posterior"
+    algorithm = converge(several, objective, tolerance, iterations)
     state = algorithm.init(key, batch)
     if given:
 

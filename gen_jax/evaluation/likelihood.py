@@ -84,6 +84,34 @@ def log_likelihood(model: Density) -> Measure:
     return lambda state, split, key: _in_units("log_likelihood", "exact", *run(state, split, key), split)
 
 
+def log_likelihood_per_step(model: Density) -> Measure:
+    """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step of them, all steps counting alike.
+
+    The standard error is that of a ratio of sums over sequences.
+    """
+    log_prob = jax.jit(model.log_prob)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        values, steps = [], []
+        for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
+            batch, real = transformed(raw, split.transforms, 0, number), mask > 0
+            values.append(np.asarray(log_prob(state, batch), np.float64)[real])
+            full = np.full(len(mask), raw["x"].shape[1])
+            steps.append(np.asarray(raw.get("length", full), np.float64)[real])
+        values, steps = np.concatenate(values), np.concatenate(steps)
+        ratio, n = values.sum() / steps.sum(), len(values)
+        error = math.sqrt(np.sum((values - ratio * steps) ** 2) * n / (n - 1)) / steps.sum() if n > 1 else math.nan
+        return {"log_likelihood_per_step": Estimate(float(ratio), error, "nats/step", "exact", n)}
+
+    return measure
+
+
+def accuracy(model: Any) -> Measure:
+    """The share of examples whose "label" the model predicts."""
+    run = mean_over(lambda state, batch, key: (model.predict(state, batch) == batch["label"]).astype(jnp.float32))
+    return lambda state, split, key: {"accuracy": Estimate(*run(state, split, key), "share", "exact", split.size)}
+
+
 def elbo(model: Bound) -> Measure:
     """The mean evidence lower bound, by one posterior sample per example."""
     run = mean_over(model.elbo)
@@ -91,10 +119,17 @@ def elbo(model: Bound) -> Measure:
 
 
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
-    """In nats, and for integer data in bits per dimension (there lower is better)."""
+    """In nats, and for integer data in bits per dimension (there lower is better).
+
+    The density of dequantised data bounds the probability of the integers, per dimension up to the logarithm of their
+    number (Theis et al. 2016, section 3.1).
+    """
     found = {name: Estimate(mean, error, "nats", kind, split.size)}
     x = split.arrays["x"]
-    if x.dtype.kind in "iu":
-        scale = 1.0 / (math.prod(x.shape[1:]) * math.log(2))
-        found[f"{name}_bits_per_dim"] = Estimate(-mean * scale, error * scale, "bits/dim", kind, split.size)
+    if x.dtype.kind in "iu" and "length" not in split.arrays:
+        dimensions = math.prod(x.shape[1:])
+        levels = math.prod(getattr(transform, "levels", 1) for transform in split.transforms)
+        bits = (dimensions * math.log(levels) - mean) / dimensions / math.log(2)
+        kind = "bound" if levels > 1 else kind
+        found[f"{name}_bits_per_dim"] = Estimate(bits, error / dimensions / math.log(2), "bits/dim", kind, split.size)
     return found

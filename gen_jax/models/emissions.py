@@ -115,6 +115,10 @@ class Gaussian(Emission):
     def mean(self, params):
         return params["means"]
 
+    def covariances(self, params: PyTree) -> tuple[Array, Array]:
+        """Means (K, D) and covariances (K, D, D)."""
+        return params["means"], self.kind.dense(params)
+
     def unseen(self, x):
         return jnp.isnan(x).all(axis=2) if self.missing else jnp.isnan(x).any(axis=2)
 
@@ -173,6 +177,9 @@ class GaussianMixture(Gaussian):
         m = params["logits"].shape[1]
         component = jax.random.categorical(fold(key, "component"), params["logits"][states])
         return super().draw(_without(params, "logits"), extra, fold(key, "noise"), states * m + component)
+
+    def covariances(self, params):
+        return super().covariances(_without(params, "logits"))
 
     def mean(self, params):
         k, m = params["logits"].shape

@@ -70,6 +70,8 @@ class GMM:
     data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori estimates.
     active: how many of the components are in use, all by default; it may be traced, so that one program tries several.
 
+    shape: of one example, where it is no vector.
+
     A batch may hold "weight" (B,): how often each example counts. Parameters are logits, means and factors of the
     covariances with logarithms of their diagonals, so that the same model can be trained by `em` and by `descent`.
     """
@@ -81,6 +83,7 @@ class GMM:
     regularisation: float = 0.0
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
+    shape: tuple[int, ...] = ()
     active: int | Array | None = None
 
     def __post_init__(self):
@@ -127,7 +130,10 @@ class GMM:
             return way.stats(sums), total
 
         stats, total = self.gaussians.ways(_shapes(params), x, gather)
-        return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
+        metrics = {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
+        if self.prior != Prior():  # what EM then raises, if the batch is all of the data
+            metrics["log_posterior"] = Mean(total + self._log_prior(params, state.extra["variance"]), weight.sum())
+        return stats, metrics
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
         """Maximises, then gives components that have lost their points to the heaviest ones."""
@@ -183,7 +189,9 @@ class GMM:
 
     def log_prior(self, state: State) -> Array:
         """Logarithm of the prior's density at the parameters, up to a constant; 0 for the flat prior."""
-        params, variance = weights(state, "gmm"), state.extra["variance"]
+        return self._log_prior(weights(state, "gmm"), state.extra["variance"])
+
+    def _log_prior(self, params: PyTree, variance: Array) -> Array:
         used = self._used(self.components)
         shares = jnp.where(used, jax.nn.log_softmax(params["logits"]), 0).sum()
         return (self.prior.concentration - 1) * shares + self.gaussians.log_prior(_shapes(params), variance)
@@ -200,7 +208,8 @@ class GMM:
         params = weights(state, "gmm")
         component = jax.random.categorical(fold(key, "component"), params["logits"], shape=(n,))
         noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
-        return {"x": self.kind.draw(params, component, noise), "component": component}
+        x = self.kind.draw(params, component, noise)
+        return {"x": x.reshape(n, *self.shape or x.shape[1:]), "component": component}
 
     def distribution(self, state: State) -> distrax.MixtureSameFamily:
         """The mixture as a distrax distribution."""
@@ -238,6 +247,11 @@ class GMM:
         """Weights (K,), means (K, D) and covariances in the shape of their kind."""
         params = weights(state, "gmm")
         return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
+
+    def covariances(self, state: State) -> tuple[Array, Array]:
+        """Means (K, D) and covariances (K, D, D)."""
+        params = weights(state, "gmm")
+        return params["means"], self.kind.dense(_shapes(params))
 
     def free_parameters(self, dimensions: int, components: Any = None) -> Any:
         k = self.components if components is None else components

@@ -82,6 +82,8 @@ class HMM:
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, _, seen = self._clean(batch)
+        if "weight" in batch:
+            seen &= batch["weight"][:, None] > 0
         emission, extra = self.emission.init(fold(key, "emission"), batch, seen, self.states)
         dtype = jnp.result_type(float, *jax.tree.leaves(emission)) if batch["x"].dtype.kind != "f" else batch["x"].dtype
         jitter = lambda name, *shape: 0.3 * jax.random.normal(fold(key, name), shape, dtype)
@@ -101,7 +103,7 @@ class HMM:
         if "observed" in batch:
             seen &= jnp.asarray(batch["observed"], bool)
         fill = jnp.zeros((), x.dtype)
-        if x.dtype.kind == "f" and seen.ndim:  # somewhere among the data, so that nothing overflows
+        if x.dtype.kind == "f":  # somewhere among the data, so that nothing overflows
             fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
             fill = jnp.nan_to_num(jnp.nanmean(fill, axis=(0, 1)))
         keep = seen.reshape(*seen.shape, *[1] * (x.ndim - 2))

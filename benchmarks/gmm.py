@@ -1,0 +1,209 @@
+"""Gaussian mixtures: seconds per EM iteration against scikit-learn and gmmx, from the same parameters on the same data.
+
+python benchmarks/gmm.py [--write README.md] [--only full]      needs the extra `bench`
+
+Before anything is timed, all take the same iterations from the same start, and their mean log-likelihoods must agree.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from side_by_side import Report, compiled, in_turns, options, peak_megabytes
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+
+from gen_jax.algorithms import em
+from gen_jax.core import State
+from gen_jax.estimators.common import KINDS
+from gen_jax.models.blocks import block_size
+from gen_jax.models.gmm import GMM
+
+REGULARISATION = 1e-6
+CASES = {  # name: N, D, K, covariance type, precision
+    "full (100k, 8) K=16": (100_000, 8, 16, "full", np.float32),
+    "full (100k, 32) K=32": (100_000, 32, 32, "full", np.float32),
+    "full (100k, 64) K=100": (100_000, 64, 100, "full", np.float32),
+    "full (100k, 32) K=32 float64": (100_000, 32, 32, "full", np.float64),
+    "diag (1M, 64) K=64": (1_000_000, 64, 64, "diag", np.float32),
+    "tied (1M, 64) K=64": (1_000_000, 64, 64, "tied", np.float32),
+}
+
+
+def problem(n: int, d: int, k: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Overlapping clusters, and means to begin from."""
+    rng = np.random.default_rng(0)
+    centres = 2 * rng.normal(size=(k, d))
+    x = centres[rng.integers(k, size=n)] + rng.normal(size=(n, d))
+    return x.astype(dtype), (centres + 0.3 * rng.normal(size=(k, d))).astype(dtype)
+
+
+def start(model: GMM, means: np.ndarray) -> State:
+    """Equal weights and unit covariances around the means."""
+    k, d = means.shape
+    unit = jnp.broadcast_to(jnp.eye(d, dtype=means.dtype), (k, d, d))
+    params = {"logits": jnp.zeros(k, means.dtype), **model.gaussians.pack(jnp.asarray(means), unit)}
+    extra = {"variance": jnp.ones(d, means.dtype), "reseeded": jnp.zeros((), means.dtype)}
+    state = State(jnp.int32(0), jax.random.key(0), {"gmm": params}, (), extra)
+    stats = jax.eval_shape(model.e_step, state, {"x": jnp.asarray(means)})[0]
+    return state._replace(opt=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), stats))
+
+
+def scikit_learn(x, means, kind: str, iterations: int) -> GaussianMixture:
+    k, d = means.shape
+    precisions = {"full": np.tile(np.eye(d), (k, 1, 1)), "tied": np.eye(d), "diag": np.ones((k, d))}[kind]
+    model = GaussianMixture(
+        k,
+        covariance_type=kind,
+        tol=0.0,
+        max_iter=iterations,
+        reg_covar=REGULARISATION,
+        weights_init=np.full(k, 1 / k, x.dtype),
+        means_init=means,
+        precisions_init=precisions.astype(x.dtype),
+        init_params="random_from_data",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(x)
+
+
+def gmmx_step(x, means, kind: str):
+    """One EM iteration of gmmx as a compiled function, and where it begins; None for kinds it does not have, and where
+    the (N, K, D) array it makes would not fit."""
+    k, d = means.shape
+    if kind not in ("full", "diag") or x.nbytes * k > 8e9:
+        return None
+    import gmmx
+
+    covariances = np.tile(np.eye(d), (k, 1, 1)) if kind == "full" else np.ones((k, d))
+    begin = gmmx.GaussianMixtureModelJax.from_squeezed(
+        means=jnp.asarray(means),
+        covariances=jnp.asarray(covariances, x.dtype),
+        weights=jnp.full(k, 1 / k, x.dtype),
+        covariance_type=kind,
+    )
+    fitter = gmmx.EMFitter(reg_covar=REGULARISATION)
+
+    def step(x, model):
+        log_likelihood, responsibilities = fitter.e_step(x, model)
+        return fitter.m_step(x, model, responsibilities), log_likelihood
+
+    return jax.jit(step), begin
+
+
+def products_alone(n: int, k: int, features: int, dtype):
+    """The two matrix products of an iteration and nothing else, block by block."""
+    block = min(block_size(), n)
+    natural, ones = jnp.ones((k, features), dtype), jnp.ones((features, block), dtype)
+
+    def run(natural, ones):
+        def body(_, carry):
+            total, f = carry
+            total = total + jnp.matmul(jnp.matmul(natural, f), f.T)
+            return total, f + 0 * total[0, 0]
+
+        return lax.fori_loop(0, -(-n // block), body, (jnp.zeros_like(natural), ones))[0]
+
+    program = jax.jit(run)
+    return lambda: program(natural, ones)
+
+
+def measure(report: Report, name: str) -> None:
+    n, d, k, kind, dtype = CASES[name]
+    with jax.enable_x64(dtype == np.float64):
+        x, means = problem(n, d, k, dtype)
+        batch = {"x": jnp.asarray(x)}
+        model = GMM(k, floor=0.0, kind=KINDS[kind], regularisation=REGULARISATION)
+        state = start(model, means)
+        step, compiling = compiled(em(model).step, state, batch)
+        after, iterations = state, 3
+        for _ in range(iterations):
+            after, _ = step(after, batch)
+        ours = float(step(after, batch)[1]["log_likelihood"].value)
+        theirs = scikit_learn(x, means, kind, iterations).score(x)
+        rivals = {"gen_jax": lambda: step(after, batch)}
+
+        gemm = {"full": d * (d + 1) // 2 + d + 1, "diag": 2 * d + 1, "tied": d + 1}[kind]
+        rivals["products alone"] = products_alone(n, k, gemm, dtype)
+        quality = {"scikit-learn": f"{ours - theirs:+.1e} nats"}
+        if peer := gmmx_step(batch["x"], means, kind):
+            advance, model_ = peer
+            for _ in range(iterations):
+                model_, _ = advance(batch["x"], model_)
+            quality["gmmx"] = f"{ours - float(advance(batch['x'], model_)[1]):+.1e} nats"
+            rivals["gmmx"] = lambda: advance(batch["x"], model_)
+        seconds = in_turns(rivals)
+        seconds["scikit-learn"] = per_iteration(x, means, kind)
+    for rival, target in (("scikit-learn", ">= 6"), ("gmmx", ">= 4"), ("products alone", ">= 0.33")):
+        if rival in seconds:
+            report.row(name, seconds["gen_jax"], rival, seconds[rival], target, quality.get(rival, ""), compiling)
+            compiling = 0.0
+
+
+def per_iteration(x, means, kind: str) -> float:
+    """Seconds per iteration of scikit-learn: the median difference between fits of 3 and 1 iterations, halved."""
+
+    def seconds(iterations: int) -> float:
+        begin = time.perf_counter()
+        scikit_learn(x, means, kind, iterations)
+        return time.perf_counter() - begin
+
+    return float(np.median([seconds(3) - seconds(1) for _ in range(3)])) / 2
+
+
+def memory_of(name: str) -> None:
+    """Prints by how much memory grows, in megabytes, while EM runs on data that is already there."""
+    n, d, k, kind, dtype = CASES[name]
+    x, means = problem(n, d, k, dtype)
+    model = GMM(k, floor=0.0, kind=KINDS[kind], regularisation=REGULARISATION)
+    state, batch = start(model, means), {"x": jnp.asarray(x)}
+    del x
+    step, _ = compiled(em(model).step, state, batch)
+    page, peak, done = resource.getpagesize(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], int(Path("/proc/self/statm").read_text().split()[1]) * page)
+            time.sleep(0.001)
+
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * page
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(3):
+        jax.block_until_ready(step(state, batch))
+    done.set()
+    thread.join()
+    print((peak[0] - before) / 1e6)
+
+
+def main() -> None:
+    chosen = options()
+    if chosen.case:
+        return memory_of(chosen.case)
+    report = Report("gmm")
+    for name in CASES:
+        if chosen.only in name:
+            measure(report, name)
+    for name in ("full (100k, 64) K=100", "diag (1M, 64) K=64"):
+        if chosen.only in name:
+            n, d, _, _, dtype = CASES[name]
+            data = n * d * np.dtype(dtype).itemsize / 1e6
+            grown = peak_megabytes(__file__, name)
+            report.note(
+                f"Memory, {name}: {data:.0f} MB of data, and {grown:.0f} MB more while EM runs: "
+                f"{1 + grown / data:.2f}x the data (target: 1.5x and a block)."
+            )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

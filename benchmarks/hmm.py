@@ -1,0 +1,197 @@
+"""Hidden Markov models: forward, forward-backward, Viterbi and Baum-Welch against hmmlearn and dynamax.
+
+python benchmarks/hmm.py [--write README.md] [--only 50]      needs the extra `bench`
+
+All have the same parameters and data, and must find the same log-likelihood before they are timed. hmmlearn computes in
+float64 with its default, log-space recursions; dynamax and gen_jax in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hmmlearn.hmm import GaussianHMM
+from side_by_side import Report, compiled, in_turns, options
+
+from gen_jax.algorithms import chunk, em
+from gen_jax.core import State
+from gen_jax.data import Resident
+from gen_jax.models.chains import ASSOCIATIVE, Scan, log_evidence
+from gen_jax.models.covariances import DIAGONAL
+from gen_jax.models.emissions import Gaussian
+from gen_jax.models.hmm import HMM
+
+CASES = {  # name: sequences, steps, K, D, target
+    "50 x 100, K=10, 1-D": (50, 100, 10, 1, ">= 3"),
+    "64 x 1,000, K=16, 4-D": (64, 1000, 16, 4, ">= 3"),
+    "1 x 100,000, K=16, 4-D": (1, 100_000, 16, 4, ">= 1.2"),
+}
+ITERATIONS = 5
+
+
+def problem(batch: int, steps: int, k: int, d: int) -> SimpleNamespace:
+    """Parameters, and sequences drawn from them."""
+    rng = np.random.default_rng(0)
+    p = SimpleNamespace(
+        initial=rng.dirichlet(np.ones(k)),
+        transition=rng.dirichlet(np.ones(k), size=k) * 0.5 + 0.5 * np.eye(k),
+        means=3 * rng.normal(size=(k, d)),
+        variances=rng.uniform(0.5, 2, size=(k, d)),
+    )
+    path = np.zeros((batch, steps), int)
+    choose = lambda rows: (rng.uniform(size=(batch, 1)) > rows.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    for t in range(steps):
+        path[:, t] = choose(np.broadcast_to(p.initial, (batch, k)) if t == 0 else p.transition[path[:, t - 1]])
+    noise = rng.normal(size=(batch, steps, d))
+    p.x = (p.means[path] + noise * np.sqrt(p.variances[path])).astype(np.float32)
+    return p
+
+
+def hmmlearn_model(p: SimpleNamespace) -> GaussianHMM:
+    k = len(p.initial)
+    model = GaussianHMM(
+        k, "diag", n_iter=ITERATIONS, tol=-np.inf, init_params="", min_covar=0, covars_prior=0, covars_weight=0
+    )
+    model.startprob_, model.transmat_, model.means_, model.covars_ = p.initial, p.transition, p.means, p.variances
+    return model
+
+
+def dynamax_model(p: SimpleNamespace):
+    from dynamax.hidden_markov_model import DiagonalGaussianHMM
+
+    k, d = p.means.shape
+    model = DiagonalGaussianHMM(k, d)
+    as32 = lambda a: jnp.asarray(a, jnp.float32)
+    params, props = model.initialize(
+        jax.random.key(0),
+        initial_probs=as32(p.initial),
+        transition_matrix=as32(p.transition),
+        emission_means=as32(p.means),
+        emission_scale_diags=as32(np.sqrt(p.variances)),
+    )
+    return model, params, props
+
+
+def our_state(model: HMM, p: SimpleNamespace) -> State:
+    as32 = lambda a: jnp.asarray(a, jnp.float32)
+    params = {
+        "initial": jnp.log(as32(p.initial)),
+        "transition": jnp.log(as32(p.transition)),
+        "emission": {"means": as32(p.means), "log_scale": 0.5 * jnp.log(as32(p.variances))},
+    }
+    extra = {"emission": {"variance": as32(p.x.reshape(-1, p.x.shape[-1]).var(axis=0))}}
+    state = State(jnp.int32(0), jax.random.key(0), {"hmm": params}, (), extra)
+    stats = jax.eval_shape(model.e_step, state, {"x": as32(p.x)})[0]
+    return state._replace(opt=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), stats))
+
+
+def measure(report: Report, name: str) -> None:
+    batch_size, steps, k, d, target = CASES[name]
+    p = problem(batch_size, steps, k, d)
+    batch = {"x": jnp.asarray(p.x)}
+    joined, lengths = p.x.reshape(-1, d).astype(np.float64), [steps] * batch_size
+    model = HMM(k, Gaussian(DIAGONAL, floor=0.0))
+    state, learner, (peer, params, props) = our_state(model, p), hmmlearn_model(p), dynamax_model(p)
+    source = Resident(batch)
+
+    tasks = {
+        "forward": (
+            compiled(model.log_prob, state, batch),
+            lambda: learner.score(joined, lengths),
+            jax.jit(jax.vmap(peer.marginal_log_prob, (None, 0))),
+        ),
+        "forward-backward": (
+            compiled(model.smooth, state, batch),
+            lambda: learner.score_samples(joined, lengths),
+            jax.jit(jax.vmap(peer.smoother, (None, 0))),
+        ),
+        "Viterbi": (
+            compiled(model.decode, state, batch),
+            lambda: learner.decode(joined, lengths),
+            jax.jit(jax.vmap(peer.most_likely_states, (None, 0))),
+        ),
+    }
+    values = {
+        "hmmlearn": learner.score(joined, lengths),
+        "dynamax": float(tasks["forward"][2](params, batch["x"]).sum()),
+    }
+    ours = float(tasks["forward"][0][0](state, batch).sum())
+    quality = {rival: f"{(ours - value) / abs(value):+.1e}" for rival, value in values.items()}
+    for task, ((program, compiling), of_hmmlearn, of_dynamax) in tasks.items():
+        seconds = in_turns(
+            {
+                "gen_jax": lambda: program(state, batch),
+                "hmmlearn": of_hmmlearn,
+                "dynamax": lambda: of_dynamax(params, batch["x"]),
+            }
+        )
+        for rival in ("hmmlearn", "dynamax"):
+            report.row(f"{name}: {task}", seconds["gen_jax"], rival, seconds[rival], target, quality[rival], compiling)
+            compiling = 0.0
+
+    baum_welch, compiling = compiled(chunk(em(model), ITERATIONS).step, state, source)
+
+    def by_hmmlearn() -> None:
+        hmmlearn_model(p).fit(joined, lengths)
+
+    def by_dynamax():
+        return peer.fit_em(params, props, batch["x"], num_iters=ITERATIONS, verbose=False)[1]
+
+    trained = float(model.log_prob(baum_welch(state, source)[0], batch).sum())
+    again = hmmlearn_model(p)
+    again.fit(joined, lengths)
+    target_value = again.score(joined, lengths)
+    quality["hmmlearn"] = f"{(trained - target_value) / abs(target_value):+.1e}"
+    seconds = in_turns(
+        {"gen_jax": lambda: baum_welch(state, source), "hmmlearn": by_hmmlearn, "dynamax": by_dynamax}, rounds=3
+    )
+    for rival in ("hmmlearn", "dynamax"):
+        what = f"{name}: {ITERATIONS} Baum-Welch iterations"
+        report.row(what, seconds["gen_jax"], rival, seconds[rival], target, quality[rival], compiling)
+        compiling = 0.0
+
+
+def scans(report: Report) -> None:
+    """Serial against associative and chunked scans on one sequence, K = 16."""
+    rng = np.random.default_rng(0)
+    longest = 10_000 if jax.default_backend() == "cpu" else 1_000_000
+    for time_ in [t for t in (1000, 10_000, 100_000, 1_000_000) if t <= longest]:
+        chain = (
+            jnp.log(jnp.asarray(rng.dirichlet(np.ones(16)), jnp.float32)),
+            jnp.log(jnp.asarray(rng.dirichlet(np.ones(16), size=16), jnp.float32)),
+            jnp.asarray(rng.normal(size=(1, time_, 16)), jnp.float32),
+        )
+        rivals = {"serial": Scan(), "associative": ASSOCIATIVE, "pieces of 32, associative": Scan(32, True)}
+        rivals["pieces of T / 64"] = Scan(-(-time_ // 64))
+        programs = {}
+        for name, scan in rivals.items():
+            programs[name] = compiled(lambda *chain: log_evidence(*chain, scan), *chain)[0]
+        seconds = in_turns({name: (lambda run=run: run(*chain)) for name, run in programs.items()})
+        exact = float(programs["serial"](*chain)[0])
+        for name in list(rivals)[1:]:
+            quality = f"{(float(programs[name](*chain)[0]) - exact) / abs(exact):+.1e}"
+            report.row(
+                f"T = {time_:,}, K=16: {name}", seconds[name], "serial scan", seconds["serial"], "", quality, 0.0
+            )
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)  # of hmmlearn, that five iterations do not converge
+    report = Report("hmm")
+    began = time.perf_counter()
+    for name in CASES:
+        if options().only in name:
+            measure(report, name)
+    if options().only in "scans":
+        scans(report)
+    print(f"{time.perf_counter() - began:.0f} s")
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

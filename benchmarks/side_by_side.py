@@ -1,0 +1,100 @@
+"""What the benchmarks of this folder share: rivals measured in turns, a table, a record, a section of the README."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from gen_jax.logs import environment, write_json
+from gen_jax.readme import markdown_table, write_section
+
+ROOT = Path(__file__).parent.parent
+COLUMNS = ("what", "gen_jax", "rival", "its time", "ratio", "target", "quality", "compiling")
+
+
+def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each after one call to warm up, the rivals taking turns."""
+    seen: dict[str, list[float]] = {name: [] for name in rivals}
+    for round_ in range(rounds + 1):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if round_:
+                seen[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
+    """The function compiled for these arguments, and the seconds that took."""
+    start = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    return program, time.perf_counter() - start
+
+
+class Report:
+    """Rows as they are measured; at the end a table, `results/NAME.json`, and the section NAME of a Markdown file."""
+
+    def __init__(self, name: str):
+        self.name, self.rows, self.notes = name, [], []
+
+    def row(
+        self, what: str, ours: float, rival: str, theirs: float, target: str, quality: str, compiling: float
+    ) -> None:
+        """Times in seconds; `quality` says how equal the results are."""
+        row = dict(zip(COLUMNS, (what, ours, rival, theirs, theirs / ours, target, quality, compiling)))
+        self.rows.append(row)
+        print("  ".join(self._cells(row)), flush=True)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        print(text, flush=True)
+
+    def _cells(self, row: Mapping[str, Any]) -> list[str]:
+        cells = dict(
+            row, ratio=f"{row['ratio']:.2f}x", compiling=f"{row['compiling']:.1f} s" if row["compiling"] else ""
+        )
+        return [cells[c] if isinstance(cells[c], str) else f"{1000 * cells[c]:.4g} ms" for c in COLUMNS]
+
+    def finish(self) -> None:
+        device = jax.devices()[0].device_kind
+        where = f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
+        table = Table(title=where)
+        for column in COLUMNS:
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(*self._cells(row))
+        Console(width=150).print(table)
+        results = ROOT / "benchmarks" / "results"
+        results.mkdir(exist_ok=True)
+        record = {"where": where, "commit": environment()["commit"], "rows": self.rows, "notes": self.notes}
+        write_json(results / f"{self.name}.json", record)
+        if path := options().write:
+            lines = markdown_table(COLUMNS, [self._cells(row) for row in self.rows])
+            write_section(path, self.name, "\n\n".join([f"{where}.", lines, *self.notes]))
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--write", type=Path, help="a Markdown file with a section for the table")
+    parser.add_argument("--only", default="", help="measure the cases whose name contains this")
+    parser.add_argument("--case", help=argparse.SUPPRESS)  # a case in a process of its own
+    return parser.parse_args()
+
+
+def peak_megabytes(script: str, case: str) -> float:
+    """The growth of memory while a case of a script runs in a process of its own, which prints it as its last word."""
+    command = [sys.executable, script, "--case", case]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])

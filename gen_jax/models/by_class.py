@@ -1,0 +1,93 @@
+"""One model per class: what each class looks like, and by Bayes' rule which class a new example belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """p(x, label) = p(label) p(x | label), each class with parameters of its own for the same model.
+
+    model: anything `em` trains that has a log_prob and takes "weight" in its batches (GMM, HMM). All classes are trained
+    at once; parameters have a leading axis of classes. Batches hold "label" (B,).
+    """
+
+    model: Any
+    classes: int
+
+    def __post_init__(self):
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        def one(c: Array) -> tuple[Params, Extra]:
+            return self.model.init(fold(key, "class", c), self._of(batch, c))
+
+        params, extra = jax.vmap(one)(jnp.arange(self.classes))
+        return {"prior": jnp.zeros(self.classes), **params}, {"classes": extra}
+
+    def _of(self, batch: Batch, c: Array) -> Batch:
+        mine = (batch["label"] == c).astype(jnp.float32)
+        return {**batch, "weight": mine * batch.get("weight", 1.0)}
+
+    def _states(self, state: State) -> State:
+        """The States of all classes, along a leading axis of their parameters and extras."""
+        params = {player: weights(state, player) for player in state.params if player != "prior"}
+        return State(state.step, state.key, params, (), state.extra["classes"])
+
+    def _each(self, state: State, f: Any) -> PyTree:
+        """f(state of a class, its number) for all classes."""
+        axes = State(step=None, key=None, params=0, opt=None, extra=0)
+        return jax.vmap(f, in_axes=(axes, 0))(self._states(state), jnp.arange(self.classes))
+
+    def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
+        stats, metrics = self._each(state, lambda mine, c: self.model.e_step(mine, self._of(batch, c)))
+        count = jnp.stack([self._of(batch, c)["weight"].sum() for c in range(self.classes)])
+        log_prior = jnp.sum(count * jax.nn.log_softmax(state.params["prior"]))
+        found = metrics["log_likelihood"]
+        joint = Mean(found.total.sum() + log_prior, found.count.sum())
+        return {"count": count, "classes": stats}, {"log_likelihood": joint}
+
+    def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
+        axes = State(step=None, key=None, params=0, opt=None, extra=0)
+        params, extra = jax.vmap(self.model.m_step, in_axes=(axes, 0))(self._states(state), stats["classes"])
+        prior = jnp.log(jnp.maximum(stats["count"], 1e-6) / stats["count"].sum())
+        return {"prior": prior, **params}, {"classes": {**state.extra["classes"], **extra}}
+
+    def log_joint(self, state: State, batch: Batch) -> Array:
+        """(B, classes) log p(x, class) in nats."""
+        found = self._each(state, lambda mine, c: self.model.log_prob(mine, batch))
+        return found.T + jax.nn.log_softmax(state.params["prior"])
+
+    def log_prob(self, state: State, batch: Batch) -> Array:
+        """(B,) log p(x, label) in nats."""
+        return jnp.take_along_axis(self.log_joint(state, batch), batch["label"][:, None], axis=1)[:, 0]
+
+    def predict(self, state: State, batch: Batch) -> Array:
+        """(B,) the most probable class, whatever the label."""
+        return jnp.argmax(self.log_joint(state, batch), axis=1)
+
+    def sample(self, state: State, key: Array, n: int) -> Batch:
+        label = jax.random.categorical(fold(key, "label"), state.params["prior"], shape=(n,))
+        drawn = self._each(state, lambda mine, c: self.model.sample(mine, fold(key, "class", c), n))
+        mine = lambda a: jax.vmap(lambda of_each, c: of_each[c], in_axes=(1, 0))(a, label)
+        return {**jax.tree.map(mine, drawn), "label": label}
+
+    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
+        (player,) = (p for p in state.params if p != "prior")
+        log_prob = Mean.of(self.log_prob(state._replace(params={**state.params, player: params}), batch))
+        return -log_prob.value, ({}, {"log_likelihood": log_prob})
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """The classes' own parameters; their priors are the shares of the labels and come from `em`."""
+        return tuple(Objective(o.player, self.loss) for o in self.model.objectives)
