@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -125,9 +126,9 @@ def measure(report: Report, name: str) -> None:
     for task, ((program, compiling), of_hmmlearn, of_dynamax) in tasks.items():
         seconds = in_turns(
             {
-                "gen_jax": lambda: program(state, batch),
+                "gen_jax": partial(program, state, batch),
                 "hmmlearn": of_hmmlearn,
-                "dynamax": lambda: of_dynamax(params, batch["x"]),
+                "dynamax": partial(of_dynamax, params, batch["x"]),
             }
         )
         for rival in ("hmmlearn", "dynamax"):
@@ -170,8 +171,8 @@ def scans(report: Report) -> None:
         rivals["pieces of T / 64"] = Scan(-(-time_ // 64))
         programs = {}
         for name, scan in rivals.items():
-            programs[name] = compiled(lambda *chain: log_evidence(*chain, scan), *chain)[0]
-        seconds = in_turns({name: (lambda run=run: run(*chain)) for name, run in programs.items()})
+            programs[name] = compiled(partial(log_evidence, scan=scan), *chain)[0]
+        seconds = in_turns({name: partial(run, *chain) for name, run in programs.items()})
         exact = float(programs["serial"](*chain)[0])
         for name in list(rivals)[1:]:
             quality = f"{(float(programs[name](*chain)[0]) - exact) / abs(exact):+.1e}"

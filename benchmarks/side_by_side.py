@@ -24,10 +24,14 @@ COLUMNS = ("what", "gen_jax", "rival", "its time", "ratio", "target", "quality",
 
 
 def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each after one call to warm up, the rivals taking turns."""
+    """Median seconds of each after one call to warm up, the rivals taking turns.
+
+    There is a pause before each: some libraries leave threads spinning for a while.
+    """
     seen: dict[str, list[float]] = {name: [] for name in rivals}
     for round_ in range(rounds + 1):
         for name, run in rivals.items():
+            time.sleep(0.2)
             start = time.perf_counter()
             jax.block_until_ready(run())
             if round_:

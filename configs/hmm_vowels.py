@@ -1,4 +1,4 @@
-"""Speakers told apart by one hidden Markov model each (Kudo et al. 1999): Japanese vowels where prepared, else synthetic.
+"""Speakers told apart by one hidden Markov model each (Kudo et al. 1999): Japanese vowels if prepared, else synthetic.
 
 python -m gen_jax data prepare japanese_vowels --manual-dir DIR
 python train.py configs/hmm_vowels.py

@@ -85,7 +85,7 @@ def states(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """One sequence: the probability of each state over time, the most probable path, and the true one where it is known."""
+    """One sequence: the probability of each state over time, the most probable path, and the true one where known."""
     from matplotlib.figure import Figure
 
     batch = split.head(1)

@@ -84,7 +84,7 @@ class _HMM(BaseEstimator):
         return self.score_samples(X, lengths)[1]
 
     def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
-        """States (n_samples,) by "viterbi", with their joint log-probability, or each by itself the most probable ("map")."""
+        """States (n_samples,): by "viterbi", with their joint log-probability, or "map", the likeliest at each step."""
         algorithm = algorithm or self.algorithm
         if chosen("algorithm", algorithm, {"viterbi": True, "map": False}):
             found, lengths = self._infer(_decode, X, lengths)
@@ -142,7 +142,8 @@ class _HMM(BaseEstimator):
                 given["transition"] = np.log(probabilities("transmat_", self.transmat_, (k, k)))
         kept = [name for name in self.parts if wanted(name)]
         if kept and len(kept) < len(self.parts):
-            raise ValueError(f"set all of {', '.join(n + '_' for n in self.parts)}, or let fit find all (init_params)")
+            names = ", ".join(f"{n}_" for n in self.parts)
+            raise ValueError(f"set all of {names}, or let fit find all of them (init_params)")
         if kept:
             given["emission"] = self._emission()
         return jax.tree.map(jnp.asarray, given)
@@ -194,8 +195,8 @@ class _HMM(BaseEstimator):
 class GaussianHMM(_HMM):
     """hmmlearn's GaussianHMM. NaN in X marks missing values, which are integrated out exactly.
 
-    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on staying) and `transitions` (those
-    that are allowed). Unlike there, covariances have no prior; `min_covar` is added to their diagonals.
+    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on staying) and `transitions`
+    (those that are allowed). Unlike there, covariances have no prior; `min_covar` is added to their diagonals.
     """
 
     parts = ("means", "covars")

@@ -85,7 +85,7 @@ def log_likelihood(model: Density) -> Measure:
 
 
 def log_likelihood_per_step(model: Density) -> Measure:
-    """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step of them, all steps counting alike.
+    """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step, all steps counting alike.
 
     The standard error is that of a ratio of sums over sequences.
     """

@@ -17,8 +17,8 @@ from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree,
 class ByClass:
     """p(x, label) = p(label) p(x | label), each class with parameters of its own for the same model.
 
-    model: anything `em` trains that has a log_prob and takes "weight" in its batches (GMM, HMM). All classes are trained
-    at once; parameters have a leading axis of classes. Batches hold "label" (B,).
+    model: anything `em` trains that has a log_prob and takes "weight" in its batches (GMM, HMM). All classes are
+    trained at once; parameters have a leading axis of classes. Batches hold "label" (B,).
     """
 
     model: Any

@@ -1,13 +1,14 @@
 """Exact inference in a Markov chain of K hidden states, on the log-likelihoods of its observations (Rabiner 1989).
 
-Everything takes `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K) of
-any emission. A step without an observation has log-likelihood 0 for all states; so has padding behind the end of a
-sequence, which then changes nothing. Inside, time is the first axis and the sequences are the last: a step of a recursion
-is one small matrix product over all of them.
+Everything takes `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K)
+of any emission. A step without an observation has log-likelihood 0 for all states; so has padding behind the end of a
+sequence, which then changes nothing. Inside, time is the first axis and the sequences are the last: a step of a
+recursion is one small matrix product over all of them.
 
 Probabilities are multiplied and normalised at each step, which is many times faster than adding logarithms. What
 underflows is lost, but the backward pass tells how much that could ever matter (`_sound`), and where it might, the same
-quantities are computed in log-space. So results are exact for observations of any dimension and transitions with any zeros.
+quantities are computed in log-space. So results are exact for observations of any dimension and for transitions with
+any zeros.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ class Path(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
-    """(B,) log p(x) in nats, -inf if impossible. Its gradient is the posterior, so it is finite and costs one smoothing.
+    """(B,) log p(x) in nats, -inf if impossible.
 
-    The gradient takes the rows of the transitions to be normalised, as those from a softmax are.
+    Its gradient is the posterior, so it is finite and costs one smoothing. It takes the rows of the transitions to be
+    normalised, as those from a softmax are.
     """
     chain = _walk(log_initial, log_transition, log_likelihood, scan)
     fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # nothing that is lost can matter
@@ -255,7 +257,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
 
 
 def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
-    """p(x after t | z_t) / p(x after t | x up to t), and p(x from t on | z_t) / p(x from t on | x before t): (S, K, R)."""
+    """p(x after t | z_t) / p(x after t | x up to t), and p(x from t | z_t) / p(x from t | x before t): (S, K, R)."""
     k, batch = len(chain.transition), len(chain.best)
     end = jnp.ones((k, batch), chain.likelihood.dtype)
     if chain.operators is not None:
@@ -283,8 +285,11 @@ def _sound(chain: _Chain, beta: Array) -> Array:
 
 
 def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int) -> tuple[Array, Array]:
-    """Of each piece: p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before
-    it) up to the best states' (K before, B, pieces). The first piece begins from the initial probabilities, whatever z."""
+    """What each piece does to the states.
+
+    p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) up to the
+    best states' (K before, B, pieces). The first piece begins from the initial probabilities, whatever z is.
+    """
     _, k, r = likelihood.shape
     first = jnp.arange(r) % pieces == 0
     start = jnp.where(first, initial[:, None, None], transition.T[:, :, None])

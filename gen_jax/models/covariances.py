@@ -130,7 +130,9 @@ class Full:
         return shift, (within + weight * jnp.diag(target)) / total
 
     def with_floor(self, covariances: Array, floor: Array) -> Array:
-        return covariances + jnp.diag(floor)
+        """`floor` (D,) added to the variances, which rounding may have left below 0."""
+        below = jnp.minimum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0)
+        return covariances + (floor - below)[..., None] * jnp.eye(len(floor), dtype=floor.dtype)
 
     def rebased(self, stats: Stats, shift: Array) -> Stats:
         """The same sums about means that have moved by `shift` (K, D)."""
@@ -468,11 +470,12 @@ def _inverse(factor: Array) -> Array:
 
 
 def _cholesky(covariances: Array) -> Array:
-    """Lower factors of matrices (..., D, D); where rounding has left one not positive definite, of the nearest that is."""
+    """Lower factors of matrices (..., D, D); where rounding has left one indefinite, of the nearest that is not."""
 
     def repaired() -> Array:
         scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariances, axis1=-2, axis2=-1), jnp.finfo(covariances.dtype).tiny))
-        values, vectors = jnp.linalg.eigh(covariances / scale[..., None] / scale[..., None, :])
+        correlations = jnp.clip(covariances / scale[..., None] / scale[..., None, :], -1, 1)
+        values, vectors = jnp.linalg.eigh(correlations)
         values = jnp.maximum(values, 16 * values.shape[-1] * jnp.finfo(values.dtype).eps)
         return jnp.linalg.cholesky(
             (vectors * values[..., None, :]) @ vectors.mT * scale[..., None] * scale[..., None, :]

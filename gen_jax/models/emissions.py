@@ -1,7 +1,8 @@
 """What the states of a hidden Markov model emit.
 
-An emission is a frozen dataclass. `init` and `distribution` are enough for sampling, inference and training by `descent`;
-`stats` and `maximise` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) says which steps count.
+An emission is a frozen dataclass. `init` and `distribution` are enough for sampling, inference and training by
+`descent`; `stats` and `maximise` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) says which
+steps count.
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ class Emission:
 
 @dataclass(frozen=True)
 class Gaussian(Emission):
-    """N(mean_k, covariance_k) over vectors; see `Gaussians` for the fields. With `missing`, coordinates that are NaN are
-    integrated out one by one; without it, a step with a NaN counts as not observed."""
+    """N(mean_k, covariance_k) over vectors; see `Gaussians` for the fields.
+
+    With `missing`, coordinates that are NaN are integrated out one by one; without it, a step with a NaN counts as not
+    observed.
+    """
 
     kind: Full = FULL
     floor: float = 1e-6
@@ -296,8 +300,10 @@ class Bernoulli(Emission):
 
 @dataclass(frozen=True)
 class LinearRegression(Emission):
-    """x_t ~ N(W_k [x_t-1, ..., x_t-lags, input_t, 1], covariance_k): autoregressive (Hamilton 1989), or driven by an
-    "input" (B, T, U) of the batch, or both. What precedes the first step, or is missing, is taken to be the data's mean.
+    """x_t ~ N(W_k [x_t-1, ..., x_t-lags, input_t, 1], covariance_k).
+
+    Autoregressive (Hamilton 1989), or driven by an "input" (B, T, U) of the batch, or both. What precedes the first
+    step, or is missing, is taken to be the data's mean.
     """
 
     lags: int = 1

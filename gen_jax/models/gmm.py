@@ -65,10 +65,11 @@ def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assi
 class GMM:
     """p(x) = sum_k w_k N(x; mean_k, covariance_k) over vectors (B, D).
 
-    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least variance
-    of any component, relative to the variance of the first batch. regularisation: added to all variances, in units of the
-    data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori estimates.
-    active: how many of the components are in use, all by default; it may be traced, so that one program tries several.
+    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least
+    variance of any component, relative to the variance of the first batch. regularisation: added to all variances, in
+    units of the data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori
+    estimates. active: how many of the components are in use, all by default; it may be traced, so that one program
+    tries several.
 
     shape: of one example, where it is no vector.
 
@@ -226,10 +227,14 @@ class GMM:
         return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
 
     def conditional(self, state: State, columns: Sequence[int], values: Array) -> distrax.MixtureSameFamily:
-        """The other coordinates, in their order, given these: a batch of mixtures, one per row of `values` (B, len(columns))
-        (Bishop 2006, equations 2.81 and 2.82)."""
+        """The other coordinates, in their order, given these: one mixture per row of `values` (B, len(columns)).
+
+        Bishop 2006, equations 2.81 and 2.82.
+        """
         params, given = weights(state, "gmm"), _columns(columns, state)
         free = np.setdiff1d(np.arange(params["means"].shape[1]), given)
+        if not len(free):
+            raise ValueError("columns must leave some coordinates free")
         marginal = self.marginal(state, given)
         means, covariances = params["means"], self.kind.dense(params)
         among, across = covariances[:, given][..., given], covariances[:, free][..., given]

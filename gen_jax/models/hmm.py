@@ -1,4 +1,4 @@
-"""Hidden Markov models with any emission, trained by Baum-Welch (Baum et al. 1970) or by descent on the exact likelihood."""
+"""Hidden Markov models with any emission, by Baum-Welch (Baum et al. 1970) or descent on the exact likelihood."""
 
 from __future__ import annotations
 
@@ -63,9 +63,8 @@ class HMM:
         if self.states < 1 or self.length < 1:
             raise ValueError(f"states and length must be at least 1, got {self.states} and {self.length}")
         if self.concentration < 1 or self.stickiness < 0:
-            raise ValueError(
-                f"concentration must be at least 1 and stickiness 0 or more, got {self.concentration}, {self.stickiness}"
-            )
+            got = f"got {self.concentration} and {self.stickiness}"
+            raise ValueError(f"concentration must be at least 1 and stickiness 0 or more, {got}")
         rows = self.transitions
         if rows is not None and (len(rows) != self.states or any(len(r) != self.states or not any(r) for r in rows)):
             raise ValueError(f"transitions must be {self.states} rows of {self.states}, each with a state to go to")
@@ -212,7 +211,7 @@ class HMM:
         return Forecast(states, jnp.tensordot(states, mean, axes=1))
 
     def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
-        """Continuations of whole sequences (without padding) drawn from the model: "x" (B, horizon, ...) and "state"."""
+        """Continuations of sequences without padding, drawn from the model: "x" (B, horizon, ...) and "state"."""
         params = weights(state, "hmm")
         _, chain, scan = self._of(state, batch)
         log_transition = chain[1]

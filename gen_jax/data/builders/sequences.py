@@ -24,7 +24,7 @@ class SequenceBuilder(ArrayBuilder):
 
 
 class JsbChorales(SequenceBuilder):
-    """Bach chorales as piano rolls (T, 88) of bits, with the splits of Boulanger-Lewandowski et al. 2012: 229 / 76 / 77."""
+    """Bach chorales as piano rolls (T, 88) of bits: 229 / 76 / 77, as Boulanger-Lewandowski et al. 2012 divide them."""
 
     STEPS, FILE = 160, "JSB_Chorales.npz"
 
@@ -100,7 +100,7 @@ class Chorales(SequenceBuilder):
 
 
 class Vowels(SequenceBuilder):
-    """Three speakers, 12 coefficients each (T, 12) that glide from one vowel to the next: 90 / 30 / 60 of 8 to 24 steps."""
+    """Three speakers glide from vowel to vowel in 12 coefficients (T, 12): 90 / 30 / 60 of 8 to 24 steps."""
 
     STEPS = 24
 
@@ -109,7 +109,7 @@ class Vowels(SequenceBuilder):
 
     def arrays(self, downloads):
         rng = np.random.default_rng(0)
-        stations = rng.normal(size=(3, 12)) + 0.6 * rng.normal(size=(3, 3, 12))  # vowels, and how each speaks them
+        stations = rng.normal(size=(3, 12)) + 0.6 * rng.normal(size=(3, 3, 12))  # vowels; how each speaks
         labels = rng.integers(3, size=180)
         pieces = [self.piece(rng, stations[speaker]) for speaker in labels]
         return divided({**padded(pieces, self.STEPS), "label": labels}, train=90, validation=30)
