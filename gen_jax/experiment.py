@@ -40,7 +40,7 @@ class Experiment:
     steps on the validation split, and at the end on the test split.
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host.
     keep, best: how many of the newest checkpoints to keep, and which metric decides the best one.
-    hooks: more hooks, e.g. `StopWhen`.
+    hooks: more hooks, e.g. `StopWhen`. missing: NaN in "x" marks missing values, which the model takes.
     """
 
     model: Any
@@ -61,6 +61,7 @@ class Experiment:
     hooks: Sequence[Hook] = ()
     layout: Layout = Layout()
     resident: bool = True
+    missing: bool = False
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
@@ -77,9 +78,9 @@ class Experiment:
     def source(self, data: Dataset, seed: int = 0) -> Resident | Streamed:
         """The training split as a function of the step."""
         arrays = data[self.train]
-        check_arrays(arrays, self.batch, f"{data.name} [{self.train}]")
+        check_arrays(arrays, self.batch, f"{data.name} [{self.train}]", self.missing)
         if self.resident:
-            return Resident(arrays, self.batch, tuple(self.transforms), seed=seed)
+            return Resident(arrays, self.batch, tuple(self.transforms), seed=seed, missing=self.missing)
         size = len(arrays["x"])
         records = lambda index: {name: a[index] for name, a in arrays.items()}
         return Streamed(records, size, self.batch or size, tuple(self.transforms), self.batch is not None, seed)

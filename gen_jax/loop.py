@@ -81,7 +81,7 @@ def fit(
         raise UserError(f"steps, chunk and report_every must be at least 1, got {steps}, {chunk}, {report_every}")
     source = data if hasattr(data, "batch_at") else Resident(data)
     if isinstance(source, Resident):
-        check_arrays(source.arrays, source.batch)
+        check_arrays(source.arrays, source.batch, missing=source.missing)
     mesh = layout.mesh()
     if source.batch_size % mesh.shape["data"]:
         raise UserError(

@@ -13,6 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from gen_jax.algorithms import best_of, converge, descent, em, member, population, stepwise_em
 from gen_jax.data import Resident, Streamed
+from gen_jax.errors import UserError
 from gen_jax.loop import fit
 from gen_jax.models import gaussians
 from gen_jax.models.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Frame
@@ -209,6 +210,15 @@ def test_missing_values_are_integrated_out(name):
             variances = np.diagonal(new, axis1=1, axis2=2)
             expected = variances if name == "diag" else np.broadcast_to(variances.mean(1, keepdims=True), (2, 3))
             np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), expected, rtol=1e-7)
+
+
+def test_fit_takes_missing_values_where_they_are_announced():
+    x, model = points(200), GMM(3, missing=True)
+    x[::7, 0] = np.nan
+    state = fit(em(model), Resident({"x": x}, missing=True), 20, layout=Layout(data=2))
+    assert float(log_prob(model, state, points(200)).mean()) > -3.6
+    with pytest.raises(UserError, match="missing=True"):
+        fit(em(model), {"x": x}, 20)
 
 
 def _observed(row, mean, covariance):

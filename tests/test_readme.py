@@ -27,9 +27,16 @@ def test_the_example_runs(capsys):
     assert -4.5 < likelihood < -3.5 and -130 < elbo < -80
 
 
+def test_mixtures_and_chains_fit(capsys):
+    found = {}
+    exec(compile(PYTHON[1], "README.md", "exec"), found)
+    assert "components by BIC: 3" in capsys.readouterr().out
+    assert set(found["states"]) <= {0, 1, 2} and len(found["states"]) == 100
+
+
 def test_the_new_variant_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vae_annealed.py").write_text(PYTHON[1])
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[2])
     with pytest.raises(SystemExit) as ended:
         exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
     assert ended.value.code == 0

@@ -78,17 +78,23 @@ def transformed(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Ba
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["arrays", "seed"], meta_fields=["batch", "shuffle", "transforms"]
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays", "seed"],
+    meta_fields=["batch", "shuffle", "transforms", "missing"],
 )
 @dataclass(frozen=True)
 class Resident:
-    """Arrays on the device, all with the same leading axis. `batch=None` is all of them at every step, in order."""
+    """Arrays on the device, all with the same leading axis. `batch=None` is all of them at every step, in order.
+
+    missing: NaN in "x" marks missing values, for models that take them.
+    """
 
     arrays: Arrays
     batch: int | None = None
     transforms: tuple[Transform, ...] = ()
     shuffle: bool = True
     seed: Any = 0
+    missing: bool = False
 
     @property
     def size(self) -> int:
@@ -257,8 +263,8 @@ def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
         yield {name: np.asarray(a[index]) for name, a in arrays.items()} | {"index": index}, mask
 
 
-def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data") -> None:
-    """Raises a UserError for arrays that cannot be trained on."""
+def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", missing: bool = False) -> None:
+    """Raises a UserError for arrays that cannot be trained on; with `missing`, NaN in "x" is no reason."""
     sizes = {key: len(a) for key, a in arrays.items()}
     if "x" not in arrays:
         raise UserError(f'{name} needs an entry "x" with the observations, got {sorted(arrays)}')
@@ -272,9 +278,10 @@ def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data") -> N
         a = np.asarray(a)
         if a.dtype.kind not in "biuf":
             raise UserError(f'{name}: "{key}" has dtype {a.dtype}; numbers are needed')
-        if a.dtype.kind == "f" and not np.isfinite(a).all():
-            bad = np.argwhere(~np.isfinite(a))
+        fine = np.isfinite(a) | (np.isnan(a) if missing and key == "x" else False) if a.dtype.kind == "f" else True
+        if not np.all(fine):
+            bad = np.argwhere(~fine)
             raise UserError(
                 f'{name}: "{key}" has {len(bad)} NaN or infinite values, the first at {tuple(bad[0].tolist())}: '
-                "remove or impute them"
+                "remove or impute them (models that integrate over missing values take NaN with missing=True)"
             )
