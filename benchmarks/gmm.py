@@ -141,7 +141,7 @@ def measure(report: Report, name: str) -> None:
                 model_, _ = advance(batch["x"], model_)
             quality["gmmx"] = f"{ours - float(advance(batch['x'], model_)[1]):+.1e} nats"
             rivals["gmmx"] = lambda: advance(batch["x"], model_)
-        seconds = in_turns(rivals)
+        seconds = in_turns(rivals, rounds=3)
         seconds["scikit-learn"] = per_iteration(x, means, kind)
     for rival, target in (("scikit-learn", ">= 6"), ("gmmx", ">= 4"), ("products alone", ">= 0.33")):
         if rival in seconds:

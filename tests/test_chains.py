@@ -53,7 +53,7 @@ def single(arrays):
 
 @pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
 @pytest.mark.parametrize("zeros", [False, True], ids=["dense", "left-right"])
-@pytest.mark.parametrize("size", [1, 30, 1000])
+@pytest.mark.parametrize("size", [1, pytest.param(30, marks=pytest.mark.slow), 1000])
 def test_everything_equals_the_enumeration_of_paths(scan, zeros, size):
     exact = chain(size, zeros)
     given = single(exact)

@@ -152,7 +152,7 @@ class Full:
         return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
 
     def exact(self, params: PyTree) -> Way:
-        means, whiten = params["means"], _inverse(self.factor(params))
+        means, whiten = jnp.asarray(params["means"]), _inverse(self.factor(params))
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
         def log_prob(x: Array) -> Array:  # one component at a time: its differences stay in the cache
