@@ -11,7 +11,8 @@ _SHARED.mkdir(mode=0o700, exist_ok=True)
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TFDS_DATA_DIR", str(_SHARED / "data"))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_SHARED / "compiled")
+# One per worker: JAX writes its cache without a lock, and an executable that is read half written crashes the process.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_SHARED / "compiled" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 
 import jax
 import numpy as np

@@ -194,9 +194,9 @@ def test_missing_values_are_integrated_out(name):
         state = begin(model, x)
         w, means, covariances = dense(model, state)
         log_joint = np.array([[np.log(w[k]) + _observed(r, means[k], covariances[k]) for k in range(2)] for r in x])
-        log_prob = np.logaddexp.reduce(log_joint, axis=1)
-        np.testing.assert_allclose(log_prob(model, state, x), log_prob, rtol=1e-9)
-        r = np.exp(log_joint - log_prob[:, None])
+        expected = np.logaddexp.reduce(log_joint, axis=1)
+        np.testing.assert_allclose(log_prob(model, state, x), expected, rtol=1e-9)
+        r = np.exp(log_joint - expected[:, None])
         filled = [[_completed(row, means[k], covariances[k]) for row in x] for k in range(2)]
         new_means = np.array([sum(r[n, k] * filled[k][n][0] for n in range(len(x))) / r[:, k].sum() for k in range(2)])
         scatter = lambda k, n: filled[k][n][1] + np.outer(*2 * [filled[k][n][0] - new_means[k]])
@@ -210,8 +210,8 @@ def test_missing_values_are_integrated_out(name):
             np.testing.assert_allclose(found, new, rtol=1e-7, atol=1e-9)
         else:
             variances = np.diagonal(new, axis1=1, axis2=2)
-            expected = variances if name == "diag" else np.broadcast_to(variances.mean(1, keepdims=True), (2, 3))
-            np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), expected, rtol=1e-7)
+            variances = variances if name == "diag" else np.broadcast_to(variances.mean(1, keepdims=True), (2, 3))
+            np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), variances, rtol=1e-7)
 
 
 def test_fit_takes_missing_values_where_they_are_announced():
