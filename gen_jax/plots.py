@@ -105,7 +105,7 @@ def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure
     )
     below.step(np.arange(steps), path, where="mid", color="C3", linewidth=1.2, label="most probable path")
     if "state" in batch:
-        below.plot(_matched(np.asarray(batch["state"])[0], path), "k.", markersize=3, label="true states")
+        below.plot(_matched(np.asarray(batch["state"])[0, :steps], path), "k.", markersize=3, label="true states")
     below.set(
         xlabel="step",
         ylabel="state",

@@ -225,8 +225,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return firsts[0], {}
         found = {}
         for k, i in zip(ks, firsts):
-            fewer = jax.tree.map(lambda a: a, member(state, i))
-            own = _first(model, fewer, k)
+            own = _first(model, member(state, i), k)
             found[int(k)] = float(_criteria(replace(model, components=int(k)), own, batch)[self.criterion])
         return firsts[int(np.argmin(list(found.values())))], found
 

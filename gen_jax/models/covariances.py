@@ -108,12 +108,15 @@ class Full:
 
     def draw(self, params: PyTree, component: Array, noise: Array) -> Array:
         """Points (N, D) of given components (N,) from standard normal noise (N, D)."""
-        factor = jnp.broadcast_to(self.factor(params), (len(params["means"]), *noise.shape[1:] * 2))
-        return params["means"][component] + jnp.einsum("nij,nj->ni", factor[component], noise)
+        return params["means"][component] + jnp.einsum("nij,nj->ni", self._factors(params)[component], noise)
 
     def distribution(self, params: PyTree) -> distrax.Distribution:
-        factor = jnp.broadcast_to(self.factor(params), (len(params["means"]), *self.factor(params).shape[-2:]))
-        return distrax.MultivariateNormalTri(params["means"], factor)
+        return distrax.MultivariateNormalTri(params["means"], self._factors(params))
+
+    def _factors(self, params: PyTree) -> Array:
+        """(K, D, D), also where all components share one."""
+        factor = self.factor(params)
+        return jnp.broadcast_to(factor, (len(params["means"]), *factor.shape[-2:]))
 
     def free(self, k: int, d: int) -> int:
         """Free parameters of the covariances."""

@@ -7,7 +7,7 @@ steps count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import distrax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, PyTree, fold
-from gen_jax.models.covariances import FULL, Full, Stats
+from gen_jax.models.covariances import FULL, Full, Stats, alive
 from gen_jax.models.gaussians import Gaussians, Prior, spread
 from gen_jax.models.gmm import Start, kmeans_plus_plus
 
@@ -92,7 +92,7 @@ class Gaussian(Emission):
         extra = {"variance": spread(x)}
         params = self.gaussians.start(x, k, extra["variance"])
         assign = self.start(fold(key, "start"), x, weight, k)
-        plain = Gaussians(self.kind, self.floor, self.regularisation, prior=self.prior)
+        plain = replace(self.gaussians, missing=False)
         r = assign(x, jnp.arange(len(x))).T * weight[:, None]
         return plain.maximise(params, plain.moments(params, x, r), extra["variance"]), extra
 
@@ -360,7 +360,7 @@ class LinearRegression(Emission):
         weights = jnp.linalg.solve(covariances[:, :-d, :-d], covariances[:, :-d, -d:]).mT
         bias = means[:, -d:] - jnp.einsum("kdf,kf->kd", weights, means[:, :-d])
         rest = covariances[:, -d:, -d:] - weights @ covariances[:, :-d, -d:]
-        return FULL.kept(stats.count > 1e-6, {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
+        return FULL.kept(alive(stats), {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
 
     def draw(self, params, extra, key, states, past=None):
         if self.inputs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import distrax
 import jax
@@ -144,7 +143,7 @@ class GMM:
         share = stats.count + (self.prior.concentration - 1)
         share = jnp.where(used, share / jnp.where(used, share, 0).sum(), 0)
         lost = used & ~alive(stats)
-        shapes, share = self._reseeded(new, share, lost, stats.count)
+        shapes, share = self._reseeded(new, share, lost, stats)
         params = {"logits": jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf), **shapes}
         return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
 
@@ -155,12 +154,12 @@ class GMM:
     def _used(self, k: int) -> Array:
         return jnp.arange(k) < (k if self.active is None else self.active)
 
-    def _reseeded(self, params: PyTree, share: Array, lost: Array, count: Array) -> tuple[PyTree, Array]:
+    def _reseeded(self, params: PyTree, share: Array, lost: Array, stats: Stats) -> tuple[PyTree, Array]:
         """Each lost component takes half the weight and the shape of a heavy one, a quarter of a standard deviation
         away along its widest coordinate; the heaviest are halved first."""
-        heaviest, living = jnp.argsort(-count), jnp.maximum((count > 1e-6).sum(), 1)
+        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(alive(stats).sum(), 1)
         rank = jnp.cumsum(lost) - 1
-        donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(count)))
+        donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(lost)))
         takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # a donor is one of its own takers
         variances = self.kind.variances(params)[donor]
         widest = jnp.argmax(variances / variances.mean(axis=0), axis=1)
@@ -258,8 +257,8 @@ class GMM:
         params = weights(state, "gmm")
         return params["means"], self.kind.dense(_shapes(params))
 
-    def free_parameters(self, dimensions: int, components: Any = None) -> Any:
-        k = self.components if components is None else components
+    def free_parameters(self, dimensions: int) -> int:
+        k = self.components
         return k * dimensions + self.kind.free(k, dimensions) + k - 1
 
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:

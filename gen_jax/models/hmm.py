@@ -75,9 +75,8 @@ class HMM:
         if self.transitions is None:
             return jnp.ones(self.states, bool), jnp.ones((self.states, self.states), bool)
         allowed = jnp.asarray(self.transitions)
-        enter = allowed & ~jnp.eye(self.states, dtype=bool)
         forward_only = not any(self.transitions[i][j] for i in range(self.states) for j in range(i))
-        return (jnp.arange(self.states) == 0) if forward_only else jnp.ones_like(enter[0]), allowed
+        return (jnp.arange(self.states) == 0) if forward_only else jnp.ones(self.states, bool), allowed
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, _, seen = self._clean(batch)
@@ -163,11 +162,9 @@ class HMM:
         return stats._replace(emission=self.emission.rebased(stats.emission, old, new))
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        """The mean negative log-likelihood per sequence, plus that of the priors per sequence."""
-        _, there, _, chain, scan = self._prepared(params, state.extra, batch)
-        log_prob = chains.log_evidence(*chain, scan)
-        weight = batch.get("weight")
-        mean = Mean.of(log_prob, weight)
+        """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
+        _, _, _, chain, scan = self._prepared(params, state.extra, batch)
+        mean = Mean.of(chains.log_evidence(*chain, scan), batch.get("weight"))
         return -mean.value, ({}, {"log_likelihood": mean})
 
     @property
@@ -213,12 +210,11 @@ class HMM:
     def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
         """Continuations of sequences without padding, drawn from the model: "x" (B, horizon, ...) and "state"."""
         params = weights(state, "hmm")
-        _, chain, scan = self._of(state, batch)
+        batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]
         now = jax.random.categorical(fold(key, "now"), chains.filtered(*chain, scan)[:, -1])
         path = self._path(log_transition, fold(key, "path"), log_transition[now], horizon)
-        past = self._clean(batch)[0]["x"]
-        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path, past)
+        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path, batch["x"])
         return {"x": x, "state": path}
 
     def sample(self, state: State, key: Array, n: int, length: int | None = None) -> Batch:
