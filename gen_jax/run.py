@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
@@ -29,7 +30,7 @@ from gen_jax.core import State
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import Preempted, UserError
-from gen_jax.evaluation.likelihood import Estimate
+from gen_jax.evaluation.likelihood import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment, Loaded, load
 from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
@@ -104,8 +105,18 @@ class Run:
                 f"a batch of {batch} cannot be divided over {mesh.shape['data']} devices: "
                 "choose another --batch, or fewer --devices"
             )
-        for name in (self.experiment.validation, self.experiment.test):
-            self.experiment.split(self.data, name)
+        for name in dict.fromkeys((self.experiment.train, self.experiment.validation, self.experiment.test)):
+            split = self.experiment.split(self.data, name)
+            if hasattr(self.experiment.model, "outside"):
+                self._check_support(split)
+
+    def _check_support(self, split: Split) -> None:
+        """Every example is one that the model's likelihood can explain."""
+        for start in range(0, split.size, 10_000):
+            part = split._replace(arrays={name: a[start : start + 10_000] for name, a in split.arrays.items()})
+            batch = {name: np.asarray(a) for name, a in part.head(part.size).items()}
+            if reason := self.experiment.model.outside(batch):
+                raise UserError(f"{self.data.name} [{split.name}]: {reason}")
 
     @cached_property
     def source(self) -> Any:

@@ -36,10 +36,12 @@ class Row:
     builder: str
     summary: str
     embedded: bool = True
+    held_out: str = ""  # from which training example on they validate, where there is no split for that
 
 
 CATALOGUE = {
     "digits": Row("digits", "Digits", "1,797 scans of digits, 8x8, 17 levels"),
+    "digits28": Row("digits", "Digits28", "the same digits, enlarged to 28x28, 8 bits: a stand-in for MNIST"),
     "blobs": Row("synthetic", "Blobs", "three Gaussian blobs in the plane"),
     "two_moons": Row("synthetic", "TwoMoons", "two interleaved half circles"),
     "ring8": Row("synthetic", "Ring8", "eight Gaussians on a circle"),
@@ -51,8 +53,8 @@ CATALOGUE = {
     "vowels": Row("sequences", "Vowels", "glides of three synthetic speakers, 12 coefficients"),
     "jsb_chorales": Row("sequences", "JsbChorales", "382 Bach chorales, 88 keys", embedded=False),
     "japanese_vowels": Row("sequences", "JapaneseVowels", "640 vowels by nine speakers", embedded=False),
-    "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", embedded=False),
-    "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", embedded=False),
+    "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", False, held_out="50000"),
+    "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", False, held_out="50000"),
 }
 
 
@@ -126,6 +128,12 @@ def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
 def preferred(*names: str) -> str:
     """The first of these sets that is prepared or can be made on the spot: the real one, or a stand-in for it."""
     return next(name for name in names if CATALOGUE[name].embedded or is_prepared(name))
+
+
+def validated(name: str) -> dict[str, str]:
+    """The splits of a set to train and validate on, as an Experiment takes them: its own, or a part of the training."""
+    start = CATALOGUE[name].held_out
+    return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}
 
 
 def _root(data_dir: str | os.PathLike | None) -> Path:

@@ -1,6 +1,8 @@
 """What happens to a batch between storage and model, on the device, as part of the compiled step.
 
-A transform is a function `(batch, key) -> batch`. The ones here act on the entry "x".
+A transform is a function `(batch, key) -> batch`. The ones here act on the entry "x". What evaluation must know of one
+are attributes: `levels`, by which densities of dequantised data become bits; `lossless = False` where the integers
+cannot be had back; `protocol`, what likelihoods can only be compared under.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
+    transform.lossless = False  # a density of the result is not one of the integers
     return transform
 
 
@@ -59,6 +62,7 @@ def stochastically_binarised(levels: int = 256) -> Transform:
         noise = jax.random.uniform(key, batch["x"].shape)
         return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
+    transform.lossless, transform.protocol = False, "stochastically binarised"
     return transform
 
 
@@ -68,6 +72,7 @@ def statically_binarised(levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_noise_of_each(batch) < _intensity(batch, levels)).astype(jnp.float32)}
 
+    transform.lossless, transform.protocol = False, "statically binarised"
     return transform
 
 
@@ -77,6 +82,7 @@ def thresholded(levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
 
+    transform.lossless, transform.protocol = False, "thresholded"
     return transform
 
 

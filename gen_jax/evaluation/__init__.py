@@ -1,15 +1,30 @@
 """Metrics for every family of models."""
 
+from gen_jax.evaluation.latents import active_units, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.evaluation.likelihood import (
     Estimate,
     Metric,
     Split,
     accuracy,
     elbo,
+    importance_weighted,
     log_likelihood,
     log_likelihood_per_step,
 )
 from gen_jax.evaluation.modes import mode_coverage
 from gen_jax.evaluation.report import evaluator
 
-METRICS = ("accuracy", "elbo", "log_likelihood", "log_likelihood_per_step")  # those that need nothing but the model
+iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
+
+METRICS = (  # those that need nothing but the model
+    "accuracy",
+    "active_units",
+    "elbo",
+    "iwae_50",
+    "iwae_5000",
+    "kl_per_dimension",
+    "latent_accuracy",
+    "log_likelihood",
+    "log_likelihood_per_step",
+    "reconstruction_error",
+)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from gen_jax.core import Batch, Bound, Density, State
 from gen_jax.data.source import Arrays, epoch, transformed
@@ -28,6 +28,7 @@ class Estimate(NamedTuple):
     unit: str  # "nats", "bits/dim", "modes", ...
     kind: str  # "exact", "bound", "estimate"
     n: int  # examples or samples it is from
+    how: str = ""  # what else must be equal to compare: numbers of samples, binarisation
 
 
 class Split(NamedTuple):
@@ -41,6 +42,12 @@ class Split(NamedTuple):
     @property
     def size(self) -> int:
         return len(self.arrays["x"])
+
+    @property
+    def protocol(self) -> str:
+        """What the data went through, where that changes likelihoods."""
+        names = (getattr(transform, "protocol", "") for transform in self.transforms)
+        return ", ".join(name for name in names if name)
 
     def head(self, n: int) -> Batch:
         """The first n examples, as the model sees them."""
@@ -118,18 +125,61 @@ def elbo(model: Bound) -> Measure:
     return lambda state, split, key: _in_units("elbo", "bound", *run(state, split, key), split)
 
 
+def importance_weighted(samples: int, examples: int | None = None) -> Metric:
+    """Makes the metric `iwae_SAMPLES`: the mean importance-weighted bound (Burda, Grosse & Salakhutdinov 2016, eq. 8).
+
+    From 5,000 samples on the field calls it the log-likelihood. examples: how many of the split, by default all.
+    """
+    name = f"iwae_{samples}"
+
+    def metric(model: Any) -> Measure:
+        def bound(state: State, batch: Batch, key: Array) -> Array:
+            width = max(1, min(samples, 12_800 // len(batch["x"])))
+            parts, rest = divmod(samples, width)
+
+            def add(total: Array, part: Array) -> tuple[Array, None]:
+                log_weights = model.log_weights(state, batch, jax.random.fold_in(key, part), width)
+                return jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0)), None
+
+            total, _ = lax.scan(add, jnp.full(len(batch["x"]), -jnp.inf), jnp.arange(parts))
+            if rest:
+                log_weights = model.log_weights(state, batch, jax.random.fold_in(key, parts), rest)
+                total = jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0))
+            return total - math.log(samples)
+
+        model.log_weights  # noqa: B018 (a model without it cannot be measured so)
+        run = mean_over(bound)
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            part = split if examples is None else first(split, examples)
+            found = _in_units(name, "bound", *run(state, part, key), part)
+            return {k: e._replace(how=", ".join(filter(None, [f"{samples} samples", e.how]))) for k, e in found.items()}
+
+        return measure
+
+    metric.__name__ = name
+    return metric
+
+
+def first(split: Split, examples: int) -> Split:
+    """The first examples of a split."""
+    return split._replace(arrays={name: a[:examples] for name, a in split.arrays.items()})
+
+
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
     """In nats, and for integer data in bits per dimension (there lower is better).
 
     The density of dequantised data bounds the probability of the integers, per dimension up to the logarithm of their
     number (Theis et al. 2016, section 3.1).
     """
-    found = {name: Estimate(mean, error, "nats", kind, split.size)}
+    found = {name: Estimate(mean, error, "nats", kind, split.size, split.protocol)}
     x = split.arrays["x"]
-    if x.dtype.kind in "iu" and "length" not in split.arrays:
+    lossless = all(getattr(transform, "lossless", True) for transform in split.transforms)
+    if x.dtype.kind in "iu" and "length" not in split.arrays and lossless:
         dimensions = math.prod(x.shape[1:])
         levels = math.prod(getattr(transform, "levels", 1) for transform in split.transforms)
         bits = (dimensions * math.log(levels) - mean) / dimensions / math.log(2)
         kind = "bound" if levels > 1 else kind
-        found[f"{name}_bits_per_dim"] = Estimate(bits, error / dimensions / math.log(2), "bits/dim", kind, split.size)
+        error = error / dimensions / math.log(2)
+        found[f"{name}_bits_per_dim"] = Estimate(bits, error, "bits/dim", kind, split.size, split.protocol)
     return found

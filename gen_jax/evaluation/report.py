@@ -40,11 +40,13 @@ def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
 def table(title: str, found: Mapping[str, Estimate]) -> Table:
     """The estimates as a table for the terminal."""
     out = Table(title=title, title_justify="left")
-    for column in ("metric", "value", "± s.e.", "unit", "kind", "n"):
-        out.add_column(column, justify="right" if column in ("value", "± s.e.", "n") else "left")
+    columns = ["metric", "value", "± s.e.", "unit", "kind", "n"] + ["how"] * any(e.how for e in found.values())
+    for column in columns:
+        right = column in ("value", "± s.e.", "n")
+        out.add_column(column, justify="right" if right else "left", no_wrap=column == "metric")
     for name, e in found.items():
         error = "" if math.isnan(e.error) else f"{e.error:.2g}"
-        out.add_row(name, f"{e.value:.4f}", error, e.unit, e.kind, str(e.n))
+        out.add_row(*[name, f"{e.value:.4f}", error, e.unit, e.kind, str(e.n), e.how][: len(columns)])
     return out
 
 

@@ -1,9 +1,10 @@
-"""Variational autoencoder (Kingma & Welling 2013, arXiv:1312.6114)."""
+"""Variational autoencoder (Kingma & Welling 2013, arXiv:1312.6114) with exchangeable parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import distrax
@@ -12,17 +13,57 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
+from gen_jax.models import imputation
+from gen_jax.models.bounds import Bound, Bounded, Terms, elbo
+from gen_jax.models.posteriors import Diagonal, draw, kl_by_dimension, mean
+from gen_jax.models.priors import StandardNormal
 
 
 @dataclass(frozen=True)
-class VAE:
-    """x ~ p(x | z), z ~ N(0, I), with the posterior q(z | x) a diagonal normal.
+class Labels:
+    """A context: the one-hot class of each example, from an entry of the batch."""
 
-    encoder: a module (B, *x) -> (B, 2 * latent), the mean and the log standard deviation of q.
+    classes: int
+    entry: str = "label"
+
+    @property
+    def size(self) -> int:
+        return self.classes
+
+    def __call__(self, batch: Batch) -> Array:
+        return jax.nn.one_hot(batch[self.entry], self.classes)
+
+    def example(self, n: int) -> Batch:
+        """What samples are drawn for where nothing else is said: every class in turn."""
+        return {self.entry: jnp.arange(n) % self.classes}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A context: vectors (B, size), an entry of the batch as it is."""
+
+    size: int
+    entry: str = "context"
+
+    def __call__(self, batch: Batch) -> Array:
+        return batch[self.entry].astype(jnp.float32)
+
+    def example(self, n: int) -> Batch:
+        return {self.entry: jnp.zeros((n, self.size))}
+
+
+@dataclass(frozen=True)
+class VAE(Bounded):
+    """x ~ p(x | z), z ~ p(z), with the posterior q(z | x).
+
+    encoder: a module (B, *x) -> (B, posterior.outputs(latent)); for the diagonal normal 2 * latent.
     decoder: a module (B, latent) -> what `likelihood` needs; see `gen_jax.models.likelihoods`.
-    beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it. The ELBO that
-    `elbo` returns always has weight 1.
+    beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it; `elbo` always has 1.
+    prior, posterior: see `gen_jax.models.priors` and `posteriors`.
+    bound, samples: what training maximises, see `gen_jax.models.bounds`, and from how many samples of z.
+    context: what x is conditioned on (Sohn, Lee & Yan 2015): `Labels` or `Vectors`. The encoder then takes a second
+    argument (B, context.size), the decoder a longer vector (B, latent + context.size).
     """
 
     encoder: nn.Module
@@ -30,53 +71,110 @@ class VAE:
     likelihood: Any
     latent: int
     beta: float | Callable[[Array], Array] = 1.0
+    prior: Any = StandardNormal()
+    posterior: Any = Diagonal()
+    bound: Bound = elbo
+    samples: int = 1
+    context: Any = None
 
     def __post_init__(self):
         if self.latent < 1:
             raise ValueError(f"latent must be at least 1, got {self.latent}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalise(batch["x"][:1])
-        encoder = self.encoder.init(fold(key, "encoder"), x)
-        decoder = self.decoder.init(fold(key, "decoder"), jnp.zeros((1, self.latent)))
-        return {"vae": {"encoder": encoder["params"], "decoder": decoder["params"]}}, {}
+        context = self._context({name: a[:1] for name, a in batch.items()} if self.context else {})
+        outputs, encoder = self.encoder.init_with_output(fold(key, "encoder"), x, *context)
+        expected = (1, self.posterior.outputs(self.latent))
+        if outputs.shape != expected:
+            raise ValueError(
+                f"{type(self.posterior).__name__} in {self.latent} dimensions needs {expected[1]} outputs of the "
+                f"encoder, which gives {outputs.shape[1:]}"
+            )
+        z = jnp.concatenate([jnp.zeros((1, self.latent)), *context], axis=-1)
+        made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z)
+        expected = (*x.shape[:-1], x.shape[-1] * self.likelihood.channels)
+        if made.shape != expected:
+            raise ValueError(
+                f"data of shape {x.shape[1:]} with {type(self.likelihood).__name__} needs a decoder that makes "
+                f"{expected[1:]}, not {made.shape[1:]}"
+            )
+        own = {
+            "likelihood": self.likelihood.init(),
+            "posterior": self.posterior.init(fold(key, "posterior"), self.latent),
+            "prior": self.prior.init(fold(key, "prior"), self.latent, x),
+        }
+        networks = {"encoder": encoder["params"], "decoder": decoder["params"]}
+        return {"vae": networks | {name: params for name, params in own.items() if params}}, {}
 
-    def posterior(self, params: PyTree, x: Array) -> distrax.MultivariateNormalDiag:
+    def outside(self, batch: Batch) -> str:
+        """What of some data this model cannot explain, in words; "" if it can."""
+        return self.likelihood.outside(batch["x"])
+
+    def _context(self, batch: Batch, samples: int = 1) -> list[Array]:
+        """[(samples * B, size)] the context of a batch, or nothing."""
+        return [jnp.tile(self.context(batch), (samples, 1))] if self.context else []
+
+    def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
+        """q(z | x), of data as the encoder sees it."""
+        outputs = self.encoder.apply({"params": params["encoder"]}, x, *context)
+        return self.posterior(outputs, params.get("posterior"))
+
+    def _prior(self, params: PyTree) -> distrax.Distribution:
+        return self.prior(params.get("prior"), self.latent, partial(self._posterior, params))
+
+    def _likelihood(self, params: PyTree, z: Array, *context: Array) -> distrax.Distribution:
+        """p(x | z) of (n, latent), by single values of x."""
+        outputs = self.decoder.apply({"params": params["decoder"]}, jnp.concatenate([z, *context], axis=-1))
+        return self.likelihood(outputs, params.get("likelihood"))
+
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
+        x = batch["x"]
+        posterior = self._posterior(params, self.likelihood.normalise(x), *self._context(batch))
+        prior = self._prior(params)
+        z, log_posterior = draw(posterior, key, samples)
+        pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(batch, samples))
+        log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
+        log_likelihood = log_likelihood.reshape(samples, len(x), -1).sum(axis=-1)
+        return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
+
+    def encode(self, state: State, batch: Batch) -> distrax.Distribution:
         """q(z | x)."""
-        outputs = self.encoder.apply({"params": params["encoder"]}, self.likelihood.normalise(x))
-        mean, log_std = jnp.split(outputs, 2, axis=-1)
-        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+        return self._posterior(weights(state, "vae"), self.likelihood.normalise(batch["x"]), *self._context(batch))
 
-    def decode(self, params: PyTree, z: Array) -> distrax.Distribution:
-        """p(x | z)."""
-        return self.likelihood(self.decoder.apply({"params": params["decoder"]}, z))
+    def decode(self, state: State, z: Array, given: Batch | None = None) -> distrax.Distribution:
+        """p(x | z) of (n, latent), by single values of x; `given` holds the context, by default every class in turn."""
+        given = given if given or not self.context else self.context.example(len(z))
+        return self._likelihood(weights(state, "vae"), z, *self._context(given))
 
-    def terms(self, params: PyTree, x: Array, key: Array) -> tuple[Array, Array]:
-        """(B,) log p(x | z) at one z ~ q(z | x), and (B,) KL(q(z | x) || p(z)), in nats (eq. 10)."""
-        posterior = self.posterior(params, x)
-        prior = distrax.MultivariateNormalDiag(jnp.zeros(self.latent), jnp.ones(self.latent))
-        z = posterior.sample(seed=key)
-        return self.decode(params, z).log_prob(x), posterior.kl_divergence(prior)
+    def prior_of(self, state: State) -> distrax.Distribution:
+        """p(z)."""
+        return self._prior(weights(state, "vae"))
 
-    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        log_likelihood, kl = self.terms(params, batch["x"], key)
-        beta = self.beta(state.step) if callable(self.beta) else self.beta
-        metrics = {"reconstruction": Mean.of(-log_likelihood), "kl": Mean.of(kl)}
-        return jnp.mean(beta * kl - log_likelihood), ({}, metrics)
-
-    @property
-    def objectives(self) -> Sequence[Objective]:
-        return (Objective("vae", self.loss),)
-
-    def elbo(self, state: State, batch: Batch, key: Array) -> Array:
-        log_likelihood, kl = self.terms(weights(state, "vae"), batch["x"], key)
-        return log_likelihood - kl
-
-    def sample(self, state: State, key: Array, n: int) -> Batch:
-        z = jax.random.normal(fold(key, "z"), (n, self.latent))
-        return {"x": self.decode(weights(state, "vae"), z).sample(seed=fold(key, "x")), "z": z}
+    def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
+        """given: the context of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
+        given = given or (self.context.example(n) if self.context else {})
+        z = self.prior_of(state).sample(seed=fold(key, "z"), sample_shape=(n,))
+        return {"x": self.decode(state, z, given).sample(seed=fold(key, "x")), "z": z, **given}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z) at the mean of q(z | x)."""
-        params = weights(state, "vae")
-        return self.decode(params, self.posterior(params, batch["x"]).mean()).mean()
+        return self.decode(state, mean(self.encode(state, batch)), batch).mean()
+
+    def impute(
+        self,
+        state: State,
+        batch: Batch,
+        mask: Array,
+        key: Array,
+        n: int = 16,
+        method: Callable[..., Array] = imputation.importance,
+    ) -> Array:
+        """(n, B, *x) completions of x, which is kept where `mask` (B, *x) is True; see `gen_jax.models.imputation`.
+
+        Raises ValueError for a mask of another shape and for examples of which nothing was observed.
+        """
+        imputation.check(batch["x"], mask)
+        return method(self, state, batch, jnp.asarray(mask), key, n)

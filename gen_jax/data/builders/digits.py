@@ -1,6 +1,7 @@
 """Handwritten digits, 8x8, as scikit-learn ships them."""
 
 import numpy as np
+from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
 from gen_jax.data.builders.arrays import ArrayBuilder, divided, label, vector
@@ -20,3 +21,18 @@ class Digits(ArrayBuilder):
         order = np.random.default_rng(0).permutation(len(digits.target))
         x = digits.images.astype(np.uint8)[order, :, :, None]
         return divided({"x": x, "label": digits.target[order]}, train=1347, validation=150)
+
+
+class Digits28(ArrayBuilder):
+    """The digits of `Digits`, enlarged to (28, 28, 1) and 256 levels: a stand-in for MNIST."""
+
+    def features(self):
+        return {"x": vector(28, 28, 1, dtype=np.uint8), "label": label(10)}
+
+    def arrays(self, downloads):
+        def enlarged(x):
+            wide = zoom(x[..., 0] * (255 / 16), (1, 24 / 8, 24 / 8), order=3)
+            return np.pad(np.clip(wide, 0, 255).round().astype(np.uint8), ((0, 0), (2, 2), (2, 2)))[..., None]
+
+        splits = Digits.arrays(self, downloads)
+        return {name: {**split, "x": enlarged(split["x"])} for name, split in splits.items()}

@@ -1,0 +1,52 @@
+"""Conditional VAE on the embedded 8x8 digits: images of a given class (Sohn, Lee & Yan 2015).
+
+python train.py configs/cvae_digits.py
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
+from gen_jax.experiment import Experiment
+from gen_jax.models.likelihoods import DiscretizedLogistic
+from gen_jax.models.nets import ConvDecoder, ConvEncoder
+from gen_jax.models.vae import VAE, Labels
+
+
+def config(
+    latent: int = 12,
+    lr: float = 2e-3,
+    batch: int = 128,
+    steps: int = 2500,
+    weight_decay: float = 1.0,
+    smoke: bool = False,
+) -> Experiment:
+    """Samples are of every class in turn.
+
+    Args:
+        latent: dimensions of z, which need not tell the class
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+        weight_decay: pull of AdamW towards zero
+    """
+    channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
+    likelihood = DiscretizedLogistic(17)
+    encoder = ConvEncoder(channels, hidden, 2 * latent)
+    decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
+    model = VAE(encoder, decoder, likelihood, latent, context=Labels(10))
+    tx = optax.chain(
+        optax.clip_by_global_norm(200.0),
+        optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),
+    )
+    return Experiment(
+        model,
+        with_ema(descent(model, {"vae": tx}), "vae", 0.99),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        metrics=[elbo, iwae_50, active_units, latent_accuracy],
+        plots=[plots.samples, plots.reconstructions, plots.interpolations, plots.imputations],
+        evaluate_every=500,
+        checkpoint_every=500,
+    )

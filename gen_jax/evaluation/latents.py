@@ -1,0 +1,119 @@
+"""What latent variables carry: how many are used, how well data comes back from them, what they tell of labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Batch, State
+from gen_jax.data.source import epoch, transformed
+from gen_jax.evaluation.likelihood import Estimate, Measure, Split, mean_over
+from gen_jax.models.posteriors import kl_by_dimension, mean
+
+ACTIVE = 0.01  # the variance of posterior means above which a latent dimension is active
+
+
+def active_units(model: Any) -> Measure:
+    """How many latent dimensions depend on x (Burda, Grosse & Salakhutdinov 2016, section 5.3), against collapse.
+
+    active_units: those where the mean of q(z | x) varies over the data with a variance above 0.01.
+    kl_least, kl_median, kl_most: over dimensions, the mean KL(q || p) in nats.
+    """
+    encoded = latents(model)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        (means, kl), n = encoded(state, split), split.size
+        active = int((means.var(axis=0) > ACTIVE).sum())
+        found = {"active_units": Estimate(active, math.nan, f"of {means.shape[1]}", "estimate", n)}
+        if kl is not None:
+            of_each = kl.mean(axis=0)
+            for name, value in (("least", of_each.min()), ("median", np.median(of_each)), ("most", of_each.max())):
+                found[f"kl_{name}"] = Estimate(float(value), math.nan, "nats", "exact", n)
+        return found
+
+    return measure
+
+
+def kl_per_dimension(model: Any) -> Measure:
+    """The mean KL(q || p) in nats of every latent dimension by itself."""
+    encoded = latents(model)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        kl = encoded(state, split).kl
+        if kl is None:
+            return {}
+        errors = kl.std(axis=0, ddof=1) / math.sqrt(len(kl))
+        pairs = zip(kl.mean(axis=0), errors)
+        return {f"kl_{i}": Estimate(float(v), float(e), "nats", "exact", len(kl)) for i, (v, e) in enumerate(pairs)}
+
+    return measure
+
+
+def latent_accuracy(model: Any) -> Measure:
+    """The accuracy of a logistic regression of "label" on posterior means, fitted on half of the split, on the rest."""
+    encoded = latents(model)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        means, labels = encoded(state, split).means, np.asarray(split.arrays["label"])
+        half = len(means) // 2
+        scaler = StandardScaler().fit(means[:half])
+        regression = LogisticRegression(max_iter=1000).fit(scaler.transform(means[:half]), labels[:half])
+        right = regression.predict(scaler.transform(means[half:])) == labels[half:]
+        error = math.sqrt(right.var() / len(right))
+        return {"latent_accuracy": Estimate(float(right.mean()), error, "share", "estimate", len(right))}
+
+    return measure
+
+
+def reconstruction_error(model: Any) -> Measure:
+    """The root of the mean squared difference of x and its reconstruction, in the units of x."""
+
+    def squares(state: State, batch: Batch, key: Array) -> Array:
+        difference = batch["x"].astype(jnp.float32) - model.reconstruct(state, batch).astype(jnp.float32)
+        return jnp.mean(difference.reshape(len(difference), -1) ** 2, axis=1)
+
+    model.reconstruct  # noqa: B018 (a model without it cannot be measured so)
+    run = mean_over(squares)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        mean, error = run(state, split, key)
+        root = math.sqrt(mean)
+        return {"reconstruction_rmse": Estimate(root, error / (2 * root), "units of x", "exact", split.size)}
+
+    return measure
+
+
+class Latents(NamedTuple):
+    """What q(z | x) says of N examples."""
+
+    means: np.ndarray  # (N, latent)
+    kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None where it has no closed form
+
+
+def latents(model: Any) -> Callable[[State, Split], Latents]:
+    """Makes (state, split) -> Latents for a model with a prior and a posterior of vectors."""
+    model.prior_of  # noqa: B018 (a model without it cannot be measured so)
+
+    @jax.jit
+    def encode(state: State, batch: Batch):
+        posterior = model.encode(state, batch)
+        return mean(posterior), kl_by_dimension(posterior, model.prior_of(state))
+
+    def run(state: State, split: Split) -> Latents:
+        means, kls = [], []
+        for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
+            m, kl = encode(state, transformed(raw, split.transforms, 0, number))
+            means.append(np.asarray(m, np.float64)[mask > 0])
+            kls.append(None if kl is None else np.asarray(kl, np.float64)[mask > 0])
+        return Latents(np.concatenate(means), None if kls[0] is None else np.concatenate(kls))
+
+    return run

@@ -1,0 +1,103 @@
+"""Convolutions and transposed convolutions of images, fast on CPUs too; (B, H, W, C) with "SAME" padding.
+
+The same maps and parameters as `flax.linen.Conv` and `flax.linen.ConvTranspose`. On a CPU they are written as matrix
+products with slices, pads and concatenations around them: XLA's own convolutions are slow there inside loops, and the
+kernel gradient of a transposed one takes thirty times its forward pass. Autodiff of products gives products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+class Conv(nn.Module):
+    """(B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), features)."""
+
+    features: int
+    kernel_size: Sequence[int] = (3, 3)
+    strides: int = 1
+    use_bias: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+        return convolved(x_BHWC, kernel, strides)
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> Array:
+        shape = (*self.kernel_size, x_BHWC.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y_BHWC = self.map(x_BHWC.astype(self.dtype), kernel.astype(self.dtype), (self.strides, self.strides))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y_BHWC = y_BHWC + bias.astype(self.dtype)
+        return y_BHWC
+
+
+class ConvTranspose(Conv):
+    """(B, H, W, C) -> (B, H * strides, W * strides, features)."""
+
+    def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+        return transposed(x_BHWC, kernel, strides)
+
+
+def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
+    """The convolution by a kernel (height, width, C, features)."""
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
+    tall, wide, channels, features = kernel.shape
+    size = tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
+    ends = [(n - 1) * s + 1 for n, s in zip(size, strides)]
+    pads = [max(end - 1 + k - n, 0) for end, k, n in zip(ends, (tall, wide), x_BHWC.shape[1:3])]
+    x = jnp.pad(x_BHWC, ((0, 0), *((p // 2, p - p // 2) for p in pads), (0, 0)))
+    # One view per tap, side by side: slices, as gathers are slow on CPUs.
+    views = [
+        lax.slice(x, (0, i, j, 0), (len(x), i + ends[0], j + ends[1], channels), (1, *strides, 1))
+        for i in range(tall)
+        for j in range(wide)
+    ]
+    patches = jnp.concatenate(views, axis=-1).reshape(-1, tall * wide * channels)
+    return (patches @ kernel.reshape(-1, features)).reshape(-1, *size, features)
+
+
+def transposed(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
+    """The transposed convolution by a kernel (height, width, C, features)."""
+    if jax.default_backend() != "cpu":
+        return lax.conv_transpose(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
+    tall, wide, channels, features = kernel.shape
+    batch, height, width, _ = x_BHWC.shape
+    # Every pixel times every tap in one product, with no multiplication by zero.
+    taps = x_BHWC.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    # Split, not indexed: the gradient is one concatenation, not a sum of padded arrays as large as `taps`.
+    taps = lax.split(taps.reshape(batch, height, width, -1), [features] * (tall * wide), axis=3)
+
+    def phase(rows, columns):
+        """The pixels at one position modulo the strides: the sum of their shifted taps."""
+        parts = [_shifted(taps[i * wide + j], up, left) for i, up in rows for j, left in columns]
+        return sum(parts[1:], parts[0]) if parts else jnp.zeros((batch, height, width, features), taps[0].dtype)
+
+    lines = [
+        jnp.stack([phase(rows, columns) for columns in _phases(wide, strides[1])], axis=3)
+        for rows in _phases(tall, strides[0])
+    ]
+    return jnp.stack(lines, axis=2).reshape(batch, height * strides[0], width * strides[1], features)
+
+
+def _phases(size: int, stride: int) -> list[list[tuple[int, int]]]:
+    """For each position modulo the stride, its taps along one axis, each with the offset of the pixel it is of."""
+    before = size - 1 if stride > size - 1 else -(-(size + stride - 2) // 2)  # the padding of lax.conv_transpose
+    offsets = [[(tap, position + tap - before) for tap in range(size)] for position in range(stride)]
+    return [[(tap, at // stride) for tap, at in row if at % stride == 0] for row in offsets]
+
+
+def _shifted(x: Array, up: int, left: int) -> Array:
+    """x[:, i + up, j + left], zero outside; pads of negative width crop."""
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (-up, up, 0), (-left, left, 0), (0, 0, 0)))

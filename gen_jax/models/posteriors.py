@@ -1,0 +1,103 @@
+"""q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them.
+
+A flow is anything with `init(key, latent) -> params` and `__call__(params) -> distrax.Bijector` over vectors (latent,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import PyTree, fold
+
+
+class Flow(Protocol):
+    """A learned bijection of vectors (latent,)."""
+
+    def init(self, key: Array, latent: int) -> PyTree: ...
+
+    def __call__(self, params: PyTree) -> distrax.Bijector: ...
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A normal with independent dimensions, from means and log standard deviations."""
+
+    def outputs(self, latent: int) -> int:
+        return 2 * latent
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        return {}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        mean, log_std = jnp.split(outputs, 2, axis=-1)
+        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+
+
+@dataclass(frozen=True)
+class FullCovariance:
+    """A normal with any covariance, from means and the lower triangle of its Cholesky factor, the diagonal as logs."""
+
+    def outputs(self, latent: int) -> int:
+        return latent + latent * (latent + 1) // 2
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        return {}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        latent = int(((9 + 8 * outputs.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
+        mean, log_std, below = jnp.split(outputs, [latent, 2 * latent], axis=-1)
+        factor = jnp.zeros((*outputs.shape[:-1], latent, latent))
+        diagonal, rows = jnp.diag_indices(latent), jnp.tril_indices(latent, -1)
+        factor = factor.at[..., *diagonal].set(jnp.exp(log_std)).at[..., *rows].set(below)
+        return distrax.MultivariateNormalTri(mean, factor)
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """Samples of another posterior moved through a flow (Rezende & Mohamed 2015; Kingma et al. 2016 for inverse
+    autoregressive ones). The flow has parameters of its own and is the same for every x."""
+
+    flow: Flow
+    base: Any = Diagonal()
+
+    def outputs(self, latent: int) -> int:
+        return self.base.outputs(latent)
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        return {"flow": self.flow.init(fold(key, "flow"), latent)}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        return distrax.Transformed(self.base(outputs), self.flow(params["flow"]))
+
+
+def kl_by_dimension(posterior: distrax.Distribution, prior: distrax.Distribution) -> Array | None:
+    """(B, parts) KL(q || p) in closed form, by dimension where both are independent there; None where there is none."""
+    normal = (distrax.MultivariateNormalDiag, distrax.MultivariateNormalTri)
+    if not isinstance(prior, distrax.MultivariateNormalDiag) or not isinstance(posterior, normal):
+        return None
+    if isinstance(posterior, distrax.MultivariateNormalDiag):
+        ratio = posterior.scale_diag / prior.scale_diag
+        distance = (posterior.loc - prior.loc) / prior.scale_diag
+        return 0.5 * (ratio**2 + distance**2 - 1.0) - jnp.log(ratio)
+    return posterior.kl_divergence(prior)[..., None]
+
+
+def draw(distribution: distrax.Distribution, key: Array, n: int) -> tuple[Array, Array]:
+    """(n, B, latent) samples and their (n, B) log-densities."""
+    return distribution.sample_and_log_prob(seed=key, sample_shape=(n,))
+
+
+def mean(distribution: distrax.Distribution) -> Array:
+    """(B, latent) the mean of q, or the image of the mean of its base: a point to decode and to plot."""
+    if isinstance(distribution, distrax.Transformed) and not hasattr(distribution, "scale_diag"):
+        try:
+            return distribution.mean()
+        except NotImplementedError:
+            return jax.vmap(distribution.bijector.forward)(mean(distribution.distribution))
+    return distribution.mean()

@@ -1,0 +1,9 @@
+"""Pictures. A plot is a function `(model, state, split, key) -> matplotlib Figure`; configs list those they want.
+
+Matplotlib is imported when the first picture is drawn, and without a window system.
+"""
+
+from gen_jax.plots.chains import rolls, state_sequence, states
+from gen_jax.plots.figures import Draw, density, learning_curves, reconstructions, samples, scatter, show, tiled
+from gen_jax.plots.latents import imputations, interpolations, latent_scatter, latent_usage, manifold, traversals
+from gen_jax.plots.mixtures import components, restarts

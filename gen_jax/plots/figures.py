@@ -1,0 +1,153 @@
+"""Pictures of any model, and what all pictures are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State
+from gen_jax.errors import UserError
+from gen_jax.evaluation.likelihood import Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw = Callable[[Any, State, Split, Array], "Figure"]
+
+
+def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """64 new examples, from the same noise at every step of training."""
+    return show({"samples": model.sample(state, key, 64)["x"]})
+
+
+def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Pairs of columns: examples of the split, and beside each its reconstruction."""
+    batch = split.head(32)
+    pairs = np.stack([np.asarray(batch["x"]), np.asarray(model.reconstruct(state, batch))], axis=1)
+    return show({f"{split.name} (left of each pair) and reconstruction": pairs.reshape(-1, *pairs.shape[2:])})
+
+
+def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Points of the split beside as many new ones, coloured by component where the model knows it."""
+    n = min(2000, split.size)
+    generated = model.sample(state, key, n)
+    colours = [split.arrays.get("label"), generated.get("component")]
+    figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colours)
+    for axis in figure.axes if hasattr(model, "covariances") else ():
+        ellipses(axis, *model.covariances(state))
+    return figure
+
+
+def density(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Contours of the negative log-likelihood in the plane, with the data."""
+    x = np.asarray(split.head(1000)["x"])
+    low, high = x.min(axis=0), x.max(axis=0)
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    across, up = np.meshgrid(*(np.linspace(a, b, 200, dtype=np.float32) for a, b in zip(low, high)))
+    points = np.stack([across.ravel(), up.ravel()], axis=1)
+    nll = -np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
+    figure, (axis,) = panels(1)
+    filled = axis.contourf(
+        across, up, nll, levels=np.quantile(nll, np.linspace(0, 1, 30)), cmap="viridis_r", alpha=0.85
+    )
+    axis.scatter(*x.T, s=6, c="white", edgecolors="black", linewidths=0.3)
+    figure.colorbar(filled, ax=axis, label="negative log-likelihood (nats)")
+    axis.set_title(f"density and {split.name} data")
+    return figure
+
+
+def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Every metric of a run against the step, train and evaluation of the same quantity in one panel."""
+    series: dict[str, dict[str, list[tuple[int, Any]]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("step", "time", "compile_seconds") and value is not None:
+                where, _, metric = name.rpartition("/")
+                series.setdefault(metric, {}).setdefault(where or metric, []).append((row["step"], value))
+    if not series:
+        raise UserError("there are no metrics to plot yet")
+    figure, axes = panels(len(series))
+    for axis, (metric, lines) in zip(axes, series.items()):
+        for label, points in lines.items():
+            steps, values = zip(*points)
+            axis.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
+        axis.set_title(metric, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def show(arrays: dict[str, Any], colours: Sequence[Any] = (), columns: int = 0) -> Figure:
+    """Images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
+
+    columns: of a grid of images; by default about as many as rows.
+    """
+    figure, axes = panels(len(arrays))
+    parts = list(zip(axes, arrays.items(), [*colours, *[None] * len(arrays)]))
+    limits = _limits([np.asarray(a) for a in arrays.values()][0])
+    for axis, (title, a), colour in parts:
+        a = np.asarray(a)
+        if a.ndim == 4:
+            axis.imshow(tiled(a, columns), cmap="gray", interpolation="nearest")
+            axis.axis("off")
+        elif a.ndim == 2 and a.shape[1] >= 2:
+            style = {} if colour is None else {"c": np.asarray(colour)[: len(a)], "cmap": "tab10"}
+            axis.scatter(a[:, 0], a[:, 1], s=4, **style)
+            axis.set(xlim=limits[0], ylim=limits[1])
+        elif a.ndim == 3:
+            axis.plot(a[:8, :, 0].T, linewidth=0.8)
+        else:
+            axis.hist(a.reshape(-1), bins=50)
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def tiled(images_NHWC: np.ndarray, columns: int = 0, gap: int = 1) -> np.ndarray:
+    """(N, H, W, C) images of any range as one image of floats in [0, 1], in a grid about as wide as high."""
+    n, height, width, channels = images_NHWC.shape
+    columns = columns or math.ceil(math.sqrt(n) / 2) * 2  # even, so that pairs stay together
+    rows = math.ceil(n / columns)
+    low, high = float(images_NHWC.min()), float(images_NHWC.max())
+    tall, wide = height + gap, width + gap
+    canvas = np.zeros((rows * columns, tall, wide, channels))
+    canvas[:n, :height, :width] = (images_NHWC - low) / max(high - low, 1e-12)
+    grid = canvas.reshape(rows, columns, tall, wide, channels).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(rows * tall, columns * wide, channels)
+    return grid[..., 0] if channels == 1 else grid
+
+
+def ellipses(axis: Any, means: Any, covariances: Any) -> None:
+    """Two standard deviations around each mean, in the plane of the first two coordinates."""
+    turn = np.linspace(0, 2 * np.pi, 100)
+    circle = 2 * np.stack([np.cos(turn), np.sin(turn)])
+    for mean, covariance in zip(np.asarray(means)[:, :2], np.asarray(covariances)[:, :2, :2]):
+        axis.plot(*(mean[:, None] + np.linalg.cholesky(covariance) @ circle), color="black", linewidth=0.9)
+
+
+def _limits(a: np.ndarray) -> tuple[Any, Any]:
+    """The range of the first two coordinates with a margin."""
+    if a.ndim != 2 or a.shape[1] < 2:
+        return None, None
+    low, high = a[:, :2].min(axis=0), a[:, :2].max(axis=0)
+    margin = 0.15 * (high - low)
+    return tuple(zip(low - margin, high + margin))
+
+
+def panels(n: int) -> tuple[Figure, list[Any]]:
+    from matplotlib.figure import Figure
+
+    columns = min(n, 3)
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(5 * columns, 4.2 * rows), layout="constrained", dpi=110)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[n:]:
+        axis.axis("off")
+    return figure, list(axes[:n])

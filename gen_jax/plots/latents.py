@@ -1,0 +1,115 @@
+"""Pictures of latent spaces: of models that `encode` to a distribution of z and `decode` z."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.stats import norm
+
+from gen_jax.core import State
+from gen_jax.evaluation.latents import active_units
+from gen_jax.evaluation.latents import latents as encoded
+from gen_jax.evaluation.likelihood import Split, first
+from gen_jax.models.posteriors import mean
+from gen_jax.plots.figures import panels, show, tiled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) -> Figure:
+    """What the plane of the first two latent dimensions decodes to, n by n, at equal steps of the normal's quantiles.
+
+    Kingma & Welling 2013, figure 4. Further dimensions stay at their mean.
+    """
+    steps = norm.ppf(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
+    across, up = np.meshgrid(steps, steps[::-1])
+    z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel())
+    z = z.at[:, 1].set(up.ravel()) if model.latent > 1 else z
+    images = np.asarray(jax.jit(lambda z: model.decode(state, z).mean())(z))
+    figure, (axis,) = panels(1)
+    axis.imshow(tiled(images, columns=n, gap=0), cmap="gray_r", interpolation="nearest")
+    axis.set(
+        title="the latent plane, decoded", xlabel="$z_1$ (quantiles)", ylabel="$z_2$ (quantiles)", xticks=[], yticks=[]
+    )
+    return figure
+
+
+def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Posterior means of up to 5,000 examples by label: the plane itself, or its two principal components."""
+    part = first(split, 5000)
+    z = encoded(model)(state, part).means
+    names = ("$z_1$", "$z_2$")
+    if z.shape[1] > 2:
+        z = z - z.mean(axis=0)
+        _, scales, directions = np.linalg.svd(z, full_matrices=False)
+        shares = scales**2 / np.sum(scales**2)
+        z, names = z @ directions[:2].T, tuple(f"principal component {i + 1} ({shares[i]:.0%})" for i in range(2))
+    figure, (axis,) = panels(1)
+    labels = part.arrays.get("label")
+    other = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
+    dots = axis.scatter(z[:, 0], other, s=5, c=None if labels is None else np.asarray(labels), cmap="tab10")
+    if labels is not None:
+        axis.legend(*dots.legend_elements(num=None), fontsize=7, title="label", loc="upper right")
+    axis.set(title=f"posterior means, {split.name}", xlabel=names[0], ylabel=names[1], aspect="equal")
+    return figure
+
+
+def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """How much each latent dimension is used, most first: its KL, and the variance of its posterior means."""
+    means, kl = encoded(model)(state, first(split, 5000))
+    figure, axes = panels(1 if kl is None else 2)
+    active = active_units(model)(state, split, key)["active_units"]
+    of_each = {"variance of posterior means": means.var(axis=0)} | (
+        {} if kl is None else {"KL (nats)": kl.mean(axis=0)}
+    )
+    for axis, (title, values) in zip(axes, of_each.items()):
+        axis.bar(np.arange(len(values)), np.sort(values)[::-1])
+        axis.set(title=title, xlabel="latent dimension, most first")
+        axis.grid(alpha=0.3, axis="y")
+    figure.suptitle(f"{split.name}: {active.value:.0f} active units {active.unit}")
+    return figure
+
+
+def interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
+    """Rows from one example to another: their own pictures at the ends, decoded points on a line of z between."""
+    batch = split.head(2 * rows)
+    z = mean(model.encode(state, batch))
+    share = jnp.linspace(0, 1, steps)[None, :, None]
+    between = (1 - share) * z[:rows, None] + share * z[rows:, None]
+    given = {name: jnp.repeat(a[:rows], steps, axis=0) for name, a in batch.items()}
+    decoded = jax.jit(lambda z, given: model.decode(state, z, given).mean())(between.reshape(-1, z.shape[-1]), given)
+    x = np.asarray(batch["x"])
+    middle = np.asarray(decoded).reshape(rows, steps, *x.shape[1:])
+    images = np.concatenate([x[:rows, None], middle, x[rows:, None]], axis=1)
+    title = f"{split.name}: between two examples (outermost columns)"
+    return show({title: images.reshape(-1, *x.shape[1:])}, columns=steps + 2)
+
+
+def traversals(model: Any, state: State, split: Split, key: Array, rows: int = 10, steps: int = 11) -> Figure:
+    """One example's latent dimensions, the most used first, each moved from -3 to 3 with the others held."""
+    variances = encoded(model)(state, first(split, 1000)).means.var(axis=0)
+    dimensions = np.argsort(-variances)[:rows]
+    batch = split.head(1)
+    z = mean(model.encode(state, batch))[0]
+    points = jnp.stack([z.at[d].set(v) for d in dimensions for v in np.linspace(-3, 3, steps)])
+    given = {name: jnp.repeat(a, len(points), axis=0) for name, a in batch.items()}
+    images = np.asarray(jax.jit(lambda z, given: model.decode(state, z, given).mean())(points, given))
+    return show({"a latent dimension per row, from -3 to 3, most used first": images}, columns=steps)
+
+
+def imputations(model: Any, state: State, split: Split, key: Array, rows: int = 8, n: int = 6) -> Figure:
+    """Examples, their upper half as it was observed, and completions of the lower one drawn given it."""
+    batch = split.head(rows)
+    x = np.asarray(batch["x"])
+    mask = np.zeros(x.shape, bool)
+    mask[:, : x.shape[1] // 2] = True
+    drawn = np.asarray(jax.jit(lambda batch, mask: model.impute(state, batch, mask, key, n))(batch, mask))
+    seen = np.where(mask, x, x.min())
+    images = np.concatenate([x[:, None], seen[:, None], drawn.swapaxes(0, 1)], axis=1)
+    title = f"{split.name}, its upper half, and {n} completions of it"
+    return show({title: images.reshape(-1, *x.shape[1:])}, columns=n + 2)
