@@ -1,0 +1,274 @@
+"""VAEs against Keras on TensorFlow, PyTorch and Flax: the same networks, data and optimizer, rivals in turns.
+
+PYTHONPATH=. python benchmarks/vae.py [--only conv] [--write README.md]          (needs the `bench` extra)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from side_by_side import Report, in_turns, options, peak_megabytes
+
+from gen_jax.data import Resident, load
+from gen_jax.data.catalogue import preferred
+from gen_jax.data.transforms import scale, stochastically_binarised
+from gen_jax.experiment import load as load_config
+from gen_jax.loop import initial_state
+
+BATCH = 128
+Step = Callable[[], float]  # trains on the next batch; returns, or holds, its loss
+
+
+def images() -> np.ndarray:
+    """(N, 28, 28, 1) in [0, 1]."""
+    return load(preferred("mnist", "digits28"))["train"]["x"][:12_800].astype(np.float32) / 255
+
+
+def batches(x: np.ndarray, size: int = BATCH):
+    """Random batches for ever."""
+    rng = np.random.default_rng(0)
+    while True:
+        yield x[rng.integers(0, len(x), size)]
+
+
+def ours(config: str, batch: int = BATCH, **knobs) -> Step:
+    """The config's own algorithm and model, on data that lies on the device."""
+    experiment = load_config(f"configs/{config}.py", knobs).build()
+    raw = load(preferred("mnist", "digits28"))["train"]["x"][:12_800]
+    transform = scale(0, 1) if config == "vae_mnist" else stochastically_binarised()
+    source = jax.tree.map(jnp.asarray, Resident({"x": np.asarray(raw)}, batch, (transform,)))
+    step = jax.jit(
+        lambda state, source: experiment.algorithm.step(state, source.batch_at(state.step)), donate_argnums=0
+    )
+    held = [initial_state(experiment.algorithm, source)]
+
+    def run():
+        held[0], metrics = step(held[0], source)
+        return metrics["loss"].value
+
+    return run
+
+
+def keras(x: np.ndarray) -> Step:
+    """The convolutional network in Keras, its step a tf.function."""
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    conv = dict(strides=2, padding="same", activation="relu")
+    encoder = keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, **conv),
+            layers.Conv2D(64, 3, **conv),
+            layers.Flatten(),
+            layers.Dense(16, activation="relu"),
+            layers.Dense(4),
+        ]
+    )
+    decoder = keras.Sequential(
+        [
+            keras.Input((2,)),
+            layers.Dense(7 * 7 * 64, activation="relu"),
+            layers.Reshape((7, 7, 64)),
+            layers.Conv2DTranspose(64, 3, **conv),
+            layers.Conv2DTranspose(32, 3, **conv),
+            layers.Conv2DTranspose(1, 3, padding="same"),
+        ]
+    )
+    variables = encoder.trainable_variables + decoder.trainable_variables
+    adam = keras.optimizers.Adam(1e-3)
+    adam.build(variables)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            mean, log_variance = tf.split(encoder(x, training=True), 2, axis=1)
+            z = mean + tf.exp(log_variance / 2) * tf.random.normal(tf.shape(mean))
+            logits = decoder(z, training=True)
+            cross = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, logits), [1, 2, 3])
+            kl = 0.5 * tf.reduce_sum(tf.exp(log_variance) + mean**2 - 1 - log_variance, 1)
+            loss = tf.reduce_mean(cross + kl)
+        adam.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        return loss
+
+    stream = batches(x)
+    return lambda: float(step(tf.constant(next(stream))))
+
+
+def torch(x: np.ndarray, channels_last: bool) -> Step:
+    """The convolutional network in PyTorch."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    torch.set_num_threads(os.cpu_count())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    encoder = nn.Sequential(
+        nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 16)
+    )
+    encoder.extend([nn.ReLU(), nn.Linear(16, 4)])
+    first = nn.Sequential(nn.Linear(2, 3136), nn.ReLU(), nn.Unflatten(1, (64, 7, 7)))
+    rest = nn.Sequential(
+        nn.ConvTranspose2d(64, 64, 3, 2, 1, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(64, 32, 3, 2, 1, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(32, 1, 3, 1, 1),
+    )
+    parts = [part.to(memory_format=layout) for part in (encoder, first, rest)]
+    adam = torch.optim.Adam([p for part in parts for p in part.parameters()], 1e-3)
+    stream = batches(x)
+
+    def run():
+        x = torch.from_numpy(next(stream)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        adam.zero_grad()
+        mean, log_variance = encoder(x).chunk(2, dim=1)
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        logits = rest(first(z).contiguous(memory_format=layout))
+        cross = functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
+        loss = (cross + 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance).sum(1)).mean()
+        loss.backward()
+        adam.step()
+        return loss.item()
+
+    return run
+
+
+class FlaxConv(nn.Module):
+    """The convolutional network with Flax's own layers."""
+
+    @nn.compact
+    def __call__(self, x, key):
+        h = nn.relu(nn.Conv(64, (3, 3), 2)(nn.relu(nn.Conv(32, (3, 3), 2)(x))))
+        mean, log_variance = jnp.split(nn.Dense(4)(nn.relu(nn.Dense(16)(h.reshape(len(x), -1)))), 2, axis=1)
+        z = mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
+        h = nn.relu(nn.Dense(7 * 7 * 64)(z)).reshape(-1, 7, 7, 64)
+        h = nn.relu(nn.ConvTranspose(64, (3, 3), (2, 2))(h))
+        h = nn.relu(nn.ConvTranspose(32, (3, 3), (2, 2))(h))
+        return nn.ConvTranspose(1, (3, 3))(h), mean, log_variance
+
+
+class FlaxMLP(nn.Module):
+    """The network of Flax's VAE example: one hidden layer of 500 either way, 20 latents."""
+
+    @nn.compact
+    def __call__(self, x, key):
+        h = nn.relu(nn.Dense(500)(x.reshape(len(x), -1)))
+        mean, log_variance = nn.Dense(20)(h), nn.Dense(20)(h)
+        z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        return nn.Dense(784)(nn.relu(nn.Dense(500)(z))).reshape(x.shape), mean, log_variance
+
+
+def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = False) -> Step:
+    """A plain loop: batches from the host, a key split at every step, one step of Adam."""
+    tx = optax.adam(1e-3)
+
+    def step(params, opt, x, key):
+        def loss(params):
+            logits, mean, log_variance = module.apply(params, x, key)
+            cross = optax.sigmoid_binary_cross_entropy(logits, x).sum(axis=(1, 2, 3))
+            return (cross + 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1)).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt = tx.update(gradient, opt, params)
+        return optax.apply_updates(params, updates), opt, value
+
+    step = jax.jit(step) if jit else step
+    params = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jax.random.key(0))
+    held, stream, rng = [params, tx.init(params), jax.random.key(1)], batches(x), np.random.default_rng(0)
+
+    def run():
+        held[2], key = jax.random.split(held[2])
+        batch = next(stream)
+        batch = (rng.random(batch.shape) < batch).astype(np.float32) if binarised else batch
+        held[0], held[1], value = step(held[0], held[1], batch, key)
+        return value
+
+    return run
+
+
+def several(step: Step, n: int) -> Callable[[], float]:
+    """n steps as one thing to time, waiting for the last."""
+
+    def run():
+        for _ in range(n):
+            loss = step()
+        return jax.block_until_ready(loss)
+
+    return run
+
+
+def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[str, str], n: int = 10) -> None:
+    """Times per step of every rival, and the loss that each has after as many steps (nats, mean of the last three)."""
+    slow = {name: 1 if "not compiled" in name or "own layers" in name else n for name in rivals}
+    times = in_turns({name: several(step, slow[name]) for name, step in rivals.items()}, rounds=7)
+    done = {name: 8 * slow[name] for name in rivals}
+    losses = {}
+    for name, step in rivals.items():
+        more = 100 - done[name] if slow[name] > 1 else 2
+        losses[name] = np.mean([float(step()) for _ in range(max(3, more))][-3:])
+    (mine, own), *others = ((name, times[name] / slow[name]) for name in rivals)
+    for name, theirs in others:
+        quality = f"{losses[mine]:.0f} / {losses[name]:.0f}" if slow[name] > 1 else ""
+        report.row(what, own, name, theirs, targets.get(name, ""), quality, 0.0)
+
+
+def throughput(report: Report, config: str, sizes: list[int]) -> None:
+    found = []
+    for size in sizes:
+        step = ours(config, size)
+        seconds = in_turns({"": several(step, 5)}, rounds=3)[""] / 5
+        found.append(f"{size}: {size / seconds:,.0f}")
+    report.note(f"Examples per second by batch, {config}: {'; '.join(found)}.")
+
+
+def main() -> None:
+    if case := options().case:
+        config, parts = case.split("/")
+        step = ours(config, **({"parts": int(parts)} if parts else {}))
+        for _ in range(5):
+            jax.block_until_ready(step())
+        import resource
+
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    report, x, only = Report("vae"), images(), options().only
+    if only in "convolutional":
+        rivals = {
+            "gen_jax": ours("vae_mnist"),
+            "Keras on TensorFlow": keras(x),
+            "PyTorch": torch(x, False),
+            "PyTorch, channels last": torch(x, True),
+            "Flax's own layers": flax(FlaxConv(), x),
+        }
+        targets = {name: ">= 1" for name in rivals}
+        compare(report, "convolutional, 2 latents, batch 128", rivals, targets)
+    if only in "mlp":
+        rivals = {
+            "gen_jax": ours("vae_flax_example"),
+            "Flax's example, not compiled": flax(FlaxMLP(), x, jit=False, binarised=True),
+            "Flax's example, jitted": flax(FlaxMLP(), x, binarised=True),
+        }
+        compare(report, "MLP 500, 20 latents, batch 128", rivals, {"Flax's example, not compiled": ">= 3"})
+    if not only:
+        throughput(report, "vae_mnist", [32, 128, 512, 2048])
+        throughput(report, "vae_flax_example", [32, 128, 512, 2048])
+        for parts in ("4", "1"):
+            peak = peak_megabytes(__file__, f"vae_mnist/{parts}")
+            report.note(
+                f"Peak memory of the process, vae_mnist, batch 128, gradients in {parts} part(s): {peak:.0f} MB."
+            )
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

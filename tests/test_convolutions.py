@@ -1,0 +1,44 @@
+"""Convolutions written as matrix products are the ones of Flax, gradients included."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.models.convolutions import Conv, ConvTranspose
+from gen_jax.models.nets import ConvDecoder, doubled
+
+
+@pytest.mark.parametrize("ours, theirs", [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
+@pytest.mark.parametrize(
+    "kernel, strides, size", [((3, 3), 2, (7, 8)), ((4, 5), 2, (6, 9)), ((2, 3), 3, (5, 6)), ((3, 3), 1, (4, 5))]
+)
+def test_maps_and_gradients_are_flaxs(ours, theirs, kernel, strides, size):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)), jnp.float32)
+    mine, other = ours(4, kernel, strides), theirs(4, kernel, (strides, strides))
+    params = other.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: a + 0.1, params)  # a bias that counts
+
+    def value(module, params, x):
+        y = module.apply(params, x)
+        return jnp.sum(jnp.sin(jnp.arange(y.size).reshape(y.shape)) * y), y
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(lambda p, x: value(m, p, x), (0, 1), has_aux=True))(params, x) for m in (mine, other)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_doubled_puts_channels_into_pixels():
+    x = jnp.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
+    y = doubled(x)
+    assert y.shape == (1, 4, 6, 1)
+    assert y[0, 2:4, 4:6, 0].ravel().tolist() == x[0, 1, 2].tolist()
+
+
+def test_decoder_refuses_sizes_it_cannot_make():
+    with pytest.raises(ValueError, match="cannot be halved 2 times"):
+        ConvDecoder((10, 8), (8, 8), 1).init(jax.random.key(0), jnp.zeros((1, 4)))
