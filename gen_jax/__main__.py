@@ -6,7 +6,7 @@ import ast
 import functools
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -27,6 +27,7 @@ def sample(
     n: int = 64,
     out: Path | None = None,
     seed: int = 0,
+    label: int | None = None,
     step: Step = None,
     config: ConfigPath = None,
     data_dir: DataDir = None,
@@ -37,6 +38,7 @@ def sample(
         n: how many
         out: a picture (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
         seed: another seed, other examples
+        label: their class, for a model conditioned on labels; by default every class in turn
     """
     out = out or workdir / "samples.png"
     _check_ending(out, (*PICTURES, ".npz"))
@@ -50,13 +52,28 @@ def sample(
     run = _open(workdir, config, data_dir)
     if not out.resolve().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
+    given = [] if label is None else [_of_class(run.experiment.model, label, n)]
     draw = jax.jit(run.experiment.model.sample, static_argnums=2)
-    batch = {name: np.asarray(a) for name, a in draw(run.state(_step(step)), jax.random.key(seed), n).items()}
+    batch = {name: np.asarray(a) for name, a in draw(run.state(_step(step)), jax.random.key(seed), n, *given).items()}
     if out.suffix == ".npz":
         np.savez(out, **batch)
     else:
         plots.show({f"{n} samples": batch["x"]}).savefig(out)
     print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")
+
+
+def _of_class(model, label: int, n: int) -> dict[str, Any]:
+    """What a model conditioned on labels is given to draw n examples of one class."""
+    import numpy as np
+
+    from gen_jax.models.vae import Labels
+
+    context = getattr(model, "context", None)
+    if not isinstance(context, Labels):
+        raise UserError("--label is for models conditioned on labels, which this one is not")
+    if not 0 <= label < context.classes:
+        raise UserError(f"--label must be between 0 and {context.classes - 1}, got {label}")
+    return {context.entry: np.full(n, label)}
 
 
 def evaluate(

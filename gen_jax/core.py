@@ -77,7 +77,11 @@ class Algorithm(NamedTuple):
 
 
 class Model(Protocol):
-    """A frozen dataclass of hyper-parameters and Flax modules."""
+    """A frozen dataclass of hyper-parameters and Flax modules.
+
+    It may have `outside(batch) -> str`, which says in words what of some data it cannot explain ("" if nothing): runs
+    ask it before they train.
+    """
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         """Initial parameters and extras for data like `batch`."""

@@ -120,13 +120,13 @@ def test_impossible_likelihoods_are_refused():
 
 
 class Affine:
-    """A flow: z -> z + shift."""
+    """A flow: z -> z + shift, and the context's first number."""
 
-    def init(self, key, latent):
+    def init(self, key, latent, context):
         return jnp.full(latent, 2.0)
 
-    def __call__(self, params):
-        return distrax.Block(distrax.ScalarAffine(shift=params), 1)
+    def __call__(self, params, context):
+        return distrax.Block(distrax.ScalarAffine(shift=params if context is None else params + context[..., :1]), 1)
 
 
 def test_full_covariance_is_the_normal_its_outputs_say():

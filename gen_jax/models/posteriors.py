@@ -1,6 +1,7 @@
 """q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them.
 
-A flow is anything with `init(key, latent) -> params` and `__call__(params) -> distrax.Bijector` over vectors (latent,).
+A flow is anything with `init(key, latent, context) -> params` and `__call__(params, context) -> distrax.Bijector` over
+vectors (latent,); `context` is how many numbers of x the flow is told, and then those numbers (B, context) or None.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import distrax
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -19,9 +19,9 @@ from gen_jax.core import PyTree, fold
 class Flow(Protocol):
     """A learned bijection of vectors (latent,)."""
 
-    def init(self, key: Array, latent: int) -> PyTree: ...
+    def init(self, key: Array, latent: int, context: int) -> PyTree: ...
 
-    def __call__(self, params: PyTree) -> distrax.Bijector: ...
+    def __call__(self, params: PyTree, context: Array | None) -> distrax.Bijector: ...
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,26 @@ class FullCovariance:
 
 @dataclass(frozen=True)
 class Flowed:
-    """Samples of another posterior moved through a flow (Rezende & Mohamed 2015; Kingma et al. 2016 for inverse
-    autoregressive ones). The flow has parameters of its own and is the same for every x."""
+    """Samples of another posterior moved through a flow (Rezende & Mohamed 2015).
+
+    context: how many more outputs of the encoder the flow is told, as inverse autoregressive flows are (Kingma et al.
+    2016, algorithm 1). Training needs the flow's forward direction only.
+    """
 
     flow: Flow
     base: Any = Diagonal()
+    context: int = 0
 
     def outputs(self, latent: int) -> int:
-        return self.base.outputs(latent)
+        return self.base.outputs(latent) + self.context
 
     def init(self, key: Array, latent: int) -> PyTree:
-        return {"flow": self.flow.init(fold(key, "flow"), latent)}
+        return {"flow": self.flow.init(fold(key, "flow"), latent, self.context)}
 
     def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
-        return distrax.Transformed(self.base(outputs), self.flow(params["flow"]))
+        ours = outputs.shape[-1] - self.context
+        context = outputs[..., ours:] if self.context else None
+        return distrax.Transformed(self.base(outputs[..., :ours]), self.flow(params["flow"], context))
 
 
 def kl_by_dimension(posterior: distrax.Distribution, prior: distrax.Distribution) -> Array | None:
@@ -95,9 +101,7 @@ def draw(distribution: distrax.Distribution, key: Array, n: int) -> tuple[Array,
 
 def mean(distribution: distrax.Distribution) -> Array:
     """(B, latent) the mean of q, or the image of the mean of its base: a point to decode and to plot."""
-    if isinstance(distribution, distrax.Transformed) and not hasattr(distribution, "scale_diag"):
-        try:
-            return distribution.mean()
-        except NotImplementedError:
-            return jax.vmap(distribution.bijector.forward)(mean(distribution.distribution))
+    normal = (distrax.MultivariateNormalDiag, distrax.MultivariateNormalTri)
+    if isinstance(distribution, distrax.Transformed) and not isinstance(distribution, normal):
+        return distribution.bijector.forward(mean(distribution.distribution))
     return distribution.mean()

@@ -79,8 +79,8 @@ class Flowed:
     flow: Flow
 
     def init(self, key: Array, latent: int, x: Array) -> PyTree:
-        return {"flow": self.flow.init(key, latent)}
+        return {"flow": self.flow.init(key, latent, 0)}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
         base = distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))
-        return distrax.Transformed(base, self.flow(params["flow"]))
+        return distrax.Transformed(base, self.flow(params["flow"], None))

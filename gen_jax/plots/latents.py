@@ -54,7 +54,9 @@ def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure
     other = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
     dots = axis.scatter(z[:, 0], other, s=5, c=None if labels is None else np.asarray(labels), cmap="tab10")
     if labels is not None:
-        axis.legend(*dots.legend_elements(num=None), fontsize=7, title="label", loc="upper right")
+        axis.legend(
+            *dots.legend_elements(num=None), fontsize=7, title="label", loc="center left", bbox_to_anchor=(1, 0.5)
+        )
     axis.set(title=f"posterior means, {split.name}", xlabel=names[0], ylabel=names[1], aspect="equal")
     return figure
 
