@@ -42,7 +42,8 @@ def config(
     likelihood = DiscretizedLogistic(17)
     encoder = ResidualEncoder((width,), (4, 4, dimensions))
     decoder = ResidualDecoder((8, 8), (width,), likelihood.channels)
-    model = VQVAE(encoder, decoder, likelihood, 8 if smoke else codes, commitment, decay, prior_width=2 * width)
+    codes = 8 if smoke else codes
+    model = VQVAE(encoder, decoder, likelihood, (4, 4), codes, commitment, decay, prior_width=2 * width)
     tx = optax.chain(
         optax.clip_by_global_norm(200.0),
         optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),

@@ -194,7 +194,10 @@ def _reached(workdir: Path) -> list[str]:
         return ["", "", ""]
     summary = record["summary"]
     metrics = [
-        f"{name} {e['value']:.4g}" + (f" ± {e['error']:.1g}" if e["error"] else "") + f" {e['unit']}"
+        f"{name} {e['value']:.4g}"
+        + (f" ± {e['error']:.1g}" if e["error"] else "")
+        + f" {e['unit']}"
+        + (f" ({e['how']})" if e.get("how") else "")
         for name, e in summary["evaluation"].items()
     ]
     time = f"{summary['seconds']:.0f} s" if not summary["resumed_at"] else "resumed"

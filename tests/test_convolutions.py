@@ -32,6 +32,18 @@ def test_maps_and_gradients_are_flaxs(ours, theirs, kernel, strides, size):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("ours, theirs", [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
+def test_accelerators_take_xlas_own(ours, theirs, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    params = theirs(4, (4, 3), (2, 2)).init(jax.random.key(1), x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = jax.make_jaxpr(ours(4, (4, 3), 2).apply)(params, x)
+    assert "conv_general_dilated" in str(program)
+    np.testing.assert_allclose(
+        ours(4, (4, 3), 2).apply(params, x), theirs(4, (4, 3), (2, 2)).apply(params, x), atol=1e-6
+    )
+
+
 def test_doubled_puts_channels_into_pixels():
     x = jnp.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
     y = doubled(x)

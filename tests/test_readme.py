@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gen_jax import __main__ as tools
@@ -34,9 +35,19 @@ def test_mixtures_and_chains_fit(capsys):
     assert set(found["states"]) <= {0, 1, 2} and len(found["states"]) == 100
 
 
+def test_a_vae_is_put_together_and_fills_in_what_is_missing(capsys):
+    found = {}
+    exec(compile(PYTHON[2], "README.md", "exec"), found)
+    assert -110 < float(capsys.readouterr().out.rpartition(" ")[2]) < -75
+    completed, x = np.asarray(found["completed"]), found["x"]
+    assert completed.shape == (16, 4, 8, 8, 1)
+    np.testing.assert_array_equal(completed[:, :, :4], np.broadcast_to(x[:, :4], (16, 4, 4, 8, 1)))
+    assert completed[:, :, 4:].std(axis=0).max() > 0
+
+
 def test_the_new_variant_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vae_annealed.py").write_text(PYTHON[2])
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[3])
     with pytest.raises(SystemExit) as ended:
         exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
     assert ended.value.code == 0

@@ -138,7 +138,9 @@ def test_full_covariance_is_the_normal_its_outputs_say():
     assert float(q(outputs).log_prob(jnp.array([[0.3, 0.2]]))[0]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("q", [posteriors.Diagonal(), posteriors.FullCovariance()])
+@pytest.mark.parametrize(
+    "q", [posteriors.Diagonal(), posteriors.Diagonal(log_variances=True), posteriors.FullCovariance()]
+)
 def test_kl_in_closed_form_is_what_samples_say(q):
     distribution = q(0.3 * jax.random.normal(KEY, (3, q.outputs(4))))
     prior = distrax.MultivariateNormalDiag(jnp.zeros(4), jnp.ones(4))
@@ -440,7 +442,7 @@ def test_more_groups_than_resolutions_are_refused():
 
 def quantised(codes=5, **more):
     encoder, decoder = ResidualEncoder((4,), (4, 4, 3)), ResidualDecoder((8, 8), (4,), 2)
-    return VQVAE(encoder, decoder, DiscretizedLogistic(17), codes, prior_width=8, **more)
+    return VQVAE(encoder, decoder, DiscretizedLogistic(17), (4, 4), codes, prior_width=8, **more)
 
 
 def test_codes_are_the_nearest_and_the_codebook_follows_them():
@@ -481,6 +483,8 @@ def test_the_prior_over_codes_is_one_and_bounds_add_up():
     for wrong in ({"codes": 1}, {"decay": 1.0}):
         with pytest.raises(ValueError):
             quantised(**wrong)
+    with pytest.raises(ValueError, match="codes on a grid"):
+        replace(quantised(), grid=(2, 2)).init(KEY, images())
 
 
 # Evaluation and pictures

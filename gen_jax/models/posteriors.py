@@ -26,7 +26,9 @@ class Flow(Protocol):
 
 @dataclass(frozen=True)
 class Diagonal:
-    """A normal with independent dimensions, from means and log standard deviations."""
+    """A normal with independent dimensions, from means and log standard deviations, or `log_variances`."""
+
+    log_variances: bool = False
 
     def outputs(self, latent: int) -> int:
         return 2 * latent
@@ -35,8 +37,8 @@ class Diagonal:
         return {}
 
     def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
-        mean, log_std = jnp.split(outputs, 2, axis=-1)
-        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
+        mean, log_scale = jnp.split(outputs, 2, axis=-1)
+        return distrax.MultivariateNormalDiag(mean, jnp.exp(0.5 * log_scale if self.log_variances else log_scale))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +52,7 @@ class CodePrior(nn.Module):
 class VQVAE:
     """x ~ p(x | e), e the codebook's vectors of a grid of codes, which an autoregressive prior explains.
 
-    encoder: a module (B, *x) -> (B, h, w, D). decoder: the way back, to what `likelihood` needs.
+    encoder: a module (B, *x) -> (B, h, w, D). decoder: the way back, to what `likelihood` needs. grid: h and w.
     codes: how many there are. commitment: the pull of encodings towards their codes (eq. 3, beta).
     decay: of the moving averages that are the codebook (appendix A.1). Codes that hardly any encoding is near to begin
     again at an encoding of the batch (as in Dhariwal et al. 2020), `least` being the share of an even use.
@@ -62,6 +63,7 @@ class VQVAE:
     encoder: nn.Module
     decoder: nn.Module
     likelihood: Any
+    grid: tuple[int, int]
     codes: int = 64
     commitment: float = 0.25
     decay: float = 0.99
@@ -82,14 +84,15 @@ class VQVAE:
         x = self.likelihood.normalise(batch["x"])
         encoder = self.encoder.init(fold(key, "encoder"), x[:1])
         z_BHWD = self.encoder.apply(encoder, x)
-        if z_BHWD.ndim != 4:
-            raise ValueError(f"a VQ-VAE needs an encoder that makes (h, w, D), not {z_BHWD.shape[1:]}")
+        if z_BHWD.ndim != 4 or z_BHWD.shape[1:3] != tuple(self.grid):
+            raise ValueError(
+                f"codes on a grid {self.grid} need an encoder that makes (*grid, D), not {z_BHWD.shape[1:]}"
+            )
         decoder = self.decoder.init(fold(key, "decoder"), z_BHWD[:1])
-        grid = jnp.zeros((1, z_BHWD.shape[1] * z_BHWD.shape[2]), jnp.int32)
-        prior = self.prior.init(fold(key, "prior"), grid)
+        prior = self.prior.init(fold(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
         networks = {"encoder": encoder, "decoder": decoder, "prior": prior}
         some = _some(z_BHWD, self.codes, fold(key, "codebook"))
-        extra = {"codebook": some, "counts": jnp.ones(self.codes), "sums": some, "grid": jnp.zeros(z_BHWD.shape[1:3])}
+        extra = {"codebook": some, "counts": jnp.ones(self.codes), "sums": some}
         own = self.likelihood.init()
         params = {name: variables["params"] for name, variables in networks.items()}
         return {"vqvae": params | ({"likelihood": own} if own else {})}, extra
@@ -162,15 +165,14 @@ class VQVAE:
 
     def sample(self, state: State, key: Array, n: int) -> Batch:
         params, prior = weights(state, "vqvae"), self.prior
-        grid = state.extra["grid"].shape
 
         def step(carry, i):
             memory, logits = prior.apply({"params": params["prior"]}, *carry, method=CodePrior.next)
             code = jax.random.categorical(fold(key, "code", i), logits)
             return (memory, code), code
 
-        _, codes = lax.scan(step, prior.start(n), jnp.arange(grid[0] * grid[1]))
-        codes = codes.T.reshape(n, *grid)
+        _, codes = lax.scan(step, prior.start(n), jnp.arange(math.prod(self.grid)))
+        codes = codes.T.reshape(n, *self.grid)
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold(key, "x"))
         return {"x": x, "codes": codes}
 
