@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -24,7 +25,7 @@ from gen_jax.experiment import load as load_config
 from gen_jax.loop import initial_state
 
 BATCH = 128
-Step = Callable[[], float]  # trains on the next batch; returns, or holds, its loss
+Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
 
 
 def images() -> np.ndarray:
@@ -101,7 +102,7 @@ def keras(x: np.ndarray) -> Step:
         return loss
 
     stream = batches(x)
-    return lambda: float(step(tf.constant(next(stream))))
+    return lambda: step(tf.constant(next(stream)))
 
 
 def torch(x: np.ndarray, channels_last: bool) -> Step:
@@ -138,7 +139,7 @@ def torch(x: np.ndarray, channels_last: bool) -> Step:
         loss = (cross + 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance).sum(1)).mean()
         loss.backward()
         adam.step()
-        return loss.item()
+        return loss.detach()
 
     return run
 
@@ -202,7 +203,7 @@ def several(step: Step, n: int) -> Callable[[], float]:
     def run():
         for _ in range(n):
             loss = step()
-        return jax.block_until_ready(loss)
+        return float(loss)
 
     return run
 

@@ -4,6 +4,7 @@ python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/beta_vae_mnist.py --beta 4
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -41,19 +42,20 @@ def config(
         latent: dimensions of z
         lr: learning rate of Adam
         batch: examples per step
-        parts: in which a batch's gradients are computed; 0 is 4 on a CPU, whose caches they then fit, and 1 elsewhere
+        parts: in which a batch's gradients are computed; 0 is 4 on a CPU, whose caches they fit, and 1 elsewhere
     """
     channels = (4, 4) if smoke else (32, 64)
     encoder = ConvEncoder(channels, 16 if smoke else 128, 2 * latent)
     decoder = TransposedDecoder((28, 28), channels[::-1], 1)
     model = VAE(encoder, decoder, Bernoulli(), latent, beta=bounds.linear(beta, warm_up))
     algorithm = descent(model, {"vae": optax.adam(lr)})
-    parts = parts or (4 if jax.default_backend() == "cpu" else 1)
+    batch = 16 if smoke else batch
+    parts = parts or (math.gcd(4, batch) if jax.default_backend() == "cpu" else 1)
     return Experiment(
         model,
         algorithm if parts == 1 else accumulate(algorithm, parts),
         data=data,
-        batch=16 if smoke else batch,
+        batch=batch,
         steps=min(steps, 20) if smoke else steps,
         transforms=[scale(0, 1)],
         metrics=[elbo, active_units, kl_per_dimension, reconstruction_error, latent_accuracy],

@@ -64,7 +64,7 @@ def config(
         batch=16 if smoke else batch,
         steps=min(steps, 20) if smoke else steps,
         transforms=[stochastically_binarised()],
-        metrics=[elbo, importance_weighted(100, examples=1000)],
+        metrics=[elbo, importance_weighted(100, examples=1000, at_once=512)],
         plots=[plots.samples, plots.reconstructions],
         evaluate_every=5000,
         plot_every=5000,

@@ -65,8 +65,9 @@ def config(
         beta: weight of the KL term (Higgins et al. 2017)
         anneal: how beta grows from 0: not at all, once, or again in every cycle (Fu et al. 2019)
         anneal_steps: of the growth, or of a cycle
-        free_bits: nats of KL per latent dimension that cost nothing
-        balance: while beta grows, dimensions with more KL weigh more
+        free_bits: of the ELBO: nats of KL that cost nothing, per latent dimension with a diagonal posterior and a
+            normal prior and the analytic KL, else in all
+        balance: of the ELBO, per latent dimension: while beta grows, dimensions with more KL weigh more
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
         weight_decay: pull of AdamW towards zero; the set is small, and without it the model overfits

@@ -272,6 +272,8 @@ def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
 
     The batch size must be a multiple of n. Batch statistics pass from part to part.
     """
+    if n < 1:
+        raise ValueError(f"a batch cannot be cut into {n} parts")
 
     def cut(a: Array) -> Array:
         if a.shape[0] % n:

@@ -18,7 +18,7 @@ from gen_jax.models.bounds import elbo
 from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
-# They differ from another config in data and sizes only: all laws for them by `make test-all`, else one step.
+# Their models and algorithms are those of other configs: all laws for them by `make test-all`, one step by `make test`.
 TWINS = ("beta_vae_mnist", "hvae_mnist", "vae_flax_example")
 
 

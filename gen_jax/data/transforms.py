@@ -24,7 +24,7 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
-    transform.lossless = False  # a density of the result is not one of the integers
+    transform.lossless, transform.protocol = False, "grey levels"  # no probability of the stored integers
     return transform
 
 

@@ -86,7 +86,7 @@ def reconstruction_error(model: Any) -> Measure:
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         mean, error = run(state, split, key)
-        root = math.sqrt(mean)
+        root = math.sqrt(max(mean, 1e-30))
         return {"reconstruction_rmse": Estimate(root, error / (2 * root), "units of x", "exact", split.size)}
 
     return measure
@@ -96,7 +96,7 @@ class Latents(NamedTuple):
     """What q(z | x) says of N examples."""
 
     means: np.ndarray  # (N, latent)
-    kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None where it has no closed form
+    kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None where it has no closed form by dimension
 
 
 def latents(model: Any) -> Callable[[State, Split], Latents]:
@@ -112,6 +112,7 @@ def latents(model: Any) -> Callable[[State, Split], Latents]:
         means, kls = [], []
         for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
             m, kl = encode(state, transformed(raw, split.transforms, 0, number))
+            kl = kl if kl is not None and kl.shape == m.shape else None
             means.append(np.asarray(m, np.float64)[mask > 0])
             kls.append(None if kl is None else np.asarray(kl, np.float64)[mask > 0])
         return Latents(np.concatenate(means), None if kls[0] is None else np.concatenate(kls))

@@ -122,19 +122,29 @@ def accuracy(model: Any) -> Measure:
 def elbo(model: Bound) -> Measure:
     """The mean evidence lower bound, by one posterior sample per example."""
     run = mean_over(model.elbo)
-    return lambda state, split, key: _in_units("elbo", "bound", *run(state, split, key), split)
+    return lambda state, split, key: _of_bound(model, "elbo", *run(state, split, key), split)
 
 
-def importance_weighted(samples: int, examples: int | None = None) -> Metric:
+def _of_bound(model: Any, name: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
+    """In nats, and in bits per dimension where the model's likelihood is one of integers."""
+    found = _in_units(name, "bound", mean, error, split)
+    dequantised = any(getattr(transform, "levels", 1) > 1 for transform in split.transforms)
+    if getattr(getattr(model, "likelihood", None), "density", False) and not dequantised:
+        found.pop(f"{name}_bits_per_dim", None)
+    return found
+
+
+def importance_weighted(samples: int, examples: int | None = None, at_once: int = 12_800) -> Metric:
     """Makes the metric `iwae_SAMPLES`: the mean importance-weighted bound (Burda, Grosse & Salakhutdinov 2016, eq. 8).
 
     From 5,000 samples on the field calls it the log-likelihood. examples: how many of the split, by default all.
+    at_once: how many samples, of all examples of a batch, are decoded together; large models have memory for fewer.
     """
     name = f"iwae_{samples}"
 
     def metric(model: Any) -> Measure:
         def bound(state: State, batch: Batch, key: Array) -> Array:
-            width = max(1, min(samples, 12_800 // len(batch["x"])))
+            width = max(1, min(samples, at_once // len(batch["x"])))
             parts, rest = divmod(samples, width)
 
             def add(total: Array, part: Array) -> tuple[Array, None]:
@@ -152,7 +162,7 @@ def importance_weighted(samples: int, examples: int | None = None) -> Metric:
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             part = split if examples is None else first(split, examples)
-            found = _in_units(name, "bound", *run(state, part, key), part)
+            found = _of_bound(model, name, *run(state, part, key), part)
             return {k: e._replace(how=", ".join(filter(None, [f"{samples} samples", e.how]))) for k, e in found.items()}
 
         return measure

@@ -24,6 +24,7 @@ class Terms(NamedTuple):
     log_prior: Array  # (k, B) log p(z)
     log_posterior: Array  # (k, B) log q(z | x)
     kl: Array | None  # (B, parts) KL(q || p) in closed form, by dimension or group; None where there is none
+    sizes: Array | float = 1.0  # (parts,) how many latents each part has
 
     @property
     def log_weights(self) -> Array:
@@ -36,7 +37,7 @@ class Terms(NamedTuple):
         return self.kl if self.kl is not None else (self.log_posterior - self.log_prior).mean(axis=0)[:, None]
 
 
-Bound = Callable[[Terms, Any], Array]
+BoundFunction = Callable[[Terms, Any], Array]
 
 
 def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float = 0.0, balanced: bool = False) -> Array:
@@ -44,15 +45,18 @@ def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float 
 
     analytic: take the KL in closed form where there is one, else from the samples, as everywhere else.
     free_bits: nats per part (dimension, or group) below which its mean KL costs nothing (Kingma et al. 2016, eq. 15).
-    balanced: while beta < 1, parts with more KL weigh more (Vahdat & Kautz 2020, appendix A).
+    balanced: while beta < 1, parts with more KL per latent weigh more (Vahdat & Kautz 2020, appendix A).
+    Both take the mean over the batch as it is given: under `accumulate`, over each part of it.
     """
+    if free_bits < 0:
+        raise ValueError(f"free_bits cannot be negative, got {free_bits}")
     sampled = (terms.log_posterior - terms.log_prior).mean(axis=0)[:, None]
     kl = terms.divergence if analytic else sampled
     if free_bits:
         mean = kl.mean(axis=0)
         kl = jnp.where(mean > free_bits, kl, jnp.full_like(kl, free_bits))
     if balanced:
-        share = lax.stop_gradient(kl.mean(axis=0)) + 1e-3
+        share = (lax.stop_gradient(kl.mean(axis=0)) + 1e-3) / terms.sizes
         kl = kl * jnp.where(beta < 1.0, share / share.mean(), 1.0)
     return terms.log_likelihood.mean(axis=0) - beta * kl.sum(axis=-1)
 
@@ -82,7 +86,7 @@ class Bounded:
     `terms(params, batch, key, samples) -> Terms`."""
 
     player = "vae"
-    bound: Bound
+    bound: BoundFunction
     samples: int
     beta: float | Callable[[Array], Array]
 
@@ -93,12 +97,9 @@ class Bounded:
         terms = self.terms(params, batch, key, self.samples)
         beta = self.beta(state.step) if callable(self.beta) else self.beta
         divergence = terms.divergence
-        used = jnp.sum(divergence.mean(axis=0) > 0.01).astype(jnp.float32)
-        metrics = {
-            "reconstruction": Mean.of(-terms.log_likelihood),
-            "kl": Mean.of(divergence.sum(axis=-1)),
-            "used_latents": Mean.of(used),
-        }
+        metrics = {"reconstruction": Mean.of(-terms.log_likelihood), "kl": Mean.of(divergence.sum(axis=-1))}
+        if divergence.shape[-1] > 1:  # dimensions or groups that have not collapsed
+            metrics["used_parts"] = Mean.of(jnp.sum(divergence.mean(axis=0) > 0.01).astype(jnp.float32))
         return -self.bound(terms, beta).mean(), ({}, metrics)
 
     @property

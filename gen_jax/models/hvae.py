@@ -1,7 +1,8 @@
 """Hierarchical VAE: groups of latent images from coarse to fine, each given those above it.
 
-Inference runs top-down beside generation (Sonderby et al. 2016, ladder VAE), the posterior of a group is said relative
-to its prior (Vahdat & Kautz 2020, eq. 3), and the blocks are residual scaled by 1 / sqrt(depth) (Child 2021).
+Inference runs top-down beside generation (Sonderby et al. 2016, ladder VAE). The posterior of a group is said relative
+to its prior (after Vahdat & Kautz 2020, here with the shift in units of the prior's scale). Blocks are residual, scaled
+by 1 / sqrt(depth) (Child 2021).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
-from gen_jax.models.bounds import Bound, Bounded, Terms, elbo
+from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
 from gen_jax.models.convolutions import Conv
 from gen_jax.models.nets import Residual, doubled
 
@@ -131,12 +132,14 @@ class HVAE(Bounded):
     width: int = 32
     channels: int = 8
     beta: float | Callable[[Array], Array] = 1.0
-    bound: Bound = elbo
+    bound: BoundFunction = elbo
     samples: int = 1
     dtype: Any = jnp.float32
 
     def __post_init__(self):
         height, width, _ = self.shape
+        if not callable(self.beta) and self.beta < 0:
+            raise ValueError(f"beta cannot be negative, got {self.beta}")
         if min(self.groups, self.depth, self.width, self.channels, self.samples) < 1:
             raise ValueError("groups, depth, width, channels and samples must all be at least 1")
         most = 1
@@ -174,7 +177,8 @@ class HVAE(Bounded):
         pixels, found = self._run(params, self.likelihood.normalise(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1))).reshape(samples, len(x), -1).sum(axis=-1)
-        return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T)
+        sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative ones, coarse to fine
+        return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 
     def sample(self, state: State, key: Array, n: int, spread: float = 1.0) -> Batch:
         """spread: of the latents; below 1 samples are more typical and less diverse."""

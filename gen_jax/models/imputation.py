@@ -20,8 +20,9 @@ from gen_jax.core import Batch, State, fold
 
 def check(x: Array, mask: Array) -> None:
     """Refuses masks that do not fit the data."""
-    if mask.shape != x.shape:
-        raise ValueError(f"mask must have the shape of x, {x.shape}, got {mask.shape}")
+    if jnp.shape(mask) != x.shape:
+        raise ValueError(f"mask must have the shape of x, {x.shape}, got {jnp.shape(mask)}")
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
     if mask.dtype != bool:
         raise ValueError(f"mask must be of booleans, True where x was observed, got {mask.dtype}")
     if isinstance(mask, jax.core.Tracer):
@@ -102,11 +103,12 @@ def weighted(
     """
     completed = pseudo_gibbs(model, state, batch, mask, fold(key, "sweeps"), 1, sweeps, corrected=False)[0]
     posterior, prior = model.encode(state, {**batch, "x": completed}), model.prior_of(state)
+    share = (proposals // 2) / proposals  # of the prior
     near = posterior.sample(seed=fold(key, "near"), sample_shape=(proposals - proposals // 2,))
     far = prior.sample(seed=fold(key, "far"), sample_shape=(proposals // 2, len(completed)))
     z = jnp.concatenate([near, far])
     log_prior = prior.log_prob(z)
-    log_r = jnp.logaddexp(log_prior, posterior.log_prob(z)) - math.log(2.0)
+    log_r = jnp.logaddexp(jnp.log(share) + log_prior, jnp.log1p(-share) + posterior.log_prob(z))
 
     def observed(z):
         return _total(jnp.where(mask, model.decode(state, z, batch).log_prob(completed), 0.0))

@@ -47,6 +47,7 @@ class Gaussian:
 
     scale: float | str = 1.0
     least: float = 1e-3
+    density = True  # no probability of integers
 
     def __post_init__(self):
         if isinstance(self.scale, str) and self.scale not in ("shared", "learned"):
@@ -82,6 +83,10 @@ class Categorical:
     """Integers 0 .. levels - 1 without an order, by a softmax over them."""
 
     levels: int
+
+    def __post_init__(self):
+        if self.levels < 2:
+            raise ValueError(f"a categorical needs at least two levels, got {self.levels}")
 
     @property
     def channels(self) -> int:
@@ -203,6 +208,16 @@ class BinnedLogistic(distrax.Distribution):
         return self._value(self._location)
 
 
+def check_outputs(likelihood, x: jax.Array, outputs: jax.Array) -> None:
+    """Refuses decoders whose outputs are not what the likelihood needs for data like x."""
+    expected = (*x.shape[:-1], x.shape[-1] * likelihood.channels)
+    if outputs.shape != expected:
+        raise ValueError(
+            f"data of shape {x.shape[1:]} with {type(likelihood).__name__} needs a decoder that makes {expected[1:]}, "
+            f"not {outputs.shape[1:]}"
+        )
+
+
 def _last(outputs: jax.Array, channels: int) -> jax.Array:
     """(..., channels * C) -> (..., C, channels)."""
     return outputs.reshape(*outputs.shape[:-1], channels, -1).swapaxes(-1, -2)
@@ -220,6 +235,6 @@ def _not_levels(x: np.ndarray, levels: int, name: str) -> str:
 
 
 def _beyond(x: np.ndarray, low: float, high: float, name: str, advice: str) -> str:
-    if x.min() < low or x.max() > high:
+    if not (x.min() >= low and x.max() <= high):
         return f"{name} explains values from {low} to {high}; the data goes from {x.min()} to {x.max()}: {advice}"
     return ""

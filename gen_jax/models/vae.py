@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
 from gen_jax.models import imputation
-from gen_jax.models.bounds import Bound, Bounded, Terms, elbo
+from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
+from gen_jax.models.likelihoods import check_outputs
 from gen_jax.models.posteriors import Diagonal, draw, kl_by_dimension, mean
-from gen_jax.models.priors import StandardNormal
+from gen_jax.models.priors import StandardNormal, VampPrior
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Labels:
     def __call__(self, batch: Batch) -> Array:
         return jax.nn.one_hot(batch[self.entry], self.classes)
 
+    def outside(self, batch: Batch) -> str:
+        if self.entry not in batch:
+            return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
+        low, high = batch[self.entry].min(), batch[self.entry].max()
+        if low < 0 or high >= self.classes:
+            return f'"{self.entry}" goes from {low} to {high}, but the model has {self.classes} classes, from 0'
+        return ""
+
     def example(self, n: int) -> Batch:
         """What samples are drawn for where nothing else is said: every class in turn."""
         return {self.entry: jnp.arange(n) % self.classes}
@@ -48,6 +57,12 @@ class Vectors:
 
     def __call__(self, batch: Batch) -> Array:
         return batch[self.entry].astype(jnp.float32)
+
+    def outside(self, batch: Batch) -> str:
+        if self.entry not in batch:
+            return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
+        shape = batch[self.entry].shape[1:]
+        return "" if shape == (self.size,) else f'"{self.entry}" has shape {shape}, but the model takes ({self.size},)'
 
     def example(self, n: int) -> Batch:
         return {self.entry: jnp.zeros((n, self.size))}
@@ -73,7 +88,7 @@ class VAE(Bounded):
     beta: float | Callable[[Array], Array] = 1.0
     prior: Any = StandardNormal()
     posterior: Any = Diagonal()
-    bound: Bound = elbo
+    bound: BoundFunction = elbo
     samples: int = 1
     context: Any = None
 
@@ -82,6 +97,10 @@ class VAE(Bounded):
             raise ValueError(f"latent must be at least 1, got {self.latent}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if not callable(self.beta) and self.beta < 0:
+            raise ValueError(f"beta cannot be negative, got {self.beta}")
+        if self.context and isinstance(self.prior, VampPrior):
+            raise ValueError("a VampPrior is made of posteriors without a context: choose another prior")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalise(batch["x"][:1])
@@ -95,12 +114,7 @@ class VAE(Bounded):
             )
         z = jnp.concatenate([jnp.zeros((1, self.latent)), *context], axis=-1)
         made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z)
-        expected = (*x.shape[:-1], x.shape[-1] * self.likelihood.channels)
-        if made.shape != expected:
-            raise ValueError(
-                f"data of shape {x.shape[1:]} with {type(self.likelihood).__name__} needs a decoder that makes "
-                f"{expected[1:]}, not {made.shape[1:]}"
-            )
+        check_outputs(self.likelihood, x, made)
         own = {
             "likelihood": self.likelihood.init(),
             "posterior": self.posterior.init(fold(key, "posterior"), self.latent),
@@ -111,7 +125,7 @@ class VAE(Bounded):
 
     def outside(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return self.likelihood.outside(batch["x"])
+        return self.likelihood.outside(batch["x"]) or (self.context.outside(batch) if self.context else "")
 
     def _context(self, batch: Batch, samples: int = 1) -> list[Array]:
         """[(samples * B, size)] the context of a batch, or nothing."""
@@ -166,7 +180,7 @@ class VAE(Bounded):
     def impute(
         self,
         state: State,
-        batch: Batch,
+        batch: Batch | Array,
         mask: Array,
         key: Array,
         n: int = 16,
@@ -174,7 +188,9 @@ class VAE(Bounded):
     ) -> Array:
         """(n, B, *x) completions of x, which is kept where `mask` (B, *x) is True; see `gen_jax.models.imputation`.
 
-        Raises ValueError for a mask of another shape and for examples of which nothing was observed.
+        batch: x, or a batch where the model needs a context too. Raises ValueError for a mask of another shape and,
+        outside of jit, for examples of which nothing was observed.
         """
+        batch = batch if isinstance(batch, Mapping) else {"x": batch}
         imputation.check(batch["x"], mask)
         return method(self, state, batch, jnp.asarray(mask), key, n)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
+from gen_jax.models.likelihoods import check_outputs
 
 
 class CodePrior(nn.Module):
@@ -75,6 +76,10 @@ class VQVAE:
             raise ValueError(f"a codebook needs at least two codes, got {self.codes}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        if not 0 < self.least < 1 or self.commitment < 0:
+            raise ValueError(
+                f"least must be in (0, 1) and commitment not negative, got {self.least} and {self.commitment}"
+            )
 
     @cached_property
     def prior(self) -> CodePrior:
@@ -88,7 +93,8 @@ class VQVAE:
             raise ValueError(
                 f"codes on a grid {self.grid} need an encoder that makes (*grid, D), not {z_BHWD.shape[1:]}"
             )
-        decoder = self.decoder.init(fold(key, "decoder"), z_BHWD[:1])
+        made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z_BHWD[:1])
+        check_outputs(self.likelihood, x[:1], made)
         prior = self.prior.init(fold(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
         networks = {"encoder": encoder, "decoder": decoder, "prior": prior}
         some = _some(z_BHWD, self.codes, fold(key, "codebook"))

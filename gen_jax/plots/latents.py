@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) -> Figure:
     """What the plane of the first two latent dimensions decodes to, n by n, at equal steps of the normal's quantiles.
 
-    Kingma & Welling 2013, figure 4. Further dimensions stay at their mean.
+    Kingma & Welling 2013, figure 4. Further dimensions stay at their mean, a context at its first example.
     """
+    context = getattr(model, "context", None)
+    given = {name: jnp.repeat(a, n * n, axis=0) for name, a in context.example(1).items()} if context else None
     steps = norm.ppf(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
     across, up = np.meshgrid(steps, steps[::-1])
     z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel())
     z = z.at[:, 1].set(up.ravel()) if model.latent > 1 else z
-    images = np.asarray(jax.jit(lambda z: model.decode(state, z).mean())(z))
+    images = np.asarray(jax.jit(lambda z: model.decode(state, z, given).mean())(z))
     figure, (axis,) = panels(1)
     axis.imshow(tiled(images, columns=n, gap=0), cmap="gray_r", interpolation="nearest")
     axis.set(
@@ -78,12 +80,17 @@ def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
-    """Rows from one example to another: their own pictures at the ends, decoded points on a line of z between."""
+    """Rows from one example to another: their own pictures at the ends, decoded points on a line of z between.
+
+    A context is that of the nearer end.
+    """
+    rows = min(rows, split.size // 2)
     batch = split.head(2 * rows)
     z = mean(model.encode(state, batch))
     share = jnp.linspace(0, 1, steps)[None, :, None]
     between = (1 - share) * z[:rows, None] + share * z[rows:, None]
-    given = {name: jnp.repeat(a[:rows], steps, axis=0) for name, a in batch.items()}
+    nearer = jnp.arange(rows)[:, None] + rows * (jnp.arange(steps) >= steps / 2)
+    given = {name: a[nearer.ravel()] for name, a in batch.items()}
     decoded = jax.jit(lambda z, given: model.decode(state, z, given).mean())(between.reshape(-1, z.shape[-1]), given)
     x = np.asarray(batch["x"])
     middle = np.asarray(decoded).reshape(rows, steps, *x.shape[1:])

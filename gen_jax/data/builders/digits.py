@@ -17,10 +17,7 @@ class Digits(ArrayBuilder):
         return {"x": vector(8, 8, 1, dtype=np.uint8), "label": label(10)}
 
     def arrays(self, downloads):
-        digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.target))
-        x = digits.images.astype(np.uint8)[order, :, :, None]
-        return divided({"x": x, "label": digits.target[order]}, train=1347, validation=150)
+        return small()
 
 
 class Digits28(ArrayBuilder):
@@ -34,5 +31,13 @@ class Digits28(ArrayBuilder):
             wide = zoom(x[..., 0] * (255 / 16), (1, 24 / 8, 24 / 8), order=3)
             return np.pad(np.clip(wide, 0, 255).round().astype(np.uint8), ((0, 0), (2, 2), (2, 2)))[..., None]
 
-        splits = Digits.arrays(self, downloads)
+        splits = small()
         return {name: {**split, "x": enlarged(split["x"])} for name, split in splits.items()}
+
+
+def small() -> dict[str, dict[str, np.ndarray]]:
+    """The splits of `Digits`."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    x = digits.images.astype(np.uint8)[order, :, :, None]
+    return divided({"x": x, "label": digits.target[order]}, train=1347, validation=150)
