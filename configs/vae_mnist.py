@@ -54,6 +54,12 @@ def config(
         steps=min(steps, 20) if smoke else steps,
         transforms=[scale(0, 1)],
         metrics=[elbo, active_units, reconstruction_error, latent_accuracy],
-        plots=[plots.manifold, plots.latent_scatter, plots.samples, plots.reconstructions, plots.imputations],
+        plots=[
+            plots.manifold if latent > 1 else plots.traversals,
+            plots.latent_scatter,
+            plots.samples,
+            plots.reconstructions,
+            plots.imputations,
+        ],
         **validated(data),
     )

@@ -90,7 +90,7 @@ def evaluate(
         metrics: names of metrics; by default those of the config
         split: train, validation, test, or a part such as test[:100]
     """
-    from gen_jax.evaluation.report import chosen, evaluator, table
+    from gen_jax.evaluation.report import chosen, console, evaluator, table
 
     if metrics == []:
         raise UserError("--metrics takes one or more names; leave it out for those of the config")
@@ -104,7 +104,7 @@ def evaluate(
     state = run.state(_step(step))
     found = measure(state, part)
     run.keep_evaluation(part.name, int(state.step), found)
-    Console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
+    console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
 
 
 def plot(workdir: Workdir, out: Path | None = None) -> None:

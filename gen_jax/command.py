@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from gen_jax.errors import UserError, one_line_usage_errors
 from gen_jax.experiment import Loaded, knob_help, load, unknown_knob
@@ -79,9 +78,9 @@ def train(path: str, arguments: Sequence[str]) -> None:
 def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
     """What was reached, and where things lie."""
     from gen_jax.evaluation.likelihood import Estimate
-    from gen_jax.evaluation.report import table
+    from gen_jax.evaluation.report import console, table
 
-    console = Console()
+    terminal = console()
     found = {name: Estimate(**_floats(fields)) for name, fields in summary["evaluation"].items()}
     state = (
         "had already finished"
@@ -90,11 +89,11 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
         if summary["stopped_early"]
         else "finished"
     )
-    console.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
+    terminal.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
     if found:
-        console.print(table("test split", found))
+        terminal.print(table("test split", found))
     if summary.get("seconds_to_first_step") and not summary.get("already_finished"):
-        console.print(
+        terminal.print(
             f"first step after {summary['seconds_to_first_step']:.1f} s, "
             f"of which {summary['compile_seconds']:.1f} s compiling",
             highlight=False,
@@ -107,7 +106,7 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
         "run.json": "config, commit, versions",
     }.items():
         if (workdir / name).exists():
-            console.print(f"  {workdir / name}  {what}", highlight=False)
+            terminal.print(f"  {workdir / name}  {what}", highlight=False)
 
 
 def _floats(fields: dict[str, Any]) -> dict[str, Any]:

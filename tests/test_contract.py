@@ -19,7 +19,7 @@ from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # Their models and algorithms are those of other configs: all laws for them by `make test-all`, one step by `make test`.
-TWINS = ("beta_vae_mnist", "hvae_mnist", "vae_flax_example")
+TWINS = ("beta_vae_mnist", "cvae_digits", "hvae_mnist", "vae_flax_example")
 
 
 class Case:

@@ -13,6 +13,7 @@ from jax import Array
 
 from gen_jax.core import Batch, State
 from gen_jax.data.source import epoch, transformed
+from gen_jax.errors import UserError
 from gen_jax.evaluation.likelihood import Estimate, Measure, Split, mean_over
 from gen_jax.models.posteriors import kl_by_dimension, mean
 
@@ -47,7 +48,9 @@ def kl_per_dimension(model: Any) -> Measure:
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         kl = encoded(state, split).kl
         if kl is None:
-            return {}
+            raise UserError(
+                "this model's KL has no closed form by latent dimension: kl_per_dimension cannot be measured"
+            )
         errors = kl.std(axis=0, ddof=1) / math.sqrt(len(kl))
         pairs = zip(kl.mean(axis=0), errors)
         return {f"kl_{i}": Estimate(float(v), float(e), "nats", "exact", len(kl)) for i, (v, e) in enumerate(pairs)}

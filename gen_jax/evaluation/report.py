@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from rich.console import Console
 from rich.table import Table
 
 from gen_jax.core import State
@@ -43,11 +45,16 @@ def table(title: str, found: Mapping[str, Estimate]) -> Table:
     columns = ["metric", "value", "± s.e.", "unit", "kind", "n"] + ["how"] * any(e.how for e in found.values())
     for column in columns:
         right = column in ("value", "± s.e.", "n")
-        out.add_column(column, justify="right" if right else "left", no_wrap=column == "metric")
+        out.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
     for name, e in found.items():
         error = "" if math.isnan(e.error) else f"{e.error:.2g}"
         out.add_row(*[name, f"{e.value:.4f}", error, e.unit, e.kind, str(e.n), e.how][: len(columns)])
     return out
+
+
+def console() -> Console:
+    """The terminal, or 120 columns where the output goes elsewhere."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def as_json(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

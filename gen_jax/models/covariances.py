@@ -150,12 +150,12 @@ class Full:
 
     def log_prior(self, params: PyTree, weight: Array, target: Array) -> Array:
         """Log-density of the inverse-Wishart up to a constant."""
-        inverse = _inverse(self.factor(params))
+        inverse = inverses(self.factor(params))
         trace = jnp.sum(inverse**2 * target, axis=(-2, -1))
         return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
 
     def exact(self, params: PyTree) -> Way:
-        means, whiten = jnp.asarray(params["means"]), _inverse(self.factor(params))
+        means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
         def log_prob(x: Array) -> Array:  # one component at a time: its differences stay in the cache
@@ -191,7 +191,7 @@ class Full:
             residual = jnp.where(there, x - mean, 0)
             masked = jnp.where(there[:, None] & there[None, :], covariance, identity)
             factor = jnp.linalg.cholesky(masked)
-            inverse = _inverse(factor)
+            inverse = inverses(factor)
             white = _matmul(inverse, residual)
             log_det = jnp.log(jnp.diagonal(factor)).sum()
             log_prob = -0.5 * jnp.sum(white**2) - log_det - 0.5 * there.sum() * LOG_2PI
@@ -225,7 +225,7 @@ class Full:
         packed = np.zeros((d, d), int)
         packed[row, column] = packed[column, row] = np.arange(len(row))
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
-        inverse = _inverse(factor)
+        inverse = inverses(factor)
         precision = _matmul(inverse.mT, inverse)
         linear = jnp.einsum("kij,kj->ki", precision, means, precision=lax.Precision.HIGHEST)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
@@ -281,7 +281,7 @@ class Tied(Full):
     def fast(self, params, frame):
         d = params["means"].shape[1]
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
-        inverse = _inverse(factor)
+        inverse = inverses(factor)
         precision = _matmul(inverse.T, inverse)
         linear = _matmul(means, precision)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
@@ -455,7 +455,7 @@ def _safe(stats: Stats) -> tuple[Array, Array]:
     return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
 
 
-def _inverse(factor: Array) -> Array:
+def inverses(factor: Array) -> Array:
     """Of lower triangular matrices (..., D, D), by forward substitution.
 
     Not by `solve_triangular`: on a CPU that calls a BLAS whose threads go on spinning, and what runs next takes a third

@@ -1,8 +1,13 @@
 """p(x | z) for decoders: each likelihood turns a decoder's outputs into distributions of the single values of x.
 
 The distributions are independent given z: their batch shape is that of x, so that a log-likelihood is a sum over them,
-or over those that are observed. `channels` says how many outputs a decoder gives per channel of the data, `outside`
-what of some data the likelihood cannot explain, and `init` makes parameters of its own, where it has some.
+or over those that are observed. A likelihood is a class with
+
+    channels                    how many outputs a decoder gives per channel of the data
+    init()                      parameters of its own, {} if it has none
+    outside(x)                  what of some data it cannot explain, in words, or ""
+    normalise(x)                data as an encoder likes it
+    __call__(outputs, params)   a distrax distribution with the shape of x
 """
 
 from __future__ import annotations

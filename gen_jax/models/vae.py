@@ -97,8 +97,10 @@ class VAE(Bounded):
             raise ValueError(f"latent must be at least 1, got {self.latent}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if not callable(self.beta) and self.beta < 0:
+        if not callable(self.beta) and not self.beta >= 0:
             raise ValueError(f"beta cannot be negative, got {self.beta}")
+        if not callable(self.bound):
+            raise ValueError(f"bound must be a function such as gen_jax.models.bounds.iwae, got {self.bound!r}")
         if self.context and isinstance(self.prior, VampPrior):
             raise ValueError("a VampPrior is made of posteriors without a context: choose another prior")
 

@@ -11,6 +11,7 @@ from jax import Array
 from scipy.stats import norm
 
 from gen_jax.core import State
+from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import active_units
 from gen_jax.evaluation.latents import latents as encoded
 from gen_jax.evaluation.likelihood import Split, first
@@ -26,18 +27,19 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
 
     Kingma & Welling 2013, figure 4. Further dimensions stay at their mean, a context at its first example.
     """
+    if model.latent < 2:
+        raise UserError("a manifold is drawn of two latent dimensions or more: take `traversals`")
     context = getattr(model, "context", None)
     given = {name: jnp.repeat(a, n * n, axis=0) for name, a in context.example(1).items()} if context else None
     steps = norm.ppf(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
     across, up = np.meshgrid(steps, steps[::-1])
-    z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel())
-    z = z.at[:, 1].set(up.ravel()) if model.latent > 1 else z
+    z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel()).at[:, 1].set(up.ravel())
     images = np.asarray(jax.jit(lambda z: model.decode(state, z, given).mean())(z))
     figure, (axis,) = panels(1)
     axis.imshow(tiled(images, columns=n, gap=0), cmap="gray_r", interpolation="nearest")
-    axis.set(
-        title="the latent plane, decoded", xlabel="$z_1$ (quantiles)", ylabel="$z_2$ (quantiles)", xticks=[], yticks=[]
-    )
+    held = "" if model.latent == 2 else ", other dimensions at 0"
+    axis.set(title=f"the latent plane, decoded{held}", xlabel="$z_1$ (quantiles)", ylabel="$z_2$ (quantiles)")
+    axis.set(xticks=[], yticks=[])
     return figure
 
 
