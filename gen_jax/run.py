@@ -105,14 +105,14 @@ class Run:
                 f"a batch of {batch} cannot be divided over {mesh.shape['data']} devices: "
                 "choose another --batch, or fewer --devices"
             )
-        try:
-            jax.eval_shape(self._first_step, self.source.example())
-        except ValueError as error:  # what models and algorithms say of data that does not fit them
-            raise UserError(f"{self.loaded.path} on {self.data.name}: {error}") from error
         for name in dict.fromkeys((self.experiment.train, self.experiment.validation, self.experiment.test)):
             split = self.experiment.split(self.data, name)
             if hasattr(self.experiment.model, "outside"):
                 self._check_support(split)
+        try:
+            jax.eval_shape(self._first_step, self.source.example())
+        except ValueError as error:  # what models and algorithms say of data that does not fit them
+            raise UserError(f"{self.loaded.path} on {self.data.name}: {error}") from error
 
     def _first_step(self, view: Any) -> Any:
         batch, algorithm = view.batch_at(0), self.experiment.algorithm
