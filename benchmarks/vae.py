@@ -10,10 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if any(
+    "PyTorch" in argument for argument in sys.argv
+):  # both in one process abort, and an import of ours tries the other
+    sys.modules["tensorflow"] = None
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +25,8 @@ import optax
 from flax import linen as nn
 from side_by_side import Report, in_turns, options, peak_megabytes
 
-from gen_jax.data import Resident, load
+from gen_jax.data import load
 from gen_jax.data.catalogue import preferred
-from gen_jax.data.transforms import scale, stochastically_binarised
 from gen_jax.experiment import load as load_config
 from gen_jax.loop import initial_state
 
@@ -44,16 +46,13 @@ def batches(x: np.ndarray, size: int = BATCH):
         yield x[rng.integers(0, len(x), size)]
 
 
-def ours(config: str, batch: int = BATCH, **knobs) -> Step:
-    """The config's own algorithm and model, on data that lies on the device."""
+def ours(config: str, **knobs) -> Step:
+    """The config's own algorithm on its own data, which lies on the device."""
     experiment = load_config(f"configs/{config}.py", knobs).build()
-    raw = load(preferred("mnist", "digits28"))["train"]["x"][:12_800]
-    transform = scale(0, 1) if config == "vae_mnist" else stochastically_binarised()
-    source = jax.tree.map(jnp.asarray, Resident({"x": np.asarray(raw)}, batch, (transform,)))
-    step = jax.jit(
-        lambda state, source: experiment.algorithm.step(state, source.batch_at(state.step)), donate_argnums=0
-    )
-    held = [initial_state(experiment.algorithm, source)]
+    source = jax.tree.map(jnp.asarray, experiment.source(load(experiment.data)))
+    algorithm = experiment.algorithm
+    step = jax.jit(lambda state, source: algorithm.step(state, source.batch_at(state.step)), donate_argnums=0)
+    held = [initial_state(algorithm, source)]
 
     def run():
         held[0], metrics = step(held[0], source)
@@ -201,6 +200,13 @@ def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = F
     return run
 
 
+ELSEWHERE = {
+    "Keras on TensorFlow": keras,
+    "PyTorch": partial(torch, channels_last=False),
+    "PyTorch, channels last": partial(torch, channels_last=True),
+}
+
+
 class Elsewhere:
     """A rival in a process of its own, so that its threads and memory are its own too."""
 
@@ -256,7 +262,7 @@ def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[st
 def throughput(report: Report, config: str, sizes: list[int]) -> None:
     found = []
     for size in sizes:
-        step = ours(config, size)
+        step = ours(config, batch=size)
         seconds = in_turns({"": several(step, 5)}, rounds=3)[""] / 5
         found.append(f"{size}: {size / seconds:,.0f}")
     report.note(f"Examples per second by batch, {config}: {'; '.join(found)}.")
@@ -266,7 +272,7 @@ def main() -> None:
     if case := options().case:
         config, parts = case.split("/")
         if parts == "served":
-            return serve(keras(images()))
+            return serve(ELSEWHERE[config](images()))
         step = ours(config, **({"parts": int(parts)} if parts else {}))
         for _ in range(5):
             jax.block_until_ready(step())
@@ -276,14 +282,9 @@ def main() -> None:
         return
     report, x, only = Report("vae"), images(), options().only
     if only in "convolutional":
-        rivals = {
-            "gen_jax": ours("vae_mnist"),
-            "Keras on TensorFlow": Elsewhere("keras") if find_spec("tensorflow") else None,
-            "Flax's own layers": flax(FlaxConv(), x),
-        }
-        if find_spec("tensorflow") is None:  # the two in one process abort: each brings LLVM
-            rivals |= {"PyTorch": torch(x, False), "PyTorch, channels last": torch(x, True)}
-            del rivals["Keras on TensorFlow"]
+        rivals = {"gen_jax": ours("vae_mnist")}
+        rivals |= {name: Elsewhere(name) for name in ELSEWHERE}
+        rivals["Flax's own layers"] = flax(FlaxConv(), x)
         targets = {name: ">= 1" for name in rivals}
         compare(report, "convolutional, 2 latents, batch 128", rivals, targets)
     if only in "mlp":

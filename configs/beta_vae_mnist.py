@@ -48,12 +48,11 @@ def config(
     encoder = ConvEncoder(channels, 16 if smoke else 128, 2 * latent)
     decoder = TransposedDecoder((28, 28), channels[::-1], 1)
     model = VAE(encoder, decoder, Bernoulli(), latent, beta=bounds.linear(beta, warm_up))
-    algorithm = descent(model, {"vae": optax.adam(lr)})
     batch = 16 if smoke else batch
     parts = parts or (math.gcd(4, batch) if jax.default_backend() == "cpu" else 1)
     return Experiment(
         model,
-        algorithm if parts == 1 else accumulate(algorithm, parts),
+        accumulate(descent(model, {"vae": optax.adam(lr)}), parts),
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

@@ -3,8 +3,6 @@
 python train.py configs/cvae_digits.py
 """
 
-import optax
-
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
@@ -12,6 +10,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.models.likelihoods import DiscretizedLogistic
 from gen_jax.models.nets import ConvDecoder, ConvEncoder
 from gen_jax.models.vae import VAE, Labels
+from gen_jax.optimizers import adamw
 
 
 def config(
@@ -35,13 +34,9 @@ def config(
     encoder = ConvEncoder(channels, hidden, 2 * latent)
     decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
     model = VAE(encoder, decoder, likelihood, latent, context=Labels(10))
-    tx = optax.chain(
-        optax.clip_by_global_norm(200.0),
-        optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),
-    )
     return Experiment(
         model,
-        with_ema(descent(model, {"vae": tx}), "vae", 0.99),
+        with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

@@ -5,8 +5,6 @@ python train.py configs/hvae_digits.py
 
 from functools import partial
 
-import optax
-
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
@@ -15,6 +13,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.models import bounds
 from gen_jax.models.hvae import HVAE
 from gen_jax.models.likelihoods import DiscretizedLogistic
+from gen_jax.optimizers import adamw
 
 
 def config(
@@ -55,13 +54,9 @@ def config(
         beta=bounds.linear(1.0, warm_up),
         bound=partial(bounds.elbo, free_bits=free_bits, balanced=balance),
     )
-    tx = optax.chain(
-        optax.clip_by_global_norm(200.0),
-        optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),
-    )
     return Experiment(
         model,
-        with_ema(descent(model, {"vae": tx}), "vae", 0.99),
+        with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

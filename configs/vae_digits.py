@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
-import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
@@ -18,6 +17,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.models import bounds, likelihoods, posteriors, priors
 from gen_jax.models.nets import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from gen_jax.models.vae import VAE
+from gen_jax.optimizers import adamw
 
 ANNEALING = {"none": lambda beta, steps: beta, "linear": bounds.linear, "cyclical": bounds.cyclical}
 LIKELIHOODS = {
@@ -102,13 +102,9 @@ def config(
         bound=bound_[bound],
         samples=samples,
     )
-    tx = optax.chain(
-        optax.clip_by_global_norm(200.0),
-        optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),
-    )
     return Experiment(
         model,
-        with_ema(descent(model, {"vae": tx}), "vae", ema),
+        with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", ema),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

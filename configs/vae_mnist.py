@@ -43,12 +43,11 @@ def config(
     channels = (4, 4) if smoke else (32, 64)
     encoder = ConvEncoder(channels, 16, 2 * latent)
     model = VAE(encoder, TransposedDecoder((28, 28), channels[::-1], 1), Bernoulli(), latent)
-    algorithm = descent(model, {"vae": optax.adam(lr)})
     batch = 16 if smoke else batch
     parts = parts or (math.gcd(4, batch) if jax.default_backend() == "cpu" else 1)
     return Experiment(
         model,
-        algorithm if parts == 1 else accumulate(algorithm, parts),
+        accumulate(descent(model, {"vae": optax.adam(lr)}), parts),
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

@@ -3,8 +3,6 @@
 python train.py configs/vqvae_digits.py
 """
 
-import optax
-
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.evaluation import elbo, reconstruction_error
@@ -12,6 +10,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.models.likelihoods import DiscretizedLogistic
 from gen_jax.models.nets import ResidualDecoder, ResidualEncoder
 from gen_jax.models.vqvae import VQVAE
+from gen_jax.optimizers import adamw
 
 
 def config(
@@ -44,13 +43,9 @@ def config(
     decoder = ResidualDecoder((8, 8), (width,), likelihood.channels)
     codes = 8 if smoke else codes
     model = VQVAE(encoder, decoder, likelihood, (4, 4), codes, commitment, decay, prior_width=2 * width)
-    tx = optax.chain(
-        optax.clip_by_global_norm(200.0),
-        optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=weight_decay),
-    )
     return Experiment(
         model,
-        with_ema(descent(model, {"vqvae": tx}), "vqvae", 0.99),
+        with_ema(descent(model, {"vqvae": adamw(lr, steps, weight_decay)}), "vqvae", 0.99),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

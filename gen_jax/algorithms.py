@@ -274,6 +274,8 @@ def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
     """
     if n < 1:
         raise ValueError(f"a batch cannot be cut into {n} parts")
+    if n == 1:
+        return algorithm
 
     def cut(a: Array) -> Array:
         if a.shape[0] % n:

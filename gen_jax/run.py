@@ -81,10 +81,12 @@ class Run:
         devices: int = 0,
         data_dir: Path | None = None,
         layout: Layout | None = None,
+        training: bool = True,
     ) -> Run:
         """Builds the experiment and loads its data; everything that can be wrong with either is found here.
 
         devices: how many to divide the batch over, instead of what the experiment's layout (or `layout`) says.
+        training: also find what can only be wrong with training, which takes longer: reading all data, tracing a step.
         """
         if not 0 <= seed < 2**32:
             raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
@@ -96,6 +98,8 @@ class Run:
         data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
         run = cls(loaded, workdir or default_workdir(loaded, seed), seed, experiment, data, layout)
         run._check()
+        if training:
+            run._check_training()
         return run
 
     def _check(self) -> None:
@@ -105,10 +109,13 @@ class Run:
                 f"a batch of {batch} cannot be divided over {mesh.shape['data']} devices: "
                 "choose another --batch, or fewer --devices"
             )
-        for name in dict.fromkeys((self.experiment.train, self.experiment.validation, self.experiment.test)):
-            split = self.experiment.split(self.data, name)
-            if hasattr(self.experiment.model, "outside"):
-                self._check_support(split)
+        for name in (self.experiment.validation, self.experiment.test):
+            self.experiment.split(self.data, name)
+
+    def _check_training(self) -> None:
+        if hasattr(self.experiment.model, "outside"):
+            for name in dict.fromkeys((self.experiment.train, self.experiment.validation, self.experiment.test)):
+                self._check_support(self.experiment.split(self.data, name))
         try:
             jax.eval_shape(self._first_step, self.source.example())
         except ValueError as error:  # what models and algorithms say of data that does not fit them
@@ -121,7 +128,7 @@ class Run:
     def _check_support(self, split: Split) -> None:
         """Every example is one that the model's likelihood can explain."""
         for start in range(0, split.size, 10_000):
-            part = split._replace(arrays={name: a[start : start + 10_000] for name, a in split.arrays.items()})
+            part = split.part(start, start + 10_000)
             batch = {name: np.asarray(a) for name, a in part.head(part.size).items()}
             if reason := self.experiment.model.outside(batch):
                 raise UserError(f"{self.data.name} [{split.name}]: {reason}")
@@ -324,7 +331,9 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
     changed = text_changes(workdir, loaded.text)
     warning = f"{path} has changed since this run; it is used with the recorded knobs\n{changed}" if changed else ""
     one = Layout(data=1)  # whatever the run was trained on
-    return Run.prepare(loaded.with_knobs(kept), workdir, record["seed"], data_dir=data_dir, layout=one), warning
+    return Run.prepare(
+        loaded.with_knobs(kept), workdir, record["seed"], data_dir=data_dir, layout=one, training=False
+    ), warning
 
 
 def text_changes(workdir: Path, text: str) -> str:

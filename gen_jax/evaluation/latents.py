@@ -30,7 +30,7 @@ def active_units(model: Any) -> Measure:
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         (means, kl), n = encoded(state, split), split.size
-        active = int((means.var(axis=0) > ACTIVE).sum())
+        active = count_active(means)
         found = {"active_units": Estimate(active, math.nan, f"of {means.shape[1]}", "estimate", n)}
         if kl is not None:
             of_each = kl.mean(axis=0)
@@ -39,6 +39,11 @@ def active_units(model: Any) -> Measure:
         return found
 
     return measure
+
+
+def count_active(means: np.ndarray) -> int:
+    """How many columns of posterior means (N, latent) are active."""
+    return int((means.var(axis=0) > ACTIVE).sum())
 
 
 def kl_per_dimension(model: Any) -> Measure:
@@ -80,11 +85,12 @@ def latent_accuracy(model: Any) -> Measure:
 def reconstruction_error(model: Any) -> Measure:
     """The root of the mean squared difference of x and its reconstruction, in the units of x."""
 
+    reconstruct = model.reconstruct
+
     def squares(state: State, batch: Batch, key: Array) -> Array:
-        difference = batch["x"].astype(jnp.float32) - model.reconstruct(state, batch).astype(jnp.float32)
+        difference = batch["x"].astype(jnp.float32) - reconstruct(state, batch).astype(jnp.float32)
         return jnp.mean(difference.reshape(len(difference), -1) ** 2, axis=1)
 
-    model.reconstruct  # noqa: B018 (a model without it cannot be measured so)
     run = mean_over(squares)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -104,12 +110,12 @@ class Latents(NamedTuple):
 
 def latents(model: Any) -> Callable[[State, Split], Latents]:
     """Makes (state, split) -> Latents for a model with a prior and a posterior of vectors."""
-    model.prior_of  # noqa: B018 (a model without it cannot be measured so)
+    prior_of = model.prior_of
 
     @jax.jit
     def encode(state: State, batch: Batch):
         posterior = model.encode(state, batch)
-        return mean(posterior), kl_by_dimension(posterior, model.prior_of(state))
+        return mean(posterior), kl_by_dimension(posterior, prior_of(state))
 
     def run(state: State, split: Split) -> Latents:
         means, kls = [], []

@@ -49,6 +49,10 @@ class Split(NamedTuple):
         names = (getattr(transform, "protocol", "") for transform in self.transforms)
         return ", ".join(name for name in names if name)
 
+    def part(self, start: int, stop: int) -> Split:
+        """Some of its examples, as a split."""
+        return self._replace(arrays={name: a[start:stop] for name, a in self.arrays.items()})
+
     def head(self, n: int) -> Batch:
         """The first n examples, as the model sees them."""
         raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
@@ -143,25 +147,25 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
     name = f"iwae_{samples}"
 
     def metric(model: Any) -> Measure:
+        weigh = model.log_weights
+
         def bound(state: State, batch: Batch, key: Array) -> Array:
             width = max(1, min(samples, at_once // len(batch["x"])))
             parts, rest = divmod(samples, width)
 
-            def add(total: Array, part: Array) -> tuple[Array, None]:
-                log_weights = model.log_weights(state, batch, jax.random.fold_in(key, part), width)
-                return jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0)), None
+            def add(total: Array, part: Array, n: int) -> Array:
+                log_weights = weigh(state, batch, jax.random.fold_in(key, part), n)
+                return jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0))
 
-            total, _ = lax.scan(add, jnp.full(len(batch["x"]), -jnp.inf), jnp.arange(parts))
-            if rest:
-                log_weights = model.log_weights(state, batch, jax.random.fold_in(key, parts), rest)
-                total = jnp.logaddexp(total, jax.nn.logsumexp(log_weights, axis=0))
+            total = jnp.full(len(batch["x"]), -jnp.inf)
+            total = lax.fori_loop(0, parts, lambda part, total: add(total, part, width), total)
+            total = add(total, parts, rest) if rest else total
             return total - math.log(samples)
 
-        model.log_weights  # noqa: B018 (a model without it cannot be measured so)
         run = mean_over(bound)
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            part = split if examples is None else first(split, examples)
+            part = split if examples is None else split.part(0, examples)
             found = _of_bound(model, name, *run(state, part, key), part)
             return {k: e._replace(how=", ".join(filter(None, [f"{samples} samples", e.how]))) for k, e in found.items()}
 
@@ -169,11 +173,6 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
 
     metric.__name__ = name
     return metric
-
-
-def first(split: Split, examples: int) -> Split:
-    """The first examples of a split."""
-    return split._replace(arrays={name: a[:examples] for name, a in split.arrays.items()})
 
 
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:

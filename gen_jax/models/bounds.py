@@ -82,16 +82,30 @@ def cyclical(beta: float, period: int, rising: float = 0.5) -> Callable[[Array],
 
 
 class Bounded:
-    """What models with a bound share. They have the fields `bound`, `samples` and `beta`, one player `player`, and
-    `terms(params, batch, key, samples) -> Terms`."""
+    """What models with a bound share. They have the fields `likelihood`, `bound`, `samples` and `beta`, one player
+    `player`, and `terms(params, batch, key, samples) -> Terms`."""
 
     player = "vae"
+    likelihood: Any
     bound: BoundFunction
     samples: int
     beta: float | Callable[[Array], Array]
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
         raise NotImplementedError
+
+    def check_training(self) -> None:
+        """Refuses what no bound can be trained with."""
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if not callable(self.beta) and not self.beta >= 0:
+            raise ValueError(f"beta cannot be negative, got {self.beta}")
+        if not callable(self.bound):
+            raise ValueError(f"bound must be a function such as gen_jax.models.bounds.iwae, got {self.bound!r}")
+
+    def outside(self, batch: Batch) -> str:
+        """What of some data this model cannot explain, in words; "" if it can."""
+        return self.likelihood.outside(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         terms = self.terms(params, batch, key, self.samples)

@@ -22,6 +22,7 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
 from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
 from gen_jax.models.convolutions import Conv
+from gen_jax.models.likelihoods import of_each_example
 from gen_jax.models.nets import Residual, doubled
 
 
@@ -138,10 +139,9 @@ class HVAE(Bounded):
 
     def __post_init__(self):
         height, width, _ = self.shape
-        if not callable(self.beta) and self.beta < 0:
-            raise ValueError(f"beta cannot be negative, got {self.beta}")
-        if min(self.groups, self.depth, self.width, self.channels, self.samples) < 1:
-            raise ValueError("groups, depth, width, channels and samples must all be at least 1")
+        self.check_training()
+        if min(self.groups, self.depth, self.width, self.channels) < 1:
+            raise ValueError("groups, depth, width and channels must all be at least 1")
         most = 1
         while height % 2**most == 0 and width % 2**most == 0:
             most += 1
@@ -164,10 +164,6 @@ class HVAE(Bounded):
         own = self.likelihood.init()
         return {"vae": {"ladder": params} | ({"likelihood": own} if own else {})}, {}
 
-    def outside(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
-        return self.likelihood.outside(batch["x"])
-
     def _run(self, params: PyTree, x: Array | None, n: int, key: Array, spread: float = 1.0):
         out, found = self.ladder.apply({"params": params["ladder"]}, x, n, jnp.float32(spread), rngs={"z": key})
         return self.likelihood(out, params.get("likelihood")), found
@@ -176,7 +172,7 @@ class HVAE(Bounded):
         x = batch["x"]
         pixels, found = self._run(params, self.likelihood.normalise(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)
-        log_likelihood = pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1))).reshape(samples, len(x), -1).sum(axis=-1)
+        log_likelihood = of_each_example(pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1)))).reshape(samples, len(x))
         sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative ones, coarse to fine
         return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import Batch, State, fold
+from gen_jax.models.likelihoods import of_each_example
 
 
 def check(x: Array, mask: Array) -> None:
@@ -51,7 +52,7 @@ def pseudo_gibbs(
         return jnp.where(mask, x, model.decode(state, z, tiled).sample(seed=key).astype(x.dtype))
 
     def joint(z, x):
-        return prior.log_prob(z) + _total(model.decode(state, z, tiled).log_prob(x))
+        return prior.log_prob(z) + of_each_example(model.decode(state, z, tiled).log_prob(x))
 
     def sweep(carry, i):
         z, now = carry
@@ -111,7 +112,7 @@ def weighted(
     log_r = jnp.logaddexp(jnp.log(share) + log_prior, jnp.log1p(-share) + posterior.log_prob(z))
 
     def observed(z):
-        return _total(jnp.where(mask, model.decode(state, z, batch).log_prob(completed), 0.0))
+        return of_each_example(jnp.where(mask, model.decode(state, z, batch).log_prob(completed), 0.0))
 
     return z, lax.map(observed, z, batch_size=min(proposals, 64)) + log_prior - log_r
 
@@ -119,8 +120,3 @@ def weighted(
 def _tiled(batch: Batch, n: int) -> Batch:
     """Every entry n times over: (n * B, ...)."""
     return jax.tree.map(lambda a: jnp.tile(a, (n, *[1] * (jnp.ndim(a) - 1))), dict(batch))
-
-
-def _total(values: Array) -> Array:
-    """(B, ...) -> (B,)."""
-    return values.reshape(len(values), -1).sum(axis=-1)

@@ -213,6 +213,11 @@ class BinnedLogistic(distrax.Distribution):
         return self._value(self._location)
 
 
+def of_each_example(values: jax.Array) -> jax.Array:
+    """(B, ...) -> (B,): sums over the values of each example."""
+    return values.reshape(len(values), -1).sum(axis=-1)
+
+
 def check_outputs(likelihood, x: jax.Array, outputs: jax.Array) -> None:
     """Refuses decoders whose outputs are not what the likelihood needs for data like x."""
     expected = (*x.shape[:-1], x.shape[-1] * likelihood.channels)

@@ -68,25 +68,24 @@ class ConvDecoder(nn.Module):
         x_BHWC = nn.relu(_first(self.size, self.channels, self.dtype)(z))
         x_BHWC = x_BHWC.reshape(z.shape[0], *halved(self.size, len(self.channels)), self.channels[0])
         for features in self.channels:
-            x_BHWC = nn.relu(doubled(Conv(4 * features, dtype=self.dtype)(x_BHWC)))
-        return Conv(self.outputs, dtype=self.dtype)(x_BHWC).astype(jnp.float32)
+            x_BHWC = nn.relu(self.grown(x_BHWC, features))
+        return self.pixels(x_BHWC).astype(jnp.float32)
+
+    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+        return doubled(Conv(4 * features, dtype=self.dtype)(x_BHWC))
+
+    def pixels(self, x_BHWC: jax.Array) -> jax.Array:
+        return Conv(self.outputs, dtype=self.dtype)(x_BHWC)
 
 
-class TransposedDecoder(nn.Module):
+class TransposedDecoder(ConvDecoder):
     """As `ConvDecoder`, growing images by transposed convolutions of stride 2."""
 
-    size: tuple[int, int]
-    channels: Sequence[int]
-    outputs: int
-    dtype: Any = jnp.float32
+    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+        return ConvTranspose(features, strides=2, dtype=self.dtype)(x_BHWC)
 
-    @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        x_BHWC = nn.relu(_first(self.size, self.channels, self.dtype)(z))
-        x_BHWC = x_BHWC.reshape(z.shape[0], *halved(self.size, len(self.channels)), self.channels[0])
-        for features in self.channels:
-            x_BHWC = nn.relu(ConvTranspose(features, strides=2, dtype=self.dtype)(x_BHWC))
-        return ConvTranspose(self.outputs, dtype=self.dtype)(x_BHWC).astype(jnp.float32)
+    def pixels(self, x_BHWC: jax.Array) -> jax.Array:
+        return ConvTranspose(self.outputs, dtype=self.dtype)(x_BHWC)
 
 
 def _first(size: tuple[int, int], channels: Sequence[int], dtype: Any) -> nn.Dense:

@@ -16,7 +16,7 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
 from gen_jax.models import imputation
 from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
-from gen_jax.models.likelihoods import check_outputs
+from gen_jax.models.likelihoods import check_outputs, of_each_example
 from gen_jax.models.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.priors import StandardNormal, VampPrior
 
@@ -37,7 +37,7 @@ class Labels:
 
     def outside(self, batch: Batch) -> str:
         if self.entry not in batch:
-            return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
+            return _absent(self.entry, batch)
         low, high = batch[self.entry].min(), batch[self.entry].max()
         if low < 0 or high >= self.classes:
             return f'"{self.entry}" goes from {low} to {high}, but the model has {self.classes} classes, from 0'
@@ -60,12 +60,16 @@ class Vectors:
 
     def outside(self, batch: Batch) -> str:
         if self.entry not in batch:
-            return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
+            return _absent(self.entry, batch)
         shape = batch[self.entry].shape[1:]
         return "" if shape == (self.size,) else f'"{self.entry}" has shape {shape}, but the model takes ({self.size},)'
 
     def example(self, n: int) -> Batch:
         return {self.entry: jnp.zeros((n, self.size))}
+
+
+def _absent(entry: str, batch: Batch) -> str:
+    return f'there is no entry "{entry}" to condition on; there are {", ".join(batch)}'
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,7 @@ class VAE(Bounded):
     def __post_init__(self):
         if self.latent < 1:
             raise ValueError(f"latent must be at least 1, got {self.latent}")
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if not callable(self.beta) and not self.beta >= 0:
-            raise ValueError(f"beta cannot be negative, got {self.beta}")
-        if not callable(self.bound):
-            raise ValueError(f"bound must be a function such as gen_jax.models.bounds.iwae, got {self.bound!r}")
+        self.check_training()
         if self.context and isinstance(self.prior, VampPrior):
             raise ValueError("a VampPrior is made of posteriors without a context: choose another prior")
 
@@ -127,7 +126,7 @@ class VAE(Bounded):
 
     def outside(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return self.likelihood.outside(batch["x"]) or (self.context.outside(batch) if self.context else "")
+        return super().outside(batch) or (self.context.outside(batch) if self.context else "")
 
     def _context(self, batch: Batch, samples: int = 1) -> list[Array]:
         """[(samples * B, size)] the context of a batch, or nothing."""
@@ -153,7 +152,7 @@ class VAE(Bounded):
         z, log_posterior = draw(posterior, key, samples)
         pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(batch, samples))
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
-        log_likelihood = log_likelihood.reshape(samples, len(x), -1).sum(axis=-1)
+        log_likelihood = of_each_example(log_likelihood).reshape(samples, len(x))
         return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
 
     def encode(self, state: State, batch: Batch) -> distrax.Distribution:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
-from gen_jax.models.likelihoods import check_outputs
+from gen_jax.models.likelihoods import check_outputs, of_each_example
 
 
 class CodePrior(nn.Module):
@@ -128,9 +128,9 @@ class VQVAE:
         z_BHWD, codes = self._encode(params, codebook, x)
         e_BHWD = codebook[codes]
         pixels = self._decode(params, z_BHWD + lax.stop_gradient(e_BHWD - z_BHWD))
-        log_likelihood = _total(pixels.log_prob(x))
+        log_likelihood = of_each_example(pixels.log_prob(x))
         log_prior = self._log_prior(params, codes)
-        distance = _total((z_BHWD - e_BHWD) ** 2)
+        distance = of_each_example((z_BHWD - e_BHWD) ** 2)
         used = jax.nn.one_hot(codes.reshape(-1), self.codes)
         share = used.mean(axis=0)
         metrics = {
@@ -163,7 +163,9 @@ class VQVAE:
         """(B,) log p(x | codes) + log p(codes) in nats."""
         params, codebook = weights(state, "vqvae"), state.extra["codebook"]
         _, codes = self._encode(params, codebook, batch["x"])
-        return _total(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(params, codes)
+        return of_each_example(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(
+            params, codes
+        )
 
     def encode(self, state: State, batch: Batch) -> Array:
         """(B, h, w) the codes of x."""
@@ -192,8 +194,3 @@ def _some(z_BHWD: Array, n: int, key: Array) -> Array:
     """(n, D) encodings, taken at random."""
     z = z_BHWD.reshape(-1, z_BHWD.shape[-1])
     return z[jax.random.randint(key, (n,), 0, len(z))]
-
-
-def _total(values: Array) -> Array:
-    """(B, ...) -> (B,)."""
-    return values.reshape(len(values), -1).sum(axis=-1)

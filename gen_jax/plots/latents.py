@@ -12,9 +12,9 @@ from scipy.stats import norm
 
 from gen_jax.core import State
 from gen_jax.errors import UserError
-from gen_jax.evaluation.latents import active_units
+from gen_jax.evaluation.latents import count_active
 from gen_jax.evaluation.latents import latents as encoded
-from gen_jax.evaluation.likelihood import Split, first
+from gen_jax.evaluation.likelihood import Split
 from gen_jax.models.posteriors import mean
 from gen_jax.plots.figures import panels, show, tiled
 
@@ -45,7 +45,7 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
 
 def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Posterior means of up to 5,000 examples by label: the plane itself, or its two principal components."""
-    part = first(split, 5000)
+    part = split.part(0, 5000)
     z = encoded(model)(state, part).means
     names = ("$z_1$", "$z_2$")
     if z.shape[1] > 2:
@@ -67,9 +67,8 @@ def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure
 
 def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
     """How much each latent dimension is used, most first: its KL, and the variance of its posterior means."""
-    means, kl = encoded(model)(state, first(split, 5000))
+    means, kl = encoded(model)(state, split)
     figure, axes = panels(1 if kl is None else 2)
-    active = active_units(model)(state, split, key)["active_units"]
     of_each = {"variance of posterior means": means.var(axis=0)} | (
         {} if kl is None else {"KL (nats)": kl.mean(axis=0)}
     )
@@ -77,7 +76,7 @@ def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
         axis.bar(np.arange(len(values)), np.sort(values)[::-1])
         axis.set(title=title, xlabel="latent dimension, most first")
         axis.grid(alpha=0.3, axis="y")
-    figure.suptitle(f"{split.name}: {active.value:.0f} active units {active.unit}")
+    figure.suptitle(f"{split.name}: {count_active(means)} active units of {means.shape[1]}")
     return figure
 
 
@@ -103,7 +102,7 @@ def interpolations(model: Any, state: State, split: Split, key: Array, rows: int
 
 def traversals(model: Any, state: State, split: Split, key: Array, rows: int = 10, steps: int = 11) -> Figure:
     """One example's latent dimensions, the most used first, each moved from -3 to 3 with the others held."""
-    variances = encoded(model)(state, first(split, 1000)).means.var(axis=0)
+    variances = encoded(model)(state, split.part(0, 1000)).means.var(axis=0)
     dimensions = np.argsort(-variances)[:rows]
     batch = split.head(1)
     z = mean(model.encode(state, batch))[0]
