@@ -7,9 +7,10 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
 from gen_jax.experiment import Experiment
+from gen_jax.models.contexts import Labels
 from gen_jax.models.likelihoods import DiscretizedLogistic
 from gen_jax.models.nets import ConvDecoder, ConvEncoder
-from gen_jax.models.vae import VAE, Labels
+from gen_jax.models.vae import VAE
 from gen_jax.optimizers import adamw
 
 

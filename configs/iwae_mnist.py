@@ -29,7 +29,7 @@ def config(
     hidden: int = 200,
     lr: float = 1e-3,
     batch: int = 100,
-    steps: int = 3000,
+    steps: int = 12_000,
     smoke: bool = False,
 ) -> Experiment:
     """Test log-likelihood from 5,000 importance samples; during training from the first thousand test images.
@@ -58,8 +58,8 @@ def config(
         transforms=[stochastically_binarised()],
         metrics=[elbo, iwae_5000, active_units],
         plots=[plots.samples, plots.reconstructions],
-        evaluate_every=1500,
-        plot_every=1500,
-        checkpoint_every=1500,
+        evaluate_every=3000,
+        plot_every=3000,
+        checkpoint_every=3000,
         validation="test[:1000]",
     )

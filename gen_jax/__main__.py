@@ -66,7 +66,7 @@ def _of_class(model, label: int, n: int) -> dict[str, Any]:
     """What a model conditioned on labels is given to draw n examples of one class."""
     import numpy as np
 
-    from gen_jax.models.vae import Labels
+    from gen_jax.models.contexts import Labels
 
     context = getattr(model, "context", None)
     if not isinstance(context, Labels):

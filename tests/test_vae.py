@@ -29,10 +29,11 @@ from gen_jax.evaluation.likelihood import Split
 from gen_jax.experiment import load
 from gen_jax.loop import fit
 from gen_jax.models import bounds, imputation, posteriors, priors
+from gen_jax.models.contexts import Labels, Vectors
 from gen_jax.models.hvae import HVAE
 from gen_jax.models.likelihoods import Bernoulli, BinnedLogistic, Categorical, DiscretizedLogistic, Gaussian
 from gen_jax.models.nets import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
-from gen_jax.models.vae import VAE, Labels, Vectors
+from gen_jax.models.vae import VAE
 from gen_jax.models.vqvae import VQVAE
 from gen_jax.run import Run
 
@@ -119,13 +120,13 @@ def test_impossible_likelihoods_are_refused():
 # Posteriors and priors
 
 
-class Affine:
+class Shift:
     """A flow: z -> z + shift, and the context's first number."""
 
-    def init(self, key, latent, context):
-        return jnp.full(latent, 2.0)
+    def init(self, key, x, context=None):
+        return jnp.full(x.shape[1:], 2.0)
 
-    def __call__(self, params, context):
+    def __call__(self, params, context=None):
         return distrax.Block(distrax.ScalarAffine(shift=params if context is None else params + context[..., :1]), 1)
 
 
@@ -158,7 +159,7 @@ def test_kl_in_closed_form_is_what_samples_say(q):
 
 
 def test_flows_move_posteriors_and_priors():
-    q = posteriors.Flowed(Affine())
+    q = posteriors.Flowed(Shift())
     outputs = jnp.zeros((1, 6))
     params = q.init(KEY, 3)
     z, log_q = posteriors.draw(q(outputs, params), KEY, 4)
@@ -168,7 +169,7 @@ def test_flows_move_posteriors_and_priors():
     np.testing.assert_allclose(posteriors.mean(q(outputs, params)), 2.0)
     batch = {"x": jnp.zeros((4, 2))}
     model = VAE(
-        MLP((), 4), MLP((), 2), Gaussian(), 2, prior=priors.Flowed(Affine()), posterior=posteriors.Flowed(Affine())
+        MLP((), 4), MLP((), 2), Gaussian(), 2, prior=priors.Flowed(Shift()), posterior=posteriors.Flowed(Shift())
     )
     state = started(model, batch)
     assert {"prior", "posterior"} <= set(state.params["vae"])

@@ -48,6 +48,8 @@ CATALOGUE = {
     "grid25": Row("synthetic", "Grid25", "twenty-five Gaussians on a grid"),
     "spirals": Row("synthetic", "Spirals", "two intertwined spirals"),
     "checkerboard": Row("synthetic", "Checkerboard", "uniform on the dark squares of a 4x4 board"),
+    "rings": Row("synthetic", "Rings", "two concentric circles"),
+    "banana": Row("synthetic", "Banana", "a bent normal, whose density is known"),
     "gaussian_hmm": Row("synthetic", "GaussianHmm", "sequences from a three-state Gaussian HMM"),
     "chorales": Row("sequences", "Chorales", "four voices through random chords, 88 keys"),
     "vowels": Row("sequences", "Vowels", "glides of three synthetic speakers, 12 coefficients"),

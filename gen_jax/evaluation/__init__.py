@@ -1,5 +1,6 @@
 """Metrics for every family of models."""
 
+from gen_jax.evaluation.flows import in_float64, invertibility, log_integral
 from gen_jax.evaluation.latents import active_units, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.evaluation.likelihood import (
     Estimate,
@@ -22,8 +23,10 @@ METRICS = (  # those that need nothing but the model
     "elbo",
     "iwae_50",
     "iwae_5000",
+    "invertibility",
     "kl_per_dimension",
     "latent_accuracy",
+    "log_integral",
     "log_likelihood",
     "log_likelihood_per_step",
     "reconstruction_error",

@@ -1,7 +1,8 @@
-"""Conditional samples p(x_missing | x_observed) from a model that encodes and decodes.
+"""Conditional samples p(x_missing | x_observed).
 
-The model has `encode(state, batch)`, `decode(state, z, batch)` by single values, and `prior_of(state)`. Where `mask` is
-True, x was observed; what x holds elsewhere is never looked at. Both methods are used as
+`importance` and `pseudo_gibbs` are for models that encode and decode: `encode(state, batch)`, `decode(state, z, batch)`
+by single values, and `prior_of(state)`. `in_order` and `latent_walk` are for flows: `of(state, batch)`. Where `mask` is
+True, x was observed; what x holds elsewhere is never looked at. All are used as
 `model.impute(state, batch, mask, key, n, method=pseudo_gibbs)`.
 """
 
@@ -120,3 +121,72 @@ def weighted(
 def _tiled(batch: Batch, n: int) -> Batch:
     """Every entry n times over: (n * B, ...)."""
     return jax.tree.map(lambda a: jnp.tile(a, (n, *[1] * (jnp.ndim(a) - 1))), dict(batch))
+
+
+def is_prefix(mask: Array) -> bool:
+    """Whether a first part of every example was observed; False where a mask is not known until a program runs."""
+    if isinstance(mask, jax.core.Tracer):
+        return False
+    flat = np.asarray(mask).reshape(len(mask), -1)
+    return bool(np.all(flat[:, :-1] >= flat[:, 1:]))
+
+
+def in_order(model: Any, state: State, batch: Batch, mask: Array, key: Array, n: int) -> Array:
+    """Exact draws from a flow that is triangular, with independent noise, where a first part of x was observed: the
+    noise of that part follows from it, and that of the rest is drawn."""
+    tiled = _tiled(batch, n)
+    x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
+    distribution = model.of(state, tiled)
+    seen = distribution.bijector.inverse(jnp.where(mask, x, 0.5))  # 0.5 lies in the support of every layer
+    noise = _noise(distribution, key, x)
+    drawn = distribution.bijector.forward(jnp.where(mask, seen, noise))
+    return jnp.where(mask, x, drawn).reshape(n, -1, *x.shape[1:])
+
+
+def latent_walk(
+    model: Any,
+    state: State,
+    batch: Batch,
+    mask: Array,
+    key: Array,
+    n: int,
+    steps: int = 2000,
+    width: float = 0.05,
+    reach: tuple[float, float] = (0.01, 1.0),
+) -> Array:
+    """Metropolis steps on the noise of a flow, of sizes between `reach` (Cannella et al. 2021, arXiv:2006.08686).
+
+    Each chain walks over complete examples y. Its stationary distribution is p(y_missing, x_observed) with, beside it,
+    a normal of standard deviation `width` about x_observed for y_observed: the missing part then follows
+    p(x_missing | x_observed) exactly, whatever the width, which only decides how fast chains mix.
+    """
+    tiled = _tiled(batch, n)
+    x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
+    distribution = model.of(state, tiled)
+
+    def weigh(z: Array) -> tuple[Array, Array]:
+        y, log_det = distribution.bijector.forward_and_log_det(z)
+        near = jnp.where(mask, -0.5 * ((y - x) / width) ** 2, 0.0)
+        log_target = distribution.log_prob(jnp.where(mask, x, y)) + of_each_example(near) + log_det
+        return y, jnp.where(jnp.isfinite(log_target), log_target, -jnp.inf)
+
+    def step(carry, i):
+        z, y, log_target = carry
+        low, high = reach
+        size = low * (high / low) ** jax.random.uniform(fold(key, "size", i), (len(z), *[1] * (z.ndim - 1)))
+        new = z + size * jax.random.normal(fold(key, "step", i), z.shape)
+        new_y, log_new = weigh(new)
+        accept = jnp.log(jax.random.uniform(fold(key, "accept", i), (len(z),))) < log_new - log_target
+        chosen = accept.reshape(-1, *[1] * (z.ndim - 1))
+        return (jnp.where(chosen, new, z), jnp.where(chosen, new_y, y), jnp.where(accept, log_new, log_target)), None
+
+    guess = distribution.bijector.forward(_noise(distribution, key, x))
+    z = distribution.bijector.inverse(jnp.where(mask, x, guess))
+    (_, y, _), _ = lax.scan(step, (z, *weigh(z)), jnp.arange(steps))
+    return jnp.where(mask, x, y).reshape(n, -1, *x.shape[1:])
+
+
+def _noise(distribution: Any, key: Array, x: Array) -> Array:
+    """Noise of a flow's base for every example of x, whether the base has a batch of its own or not."""
+    base = distribution.distribution
+    return base.sample(seed=fold(key, "noise"), sample_shape=() if base.batch_shape else (len(x),))

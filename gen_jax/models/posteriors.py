@@ -1,28 +1,20 @@
-"""q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them.
-
-A flow is anything with `init(key, latent, context) -> params` and `__call__(params, context) -> distrax.Bijector` over
-vectors (latent,); `context` is how many numbers of x the flow is told, and then those numbers (B, context) or None.
-"""
+"""q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import distrax
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import PyTree, fold
+from gen_jax.models.bijections.layer import Layer
 from gen_jax.models.covariances import Triangular
 
-
-class Flow(Protocol):
-    """A learned bijection of vectors (latent,)."""
-
-    def init(self, key: Array, latent: int, context: int) -> PyTree: ...
-
-    def __call__(self, params: PyTree, context: Array | None) -> distrax.Bijector: ...
+NOISE = 256  # examples of noise that flows are made from
 
 
 @dataclass(frozen=True)
@@ -63,13 +55,13 @@ class FullCovariance:
 
 @dataclass(frozen=True)
 class Flowed:
-    """Samples of another posterior moved through a flow (Rezende & Mohamed 2015).
+    """Samples of another posterior moved through a bijection (Rezende & Mohamed 2015), see `gen_jax.models.bijections`.
 
     context: how many more outputs of the encoder the flow is told, as inverse autoregressive flows are (Kingma et al.
     2016, algorithm 1). Training needs the flow's forward direction only.
     """
 
-    flow: Flow
+    flow: Layer
     base: Any = Diagonal()
     context: int = 0
 
@@ -77,7 +69,9 @@ class Flowed:
         return self.base.outputs(latent) + self.context
 
     def init(self, key: Array, latent: int) -> PyTree:
-        return {"flow": self.flow.init(fold(key, "flow"), latent, self.context)}
+        noise = jax.random.normal(fold(key, "noise"), (NOISE, latent))
+        context = jnp.zeros((NOISE, self.context)) if self.context else None
+        return {"flow": self.flow.init(fold(key, "flow"), noise, context)}
 
     def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
         ours = outputs.shape[-1] - self.context

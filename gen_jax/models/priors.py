@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import PyTree
-from gen_jax.models.posteriors import Flow
+from gen_jax.models.bijections.layer import Layer
+from gen_jax.models.posteriors import NOISE
 
 Posterior = Callable[[Array], distrax.Distribution]
 
@@ -74,12 +75,12 @@ class VampPrior:
 
 @dataclass(frozen=True)
 class Flowed:
-    """N(0, I) moved through a learned flow."""
+    """N(0, I) moved through a bijection, see `gen_jax.models.bijections`."""
 
-    flow: Flow
+    flow: Layer
 
     def init(self, key: Array, latent: int, x: Array) -> PyTree:
-        return {"flow": self.flow.init(key, latent, 0)}
+        return {"flow": self.flow.init(key, jax.random.normal(key, (NOISE, latent)))}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
         base = distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))

@@ -9,67 +9,16 @@ from typing import Any
 
 import distrax
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
 from gen_jax.models import imputation
 from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
+from gen_jax.models.contexts import Context
 from gen_jax.models.likelihoods import check_outputs, of_each_example
 from gen_jax.models.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.priors import StandardNormal, VampPrior
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A context: the one-hot class of each example, from an entry of the batch."""
-
-    classes: int
-    entry: str = "label"
-
-    @property
-    def size(self) -> int:
-        return self.classes
-
-    def __call__(self, batch: Batch) -> Array:
-        return jax.nn.one_hot(batch[self.entry], self.classes)
-
-    def outside(self, batch: Batch) -> str:
-        if self.entry not in batch:
-            return _absent(self.entry, batch)
-        low, high = batch[self.entry].min(), batch[self.entry].max()
-        if low < 0 or high >= self.classes:
-            return f'"{self.entry}" goes from {low} to {high}, but the model has {self.classes} classes, from 0'
-        return ""
-
-    def example(self, n: int) -> Batch:
-        """What samples are drawn for where nothing else is said: every class in turn."""
-        return {self.entry: jnp.arange(n) % self.classes}
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """A context: vectors (B, size), an entry of the batch as it is."""
-
-    size: int
-    entry: str = "context"
-
-    def __call__(self, batch: Batch) -> Array:
-        return batch[self.entry].astype(jnp.float32)
-
-    def outside(self, batch: Batch) -> str:
-        if self.entry not in batch:
-            return _absent(self.entry, batch)
-        shape = batch[self.entry].shape[1:]
-        return "" if shape == (self.size,) else f'"{self.entry}" has shape {shape}, but the model takes ({self.size},)'
-
-    def example(self, n: int) -> Batch:
-        return {self.entry: jnp.zeros((n, self.size))}
-
-
-def _absent(entry: str, batch: Batch) -> str:
-    return f'there is no entry "{entry}" to condition on; there are {", ".join(batch)}'
 
 
 @dataclass(frozen=True)
@@ -81,8 +30,8 @@ class VAE(Bounded):
     beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it; `elbo` always has 1.
     prior, posterior: see `gen_jax.models.priors` and `posteriors`.
     bound, samples: what training maximises, see `gen_jax.models.bounds`, and from how many samples of z.
-    context: what x is conditioned on (Sohn, Lee & Yan 2015): `Labels` or `Vectors`. The encoder then takes a second
-    argument (B, context.size), the decoder a longer vector (B, latent + context.size).
+    context: what x is conditioned on (Sohn, Lee & Yan 2015), of `gen_jax.models.contexts`. The encoder then takes a
+    second argument (B, context.size), the decoder a longer vector (B, latent + context.size).
     """
 
     encoder: nn.Module
@@ -94,7 +43,7 @@ class VAE(Bounded):
     posterior: Any = Diagonal()
     bound: BoundFunction = elbo
     samples: int = 1
-    context: Any = None
+    context: Context | None = None
 
     def __post_init__(self):
         if self.latent < 1:
@@ -105,7 +54,9 @@ class VAE(Bounded):
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalise(batch["x"][:1])
-        context = self._context({name: a[:1] for name, a in batch.items()} if self.context else {})
+        one = {name: a[:1] for name, a in batch.items()} if self.context else {}
+        told = {"context": self.context.init(fold(key, "context"), one)} if self.context else {}
+        context = self._context(told, one)
         outputs, encoder = self.encoder.init_with_output(fold(key, "encoder"), x, *context)
         expected = (1, self.posterior.outputs(self.latent))
         if outputs.shape != expected:
@@ -116,7 +67,7 @@ class VAE(Bounded):
         z = jnp.concatenate([jnp.zeros((1, self.latent)), *context], axis=-1)
         made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z)
         check_outputs(self.likelihood, x, made)
-        own = {
+        own = told | {
             "likelihood": self.likelihood.init(),
             "posterior": self.posterior.init(fold(key, "posterior"), self.latent),
             "prior": self.prior.init(fold(key, "prior"), self.latent, x),
@@ -128,9 +79,9 @@ class VAE(Bounded):
         """What of some data this model cannot explain, in words; "" if it can."""
         return super().outside(batch) or (self.context.outside(batch) if self.context else "")
 
-    def _context(self, batch: Batch, samples: int = 1) -> list[Array]:
+    def _context(self, params: PyTree, batch: Batch, samples: int = 1) -> list[Array]:
         """[(samples * B, size)] the context of a batch, or nothing."""
-        return [jnp.tile(self.context(batch), (samples, 1))] if self.context else []
+        return [jnp.tile(self.context(batch, params.get("context")), (samples, 1))] if self.context else []
 
     def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
         """q(z | x), of data as the encoder sees it."""
@@ -147,22 +98,24 @@ class VAE(Bounded):
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
         x = batch["x"]
-        posterior = self._posterior(params, self.likelihood.normalise(x), *self._context(batch))
+        posterior = self._posterior(params, self.likelihood.normalise(x), *self._context(params, batch))
         prior = self._prior(params)
         z, log_posterior = draw(posterior, key, samples)
-        pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(batch, samples))
+        pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(params, batch, samples))
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
         log_likelihood = of_each_example(log_likelihood).reshape(samples, len(x))
         return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
 
     def encode(self, state: State, batch: Batch) -> distrax.Distribution:
         """q(z | x)."""
-        return self._posterior(weights(state, "vae"), self.likelihood.normalise(batch["x"]), *self._context(batch))
+        params = weights(state, "vae")
+        return self._posterior(params, self.likelihood.normalise(batch["x"]), *self._context(params, batch))
 
     def decode(self, state: State, z: Array, given: Batch | None = None) -> distrax.Distribution:
         """p(x | z) of (n, latent), by single values of x; `given` holds the context, by default every class in turn."""
         given = given if given or not self.context else self.context.example(len(z))
-        return self._likelihood(weights(state, "vae"), z, *self._context(given))
+        params = weights(state, "vae")
+        return self._likelihood(params, z, *self._context(params, given))
 
     def prior_of(self, state: State) -> distrax.Distribution:
         """p(z)."""

@@ -5,5 +5,6 @@ Matplotlib is imported when the first picture is drawn, and without a window sys
 
 from gen_jax.plots.chains import rolls, state_sequence, states
 from gen_jax.plots.figures import Draw, density, learning_curves, reconstructions, samples, scatter, show, tiled
+from gen_jax.plots.flows import flow_density, latent_space, temperatures, warped_grid
 from gen_jax.plots.latents import imputations, interpolations, latent_scatter, latent_usage, manifold, traversals
 from gen_jax.plots.mixtures import components, restarts

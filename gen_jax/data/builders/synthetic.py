@@ -86,6 +86,27 @@ class Checkerboard(Plane):
         return 2 * np.stack([column, row], axis=1) - 4 + 2 * rng.uniform(size=(n, 2)), labels
 
 
+class Rings(Plane):
+    """Two concentric circles of radius 1 and 2 with noise 0.08."""
+
+    CLASSES = 2
+
+    def points(self, rng, n):
+        labels = rng.integers(2, size=n)
+        angle = 2 * np.pi * rng.uniform(size=n)
+        circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return (1 + labels)[:, None] * circle + 0.08 * rng.normal(size=(n, 2)), labels
+
+
+class Banana(Plane):
+    """A bent normal: x ~ N(0, 1) and y ~ N(x^2 / 2 - 1, 0.3^2); see `gen_jax.data.densities.banana`."""
+
+    def points(self, rng, n):
+        x = rng.normal(size=n)
+        y = 0.5 * x**2 - 1 + 0.3 * rng.normal(size=n)
+        return np.stack([x, y], axis=1), np.zeros(n, int)
+
+
 class GaussianHmm(ArrayBuilder):
     """Sequences of 100 points in the plane from a hidden Markov model with three states: 200 / 50 / 50.
 

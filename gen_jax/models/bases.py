@@ -1,0 +1,101 @@
+"""Bases: the noise that flows begin with, as distributions of events of one shape.
+
+A base makes its parameters from a key, and from them a distrax distribution with the batch axes asked for.
+`independent` says that all values of an event are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import PyTree
+
+
+class Base:
+    """Noise of events with the shape `shape`."""
+
+    shape: tuple[int, ...]
+    independent = True
+
+    def init(self, key: Array) -> PyTree:
+        return {}
+
+    def __call__(self, params: PyTree, batch: tuple[int, ...] = ()) -> distrax.Distribution:
+        raise NotImplementedError
+
+    def _check(self):
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"a base needs the shape of one example, such as (2,), got {self.shape}")
+
+
+@dataclass(frozen=True)
+class Normal(Base):
+    """Independent standard normals; with `learned`, of means and scales that training moves."""
+
+    shape: tuple[int, ...]
+    learned: bool = False
+
+    def __post_init__(self):
+        self._check()
+
+    def init(self, key):
+        return {"mean": jnp.zeros(self.shape), "log_std": jnp.zeros(self.shape)} if self.learned else {}
+
+    def __call__(self, params, batch=()):
+        shape = (*batch, *self.shape)
+        mean = params["mean"] if self.learned else 0.0
+        std = jnp.exp(params["log_std"]) if self.learned else 1.0
+        normals = distrax.Normal(jnp.broadcast_to(mean, shape), jnp.broadcast_to(std, shape))
+        return distrax.Independent(normals, len(self.shape))
+
+
+@dataclass(frozen=True)
+class Mixture(Base):
+    """A learned mixture of independent normals."""
+
+    shape: tuple[int, ...]
+    components: int = 10
+    independent = False
+
+    def __post_init__(self):
+        self._check()
+        if self.components < 1:
+            raise ValueError(f"a mixture needs at least one component, got {self.components}")
+
+    def init(self, key):
+        means = jax.random.normal(key, (self.components, *self.shape))
+        return {"logits": jnp.zeros(self.components), "means": means, "log_stds": jnp.zeros(means.shape)}
+
+    def __call__(self, params, batch=()):
+        of_each = lambda a: jnp.broadcast_to(a, (*batch, *a.shape))
+        normals = distrax.Normal(of_each(params["means"]), of_each(jnp.exp(params["log_stds"])))
+        components = distrax.Independent(normals, len(self.shape))
+        return distrax.MixtureSameFamily(distrax.Categorical(logits=of_each(params["logits"])), components)
+
+
+@dataclass(frozen=True)
+class StudentT(Base):
+    """Independent Student-t's, whose degrees of freedom training moves: for data with heavy tails."""
+
+    shape: tuple[int, ...]
+    degrees: float = 5.0
+
+    def __post_init__(self):
+        self._check()
+        if not self.degrees > 1:
+            raise ValueError(f"degrees of freedom must be above 1, got {self.degrees}")
+
+    def init(self, key):
+        return {"log_degrees": jnp.full(self.shape, jnp.log(self.degrees - 1))}
+
+    def __call__(self, params, batch=()):
+        from tensorflow_probability.substrates.jax import distributions as tfd
+
+        degrees = 1 + jnp.exp(params["log_degrees"])  # above 1: the mean is there
+        one = jnp.ones((*batch, *self.shape), degrees.dtype)
+        return distrax.Independent(tfd.StudentT(degrees * one, 0 * one, one), len(self.shape))

@@ -1,0 +1,19 @@
+"""Bijections: what normalizing flows are made of. Each is a `Layer`; forward maps noise to data."""
+
+from gen_jax.models.bijections.autoregressive import MaskedAutoregressive
+from gen_jax.models.bijections.conditioners import Convolutional, Dense, Masked
+from gen_jax.models.bijections.continuous import Continuous, Field
+from gen_jax.models.bijections.coupling import Checkerboard, Coupling
+from gen_jax.models.bijections.elementwise import (
+    Affine,
+    Elementwise,
+    RationalQuadraticSpline,
+    Scalar,
+    Softplus,
+    Squash,
+    SumOfSigmoids,
+)
+from gen_jax.models.bijections.images import Half, Squeezed, glow, realnvp
+from gen_jax.models.bijections.layer import Chain, Flattened, Inverted, Layer, Stack
+from gen_jax.models.bijections.linear import ActNorm, Linear, Permutation, Reverse, Standardise
+from gen_jax.models.bijections.planar import Planar, Radial

@@ -1,0 +1,52 @@
+"""Autoregressive layers: every value is moved by what the values before it say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.models.bijections.conditioners import Masked
+from gen_jax.models.bijections.coupling import groups
+from gen_jax.models.bijections.elementwise import Affine, Transformer
+from gen_jax.models.bijections.layer import Layer, summed
+
+
+@dataclass(frozen=True)
+class MaskedAutoregressive(Layer):
+    """MAF (Papamakarios et al. 2017, arXiv:1705.07057): densities of vectors (B, D) in one pass, samples in D.
+
+    `Inverted(MaskedAutoregressive())` is IAF (Kingma et al. 2016, arXiv:1606.04934): samples in one pass.
+    """
+
+    transformer: Transformer = Affine()
+    hidden: Sequence[int] = (64, 64)
+    activation: Callable[[Array], Array] = nn.relu
+    triangular = True
+
+    def init(self, key, x, context=None):
+        if x.ndim != 2:
+            raise ValueError(f"an autoregressive layer takes vectors, got {x.shape[1:]}: put it in Flattened")
+        return self._module.init(key, x, context)["params"]
+
+    def inverse(self, params, x, context=None):
+        z, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
+        return z, summed(log_slopes)
+
+    def forward(self, params, z, context=None):
+        def next_value(_: int, x: Array) -> Array:
+            return self.transformer.inverse(self._raw(params, x, context), z)[0]
+
+        x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
+        _, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
+        return x, -summed(log_slopes)
+
+    @property
+    def _module(self) -> nn.Module:
+        return Masked(self.transformer.outputs, self.hidden, self.activation)
+
+    def _raw(self, params, x, context) -> list[Array]:
+        return groups(self._module.apply({"params": params}, x, context), self.transformer.outputs)

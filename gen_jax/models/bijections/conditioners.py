@@ -1,0 +1,90 @@
+"""The networks that tell transformers their parameters. Their last layers begin at 0, and flows as the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.models.convolutions import Conv
+
+ZEROS = nn.initializers.zeros
+
+
+class Dense(nn.Module):
+    """Dense layers on vectors (B, D), beside a context (B, C). -> (B, outputs)"""
+
+    outputs: int
+    hidden: Sequence[int] = (64, 64)
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None) -> Array:
+        x = x if context is None else jnp.concatenate([x, context], axis=-1)
+        for width in self.hidden:
+            x = self.activation(nn.Dense(width)(x))
+        return nn.Dense(self.outputs, kernel_init=ZEROS)(x)
+
+
+class Convolutional(nn.Module):
+    """Residual blocks on images (B, H, W, C), with a context (B, C) beside the features of every pixel.
+    -> (B, H, W, outputs)"""
+
+    outputs: int
+    width: int = 64
+    blocks: int = 2
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array, context: Array | None = None) -> Array:
+        conv = partial(Conv, dtype=x_BHWC.dtype)
+        h = conv(self.width)(x_BHWC)
+        for _ in range(self.blocks):
+            inner = conv(self.width)(nn.relu(h))
+            if context is not None:
+                inner = inner + nn.Dense(self.width)(context)[:, None, None, :]
+            h = h + conv(self.width, (1, 1))(nn.relu(inner))
+        return conv(self.outputs, kernel_init=ZEROS)(nn.relu(h))
+
+
+class Masked(nn.Module):
+    """Dense layers of which output i of each group sees only the inputs before i (MADE, Germain et al. 2015).
+    (B, D) and a context (B, C), which all outputs see -> (B, groups * D)"""
+
+    groups: int
+    hidden: Sequence[int] = (64, 64)
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array | None = None) -> Array:
+        size = x.shape[-1]
+        seen = np.arange(1, size + 1)  # the inputs that a unit has seen are those up to its number
+        for i, width in enumerate(self.hidden):
+            units = 1 + np.arange(width) * (size - 1) // width if size > 1 else np.zeros(width, int)
+            x = _masked(x, width, units >= seen[:, None], f"hidden_{i}")
+            if context is not None:
+                x = x + nn.Dense(width, use_bias=False, name=f"context_{i}")(context)
+            x, seen = self.activation(x), units
+        outputs = np.tile(np.arange(1, size + 1), self.groups)
+        x = _masked(x, len(outputs), outputs > seen[:, None], "outputs", ZEROS)
+        return x if context is None else x + nn.Dense(len(outputs), False, kernel_init=ZEROS, name="context")(context)
+
+
+class _MaskedDense(nn.Module):
+    """A dense layer of whose kernel only some entries count."""
+
+    mask: np.ndarray
+    kernel_init: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, self.mask.shape)
+        bias = self.param("bias", ZEROS, self.mask.shape[1:])
+        return x @ jnp.where(self.mask, kernel, 0) + bias
+
+
+def _masked(x: Array, width: int, mask: np.ndarray, name: str, kernel_init=nn.initializers.lecun_normal()) -> Array:
+    return _MaskedDense(mask, kernel_init, name=name)(x)

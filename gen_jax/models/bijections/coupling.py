@@ -1,0 +1,88 @@
+"""Couplings: some values stay, and tell a network how the others move (Dinh et al. 2017, arXiv:1605.08803)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gen_jax.models.bijections.conditioners import Dense
+from gen_jax.models.bijections.elementwise import Affine, Transformer
+from gen_jax.models.bijections.layer import Layer, summed
+
+Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
+
+
+@dataclass(frozen=True)
+class Coupling(Layer):
+    """The first half of the last axis stays and moves the second half; of an odd number, the smaller part stays."""
+
+    transformer: Transformer = Affine()
+    network: Network = Dense
+
+    def init(self, key, x, context=None):
+        if x.shape[-1] < 2:
+            raise ValueError("a coupling needs at least 2 dimensions: use an autoregressive or an elementwise layer")
+        kept, moved = self._halves(x)
+        return self._module(moved).init(key, kept, *_given(context))["params"]
+
+    def forward(self, params, z, context=None):
+        return self._map(self.transformer.inverse, params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self._map(self.transformer.forward, params, x, context)
+
+    def _map(self, f, params, x, context):
+        kept, moved = self._halves(x)
+        raw = self._module(moved).apply({"params": params}, kept, *_given(context))
+        moved, log_slopes = f(groups(raw, self.transformer.outputs), moved)
+        return jnp.concatenate([kept, moved], axis=-1), summed(log_slopes)
+
+    def _module(self, moved: Array) -> nn.Module:
+        return self.network(self.transformer.outputs * moved.shape[-1])
+
+    def _halves(self, x: Array) -> list[Array]:
+        size = x.shape[-1]
+        return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
+
+
+@dataclass(frozen=True)
+class Checkerboard(Layer):
+    """Of an image (B, H, W, C) the pixels of one colour stay and move those of the other; `odd` is the other colour."""
+
+    network: Network
+    transformer: Transformer = Affine()
+    odd: bool = False
+
+    def init(self, key, x, context=None):
+        if x.ndim != 4:
+            raise ValueError(f"a checkerboard needs images (B, H, W, C), got {x.shape}")
+        return self._module(x).init(key, x, *_given(context))["params"]
+
+    def forward(self, params, z, context=None):
+        return self._map(self.transformer.inverse, params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self._map(self.transformer.forward, params, x, context)
+
+    def _map(self, f, params, x, context):
+        moves = ((np.indices(x.shape[1:3]).sum(axis=0) + self.odd) % 2 == 1)[None, :, :, None]
+        raw = self._module(x).apply({"params": params}, jnp.where(moves, 0, x), *_given(context))
+        y, log_slopes = f(groups(raw, self.transformer.outputs), x)
+        return jnp.where(moves, y, x), summed(jnp.where(moves, log_slopes, 0))
+
+    def _module(self, x: Array) -> nn.Module:
+        return self.network(self.transformer.outputs * x.shape[-1])
+
+
+def groups(raw: Array, n: int) -> list[Array]:
+    """(..., n * size) -> n arrays (..., size): a split, whose gradient is a concatenation, not a sum."""
+    return lax.split(raw, [raw.shape[-1] // n] * n, axis=raw.ndim - 1)
+
+
+def _given(context: Array | None) -> tuple[Array, ...]:
+    return () if context is None else (context,)

@@ -1,0 +1,257 @@
+"""Increasing maps of single numbers: transformers, whose parameters networks give, and fixed ones.
+
+A transformer maps values of any shape by `outputs` parameters per value, a list of arrays shaped like the values. With
+all parameters 0 it is the identity. `forward` is the direction that is fast, and `log_slopes` have the values' shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.models.bijections.layer import Layer, solve, summed
+
+
+class Transformer(Protocol):
+    """An increasing map of numbers."""
+
+    outputs: int
+
+    def forward(self, params: Sequence[Array], x: Array) -> tuple[Array, Array]:
+        """Values and log-slopes."""
+
+    def inverse(self, params: Sequence[Array], y: Array) -> tuple[Array, Array]:
+        """Values and the log-slopes of the inverse."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x e^s + t, where s stays within `bound` (Dinh et al. 2017, arXiv:1605.08803, eq. 7)."""
+
+    bound: float = 3.0
+    outputs = 2
+
+    def forward(self, params, x):
+        log_scale, shift = self._of(params)
+        return x * jnp.exp(log_scale) + shift, log_scale
+
+    def inverse(self, params, y):
+        log_scale, shift = self._of(params)
+        return (y - shift) * jnp.exp(-log_scale), -log_scale
+
+    def _of(self, params):
+        return self.bound * jnp.tanh(params[0] / self.bound), params[1]
+
+
+@dataclass(frozen=True)
+class RationalQuadraticSpline:
+    """A monotone spline on [-interval, interval], the identity outside (Durkan et al. 2019, arXiv:1906.04032).
+
+    bins: pieces of the spline. min_bin: the least width and height of one, as a share of the interval; min_slope: at a
+    knot. Both are what keeps the spline invertible in float32.
+    """
+
+    bins: int = 8
+    interval: float = 4.0
+    min_bin: float = 1e-2
+    min_slope: float = 1e-2
+
+    def __post_init__(self):
+        if self.bins < 2 or self.bins * self.min_bin >= 1 or not self.interval > 0:
+            raise ValueError(
+                "a spline needs at least 2 bins, bins * min_bin below 1 and an interval above 0, "
+                f"got bins={self.bins}, min_bin={self.min_bin}, interval={self.interval}"
+            )
+
+    @property
+    def outputs(self) -> int:
+        return 3 * self.bins - 1
+
+    def forward(self, params, x):
+        inside = jnp.abs(x) < self.interval
+        safe = jnp.where(inside, x, 0.0)  # the other branch must have finite gradients too
+        (left, width), (bottom, height), (low, high) = self._bin(params, safe, 0)
+        y, log_slope = _up(safe, left, width, bottom, height, low, high)
+        return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0.0)
+
+    def inverse(self, params, y):
+        inside = jnp.abs(y) < self.interval
+        safe = jnp.where(inside, y, 0.0)
+        (left, width), (bottom, height), (low, high) = self._bin(params, safe, 1)
+        x = _down(safe, left, width, bottom, height, low, high)
+        log_slope = _up(x, left, width, bottom, height, low, high)[1]
+        return jnp.where(inside, x, y), jnp.where(inside, -log_slope, 0.0)
+
+    def _bin(self, params: Sequence[Array], value: Array, side: int):
+        """(left edge, width), (bottom, height) and (left slope, right slope) of the bin where a value lies.
+
+        Found by comparisons with one knot after the other: a single loop over the values, where a search and a gather
+        would take many. side: 0 for the edges of x, 1 for those of y.
+        """
+        k = self.bins
+        sizes = self._sizes(params[:k]), self._sizes(params[k : 2 * k])
+        one = np.log(np.expm1(1 - self.min_slope))
+        slopes = [self.min_slope + jax.nn.softplus(p + one) for p in params[2 * k :]]
+        ends = jnp.ones_like(value)
+        slopes = [ends, *slopes, ends]
+        edges = [jnp.full_like(value, -self.interval)] * 2
+        found = [[edges[0], sizes[0][0]], [edges[1], sizes[1][0]], [slopes[0], slopes[1]]]
+        for i in range(1, k):
+            edges = [edge + size[i - 1] for edge, size in zip(edges, sizes)]
+            beyond = value >= edges[side]
+            new = [[edges[0], sizes[0][i]], [edges[1], sizes[1][i]], [slopes[i], slopes[i + 1]]]
+            found = [[jnp.where(beyond, n, f) for n, f in zip(*pair)] for pair in zip(new, found)]
+        return found
+
+    def _sizes(self, raw: Sequence[Array]) -> list[Array]:
+        """Widths of bins that add to the interval."""
+        top = raw[0]
+        for p in raw[1:]:
+            top = jnp.maximum(top, p)
+        parts = [jnp.exp(p - jax.lax.stop_gradient(top)) for p in raw]
+        share = (1 - self.bins * self.min_bin) / sum(parts[1:], parts[0])
+        return [2 * self.interval * (self.min_bin + part * share) for part in parts]
+
+
+def _up(x: Array, left, width, bottom, height, low, high) -> tuple[Array, Array]:
+    """Values and log-slopes of a rational quadratic on one bin (eqs. 4 and 5)."""
+    slope = height / width
+    at = jnp.clip((x - left) / width, 0.0, 1.0)
+    rest = at * (1 - at)
+    below = slope + (low + high - 2 * slope) * rest
+    y = bottom + height * (slope * at**2 + low * rest) / below
+    above = high * at**2 + 2 * slope * rest + low * (1 - at) ** 2
+    return y, jnp.log(above) + 2 * (jnp.log(slope) - jnp.log(below))
+
+
+def _down(y: Array, left, width, bottom, height, low, high) -> Array:
+    """Where the rational quadratic is y: the root of a quadratic that lies in the bin (eqs. 6 to 8)."""
+    slope = height / width
+    up = jnp.clip(y - bottom, 0.0, height)
+    bend = up * (low + high - 2 * slope)
+    a, b, c = height * (slope - low) + bend, height * low - bend, -slope * up
+    root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0) + jnp.finfo(y.dtype).tiny)
+    return left + width * jnp.clip(2 * c / (-b - root), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class SumOfSigmoids:
+    """The logit of a weighted sum of `terms` sigmoids (Huang et al. 2018, arXiv:1804.00779, eq. 8)."""
+
+    terms: int = 8
+
+    def __post_init__(self):
+        if self.terms < 1:
+            raise ValueError(f"terms must be at least 1, got {self.terms}")
+
+    @property
+    def outputs(self) -> int:
+        return 3 * self.terms
+
+    def forward(self, params, x):
+        log_weights, log_scales, shifts = self._of(params)
+        inner = x * jnp.exp(log_scales) + shifts
+        low, high = jax.nn.log_sigmoid(inner), jax.nn.log_sigmoid(-inner)
+        log_p, log_q = (jax.nn.logsumexp(log_weights + part, axis=0) for part in (low, high))
+        log_slope = jax.nn.logsumexp(log_weights + log_scales + low + high, axis=0) - log_p - log_q
+        return log_p - log_q, log_slope
+
+    def inverse(self, params, y):
+        _, log_scales, shifts = self._of(params)
+        each = (y - shifts) * jnp.exp(-log_scales)  # where each sigmoid by itself would be y: the sum's lies between
+        x = solve(lambda x: self.forward(params, x), y, each.min(axis=0), each.max(axis=0))
+        return x, -self.forward(params, x)[1]
+
+    def _of(self, params):
+        raw = jnp.stack(list(params)).reshape(3, self.terms, *params[0].shape)
+        return jax.nn.log_softmax(raw[0], axis=0), 3 * jnp.tanh(raw[1] / 3), raw[2]
+
+
+@dataclass(frozen=True)
+class Elementwise(Layer):
+    """Every value by a transformer with learned parameters of its own."""
+
+    transformer: Transformer = SumOfSigmoids()
+    scale: float = 0.1
+    triangular = True
+
+    def init(self, key, x, context=None):
+        return {"raw": self.scale * jax.random.normal(key, (self.transformer.outputs, *x.shape[1:]), x.dtype)}
+
+    def forward(self, params, z, context=None):
+        x, log_slopes = self.transformer.inverse(self._of(params, z), z)
+        return x, summed(log_slopes)
+
+    def inverse(self, params, x, context=None):
+        z, log_slopes = self.transformer.forward(self._of(params, x), x)
+        return z, summed(log_slopes)
+
+    def _of(self, params, x):
+        return [jnp.broadcast_to(p, x.shape) for p in params["raw"]]
+
+
+@dataclass(frozen=True)
+class Scalar(Layer):
+    """Every value by a fixed bijector of distrax, e.g. `Scalar(distrax.Tanh())`.
+
+    support: what data must lie in, where that is not everything.
+    """
+
+    bijector: distrax.Bijector
+    support: tuple[float, float] | None = None
+    triangular = True
+
+    def forward(self, params, z, context=None):
+        x, log_slopes = self.bijector.forward_and_log_det(z)
+        return x, summed(log_slopes)
+
+    def inverse(self, params, x, context=None):
+        z, log_slopes = self.bijector.inverse_and_log_det(x)
+        return z, summed(log_slopes)
+
+
+@dataclass(frozen=True)
+class Softplus(Layer):
+    """Data above 0, log(1 + e^z)."""
+
+    support = (0.0, float("inf"))
+    triangular = True
+
+    def forward(self, params, z, context=None):
+        return jax.nn.softplus(z), summed(jax.nn.log_sigmoid(z))
+
+    def inverse(self, params, x, context=None):
+        z = x + jnp.log(-jnp.expm1(-x))
+        return z, -summed(jax.nn.log_sigmoid(z))
+
+
+@dataclass(frozen=True)
+class Squash(Layer):
+    """Data in [0, 1], whose noise is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1)."""
+
+    alpha: float = 0.05
+    support = (0.0, 1.0)
+    triangular = True
+
+    def __post_init__(self):
+        if not 0 <= self.alpha < 0.5:
+            raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}")
+
+    def forward(self, params, z, context=None):
+        return (jax.nn.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -summed(self._log_slopes(z))
+
+    def inverse(self, params, x, context=None):
+        inner = self.alpha + (1 - 2 * self.alpha) * x
+        z = jnp.log(inner) - jnp.log1p(-inner)
+        return z, summed(self._log_slopes(z))
+
+    def _log_slopes(self, z: Array) -> Array:
+        """Of the inverse, by its value."""
+        return np.log1p(-2 * self.alpha) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)

@@ -1,0 +1,97 @@
+"""Layers of images (B, H, W, C): pixels to channels, channels that leave early, and Glow and RealNVP made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import PyTree
+from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network
+from gen_jax.models.bijections.elementwise import Affine, Transformer
+from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack
+from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
+
+
+@dataclass(frozen=True)
+class Squeezed(Layer):
+    """A layer at half the resolution, where 2x2 pixels are one with four times the channels."""
+
+    layer: Layer
+
+    def init(self, key, x, context=None):
+        if x.ndim != 4 or x.shape[1] % 2 or x.shape[2] % 2:
+            raise ValueError(f"images {x.shape[1:]} cannot be halved: height and width must be even at every level")
+        return self.layer.init(key, squeeze(x), context)
+
+    def forward(self, params, z, context=None):
+        x, log_det = self.layer.forward(params, squeeze(z), context)
+        return unsqueeze(x), log_det
+
+    def inverse(self, params, x, context=None):
+        z, log_det = self.layer.inverse(params, squeeze(x), context)
+        return unsqueeze(z), log_det
+
+
+def squeeze(x_BHWC: Array) -> Array:
+    """(B, H, W, C) -> (B, H / 2, W / 2, 4 C)."""
+    batch, height, width, channels = x_BHWC.shape
+    x = x_BHWC.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def unsqueeze(x_BHWC: Array) -> Array:
+    """(B, H, W, 4 C) -> (B, 2 H, 2 W, C)."""
+    batch, height, width, channels = x_BHWC.shape
+    x = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+@dataclass(frozen=True)
+class Half(Layer):
+    """A layer for the first half of the channels; the others are noise already (Dinh et al. 2017, section 3.6)."""
+
+    layer: Layer
+
+    def init(self, key, x, context=None):
+        return self.layer.init(key, _halves(x)[0], context)
+
+    def forward(self, params, z, context=None):
+        return self._of_half(self.layer.forward, params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self._of_half(self.layer.inverse, params, x, context)
+
+    def _of_half(self, f, params: PyTree, x: Array, context: Array | None) -> Mapped:
+        deeper, done = _halves(x)
+        deeper, log_det = f(params, deeper, context)
+        return jnp.concatenate([deeper, done], axis=-1), log_det
+
+
+def _halves(x: Array) -> list[Array]:
+    size = x.shape[-1]
+    return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
+
+
+def multi_scale(steps: list[Layer], network: Network) -> Layer:
+    """Layers for every level, fine to coarse: after each, half of the channels leave as noise whose mean and scale the
+    other half tells."""
+    layer = None
+    for step in reversed(steps):
+        layer = Squeezed(Chain([Half(layer), Coupling(Affine(), network), step] if layer else [step]))
+    return layer
+
+
+def glow(levels: int, depth: int, network: Network, transformer: Transformer = Affine()) -> Layer:
+    """Glow (Kingma & Dhariwal 2018, arXiv:1807.03039): `depth` steps at each of `levels` resolutions."""
+    step = Chain([Coupling(transformer, network), Linear(), ActNorm()])
+    return multi_scale([Stack(step, depth)] * levels, network)
+
+
+def realnvp(levels: int, network: Network, transformer: Transformer = Affine()) -> Layer:
+    """RealNVP for images (Dinh et al. 2017): three checkerboards at full resolution, then at each of `levels`
+    resolutions three couplings of channels."""
+    boards = [Chain([Checkerboard(network, transformer, odd), ActNorm()]) for odd in (False, True, False)]
+    step = Chain([Coupling(transformer, network), Reverse(), ActNorm()])
+    return Chain([multi_scale([Stack(step, 3)] * levels, network), *boards])

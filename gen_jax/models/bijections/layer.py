@@ -1,0 +1,233 @@
+"""What every bijection is, and how bijections are put together: in a chain, repeated, inverted, flattened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import PyTree, fold
+
+Mapped = tuple[Array, Array]  # what a map returns: values (B, *event), and log|det| (B,) of its Jacobian
+
+
+class Layer:
+    """A bijection between noise z and data x, both (B, *event), which may be told of a context (B, C).
+
+    A layer holds hyper-parameters; its parameters are made from examples of what it will see on the side of the data.
+    `forward` maps noise to data and `inverse` data to noise. Called with parameters, a layer is a distrax bijector.
+    """
+
+    support: tuple[float, float] | None = None  # the interval that data must lie in
+    triangular = False  # whether value i of either side depends on values 0 .. i of the other side alone
+
+    def init(self, key: Array, x: Array, context: Array | None = None) -> PyTree:
+        """Parameters for data like x (B, *event), {} if there are none. Raises ValueError for shapes that cannot be."""
+        return {}
+
+    def forward(self, params: PyTree, z: Array, context: Array | None = None) -> Mapped:
+        raise NotImplementedError
+
+    def inverse(self, params: PyTree, x: Array, context: Array | None = None) -> Mapped:
+        raise NotImplementedError
+
+    def __call__(self, params: PyTree, context: Array | None = None, ndims: int = 1) -> distrax.Bijector:
+        """The distrax bijector of events with `ndims` axes."""
+        return _Bound(self, params, context, ndims)
+
+
+class _Bound(distrax.Bijector):
+    """A layer with its parameters and context, for any number of leading axes."""
+
+    def __init__(self, layer: Layer, params: PyTree, context: Array | None, ndims: int):
+        super().__init__(event_ndims_in=ndims)
+        self.layer, self.params, self.context = layer, params, context
+
+    def forward_and_log_det(self, x: Array) -> Mapped:
+        return self._run(self.layer.forward, x)
+
+    def inverse_and_log_det(self, y: Array) -> Mapped:
+        return self._run(self.layer.inverse, y)
+
+    def _run(self, f: Callable[..., Mapped], x: Array) -> Mapped:
+        leading = x.shape[: x.ndim - self.event_ndims_in]
+        context = self.context
+        if context is not None:
+            context = jnp.broadcast_to(context, (*leading, context.shape[-1])).reshape(-1, context.shape[-1])
+        y, log_det = f(self.params, x.reshape(-1, *x.shape[len(leading) :]), context)
+        return y.reshape(*leading, *y.shape[1:]), log_det.reshape(leading)
+
+    def same_as(self, other: distrax.Bijector) -> bool:
+        return self is other
+
+
+@dataclass(frozen=True)
+class Chain(Layer):
+    """One layer after the other: the first takes the noise, the last gives the data."""
+
+    layers: Sequence[Layer]
+
+    def __post_init__(self):
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for layer in self.layers:
+            if not isinstance(layer, Layer):
+                raise ValueError(f"a chain is made of bijections, and {layer!r} is none")
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        return self.layers[-1].support if self.layers else None
+
+    @property
+    def triangular(self) -> bool:
+        return all(layer.triangular for layer in self.layers)
+
+    def init(self, key, x, context=None):
+        params = {}
+        for i in reversed(range(len(self.layers))):
+            params[_name(i)] = self.layers[i].init(fold(key, i), x, context)
+            x, _ = self.layers[i].inverse(params[_name(i)], x, context)
+        return {name: own for name, own in params.items() if own}
+
+    def forward(self, params, z, context=None):
+        return self._through([(i, layer.forward) for i, layer in enumerate(self.layers)], params, z, context)
+
+    def inverse(self, params, x, context=None):
+        maps = [(i, layer.inverse) for i, layer in enumerate(self.layers)]
+        return self._through(maps[::-1], params, x, context)
+
+    def _through(self, maps, params: PyTree, x: Array, context: Array | None) -> Mapped:
+        total = jnp.zeros(len(x), x.dtype)
+        for i, f in maps:
+            x, log_det = f(params.get(_name(i), {}), x, context)
+            total += log_det
+        return x, total
+
+
+def _name(i: int) -> str:
+    return f"layer_{i}"
+
+
+@dataclass(frozen=True)
+class Stack(Layer):
+    """`depth` layers of one kind, each with parameters of its own, as a loop: compiling takes as long as for one."""
+
+    layer: Layer
+    depth: int
+
+    def __post_init__(self):
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, got {self.depth}")
+
+    @property
+    def triangular(self) -> bool:
+        return self.layer.triangular
+
+    def init(self, key, x, context=None):
+        def one(x: Array, i: Array) -> tuple[Array, PyTree]:
+            params = self.layer.init(fold(key, i), x, context)
+            return self.layer.inverse(params, x, context)[0], params
+
+        return lax.scan(one, x, jnp.arange(self.depth), reverse=True)[1]
+
+    def forward(self, params, z, context=None):
+        return self._through(self.layer.forward, params, z, context, reverse=False)
+
+    def inverse(self, params, x, context=None):
+        return self._through(self.layer.inverse, params, x, context, reverse=True)
+
+    def _through(self, f, params: PyTree, x: Array, context: Array | None, reverse: bool) -> Mapped:
+        def one(carry: Mapped, params: PyTree) -> tuple[Mapped, None]:
+            x, total = carry
+            x, log_det = f(params, x, context)
+            return (x, total + log_det), None
+
+        start = x, jnp.zeros(len(x), x.dtype)
+        return lax.scan(one, start, params, length=self.depth, reverse=reverse)[0]
+
+
+@dataclass(frozen=True)
+class Inverted(Layer):
+    """A layer the other way round: what was fast for densities is fast for samples."""
+
+    layer: Layer
+
+    @property
+    def triangular(self) -> bool:
+        return self.layer.triangular
+
+    def init(self, key, x, context=None):
+        return self.layer.init(key, x, context)
+
+    def forward(self, params, z, context=None):
+        return self.layer.inverse(params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self.layer.forward(params, x, context)
+
+
+@dataclass(frozen=True)
+class Flattened(Layer):
+    """A layer of vectors for data of any shape."""
+
+    layer: Layer
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        return self.layer.support
+
+    @property
+    def triangular(self) -> bool:
+        return self.layer.triangular
+
+    def init(self, key, x, context=None):
+        return self.layer.init(key, x.reshape(len(x), -1), context)
+
+    def forward(self, params, z, context=None):
+        return self._flat(self.layer.forward, params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self._flat(self.layer.inverse, params, x, context)
+
+    def _flat(self, f, params: PyTree, x: Array, context: Array | None) -> Mapped:
+        y, log_det = f(params, x.reshape(len(x), -1), context)
+        return y.reshape(x.shape), log_det
+
+
+def unrolled(layer: Layer, params: PyTree) -> list[tuple[Layer, PyTree]]:
+    """The single layers of chains and stacks, noise first, each with its parameters."""
+    if isinstance(layer, Chain):
+        own = ((part, params.get(_name(i), {})) for i, part in enumerate(layer.layers))
+        return [pair for part, its in own for pair in unrolled(part, its)]
+    if isinstance(layer, Stack):
+        leaves, tree = jax.tree.flatten(params)
+        of_each = (jax.tree.unflatten(tree, [a[i] for a in leaves]) for i in range(layer.depth))
+        return [pair for its in of_each for pair in unrolled(layer.layer, its)]
+    return [(layer, params)]
+
+
+def summed(log_slopes: Array) -> Array:
+    """(B, *event) -> (B,): the log-determinant of a diagonal Jacobian."""
+    return log_slopes.reshape(len(log_slopes), -1).sum(axis=-1)
+
+
+def solve(f: Callable[[Array], Mapped], y: Array, low: Array, high: Array) -> Array:
+    """x with f(x) = y, elementwise, for an increasing f which returns its log-slopes too, by bisection from a bracket.
+
+    A step of Newton's at the end polishes the root and makes it differentiable, in y and in whatever f depends on.
+    """
+    steps = 30 if jnp.finfo(y.dtype).bits == 32 else 60
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        above = f(middle)[0] > y
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    low, high = lax.fori_loop(0, steps, halve, lax.stop_gradient((low, high)))
+    x = lax.stop_gradient(0.5 * (low + high))
+    value, log_slope = f(x)
+    return x - (value - y) * lax.stop_gradient(jnp.exp(-log_slope))

@@ -1,0 +1,109 @@
+"""Linear layers: permutations, scales and shifts, learned matrices; of images they move the channels of every pixel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gen_jax.models.bijections.layer import Layer
+from gen_jax.models.covariances import inverses
+
+
+@dataclass(frozen=True)
+class Reverse(Layer):
+    """The last axis in the other order."""
+
+    def forward(self, params, z, context=None):
+        return z[..., ::-1], jnp.zeros(len(z), z.dtype)
+
+    def inverse(self, params, x, context=None):
+        return self.forward(params, x)
+
+
+@dataclass(frozen=True)
+class Permutation(Layer):
+    """The last axis in an order drawn from a seed."""
+
+    seed: int = 0
+
+    def forward(self, params, z, context=None):
+        return jnp.take(z, self._order(z), axis=-1), jnp.zeros(len(z), z.dtype)
+
+    def inverse(self, params, x, context=None):
+        return jnp.take(x, np.argsort(self._order(x)), axis=-1), jnp.zeros(len(x), x.dtype)
+
+    def _order(self, x: Array) -> np.ndarray:
+        return np.random.default_rng(self.seed).permutation(x.shape[-1])
+
+
+@dataclass(frozen=True)
+class ActNorm(Layer):
+    """A learned scale and shift of every value of the last axis, which at first make the noise of the first batch have
+    mean 0 and variance 1 (Kingma & Dhariwal 2018, arXiv:1807.03039, section 3.1)."""
+
+    learned = True
+    triangular = True
+
+    def init(self, key, x, context=None):
+        axes = tuple(range(x.ndim - 1))
+        return {"mean": x.mean(axis=axes), "log_std": jnp.log(x.std(axis=axes) + 1e-3)}
+
+    def forward(self, params, z, context=None):
+        mean, log_std = self._of(params)
+        return z * jnp.exp(log_std) + mean, self._log_det(log_std, z)
+
+    def inverse(self, params, x, context=None):
+        mean, log_std = self._of(params)
+        return (x - mean) * jnp.exp(-log_std), -self._log_det(log_std, x)
+
+    def _of(self, params):
+        params = params if self.learned else lax.stop_gradient(params)
+        return params["mean"], params["log_std"]
+
+    def _log_det(self, log_std: Array, x: Array) -> Array:
+        return jnp.full(len(x), math.prod(x.shape[1:-1]) * log_std.sum())
+
+
+@dataclass(frozen=True)
+class Standardise(ActNorm):
+    """The mean and scale of the first batch, held fixed: data of any units becomes noise of about unit size."""
+
+    learned = False
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """A learned matrix on the last axis, z = x L U: on images the invertible 1x1 convolution (Kingma & Dhariwal 2018,
+    section 3.2). At first a random rotation, whose rows and columns are turned so that it has such factors."""
+
+    def init(self, key, x, context=None):
+        rotation = jnp.linalg.qr(jax.random.normal(key, (x.shape[-1],) * 2, x.dtype))[0]
+        _, lower, upper = jax.scipy.linalg.lu(rotation)
+        upper = upper * jnp.sign(jnp.diagonal(upper))  # columns turned, so that all of the diagonal is above 0
+        log_diagonal = jnp.log(jnp.diagonal(upper))
+        return {"below": jnp.tril(lower, -1), "above": jnp.triu(upper, 1), "log_diagonal": log_diagonal}
+
+    def forward(self, params, z, context=None):
+        lower, upper = self._factors(params)
+        x = _matmul(_matmul(z, inverses(upper.T).T), inverses(lower))
+        return x, -self._log_det(params, z)
+
+    def inverse(self, params, x, context=None):
+        lower, upper = self._factors(params)
+        return _matmul(x, _matmul(lower, upper)), self._log_det(params, x)
+
+    def _factors(self, params):
+        lower = jnp.tril(params["below"], -1) + jnp.eye(len(params["below"]), dtype=params["below"].dtype)
+        return lower, jnp.triu(params["above"], 1) + jnp.diag(jnp.exp(params["log_diagonal"]))
+
+    def _log_det(self, params, x: Array) -> Array:
+        return jnp.full(len(x), math.prod(x.shape[1:-1]) * params["log_diagonal"].sum())
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)  # TF32 would not invert

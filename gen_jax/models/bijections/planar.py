@@ -1,0 +1,106 @@
+"""Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted to the last digit.
+
+Forward, noise to data, they are closed expressions, made for variational inference; `Inverted` ones are fitted to data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import PyTree, fold
+from gen_jax.models.bijections.layer import Layer, solve
+
+
+class _Amortised(Layer):
+    """A layer of vectors with a handful of parameters, which a context moves linearly."""
+
+    def outputs(self, size: int) -> int:
+        raise NotImplementedError
+
+    def init(self, key, x, context=None):
+        if x.ndim != 2:
+            raise ValueError(f"a {type(self).__name__.lower()} layer takes vectors, got {x.shape[1:]}")
+        n = self.outputs(x.shape[1])
+        params = {"raw": self.scale * jax.random.normal(fold(key, "raw"), (n,), x.dtype)}
+        if context is not None:
+            params["context"] = 0.1 * self.scale * jax.random.normal(fold(key, "context"), (context.shape[-1], n))
+        return params
+
+    def _raw(self, params: PyTree, context: Array | None) -> Array:
+        """(1, outputs), or (B, outputs) by the context."""
+        return params["raw"][None] + (0 if context is None else context @ params["context"])
+
+
+@dataclass(frozen=True)
+class Planar(_Amortised):
+    """z + u tanh(w.z + b), with u bent so that w.u > -1 (eq. 10 and appendix A.1)."""
+
+    scale: float = 0.5
+
+    def outputs(self, size):
+        return 2 * size + 1
+
+    def forward(self, params, z, context=None):
+        u, w, b = self._of(params, z, context)
+        t = jnp.tanh(jnp.sum(w * z, axis=-1) + b)
+        return z + u * t[:, None], jnp.log1p((1 - t**2) * jnp.sum(w * u, axis=-1))
+
+    def inverse(self, params, x, context=None):
+        u, w, b = self._of(params, x, context)
+        along, reach = jnp.sum(w * x, axis=-1), jnp.sum(w * u, axis=-1)
+
+        def moved(a: Array) -> tuple[Array, Array]:  # w.x by w.z
+            t = jnp.tanh(a + b)
+            return a + reach * t, jnp.log1p((1 - t**2) * reach)
+
+        a = solve(moved, along, along - jnp.abs(reach) - 1e-3, along + jnp.abs(reach) + 1e-3)
+        return x - u * jnp.tanh(a + b)[:, None], -moved(a)[1]
+
+    def _of(self, params, z, context):
+        raw, size = self._raw(params, context), z.shape[-1]
+        u, w, b = raw[:, :size], raw[:, size : 2 * size], raw[:, -1]
+        along = jnp.sum(w * u, axis=-1, keepdims=True)
+        bend = jax.nn.softplus(along + jnp.log(jnp.expm1(1.0))) - 1 - along  # nothing where w.u = 0
+        return u + bend * w / (jnp.sum(w**2, axis=-1, keepdims=True) + 1e-6), w, b
+
+
+@dataclass(frozen=True)
+class Radial(_Amortised):
+    """z + b (z - c) / (a + |z - c|), with a > 0 and b > -a (eq. 14 and appendix A.2)."""
+
+    scale: float = 0.5
+
+    def outputs(self, size):
+        return size + 2
+
+    def forward(self, params, z, context=None):
+        centre, a, b = self._of(params, context)
+        away = z - centre
+        r = _norm(away)
+        return z + (b / (a + r))[:, None] * away, self._log_det(r, a, b, z.shape[-1])
+
+    def inverse(self, params, x, context=None):
+        centre, a, b = self._of(params, context)
+        away = x - centre
+        far = _norm(away)
+        half = 0.5 * (a + b - far)  # r^2 + 2 half r - a far = 0
+        root = jnp.sqrt(half**2 + a * far)
+        r = jnp.where(half > 0, a * far / (root + jnp.abs(half)), root - half)
+        return centre + away / (1 + b / (a + r))[:, None], -self._log_det(r, a, b, x.shape[-1])
+
+    def _log_det(self, r, a, b, size):
+        return (size - 1) * jnp.log1p(b / (a + r)) + jnp.log1p(a * b / (a + r) ** 2)
+
+    def _of(self, params, context):
+        raw = self._raw(params, context)
+        a = 0.1 + jax.nn.softplus(raw[:, -2])
+        return raw[:, :-2], a, a * (jax.nn.softplus(raw[:, -1] + jnp.log(jnp.expm1(1.0))) - 1)
+
+
+def _norm(x: Array) -> Array:
+    """|x| (B,), with a gradient at 0."""
+    return jnp.sqrt(jnp.sum(x**2, axis=-1) + jnp.finfo(x.dtype).tiny)

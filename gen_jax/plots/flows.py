@@ -1,0 +1,98 @@
+"""Pictures of flows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State, weights
+from gen_jax.errors import UserError
+from gen_jax.evaluation.likelihood import Split
+from gen_jax.models.bijections.layer import unrolled
+from gen_jax.plots.figures import panels, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def flow_density(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
+    """Data in the plane, the density of the model as a heat map, and samples, on the same axes."""
+    x = _plane(split, points)
+    corners, across, up = _grid(x, 200)
+    density = np.exp(np.asarray(jax.jit(model.log_prob)(state, {"x": corners})).reshape(across.shape))
+    drawn = np.asarray(model.sample(state, key, len(x))["x"])
+    figure, axes = panels(3)
+    axes[0].scatter(*x.T, s=2)
+    axes[1].pcolormesh(across, up, density, vmax=np.quantile(density, 0.995), cmap="magma", shading="auto")
+    axes[2].scatter(*drawn.T, s=2)
+    for axis, title in zip(axes, (f"{split.name} data", "density", "samples")):
+        axis.set(title=title, aspect="equal", xlim=(across.min(), across.max()), ylim=(up.min(), up.max()))
+    return figure
+
+
+def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int = 6) -> Figure:
+    """A grid on the plane of the noise as the layers carry it to the data, drawn after some of them."""
+    _plane(split, 1)
+    layers = unrolled(model.chain, weights(state, "flow").get("layers", {}))
+    shown = np.unique(np.linspace(0, len(layers), min(stages, len(layers) + 1)).astype(int))
+    line, fine = np.linspace(-2.5, 2.5, 21), np.linspace(-2.5, 2.5, 200)
+    lines = [np.stack(np.broadcast_arrays(a, fine), axis=1) for a in line]
+    z = jnp.asarray(np.concatenate([*lines, *(a[:, ::-1] for a in lines)]), jnp.float32)
+    figure, axes = panels(len(shown))
+    titles = iter(zip(axes, shown))
+    for i in range(len(layers) + 1):
+        if i in shown:
+            axis, _ = next(titles)
+            curves = np.asarray(z).reshape(-1, len(fine), 2)
+            for number, curve in enumerate(curves):
+                axis.plot(*curve.T, linewidth=0.5, color="C0" if number < len(line) else "C3")
+            axis.set(title="noise" if i == 0 else f"after {i} of {len(layers)} layers", aspect="equal")
+        if i < len(layers):
+            layer, params = layers[i]
+            z, _ = layer.forward(params, z)
+    return figure
+
+
+def latent_space(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
+    """Data beside the noise behind it, and noise beside the samples made of it; coloured by where they lie."""
+    x = _plane(split, points)
+    z = np.asarray(model.latent(state, {"x": x})[0])
+    drawn = model.sample(state, key, len(x))
+    noise, samples = np.asarray(drawn["z"]), np.asarray(drawn["x"])
+    figure, axes = panels(4)
+    turn = [np.arctan2(*(a - a.mean(axis=0)).T) for a in (x, noise)]
+    pairs = ((x, turn[0], f"{split.name} data"), (z, turn[0], "its noise"))
+    for axis, (points_, colour, title) in zip(
+        axes, (*pairs, (noise, turn[1], "noise"), (samples, turn[1], "its samples"))
+    ):
+        axis.scatter(*points_.T, s=2, c=colour, cmap="twilight")
+        axis.set(title=title, aspect="equal")
+    return figure
+
+
+def temperatures(model: Any, state: State, split: Split, key: Array, rows: int = 6, columns: int = 8) -> Figure:
+    """New images, a row for each temperature between 0 and 1, from the same noise."""
+    heat = np.linspace(0, 1, rows)
+    draw = jax.jit(lambda t: model.sample(state, key, columns, temperature=t)["x"])
+    images = np.concatenate([np.asarray(draw(t)) for t in heat])
+    title = "temperatures " + ", ".join(f"{t:.2g}" for t in heat)
+    return show({title: images}, columns=columns)
+
+
+def _plane(split: Split, n: int) -> np.ndarray:
+    x = np.asarray(split.head(n)["x"])
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise UserError(f"this picture is one of the plane, and examples have the shape {x.shape[1:]}")
+    return x
+
+
+def _grid(x: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(side^2, 2) points that cover x with a margin, and their coordinates (side, side)."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    across, up = np.meshgrid(*(np.linspace(a, b, side, dtype=np.float32) for a, b in zip(low, high)))
+    return np.stack([across.ravel(), up.ravel()], axis=1), across, up
