@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,46 @@ def peak_megabytes(script: str, case: str) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
+
+
+Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
+
+
+class Elsewhere:
+    """A rival in a process of its own, so that its threads and memory are its own too."""
+
+    def __init__(self, script: str, name: str):
+        command = [sys.executable, script, "--case", f"{name}/served"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def many(self, n: int) -> float:
+        """n steps; the loss of the last."""
+        self.process.stdin.write(f"{n}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def __call__(self) -> float:
+        return self.many(1)
+
+
+def serve(step: Step) -> None:
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            loss = step()
+        print(float(loss), flush=True)
+
+
+def several(step: Step, n: int) -> Callable[[], float]:
+    """n steps as one thing to time, waiting for the last."""
+    if isinstance(step, Elsewhere):
+        return partial(step.many, n)
+
+    def run():
+        for _ in range(n):
+            loss = step()
+        return float(loss)
+
+    return run

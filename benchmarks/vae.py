@@ -6,11 +6,8 @@ PYTHONPATH=. python benchmarks/vae.py [--only conv] [--write README.md]         
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if any(
@@ -23,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from side_by_side import Report, in_turns, options, peak_megabytes
+from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several
 
 from gen_jax.data import load
 from gen_jax.data.catalogue import preferred
@@ -31,7 +28,6 @@ from gen_jax.experiment import load as load_config
 from gen_jax.loop import initial_state
 
 BATCH = 128
-Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
 
 
 def images() -> np.ndarray:
@@ -46,13 +42,18 @@ def batches(x: np.ndarray, size: int = BATCH):
         yield x[rng.integers(0, len(x), size)]
 
 
-def ours(config: str, **knobs) -> Step:
-    """The config's own algorithm on its own data, which lies on the device."""
+def compiled_step(config: str, **knobs):
+    """The config's own algorithm on its own data, which lies on the device: the compiled step, the state, the data."""
     experiment = load_config(f"configs/{config}.py", knobs).build()
     source = jax.tree.map(jnp.asarray, experiment.source(load(experiment.data)))
     algorithm = experiment.algorithm
     step = jax.jit(lambda state, source: algorithm.step(state, source.batch_at(state.step)), donate_argnums=0)
-    held = [initial_state(algorithm, source)]
+    return step, initial_state(algorithm, source), source
+
+
+def ours(config: str, **knobs) -> Step:
+    step, state, source = compiled_step(config, **knobs)
+    held = [state]
 
     def run():
         held[0], metrics = step(held[0], source)
@@ -207,43 +208,6 @@ ELSEWHERE = {
 }
 
 
-class Elsewhere:
-    """A rival in a process of its own, so that its threads and memory are its own too."""
-
-    def __init__(self, name: str):
-        command = [sys.executable, __file__, "--case", f"{name}/served"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def many(self, n: int) -> float:
-        """n steps; the loss of the last."""
-        self.process.stdin.write(f"{n}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def __call__(self) -> float:
-        return self.many(1)
-
-
-def serve(step: Step) -> None:
-    for line in sys.stdin:
-        for _ in range(int(line)):
-            loss = step()
-        print(float(loss), flush=True)
-
-
-def several(step: Step, n: int) -> Callable[[], float]:
-    """n steps as one thing to time, waiting for the last."""
-    if isinstance(step, Elsewhere):
-        return partial(step.many, n)
-
-    def run():
-        for _ in range(n):
-            loss = step()
-        return float(loss)
-
-    return run
-
-
 def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[str, str], n: int = 10) -> None:
     """Times per step of every rival, and the loss that each has after as many steps (nats, mean of the last three)."""
     slow = {name: 1 if "not compiled" in name or "own layers" in name else n for name in rivals}
@@ -270,20 +234,11 @@ def throughput(report: Report, config: str, sizes: list[int]) -> None:
 
 def main() -> None:
     if case := options().case:
-        config, parts = case.split("/")
-        if parts == "served":
-            return serve(ELSEWHERE[config](images()))
-        step = ours(config, **({"parts": int(parts)} if parts else {}))
-        for _ in range(5):
-            jax.block_until_ready(step())
-        import resource
-
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
+        return serve(ELSEWHERE[case.removesuffix("/served")](images()))
     report, x, only = Report("vae"), images(), options().only
     if only in "convolutional":
         rivals = {"gen_jax": ours("vae_mnist")}
-        rivals |= {name: Elsewhere(name) for name in ELSEWHERE}
+        rivals |= {name: Elsewhere(__file__, name) for name in ELSEWHERE}
         rivals["Flax's own layers"] = flax(FlaxConv(), x)
         targets = {name: ">= 1" for name in rivals}
         compare(report, "convolutional, 2 latents, batch 128", rivals, targets)
@@ -297,11 +252,10 @@ def main() -> None:
     if not only:
         throughput(report, "vae_mnist", [32, 128, 512])
         throughput(report, "vae_flax_example", [32, 128, 512])
-        for parts in ("4", "1"):
-            peak = peak_megabytes(__file__, f"vae_mnist/{parts}")
-            report.note(
-                f"Peak memory of the process, vae_mnist, batch 128, gradients in {parts} part(s): {peak:.0f} MB."
-            )
+        for batch, parts in ((128, 4), (128, 1), (512, 4), (512, 1)):
+            step, *arguments = compiled_step("vae_mnist", batch=batch, parts=parts)
+            peak = step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes / 2**20
+            report.note(f"Memory of a step, vae_mnist, batch {batch}, gradients in {parts} part(s): {peak:.0f} MB.")
     report.finish()
 
 

@@ -94,8 +94,30 @@ class StudentT(Base):
         return {"log_degrees": jnp.full(self.shape, jnp.log(self.degrees - 1))}
 
     def __call__(self, params, batch=()):
-        from tensorflow_probability.substrates.jax import distributions as tfd
+        degrees = jnp.broadcast_to(1 + jnp.exp(params["log_degrees"]), (*batch, *self.shape))
+        return distrax.Independent(_T(degrees), len(self.shape))
 
-        degrees = 1 + jnp.exp(params["log_degrees"])  # above 1: the mean is there
-        one = jnp.ones((*batch, *self.shape), degrees.dtype)
-        return distrax.Independent(tfd.StudentT(degrees * one, 0 * one, one), len(self.shape))
+
+class _T(distrax.Distribution):
+    """Student's t around 0 with scale 1, of some degrees of freedom above 1: so that there is a mean."""
+
+    def __init__(self, degrees: Array):
+        super().__init__()
+        self._degrees = degrees
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self._degrees.shape
+
+    def log_prob(self, value: Array) -> Array:
+        return jax.scipy.stats.t.logpdf(value, self._degrees)
+
+    def _sample_n(self, key: Array, n: int) -> Array:
+        return jax.random.t(key, self._degrees, (n, *self._degrees.shape))
+
+    def mean(self) -> Array:
+        return jnp.zeros(self._degrees.shape)

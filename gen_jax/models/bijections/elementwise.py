@@ -97,18 +97,16 @@ class RationalQuadraticSpline:
         """
         k = self.bins
         sizes = self._sizes(params[:k]), self._sizes(params[k : 2 * k])
-        one = np.log(np.expm1(1 - self.min_slope))
-        slopes = [self.min_slope + jax.nn.softplus(p + one) for p in params[2 * k :]]
-        ends = jnp.ones_like(value)
-        slopes = [ends, *slopes, ends]
+        slopes = [jnp.zeros_like(value), *params[2 * k :], jnp.zeros_like(value)]
         edges = [jnp.full_like(value, -self.interval)] * 2
-        found = [[edges[0], sizes[0][0]], [edges[1], sizes[1][0]], [slopes[0], slopes[1]]]
+        found = [(edges[0], sizes[0][0]), (edges[1], sizes[1][0]), (slopes[0], slopes[1])]
         for i in range(1, k):
             edges = [edge + size[i - 1] for edge, size in zip(edges, sizes)]
             beyond = value >= edges[side]
-            new = [[edges[0], sizes[0][i]], [edges[1], sizes[1][i]], [slopes[i], slopes[i + 1]]]
-            found = [[jnp.where(beyond, n, f) for n, f in zip(*pair)] for pair in zip(new, found)]
-        return found
+            new = [(edges[0], sizes[0][i]), (edges[1], sizes[1][i]), (slopes[i], slopes[i + 1])]
+            found = [tuple(jnp.where(beyond, n, f) for n, f in zip(*pair)) for pair in zip(new, found)]
+        one = np.log(np.expm1(1 - self.min_slope))  # where a raw slope of 0 is a slope of 1
+        return *found[:2], tuple(self.min_slope + jax.nn.softplus(raw + one) for raw in found[2])
 
     def _sizes(self, raw: Sequence[Array]) -> list[Array]:
         """Widths of bins that add to the interval."""

@@ -86,7 +86,7 @@ def multi_scale(steps: list[Layer], network: Network) -> Layer:
 def glow(levels: int, depth: int, network: Network, transformer: Transformer = Affine()) -> Layer:
     """Glow (Kingma & Dhariwal 2018, arXiv:1807.03039): `depth` steps at each of `levels` resolutions."""
     step = Chain([Coupling(transformer, network), Linear(), ActNorm()])
-    return multi_scale([Stack(step, depth)] * levels, network)
+    return multi_scale([Stack(step, depth, unroll=1)] * levels, network)
 
 
 def realnvp(levels: int, network: Network, transformer: Transformer = Affine()) -> Layer:
@@ -94,4 +94,4 @@ def realnvp(levels: int, network: Network, transformer: Transformer = Affine()) 
     resolutions three couplings of channels."""
     boards = [Chain([Checkerboard(network, transformer, odd), ActNorm()]) for odd in (False, True, False)]
     step = Chain([Coupling(transformer, network), Reverse(), ActNorm()])
-    return Chain([multi_scale([Stack(step, 3)] * levels, network), *boards])
+    return Chain([multi_scale([Stack(step, 3, unroll=1)] * levels, network), *boards])

@@ -113,14 +113,19 @@ def _name(i: int) -> str:
 
 @dataclass(frozen=True)
 class Stack(Layer):
-    """`depth` layers of one kind, each with parameters of its own, as a loop: compiling takes as long as for one."""
+    """`depth` layers of one kind, each with parameters of its own, as a loop.
+
+    unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
+    many, however deep the stack is; on CPUs what is inside the loop runs at less than half of the speed.
+    """
 
     layer: Layer
     depth: int
+    unroll: int = 4
 
     def __post_init__(self):
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1, got {self.depth}")
+        if min(self.depth, self.unroll) < 1:
+            raise ValueError(f"depth and unroll must be at least 1, got {self.depth} and {self.unroll}")
 
     @property
     def triangular(self) -> bool:
@@ -146,7 +151,7 @@ class Stack(Layer):
             return (x, total + log_det), None
 
         start = x, jnp.zeros(len(x), x.dtype)
-        return lax.scan(one, start, params, length=self.depth, reverse=reverse)[0]
+        return lax.scan(one, start, params, length=self.depth, reverse=reverse, unroll=self.unroll)[0]
 
 
 @dataclass(frozen=True)

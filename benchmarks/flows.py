@@ -1,0 +1,209 @@
+"""Flows against flowjax and zuko (PyTorch): training steps, densities, samples, compile time, and likelihood reached.
+
+PYTHONPATH=. python benchmarks/flows.py [--only maf] [--write README.md]          (needs the `bench` extra)
+
+Four layers with networks of two hidden layers of 64; splines of 8 bins on [-4, 4]; Adam at 1e-3 on batches of 512.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+if any("zuko" in argument for argument in sys.argv):  # both in one process abort, and an import of ours tries the other
+    sys.modules["tensorflow"] = None
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from side_by_side import Elsewhere, Report, in_turns, options
+
+from gen_jax.algorithms import descent
+from gen_jax.data.source import Resident
+from gen_jax.loop import compiled, initial_state, zero_metrics
+from gen_jax.models.bases import Normal
+from gen_jax.models.bijections import (
+    Affine,
+    Chain,
+    Coupling,
+    MaskedAutoregressive,
+    RationalQuadraticSpline,
+    Reverse,
+    Stack,
+)
+from gen_jax.models.flow import Flow
+
+KINDS, SIZES, BATCH, POINTS, WARM = ("realnvp", "maf", "spline"), (2, 16, 64), 512, 4096, 300
+CHUNK = 20  # steps that are timed together, and that one call of our compiled program takes
+
+
+class Rival(NamedTuple):
+    """What is timed. `train` takes CHUNK steps and returns the last loss."""
+
+    train: Callable[[], float]
+    density: Callable[[], Any]
+    sample: Callable[[], Any]
+    compiling: float  # seconds until the first step is done
+    parameters: int
+
+
+def data(size: int) -> np.ndarray:
+    """(20,000, size) points of a mixture of eight normals in random places, in units of their spread."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, size))[rng.integers(8, size=20_000)] + 0.3 * rng.normal(size=(20_000, size))
+    return ((x - x.mean(axis=0)) / x.std(axis=0)).astype(np.float32)
+
+
+def count(params: Any) -> int:
+    return sum(a.size for a in jax.tree.leaves(params))
+
+
+def ours(kind: str, size: int) -> Rival:
+    layer = {
+        "realnvp": Coupling(Affine()),
+        "maf": MaskedAutoregressive(),
+        "spline": Coupling(RationalQuadraticSpline(8, 4.0)),
+    }[kind]
+    model = Flow(Normal((size,)), [Stack(Chain([layer, Reverse()]), 4)])
+    algorithm = descent(model, {"flow": optax.adam(1e-3)})
+    source = jax.tree.map(jnp.asarray, Resident({"x": data(size)}, BATCH))
+    state = initial_state(algorithm, source)
+    advance, zeros = compiled(algorithm, CHUNK), zero_metrics(algorithm, state, source)
+    start = time.perf_counter()
+    held = [advance(state, zeros(), source, 1)[0]]
+    jax.block_until_ready(held)
+    seconds = time.perf_counter() - start
+
+    def train() -> float:
+        held[0], totals, _ = advance(held[0], zeros(), source, CHUNK)
+        return float(totals["loss"].value)
+
+    x = jnp.asarray(data(size)[:POINTS])
+    density = jax.jit(lambda state: model.log_prob(state, {"x": x}))
+    sample = jax.jit(lambda state: model.sample(state, jax.random.key(0), POINTS)["x"])
+    return Rival(train, lambda: density(held[0]), lambda: sample(held[0]), seconds, count(held[0].params))
+
+
+def flowjax(kind: str, size: int) -> Rival:
+    """With the step and the loss of its own `fit_to_data`, whose loop takes a key and a batch per step."""
+    import equinox as eqx
+    import flowjax.bijections as bijections
+    import flowjax.flows as flows
+    from flowjax.distributions import StandardNormal
+    from flowjax.train.losses import MaximumLikelihoodLoss
+    from flowjax.train.train_utils import step
+
+    make = flows.masked_autoregressive_flow if kind == "maf" else flows.coupling_flow
+    spline = {"transformer": bijections.RationalQuadraticSpline(knots=7, interval=4)} if kind == "spline" else {}
+    shape = dict(base_dist=StandardNormal((size,)), flow_layers=4, nn_width=64, nn_depth=2)
+    flow = make(jax.random.key(0), **shape, **spline)
+    import paramax
+
+    held = list(eqx.partition(flow, eqx.is_inexact_array, is_leaf=lambda a: isinstance(a, paramax.NonTrainable)))
+    tx, loss = optax.adam(1e-3), MaximumLikelihoodLoss()
+    held += [tx.init(held[0]), jax.random.key(1)]
+    rng, x = np.random.default_rng(0), data(size)
+
+    def one():
+        held[3], key = jax.random.split(held[3])
+        batch = x[rng.integers(0, len(x), BATCH)]
+        held[0], held[2], value = step(held[0], held[1], batch, optimizer=tx, opt_state=held[2], loss_fn=loss, key=key)
+        return value
+
+    start = time.perf_counter()
+    jax.block_until_ready(one())
+    seconds = time.perf_counter() - start
+
+    def train() -> float:
+        for _ in range(CHUNK):
+            value = one()
+        return float(value)
+
+    points = jnp.asarray(x[:POINTS])
+    density = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).log_prob(points))
+    sample = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).sample(jax.random.key(0), (POINTS,)))
+    return Rival(train, lambda: density(held[0]), lambda: sample(held[0]), seconds, count(held[0]))
+
+
+def zuko(kind: str, size: int) -> Rival:
+    """Couplings and autoregressive flows with a plain loop of PyTorch."""
+    import torch
+    import zuko
+
+    torch.manual_seed(0)
+    common = dict(transforms=4, hidden_features=(64, 64))
+    make = zuko.flows.NSF if kind == "spline" else zuko.flows.MAF
+    flow = make(size, **common, **({} if kind == "maf" else {"passes": 2}), **({"bins": 8} if kind == "spline" else {}))
+    adam = torch.optim.Adam(flow.parameters(), 1e-3)
+    x, rng = data(size), np.random.default_rng(0)
+
+    def train() -> float:
+        for _ in range(CHUNK):
+            adam.zero_grad()
+            loss = -flow().log_prob(torch.from_numpy(x[rng.integers(0, len(x), BATCH)])).mean()
+            loss.backward()
+            adam.step()
+        return float(loss)
+
+    points = torch.from_numpy(x[:POINTS])
+
+    def without_gradients(f: Callable[[], Any]) -> None:
+        with torch.no_grad():
+            f()
+
+    return Rival(
+        train,
+        partial(without_gradients, lambda: flow().log_prob(points)),
+        partial(without_gradients, lambda: flow().sample((POINTS,))),
+        0.0,
+        sum(p.numel() for p in flow.parameters()),
+    )
+
+
+def served(case: str) -> None:
+    """zuko in a process of its own: 0 trains, 1 evaluates densities, 2 draws samples; "n" of them at a time."""
+    _, kind, size = case.removesuffix("/served").split("/")
+    rival = zuko(kind, int(size))
+    for line in sys.stdin:
+        what = int(line)
+        value = rival.parameters if what == 3 else (rival.train, rival.density, rival.sample)[what]()
+        print(float(value or 0), flush=True)
+
+
+def compare(report: Report, kind: str, size: int) -> None:
+    what = f"{kind}, D = {size}"
+    mine, theirs, other = ours(kind, size), flowjax(kind, size), Elsewhere(__file__, f"zuko/{kind}/{size}")
+    train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.many, 0)}
+    times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
+    losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
+    for name in ("flowjax", "zuko"):
+        quality = f"{losses['gen_jax']:.2f} / {losses[name]:.2f} nats"
+        report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling)
+    counts = {"flowjax": theirs.parameters, "zuko": int(other.many(3))}
+    uses = {"density": (mine.density, theirs.density), "sample": (mine.sample, theirs.sample)}
+    for number, (use, pair) in enumerate(uses.items()):
+        times = in_turns({"gen_jax": pair[0], "flowjax": pair[1], "zuko": partial(other.many, number + 1)})
+        for name, parameters in counts.items():
+            quality = f"{mine.parameters:,} / {parameters:,} parameters"
+            report.row(f"{use} of {POINTS}, {what}", times["gen_jax"], name, times[name], ">= 1", quality, 0.0)
+    report.note(f"Seconds to the first step, {what}: gen_jax {mine.compiling:.1f}, flowjax {theirs.compiling:.1f}.")
+    other.process.terminate()
+
+
+def main() -> None:
+    if case := options().case:
+        return served(case)
+    report = Report("flows")
+    for kind in KINDS:
+        for size in SIZES:
+            if options().only in f"{kind}{size}":
+                compare(report, kind, size)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
