@@ -35,10 +35,10 @@ def config(
         samples: drawn in each step
         lr: learning rate of AdamW at the start of its cosine decay
     """
-    width, depth, samples = (8, 2, 32) if smoke else (width, depth, samples)
+    width, depth, samples, bins = (8, 2, 32, 3) if smoke else (width, depth, samples, 8)
     network = partial(Dense, hidden=(width, width))
     layers = {
-        "spline": Chain([Coupling(RationalQuadraticSpline(interval=5.0), network), Reverse()]),
+        "spline": Chain([Coupling(RationalQuadraticSpline(bins, interval=5.0), network), Reverse()]),
         "affine": Chain([Coupling(network=network), Reverse()]),
         "planar": Planar(),
     }

@@ -101,7 +101,7 @@ CASES = {
     "flattened": Case(Flattened(MADE()), (2, 2, 1)),
     "stack": Case(Stack(Chain([Coupling(network=NET), Permutation(), ActNorm()]), 3)),
     "glow": Case(glow(2, 2, CONV), (4, 4, 1), spread=0.02),
-    "realnvp": Case(realnvp(2, CONV), (4, 4, 1), spread=0.05),
+    "realnvp": Case(realnvp(1, CONV), (4, 4, 1), spread=0.05),
     "continuous": Case(Continuous(Field((8,)), tolerance=1e-6), (2,), 1, wide=Continuous(Field((8,)), tolerance=1e-12)),
 }
 

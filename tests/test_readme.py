@@ -45,9 +45,19 @@ def test_a_vae_is_put_together_and_fills_in_what_is_missing(capsys):
     assert completed[:, :, 4:].std(axis=0).max() > 0
 
 
+def test_a_flow_is_fitted_and_completed(capsys):
+    found = {}
+    exec(compile(PYTHON[3], "README.md", "exec"), found)
+    assert -1.5 < float(capsys.readouterr().out.rpartition(" ")[2]) < 1.5
+    drawn, x = np.asarray(found["drawn"]), found["x"]
+    assert drawn.shape == (16, 4, 2) and np.asarray(found["upper"]).shape == (100, 2)
+    np.testing.assert_array_equal(drawn[..., 0], np.broadcast_to(x[:, 0], (16, 4)))
+    assert np.asarray(found["log_det"]).shape == (4,)
+
+
 def test_the_new_variant_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vae_annealed.py").write_text(PYTHON[3])
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[4])
     with pytest.raises(SystemExit) as ended:
         exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
     assert ended.value.code == 0
