@@ -30,11 +30,11 @@ from gen_jax.optimizers import adamw
 
 def config(
     bins: int = 8,
-    width: int = 128,
+    width: int = 64,
     depth: int = 8,
     lr: float = 1e-3,
     batch: int = 128,
-    steps: int = 2000,
+    steps: int = 1000,
     smoke: bool = False,
 ) -> Experiment:
     """As `nsf_digits`, every network told of the label.
@@ -59,8 +59,8 @@ def config(
         transforms=[dequantise(17)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
-        evaluate_every=500,
-        plot_every=500,
-        checkpoint_every=500,
+        evaluate_every=250,
+        plot_every=250,
+        checkpoint_every=250,
         best=Best("validation/log_likelihood", "max"),
     )

@@ -38,7 +38,7 @@ def config(
     width, depth, samples, bins = (8, 2, 32, 3) if smoke else (width, depth, samples, 8)
     network = partial(Dense, hidden=(width, width))
     layers = {
-        "spline": Chain([Coupling(RationalQuadraticSpline(bins, interval=5.0), network), Reverse()]),
+        "spline": Chain([Coupling(RationalQuadraticSpline(bins, interval=8.0), network), Reverse()]),
         "affine": Chain([Coupling(network=network), Reverse()]),
         "planar": Planar(),
     }

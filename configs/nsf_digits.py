@@ -29,11 +29,11 @@ from gen_jax.optimizers import adamw
 
 def config(
     bins: int = 8,
-    width: int = 128,
+    width: int = 64,
     depth: int = 8,
     lr: float = 1e-3,
     batch: int = 128,
-    steps: int = 2000,
+    steps: int = 1000,
     smoke: bool = False,
 ) -> Experiment:
     """Couplings by splines, with a fixed permutation of the pixels between them.
@@ -58,8 +58,8 @@ def config(
         transforms=[dequantise(17)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
-        evaluate_every=500,
-        plot_every=500,
-        checkpoint_every=500,
+        evaluate_every=250,
+        plot_every=250,
+        checkpoint_every=250,
         best=Best("validation/log_likelihood", "max"),
     )

@@ -45,6 +45,7 @@ from gen_jax.models.bijections import (
 )
 from gen_jax.models.bijections.layer import unrolled
 from gen_jax.models.flow import Flow
+from gen_jax.optimizers import adamw
 
 KEY = jax.random.key(0)
 NET = partial(Dense, hidden=(16,), activation=jnp.tanh)  # smooth, so that Jacobians are those of one function
@@ -150,7 +151,7 @@ def check_inverse(found, x, tolerance):
 
 
 def test_inverts_to_1e_5_in_float32_as_a_distrax_bijector(case):
-    """With any leading axes, a batch of one, and under vmap."""
+    """With any leading axes; for vectors also a batch of one, and without a context under vmap."""
     (params, _), x, context = parameters(case), examples(case), context_of(case)
 
     @jax.jit
@@ -194,7 +195,7 @@ def test_inverts_to_1e_10_in_float64_with_the_determinant_of_its_jacobian(case):
 
 def test_gradients_are_finite_everywhere(case):
     """Of samples, and of densities at zero, at the edges of intervals and far outside; for fresh parameters too."""
-    inside = {(-1.0, 1.0): [0.0, 0.9, -0.99], (0.0, 1.0): [0.0, 1.0, 0.5], (0.0, np.inf): [1e-3, 1.0, 50.0]}
+    inside = {(-1.0, 1.0): [0.0, 0.9, -0.99], (0.0, 1.0): [0.0, 1.0, 0.5], Softplus.support: [1e-3, 1.0, 50.0]}
     values = inside.get(case.layer.support, [0.0, 4.0, -4.0, 40.0, -40.0])
     x = jnp.stack([jnp.full(case.shape, v) for v in values])
     context = context_of(case, len(x))
@@ -292,6 +293,18 @@ def test_standardise_is_not_learned():
     x = examples(Case(ActNorm()), 32)
     grads = jax.grad(lambda p: Standardise().inverse(p, x)[0].sum())(Standardise().init(KEY, x))
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
+    params = Standardise().init(KEY, x)
+    tx = adamw(0.1, 10, weight_decay=0.1)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert all(np.all(np.asarray(u) == 0) for u in jax.tree.leaves(updates))
+
+
+def test_data_of_any_units_become_unit_noise():
+    for scale in (1e-6, 1.0, 1e6):
+        x = scale * jax.random.normal(KEY, (1000, 2))
+        np.testing.assert_allclose(Standardise().inverse(Standardise().init(KEY, x), x)[0].std(axis=0), 1, atol=1e-2)
+    constant = jnp.full((10, 2), 3.0)
+    np.testing.assert_allclose(Standardise().inverse(Standardise().init(KEY, constant), constant)[0], 0)
 
 
 def test_linear_begins_as_a_rotation():
@@ -310,6 +323,45 @@ def test_hutchinson_is_right_on_average():
     found = [estimate(params, x + 1e-4 * i)[1] for i in range(200)]  # other batches, other probes
     assert np.std(found, axis=0).min() > 0
     np.testing.assert_allclose(np.mean(found, axis=0), expected, atol=4 * np.std(found, axis=0).max() / np.sqrt(200))
+
+
+def test_long_sequences_are_solved_one_value_after_the_other():
+    """x_i = z_i - sum of x before i: other values than the one to be solved for would grow to infinity."""
+    layer = MaskedAutoregressive(hidden=())
+    size = 256
+    params = jax.tree.map(np.array, layer.init(KEY, jnp.zeros((1, size))))
+    params["outputs"]["kernel"][:, size:] = 1.0
+    z = jax.random.normal(KEY, (2, size))
+    x, _ = jax.jit(layer.forward)(params, z)
+    np.testing.assert_allclose(layer.inverse(params, x)[0], z, atol=1e-3)
+
+
+def test_planar_flows_stay_invertible_at_their_limit():
+    for u, w in ((-4.0, 4.0), (-5.0, 5.0), (-20.0, 20.0)):
+        params = {"raw": jnp.array([u, 0.3, w, 0.2, 0.0])}
+        z = jnp.array([[0.0, 0.0], [1e-3, 0.0], [0.5, -1.0]])
+        x, log_det = Planar().forward(params, z)
+        back, log_det_back = Planar().inverse(params, x)
+        np.testing.assert_allclose(back, z, atol=1e-4)
+        np.testing.assert_allclose(log_det_back, -log_det, atol=1e-2)
+
+
+def test_repeated_permutations_leave_no_value_behind():
+    for size in (2, 3, 10, 64, 128):
+        order = np.asarray(Permutation().forward({}, jnp.arange(size)[None])[0][0])
+        at, seen = 0, set()
+        for _ in range(size):
+            at = order[at]
+            seen.add(int(at))
+        assert len(seen) == size
+
+
+def test_slopes_at_knots_are_those_of_autodiff():
+    spline = RationalQuadraticSpline(8)
+    raw = [jnp.zeros(())] * spline.outputs
+    for f in (spline.forward, spline.inverse):
+        slopes = jax.jit(jax.vmap(jax.grad(lambda x, f=f: f(raw, x)[0])))(jnp.array([-2.0, 0.0, 1.0]))
+        np.testing.assert_allclose(slopes, 1, atol=1e-5)
 
 
 def test_a_solver_that_gives_up_says_so_with_nan():
@@ -347,6 +399,14 @@ def test_unrolled_layers_are_the_same_map():
     [
         (lambda: RationalQuadraticSpline(1), "at least 2 bins"),
         (lambda: RationalQuadraticSpline(200), "below 1"),
+        (lambda: RationalQuadraticSpline(8, min_slope=1.5), "min_slope"),
+        (lambda: Affine(0.0), "bound"),
+        (lambda: glow(0, 2, CONV), "at least one level"),
+        (lambda: Continuous(probes=-1), "probes"),
+        (lambda: Inverted(Softplus()), "the other way round"),
+        (lambda: Stack(Squash(), 2), "cannot be repeated"),
+        (lambda: Chain([Squash(), Reverse()]), "must be the last layer"),
+        (lambda: Coupling().init(KEY, jnp.zeros((2, 4, 4, 2)), jnp.zeros((2, 1))), "take Convolutional"),
         (lambda: SumOfSigmoids(0), "terms"),
         (lambda: Squash(0.5), "alpha"),
         (lambda: Stack(Reverse(), 0), "depth"),

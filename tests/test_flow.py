@@ -14,6 +14,8 @@ from gen_jax.algorithms import descent
 from gen_jax.core import State, weights
 from gen_jax.data.densities import banana
 from gen_jax.data.source import Resident
+from gen_jax.data.transforms import dequantise
+from gen_jax.errors import UserError
 from gen_jax.evaluation import in_float64, invertibility, log_integral, log_likelihood
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.loop import fit
@@ -136,6 +138,13 @@ def test_conditional_flows(context):
     assert model.sample(state, KEY, 7)["x"].shape == (7, 2)
     assert model.outside({name: np.asarray(a) for name, a in batch.items()}) == ""
     assert "no entry" in model.outside({"x": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match="no entry"):
+        model.log_prob(state, {"x": batch["x"]})
+    with pytest.raises(ValueError, match="given for 6 of 5 samples"):
+        model.sample(state, KEY, 5, {context.entry: batch[context.entry]})
+    assert not np.array_equal(model.sample(state, KEY, 6, batch)["x"], batch["x"])
+    with pytest.raises(UserError, match="without a context"):
+        plots.flow_density(model, state, Split("test", {"x": np.zeros((3, 2), np.float32)}), KEY)
     if "context" in state.params["flow"]:
         gradient = jax.grad(lambda p: model.loss(p, state, batch, KEY)[0])(state.params["flow"])["context"]
         assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient))
@@ -281,6 +290,9 @@ def test_evaluation_in_float64():
     assert wide.value == pytest.approx(log_likelihood(model)(state, split, KEY)["log_likelihood"].value, abs=1e-5)
     assert in_float64(invertibility)(model)(state, split, KEY)["round_trip_float64"].value < 1e-13
     assert not jax.config.jax_enable_x64
+    integers = Split("test", {"x": np.random.default_rng(0).integers(4, size=(50, 3))}, (dequantise(4),))
+    wide = in_float64(log_likelihood)(model)(state, integers, KEY)["log_likelihood_float64"]  # by the same noise
+    assert wide.value == pytest.approx(log_likelihood(model)(state, integers, KEY)["log_likelihood"].value, abs=1e-5)
 
 
 def test_pictures():
@@ -305,12 +317,16 @@ def test_data_a_flow_cannot_explain_is_refused():
     assert squashed.outside({"x": np.full((3, 2), 0.5, np.float32)}) == ""
     with pytest.raises(ValueError, match="the base has"):
         plain.init(KEY, {"x": jnp.zeros((3, 4))})
+    assert "not finite" in plain.outside({"x": np.array([[np.nan, 1.0]])})
+    with pytest.raises(ValueError, match="the network of the noise"):
+        Dequantised(squashed, Dense(2), levels=4).init(KEY, {"x": jnp.zeros((3, 2), jnp.int32)})
     integers = Dequantised(Flow(Normal((2,)), [Squash()]), Dense(4), levels=4)
     assert "integers from 0 to 3" in integers.outside({"x": np.full((3, 2), 4)})
     assert integers.outside({"x": np.full((3, 2), 3)}) == ""
     for make in (
         lambda: Normal(()),
         lambda: Mixture((2,), 0),
+        lambda: Dequantised(squashed, Dense(4), levels=1),
         lambda: StudentT((2,), 1.0),
         lambda: Variational(plain, banana, 0),
         lambda: Variational(replace(plain, context=Labels(2)), banana),

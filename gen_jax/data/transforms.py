@@ -35,7 +35,7 @@ def dequantise(levels: int = 256) -> Transform:
     """
 
     def transform(batch: Batch, key: Array) -> Batch:
-        noise = jax.random.uniform(key, batch["x"].shape)
+        noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
     transform.levels = levels  # for who turns densities of the result into bits
@@ -59,7 +59,7 @@ def stochastically_binarised(levels: int = 256) -> Transform:
     """
 
     def transform(batch: Batch, key: Array) -> Batch:
-        noise = jax.random.uniform(key, batch["x"].shape)
+        noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
     transform.lossless, transform.protocol = False, "stochastically binarised"
@@ -89,7 +89,7 @@ def thresholded(levels: int = 256) -> Transform:
 def _noise_of_each(batch: Batch) -> Array:
     """Uniform noise like x that depends on the number of each example alone."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
-    return jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:]))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:], jnp.float32))(keys)
 
 
 def _intensity(batch: Batch, levels: int) -> Array:

@@ -40,6 +40,23 @@ class Context:
         raise NotImplementedError
 
 
+def told(context: Context, batch: Batch, params: PyTree = None) -> Array:
+    """What a context makes of a batch; a ValueError where the batch has no such entry."""
+    if context.entry not in batch:
+        raise ValueError(context.outside(batch))
+    return context(batch, params)
+
+
+def given_to(context: Context | None, n: int, given: Batch | None) -> Batch:
+    """What n samples are drawn for: what is given, else what the context says; {} for a model without one."""
+    if context is None:
+        return {}
+    given = given or context.example(n)
+    if context.entry in given and len(given[context.entry]) != n:
+        raise ValueError(f'"{context.entry}" is given for {len(given[context.entry])} of {n} samples')
+    return given
+
+
 @dataclass(frozen=True)
 class Labels(Context):
     """The one-hot class of each example; samples are drawn of every class in turn."""

@@ -16,7 +16,7 @@ from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, f
 from gen_jax.models import imputation
 from gen_jax.models.bases import Base
 from gen_jax.models.bijections.layer import Chain, Layer
-from gen_jax.models.contexts import Context
+from gen_jax.models.contexts import Context, given_to, told
 from gen_jax.models.likelihoods import of_each_example
 
 
@@ -60,6 +60,8 @@ class Flow:
         x = np.asarray(batch["x"])
         if x.dtype.kind in "iub":
             return "x holds integers, of which a density has no bound: add a transform such as dequantise()"
+        if not np.isfinite(x).all():
+            return "x holds values that are not finite"
         low, high = self.chain.support or (-np.inf, np.inf)
         if x.min() < low or x.max() > high:
             return f"x goes from {x.min():.4g} to {x.max():.4g}, but the last layer gives data in [{low:g}, {high:g}]"
@@ -70,10 +72,10 @@ class Flow:
         return self._of(weights(state, "flow"), batch)
 
     def _of(self, params: PyTree, batch: Batch | None) -> distrax.Distribution:
-        return self(params, self.context(batch, params.get("context")) if self.context else None)
+        return self(params, told(self.context, batch or {}, params.get("context")) if self.context else None)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        """(B,) log-densities in nats."""
+        """(B,) log-densities in nats; estimates of them where a continuous layer has probes."""
         return self.of(state, batch).log_prob(batch["x"])
 
     def latent(self, state: State, batch: Batch) -> tuple[Array, Array]:
@@ -94,12 +96,14 @@ class Flow:
     def sample(
         self, state: State, key: Array, n: int, given: Batch | None = None, temperature: float | Array = 1.0
     ) -> Batch:
-        """given: the context of each of the n examples. temperature: what noise is scaled by."""
-        given = given or (self.context.example(n) if self.context else {})
+        """given: the context of each of the n examples. temperature: what the distance of noise from its mean is
+        scaled by."""
+        given = given_to(self.context, n, given)
         distribution = self.of(state, given)
         shape = () if self.context else (n,)
-        z = temperature * distribution.distribution.sample(seed=fold(key, "z"), sample_shape=shape)
-        return {"x": distribution.bijector.forward(z), "z": z, **given}
+        base = distribution.distribution
+        z = base.mean() + temperature * (base.sample(seed=fold(key, "z"), sample_shape=shape) - base.mean())
+        return {**given, "x": distribution.bijector.forward(z), "z": z}
 
     def impute(
         self,
@@ -136,11 +140,20 @@ class Dequantised:
     network: nn.Module
     levels: int = 256
 
+    def __post_init__(self):
+        if self.levels < 2:
+            raise ValueError(f"levels must be at least 2, got {self.levels}")
+
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         middle = {**batch, "x": (batch["x"].astype(jnp.float32) + 0.5) / self.levels}
         params, extra = self.flow.init(fold(key, "flow"), middle)
-        noise = self.network.init(fold(key, "noise"), self._scaled(batch["x"]))["params"]
-        return {"flow": {**params["flow"], "noise": noise}}, extra
+        made, noise = self.network.init_with_output(fold(key, "noise"), self._scaled(batch["x"]))
+        expected = (*batch["x"].shape[:-1], 2 * batch["x"].shape[-1])
+        if made.shape != expected:
+            raise ValueError(
+                f"the network of the noise must give {expected[1:]} per example, and gives {made.shape[1:]}"
+            )
+        return {"flow": {**params["flow"], "noise": noise["params"]}}, extra
 
     def outside(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""

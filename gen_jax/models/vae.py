@@ -15,7 +15,7 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
 from gen_jax.models import imputation
 from gen_jax.models.bounds import Bounded, BoundFunction, Terms, elbo
-from gen_jax.models.contexts import Context
+from gen_jax.models.contexts import Context, given_to, told
 from gen_jax.models.likelihoods import check_outputs, of_each_example
 from gen_jax.models.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.priors import StandardNormal, VampPrior
@@ -55,8 +55,8 @@ class VAE(Bounded):
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalise(batch["x"][:1])
         one = {name: a[:1] for name, a in batch.items()} if self.context else {}
-        told = {"context": self.context.init(fold(key, "context"), one)} if self.context else {}
-        context = self._context(told, one)
+        own = {"context": self.context.init(fold(key, "context"), one)} if self.context else {}
+        context = self._context(own, one)
         outputs, encoder = self.encoder.init_with_output(fold(key, "encoder"), x, *context)
         expected = (1, self.posterior.outputs(self.latent))
         if outputs.shape != expected:
@@ -67,7 +67,7 @@ class VAE(Bounded):
         z = jnp.concatenate([jnp.zeros((1, self.latent)), *context], axis=-1)
         made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z)
         check_outputs(self.likelihood, x, made)
-        own = told | {
+        own |= {
             "likelihood": self.likelihood.init(),
             "posterior": self.posterior.init(fold(key, "posterior"), self.latent),
             "prior": self.prior.init(fold(key, "prior"), self.latent, x),
@@ -81,7 +81,7 @@ class VAE(Bounded):
 
     def _context(self, params: PyTree, batch: Batch, samples: int = 1) -> list[Array]:
         """[(samples * B, size)] the context of a batch, or nothing."""
-        return [jnp.tile(self.context(batch, params.get("context")), (samples, 1))] if self.context else []
+        return [jnp.tile(told(self.context, batch, params.get("context")), (samples, 1))] if self.context else []
 
     def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
         """q(z | x), of data as the encoder sees it."""
@@ -123,9 +123,9 @@ class VAE(Bounded):
 
     def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
         """given: the context of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
-        given = given or (self.context.example(n) if self.context else {})
+        given = given_to(self.context, n, given)
         z = self.prior_of(state).sample(seed=fold(key, "z"), sample_shape=(n,))
-        return {"x": self.decode(state, z, given).sample(seed=fold(key, "x")), "z": z, **given}
+        return {**given, "x": self.decode(state, z, given).sample(seed=fold(key, "x")), "z": z}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z) at the mean of q(z | x)."""

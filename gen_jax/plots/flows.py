@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 def flow_density(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
     """Data in the plane, the density of the model as a heat map, and samples, on the same axes."""
-    x = _plane(split, points)
+    x = _plane(model, split, points)
     corners, across, up = _grid(x, 200)
     density = np.exp(np.asarray(jax.jit(model.log_prob)(state, {"x": corners})).reshape(across.shape))
+    density = np.nan_to_num(density)  # 0 outside of what the flow can give
     drawn = np.asarray(model.sample(state, key, len(x))["x"])
     figure, axes = panels(3)
     axes[0].scatter(*x.T, s=2)
@@ -36,7 +37,7 @@ def flow_density(model: Any, state: State, split: Split, key: Array, points: int
 
 def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int = 6) -> Figure:
     """A grid on the plane of the noise as the layers carry it to the data, drawn after some of them."""
-    _plane(split, 1)
+    _plane(model, split, 1)
     layers = unrolled(model.chain, weights(state, "flow").get("layers", {}))
     shown = np.unique(np.linspace(0, len(layers), min(stages, len(layers) + 1)).astype(int))
     line, fine = np.linspace(-2.5, 2.5, 21), np.linspace(-2.5, 2.5, 200)
@@ -59,7 +60,7 @@ def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int 
 
 def latent_space(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
     """Data beside the noise behind it, and noise beside the samples made of it; coloured by where they lie."""
-    x = _plane(split, points)
+    x = _plane(model, split, points)
     z = np.asarray(model.latent(state, {"x": x})[0])
     drawn = model.sample(state, key, len(x))
     noise, samples = np.asarray(drawn["z"]), np.asarray(drawn["x"])
@@ -83,7 +84,9 @@ def temperatures(model: Any, state: State, split: Split, key: Array, rows: int =
     return show({title: images}, columns=columns)
 
 
-def _plane(split: Split, n: int) -> np.ndarray:
+def _plane(model: Any, split: Split, n: int) -> np.ndarray:
+    if model.context:
+        raise UserError("this picture is one of a flow without a context")
     x = np.asarray(split.head(n)["x"])
     if x.ndim != 2 or x.shape[1] != 2:
         raise UserError(f"this picture is one of the plane, and examples have the shape {x.shape[1:]}")

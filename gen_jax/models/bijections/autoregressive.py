@@ -37,8 +37,9 @@ class MaskedAutoregressive(Layer):
         return z, summed(log_slopes)
 
     def forward(self, params, z, context=None):
-        def next_value(_: int, x: Array) -> Array:
-            return self.transformer.inverse(self._raw(params, x, context), z)[0]
+        def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
+            new = self.transformer.inverse(self._raw(params, x, context), z)[0]
+            return jnp.where(jnp.arange(z.shape[-1]) == i, new, x)
 
         x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
         _, log_slopes = self.transformer.forward(self._raw(params, x, context), x)

@@ -24,7 +24,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
-        x = x if context is None else jnp.concatenate([x, context], axis=-1)
+        if context is not None:
+            if x.ndim != 2:
+                raise ValueError(f"Dense is told of a context beside vectors, not {x.shape}: take Convolutional")
+            x = jnp.concatenate([x, context], axis=-1)
         for width in self.hidden:
             x = self.activation(nn.Dense(width)(x))
         return nn.Dense(self.outputs, kernel_init=ZEROS)(x)

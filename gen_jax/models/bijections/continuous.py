@@ -32,13 +32,21 @@ class Continuous(Layer):
     """FFJORD (arXiv:1810.01367): noise at time 0, data at time 1, log-determinants by the integral of a trace (eq. 4).
 
     probes: of Hutchinson's estimate of the trace (eq. 8), drawn for every batch; 0 for the exact trace, which costs
-    D derivatives. tolerance: of the solver, absolute and relative; densities are exact to about that.
+    D derivatives. tolerance: of the solver, absolute and relative, in the mean over a batch. With
+    probes log-determinants are unbiased estimates, others for every batch and direction, the same for the same batch.
     """
 
     field: nn.Module = Field()
     probes: int = 0
     tolerance: float = 1e-5
     max_steps: int = 256
+
+    def __post_init__(self):
+        if self.probes < 0 or not self.tolerance > 0 or self.max_steps < 1:
+            raise ValueError(
+                "a continuous layer needs probes of at least 0, a tolerance above 0 and at least one step, "
+                f"got {self.probes}, {self.tolerance} and {self.max_steps}"
+            )
 
     def init(self, key, x, context=None):
         if x.ndim != 2:

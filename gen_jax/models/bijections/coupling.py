@@ -27,7 +27,7 @@ class Coupling(Layer):
     def init(self, key, x, context=None):
         if x.shape[-1] < 2:
             raise ValueError("a coupling needs at least 2 dimensions: use an autoregressive or an elementwise layer")
-        kept, moved = self._halves(x)
+        kept, moved = halves(x)
         return self._module(moved).init(key, kept, *_given(context))["params"]
 
     def forward(self, params, z, context=None):
@@ -37,17 +37,13 @@ class Coupling(Layer):
         return self._map(self.transformer.forward, params, x, context)
 
     def _map(self, f, params, x, context):
-        kept, moved = self._halves(x)
+        kept, moved = halves(x)
         raw = self._module(moved).apply({"params": params}, kept, *_given(context))
         moved, log_slopes = f(groups(raw, self.transformer.outputs), moved)
         return jnp.concatenate([kept, moved], axis=-1), summed(log_slopes)
 
     def _module(self, moved: Array) -> nn.Module:
         return self.network(self.transformer.outputs * moved.shape[-1])
-
-    def _halves(self, x: Array) -> list[Array]:
-        size = x.shape[-1]
-        return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,12 @@ class Checkerboard(Layer):
 def groups(raw: Array, n: int) -> list[Array]:
     """(..., n * size) -> n arrays (..., size): a split, whose gradient is a concatenation, not a sum."""
     return lax.split(raw, [raw.shape[-1] // n] * n, axis=raw.ndim - 1)
+
+
+def halves(x: Array) -> list[Array]:
+    """The two halves of the last axis; of an odd number the first is the smaller."""
+    size = x.shape[-1]
+    return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
 
 
 def _given(context: Array | None) -> tuple[Array, ...]:

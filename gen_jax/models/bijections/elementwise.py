@@ -38,6 +38,10 @@ class Affine:
     bound: float = 3.0
     outputs = 2
 
+    def __post_init__(self):
+        if not self.bound > 0:
+            raise ValueError(f"bound must be above 0, got {self.bound}")
+
     def forward(self, params, x):
         log_scale, shift = self._of(params)
         return x * jnp.exp(log_scale) + shift, log_scale
@@ -64,11 +68,13 @@ class RationalQuadraticSpline:
     min_slope: float = 1e-2
 
     def __post_init__(self):
-        if self.bins < 2 or self.bins * self.min_bin >= 1 or not self.interval > 0:
+        if self.bins < 2 or not 0 <= self.bins * self.min_bin < 1 or not self.interval > 0:
             raise ValueError(
                 "a spline needs at least 2 bins, bins * min_bin below 1 and an interval above 0, "
                 f"got bins={self.bins}, min_bin={self.min_bin}, interval={self.interval}"
             )
+        if not 0 <= self.min_slope < 1:
+            raise ValueError(f"min_slope must be in [0, 1), got {self.min_slope}")
 
     @property
     def outputs(self) -> int:
@@ -121,7 +127,7 @@ class RationalQuadraticSpline:
 def _up(x: Array, left, width, bottom, height, low, high) -> tuple[Array, Array]:
     """Values and log-slopes of a rational quadratic on one bin (eqs. 4 and 5)."""
     slope = height / width
-    at = jnp.clip((x - left) / width, 0.0, 1.0)
+    at = (x - left) / width
     rest = at * (1 - at)
     below = slope + (low + high - 2 * slope) * rest
     y = bottom + height * (slope * at**2 + low * rest) / below
@@ -132,11 +138,11 @@ def _up(x: Array, left, width, bottom, height, low, high) -> tuple[Array, Array]
 def _down(y: Array, left, width, bottom, height, low, high) -> Array:
     """Where the rational quadratic is y: the root of a quadratic that lies in the bin (eqs. 6 to 8)."""
     slope = height / width
-    up = jnp.clip(y - bottom, 0.0, height)
+    up = y - bottom
     bend = up * (low + high - 2 * slope)
     a, b, c = height * (slope - low) + bend, height * low - bend, -slope * up
     root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0) + jnp.finfo(y.dtype).tiny)
-    return left + width * jnp.clip(2 * c / (-b - root), 0.0, 1.0)
+    return left + width * 2 * c / (-b - root)
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,7 @@ class Scalar(Layer):
 class Softplus(Layer):
     """Data above 0, log(1 + e^z)."""
 
-    support = (0.0, float("inf"))
+    support = (float(np.finfo(np.float32).tiny), float("inf"))
     triangular = True
 
     def forward(self, params, z, context=None):
@@ -232,11 +238,18 @@ class Softplus(Layer):
 
 @dataclass(frozen=True)
 class Squash(Layer):
-    """Data in [0, 1], whose noise is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1)."""
+    """Data in [0, 1], whose noise is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1).
+
+    Samples reach a little beyond, to -alpha / (1 - 2 alpha) and as far above 1.
+    """
 
     alpha: float = 0.05
-    support = (0.0, 1.0)
     triangular = True
+
+    @property
+    def support(self) -> tuple[float, float]:
+        edge = 0.0 if self.alpha else float(np.finfo(np.float32).eps)
+        return edge, 1.0 - edge
 
     def __post_init__(self):
         if not 0 <= self.alpha < 0.5:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from gen_jax.core import PyTree
-from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network
+from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network, halves
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
@@ -55,7 +55,7 @@ class Half(Layer):
     layer: Layer
 
     def init(self, key, x, context=None):
-        return self.layer.init(key, _halves(x)[0], context)
+        return self.layer.init(key, halves(x)[0], context)
 
     def forward(self, params, z, context=None):
         return self._of_half(self.layer.forward, params, z, context)
@@ -64,19 +64,16 @@ class Half(Layer):
         return self._of_half(self.layer.inverse, params, x, context)
 
     def _of_half(self, f, params: PyTree, x: Array, context: Array | None) -> Mapped:
-        deeper, done = _halves(x)
+        deeper, done = halves(x)
         deeper, log_det = f(params, deeper, context)
         return jnp.concatenate([deeper, done], axis=-1), log_det
-
-
-def _halves(x: Array) -> list[Array]:
-    size = x.shape[-1]
-    return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
 
 
 def multi_scale(steps: list[Layer], network: Network) -> Layer:
     """Layers for every level, fine to coarse: after each, half of the channels leave as noise whose mean and scale the
     other half tells."""
+    if not steps:
+        raise ValueError("images need at least one level")
     layer = None
     for step in reversed(steps):
         layer = Squeezed(Chain([Half(layer), Coupling(Affine(), network), step] if layer else [step]))

@@ -76,6 +76,9 @@ class Chain(Layer):
         for layer in self.layers:
             if not isinstance(layer, Layer):
                 raise ValueError(f"a chain is made of bijections, and {layer!r} is none")
+        for layer in self.layers[:-1]:
+            if layer.support is not None:
+                raise ValueError(f"{layer!r} gives only values in {layer.support}: it must be the last layer")
 
     @property
     def support(self) -> tuple[float, float] | None:
@@ -126,6 +129,8 @@ class Stack(Layer):
     def __post_init__(self):
         if min(self.depth, self.unroll) < 1:
             raise ValueError(f"depth and unroll must be at least 1, got {self.depth} and {self.unroll}")
+        if self.layer.support is not None:
+            raise ValueError(f"{self.layer!r} gives only values in {self.layer.support} and cannot be repeated")
 
     @property
     def triangular(self) -> bool:
@@ -159,6 +164,10 @@ class Inverted(Layer):
     """A layer the other way round: what was fast for densities is fast for samples."""
 
     layer: Layer
+
+    def __post_init__(self):
+        if self.layer.support is not None:
+            raise ValueError(f"{self.layer!r} the other way round would need noise in {self.layer.support}")
 
     @property
     def triangular(self) -> bool:
@@ -222,7 +231,7 @@ def summed(log_slopes: Array) -> Array:
 def solve(f: Callable[[Array], Mapped], y: Array, low: Array, high: Array) -> Array:
     """x with f(x) = y, elementwise, for an increasing f which returns its log-slopes too, by bisection from a bracket.
 
-    A step of Newton's at the end polishes the root and makes it differentiable, in y and in whatever f depends on.
+    A step of Newton's at the end polishes the root and makes it differentiable, once, in y and in what f depends on.
     """
     steps = 30 if jnp.finfo(y.dtype).bits == 32 else 60
 

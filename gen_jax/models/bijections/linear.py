@@ -27,7 +27,8 @@ class Reverse(Layer):
 
 @dataclass(frozen=True)
 class Permutation(Layer):
-    """The last axis in an order drawn from a seed."""
+    """The last axis in an order drawn from a seed: one long cycle, so that however often it is repeated every value
+    comes to every place."""
 
     seed: int = 0
 
@@ -38,7 +39,10 @@ class Permutation(Layer):
         return jnp.take(x, np.argsort(self._order(x)), axis=-1), jnp.zeros(len(x), x.dtype)
 
     def _order(self, x: Array) -> np.ndarray:
-        return np.random.default_rng(self.seed).permutation(x.shape[-1])
+        places = np.random.default_rng(self.seed).permutation(x.shape[-1])
+        order = np.empty_like(places)
+        order[places] = np.roll(places, 1)
+        return order
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class ActNorm(Layer):
 
     def init(self, key, x, context=None):
         axes = tuple(range(x.ndim - 1))
-        return {"mean": x.mean(axis=axes), "log_std": jnp.log(x.std(axis=axes) + 1e-3)}
+        mean, std = x.mean(axis=axes), x.std(axis=axes)
+        constant = std <= 1e-6 * jnp.abs(mean) + jnp.finfo(x.dtype).tiny
+        return {"mean": mean, "log_std": jnp.log(jnp.where(constant, 1, std))}
 
     def forward(self, params, z, context=None):
         mean, log_std = self._of(params)

@@ -1,4 +1,4 @@
-"""Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted to the last digit.
+"""Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted by root-finding and in closed form.
 
 Forward, noise to data, they are closed expressions, made for variational inference; `Inverted` ones are fitted to data.
 """
@@ -37,7 +37,7 @@ class _Amortised(Layer):
 
 @dataclass(frozen=True)
 class Planar(_Amortised):
-    """z + u tanh(w.z + b), with u bent so that w.u > -1 (eq. 10 and appendix A.1)."""
+    """z + u tanh(w.z + b), with u bent so that w.u > -0.99 (eq. 10 and appendix A.1)."""
 
     scale: float = 0.5
 
@@ -45,13 +45,13 @@ class Planar(_Amortised):
         return 2 * size + 1
 
     def forward(self, params, z, context=None):
-        u, w, b = self._of(params, z, context)
+        u, w, b, reach = self._of(params, z, context)
         t = jnp.tanh(jnp.sum(w * z, axis=-1) + b)
-        return z + u * t[:, None], jnp.log1p((1 - t**2) * jnp.sum(w * u, axis=-1))
+        return z + u * t[:, None], jnp.log1p((1 - t**2) * reach)
 
     def inverse(self, params, x, context=None):
-        u, w, b = self._of(params, x, context)
-        along, reach = jnp.sum(w * x, axis=-1), jnp.sum(w * u, axis=-1)
+        u, w, b, reach = self._of(params, x, context)
+        along = jnp.sum(w * x, axis=-1)
 
         def moved(a: Array) -> tuple[Array, Array]:  # w.x by w.z
             t = jnp.tanh(a + b)
@@ -63,14 +63,15 @@ class Planar(_Amortised):
     def _of(self, params, z, context):
         raw, size = self._raw(params, context), z.shape[-1]
         u, w, b = raw[:, :size], raw[:, size : 2 * size], raw[:, -1]
-        along = jnp.sum(w * u, axis=-1, keepdims=True)
-        bend = jax.nn.softplus(along + jnp.log(jnp.expm1(1.0))) - 1 - along  # nothing where w.u = 0
-        return u + bend * w / (jnp.sum(w**2, axis=-1, keepdims=True) + 1e-6), w, b
+        along = jnp.sum(w * u, axis=-1)
+        reach = _above_minus_one(along)
+        length = jnp.maximum(jnp.sum(w**2, axis=-1), 1e-12)
+        return u + ((reach - along) / length)[:, None] * w, w, b, reach
 
 
 @dataclass(frozen=True)
 class Radial(_Amortised):
-    """z + b (z - c) / (a + |z - c|), with a > 0 and b > -a (eq. 14 and appendix A.2)."""
+    """z + b (z - c) / (a + |z - c|), with a > 0.1 and b > -0.99 a (eq. 14 and appendix A.2)."""
 
     scale: float = 0.5
 
@@ -98,7 +99,12 @@ class Radial(_Amortised):
     def _of(self, params, context):
         raw = self._raw(params, context)
         a = 0.1 + jax.nn.softplus(raw[:, -2])
-        return raw[:, :-2], a, a * (jax.nn.softplus(raw[:, -1] + jnp.log(jnp.expm1(1.0))) - 1)
+        return raw[:, :-2], a, a * _above_minus_one(raw[:, -1])
+
+
+def _above_minus_one(raw: Array) -> Array:
+    """Numbers above -0.99, increasing, 0 where raw is: as close to -1 as a float32 can be inverted from."""
+    return jax.nn.softplus(raw + jnp.log(jnp.expm1(0.99))) - 0.99
 
 
 def _norm(x: Array) -> Array:
