@@ -38,7 +38,7 @@ def config(
         batch: examples per step
     """
     levels, width = (1, 4) if smoke else (levels, width)
-    network = partial(Convolutional, width=width, blocks=2)
+    network = partial(Convolutional, width=width, blocks=1 if smoke else 2)
     model = Flow(Normal((28, 28, 1)), [realnvp(levels, network), Squash()])
     batch = 16 if smoke else batch
     return Experiment(
