@@ -18,7 +18,8 @@ from gen_jax.models.bounds import elbo
 from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
-# Their models and algorithms are those of other configs: all laws for them by `make test-all`, one step by `make test`.
+# Their models and algorithms are much like those of other configs, or take long to compile: all laws for them by
+# `make test-all`, one step by `make test`.
 TWINS = (
     "beta_vae_mnist",
     "conditional_nsf_digits",
@@ -26,7 +27,12 @@ TWINS = (
     "ffjord_moons",
     "glow_digits",
     "glow_mnist",
+    "gmm_digits",
+    "hmm_chorales",
+    "hmm_vowels",
+    "hvae_digits",
     "hvae_mnist",
+    "iwae_mnist",
     "maf_moons",
     "nsf_checkerboard",
     "nsf_digits",
@@ -34,6 +40,7 @@ TWINS = (
     "radial_moons",
     "realnvp_mnist",
     "vae_flax_example",
+    "vae_mnist",
 )
 
 

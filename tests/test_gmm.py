@@ -329,6 +329,7 @@ def test_every_start_is_proper_and_restarts_find_the_best(start):
     np.testing.assert_allclose(one.params["gmm"]["means"], member(state, 2).params["gmm"]["means"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_best_of_goes_on_from_the_best_start():
     x, model = points(), GMM(3, start=random_responsibilities)
     algorithm = best_of(em(model), 6, "log_likelihood", iterations=10)

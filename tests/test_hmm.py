@@ -140,7 +140,13 @@ EMISSIONS = {
 }
 
 
-@pytest.mark.parametrize("emission, data", EMISSIONS.values(), ids=EMISSIONS)
+@pytest.mark.parametrize(
+    "emission, data",
+    [
+        pytest.param(*parts, id=name, marks=[pytest.mark.slow] * (name in ("mixture", "unobserved")))
+        for name, parts in EMISSIONS.items()
+    ],
+)
 def test_every_emission(emission, data):
     """EM is monotone, gradients are finite, samples look like data, sampling agrees with the density."""
     model, x = HMM(3, emission), data()
@@ -345,6 +351,7 @@ def test_streamed_divided_and_stepwise_training(same):
     assert b == pytest.approx(a, rel=0.02)
 
 
+@pytest.mark.slow
 def test_descent_reaches_what_em_reaches():
     x = gaussian_data()
     model = HMM(3, Gaussian(DIAGONAL))
@@ -354,6 +361,7 @@ def test_descent_reaches_what_em_reaches():
     assert b == pytest.approx(a, abs=0.5)
 
 
+@pytest.mark.slow
 def test_classes_are_told_apart_by_models_of_their_own():
     rng = np.random.default_rng(0)
     label = np.arange(40) % 2
