@@ -13,9 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-if any("zuko" in argument for argument in sys.argv):  # both in one process abort, and an import of ours tries the other
-    sys.modules["tensorflow"] = None
-
 import jax
 import jax.numpy as jnp
 import numpy as np

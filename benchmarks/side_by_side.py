@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko")):
+    sys.modules["tensorflow"] = None  # a dependency of ours imports it where it is, and beside PyTorch it aborts
+
 import jax
 from rich.console import Console
 from rich.table import Table

@@ -6,14 +6,9 @@ PYTHONPATH=. python benchmarks/vae.py [--only conv] [--write README.md]         
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if any(
-    "PyTorch" in argument for argument in sys.argv
-):  # both in one process abort, and an import of ours tries the other
-    sys.modules["tensorflow"] = None
 
 import jax
 import jax.numpy as jnp

@@ -42,7 +42,6 @@ def config(
         steps=min(steps, 20) if smoke else steps,
         metrics=[log_likelihood, invertibility],
         plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
-        chunk=1,
         evaluate_every=500,
         plot_every=500,
         checkpoint_every=500,

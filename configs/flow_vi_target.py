@@ -52,7 +52,4 @@ def config(
         metrics=[log_integral],
         plots=[plots.scatter],
         chunk=10,
-        evaluate_every=1000,
-        plot_every=1000,
-        checkpoint_every=1000,
     )

@@ -15,7 +15,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.models.bases import Normal
 from gen_jax.models.bijections import Convolutional, Squash, glow
 from gen_jax.models.flow import Dequantised, Flow
-from gen_jax.optimizers import adamw
+from gen_jax.optimizers import adamw, kernels
 
 
 def config(
@@ -44,9 +44,10 @@ def config(
     learned = dequantisation == "variational"
     if learned:
         model = Dequantised(model, network(2), levels=17)
+    tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
-        with_ema(descent(model, {"flow": adamw(lr, steps, weight_decay=1e-2, clip=50.0)}), "flow", 0.99),
+        with_ema(descent(model, {"flow": tx}), "flow", 0.99),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

@@ -52,8 +52,5 @@ def config(
         transforms=[dequantise()],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
-        evaluate_every=1000,
-        plot_every=1000,
-        checkpoint_every=1000,
         **validated(data),
     )

@@ -46,7 +46,4 @@ def config(
         metrics=[log_likelihood, invertibility],
         plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
         chunk=10,
-        evaluate_every=1000,
-        plot_every=1000,
-        checkpoint_every=1000,
     )

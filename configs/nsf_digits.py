@@ -24,7 +24,7 @@ from gen_jax.models.bijections import (
     Stack,
 )
 from gen_jax.models.flow import Flow
-from gen_jax.optimizers import adamw
+from gen_jax.optimizers import adamw, kernels
 
 
 def config(
@@ -49,9 +49,10 @@ def config(
     coupling = Coupling(RationalQuadraticSpline(bins), partial(Dense, hidden=(width, width)))
     step = Chain([coupling, Permutation(), ActNorm()])
     model = Flow(Normal((8, 8, 1)), [Flattened(Stack(step, depth)), Squash()])
+    tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
-        with_ema(descent(model, {"flow": adamw(lr, steps, weight_decay=1e-2, clip=50.0)}), "flow", 0.99),
+        with_ema(descent(model, {"flow": tx}), "flow", 0.99),
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

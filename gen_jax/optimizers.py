@@ -1,20 +1,29 @@
 """Optimizers that several configs use."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 
 from gen_jax.core import PyTree
 
 
-def adamw(lr: float, steps: int, weight_decay: float = 0.0, clip: float = 200.0) -> optax.GradientTransformation:
+def adamw(
+    lr: float,
+    steps: int,
+    weight_decay: float = 0.0,
+    clip: float = 200.0,
+    decayed: Callable[[PyTree], PyTree] | None = None,
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) from `lr` down to 0 by a cosine, with gradients clipped to a norm of `clip`.
 
     A loss in nats per image has gradients of norm 10 to 100; the clip only holds back the rare one that would throw
-    training off. Only kernels decay, not biases, scales or statistics.
+    training off. decayed: which parameters decay, a tree of booleans made from them, e.g. `kernels`; None for all.
     """
     schedule = optax.cosine_decay_schedule(lr, steps)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay, mask=_kernels))
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay, mask=decayed))
 
 
-def _kernels(params: PyTree) -> PyTree:
+def kernels(params: PyTree) -> PyTree:
+    """Only the kernels of networks, not biases, scales or statistics."""
     return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)

@@ -45,7 +45,7 @@ from gen_jax.models.bijections import (
 )
 from gen_jax.models.bijections.layer import unrolled
 from gen_jax.models.flow import Flow
-from gen_jax.optimizers import adamw
+from gen_jax.optimizers import adamw, kernels
 
 KEY = jax.random.key(0)
 NET = partial(Dense, hidden=(16,), activation=jnp.tanh)  # smooth, so that Jacobians are those of one function
@@ -309,7 +309,7 @@ def test_standardise_is_not_learned():
     grads = jax.grad(lambda p: Standardise().inverse(p, x)[0].sum())(Standardise().init(KEY, x))
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
     params = Standardise().init(KEY, x)
-    tx = adamw(0.1, 10, weight_decay=0.1)
+    tx = adamw(0.1, 10, weight_decay=0.1, decayed=kernels)
     updates, _ = tx.update(grads, tx.init(params), params)
     assert all(np.all(np.asarray(u) == 0) for u in jax.tree.leaves(updates))
 

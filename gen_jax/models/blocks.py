@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from gen_jax.core import PyTree
+
+matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # never TF32 or bfloat16: for sums that cancel, inverses
 
 
 def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:

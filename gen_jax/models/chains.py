@@ -21,9 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import fold
-from gen_jax.models.blocks import jointly
-
-_matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+from gen_jax.models.blocks import jointly, matmul
 
 
 class Scan(NamedTuple):
@@ -250,7 +248,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
         joint = predicted * likelihood
         scale = joint.sum(axis=0)
         filtered = joint / jnp.where(scale > 0, scale, 1)
-        return _matmul(transition.T, filtered), (filtered, scale)
+        return matmul(transition.T, filtered), (filtered, scale)
 
     filtered, scale = lax.scan(step, start, likelihood, unroll=_unroll(start))[1]
     return _Chain(transition, likelihood, best, operators, filtered, scale)
@@ -269,7 +267,7 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
     def step(beta: Array, inputs):
         likelihood, scale = inputs
         ahead = likelihood * beta / jnp.where(scale > 0, scale, 1)
-        return _matmul(chain.transition, ahead), (beta, ahead)
+        return matmul(chain.transition, ahead), (beta, ahead)
 
     return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True, unroll=_unroll(end))[1]
 

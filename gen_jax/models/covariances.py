@@ -9,7 +9,6 @@ coordinate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import distrax
@@ -19,10 +18,9 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import PyTree
-from gen_jax.models.blocks import jointly
+from gen_jax.models.blocks import jointly, matmul
 
 LOG_2PI = float(np.log(2 * np.pi))
-_matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # never TF32 or bfloat16: these sums cancel
 
 
 class Stats(NamedTuple):
@@ -83,7 +81,7 @@ class Full:
     def dense(self, params: PyTree) -> Array:
         """(K, D, D) covariances."""
         factor = self.factor(params)
-        covariances = _matmul(factor, factor.mT)
+        covariances = matmul(factor, factor.mT)
         return jnp.broadcast_to(covariances, (len(params["means"]), *covariances.shape[-2:]))
 
     def covariances(self, params: PyTree) -> Array:
@@ -160,7 +158,7 @@ class Full:
 
         def log_prob(x: Array) -> Array:  # one component at a time: its differences stay in the cache
             def component(k: Array) -> Array:
-                return -0.5 * jnp.sum(_matmul(whiten[k] if whiten.ndim == 3 else whiten, (x - means[k]).T) ** 2, axis=0)
+                return -0.5 * jnp.sum(matmul(whiten[k] if whiten.ndim == 3 else whiten, (x - means[k]).T) ** 2, axis=0)
 
             return lax.map(component, jnp.arange(len(means))) - constant.reshape(-1, 1)
 
@@ -169,7 +167,7 @@ class Full:
                 mean, r = of
                 centred = (x - mean).T
                 weighted = r * centred
-                return r.sum(), weighted.sum(axis=1), _matmul(weighted, centred.T)
+                return r.sum(), weighted.sum(axis=1), matmul(weighted, centred.T)
 
             return self._gathered(lax.map(component, (means, r)))
 
@@ -192,11 +190,11 @@ class Full:
             masked = jnp.where(there[:, None] & there[None, :], covariance, identity)
             factor = jnp.linalg.cholesky(masked)
             inverse = inverses(factor)
-            white = _matmul(inverse, residual)
+            white = matmul(inverse, residual)
             log_det = jnp.log(jnp.diagonal(factor)).sum()
             log_prob = -0.5 * jnp.sum(white**2) - log_det - 0.5 * there.sum() * LOG_2PI
-            precision = jnp.where(there[:, None] & there[None, :], _matmul(inverse.T, inverse), 0)
-            return log_prob, precision, _matmul(precision, residual)
+            precision = jnp.where(there[:, None] & there[None, :], matmul(inverse.T, inverse), 0)
+            return log_prob, precision, matmul(precision, residual)
 
         every = jax.vmap(jax.vmap(observed, in_axes=(0, None, None)), in_axes=(None, 0, 0))
 
@@ -226,7 +224,7 @@ class Full:
         packed[row, column] = packed[column, row] = np.arange(len(row))
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
         inverse = inverses(factor)
-        precision = _matmul(inverse.mT, inverse)
+        precision = matmul(inverse.mT, inverse)
         linear = jnp.einsum("kij,kj->ki", precision, means, precision=lax.Precision.HIGHEST)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         quadratic = precision[:, row, column] * np.where(row == column, -0.5, -1.0).astype(means.dtype)
@@ -241,7 +239,7 @@ class Full:
             about = self.rebased(Stats(count, first, second), means)
             return Stats(count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        way = Way(prepare, lambda f: _matmul(natural, f), lambda f, r: _matmul(r, f.T), stats)
+        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
 
@@ -250,7 +248,7 @@ class Tied(Full):
 
     def covariances(self, params):
         factor = self.factor(params)
-        return _matmul(factor, factor.T)
+        return matmul(factor, factor.T)
 
     def from_dense(self, covariances, weights):
         return jnp.einsum("k,kij->ij", weights / weights.sum(), covariances)
@@ -267,8 +265,8 @@ class Tied(Full):
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
 
     def rebased(self, stats, shift):
-        moved = _matmul(shift.T, stats.first)
-        second = stats.second - moved - moved.T + _matmul(shift.T, stats.count[:, None] * shift)
+        moved = matmul(shift.T, stats.first)
+        second = stats.second - moved - moved.T + matmul(shift.T, stats.count[:, None] * shift)
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
     def kept(self, alive, new, old):
@@ -282,8 +280,8 @@ class Tied(Full):
         d = params["means"].shape[1]
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
         inverse = inverses(factor)
-        precision = _matmul(inverse.T, inverse)
-        linear = _matmul(means, precision)
+        precision = matmul(inverse.T, inverse)
+        linear = matmul(means, precision)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         natural = jnp.concatenate([linear, constant[:, None]], axis=1)
 
@@ -292,10 +290,10 @@ class Tied(Full):
             return jnp.concatenate([x, jnp.ones_like(x[:1])])
 
         def log_prob(f: Array) -> Array:
-            return _matmul(natural, f) - 0.5 * jnp.sum(_matmul(inverse, f[:-1]) ** 2, axis=0)
+            return matmul(natural, f) - 0.5 * jnp.sum(matmul(inverse, f[:-1]) ** 2, axis=0)
 
         def sums(f: Array, r: Array):
-            return _matmul(r, f.T), _matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
+            return matmul(r, f.T), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
 
         def stats(raw) -> Stats:
             about = self.rebased(Stats(raw[0][:, -1], raw[0][:, :-1], raw[1]), means)
@@ -372,7 +370,7 @@ class Diagonal(Full):
         def sums(x: Array, r: Array) -> Stats:
             def component(mean: Array, r: Array) -> tuple[Array, Array, Array]:
                 centred = x - mean
-                return r.sum(), _matmul(r, centred), _matmul(r, centred**2)
+                return r.sum(), matmul(r, centred), matmul(r, centred**2)
 
             return Stats(*jax.vmap(component)(means, r))
 
@@ -393,7 +391,7 @@ class Diagonal(Full):
 
             def component(mean: Array, scale: Array, r: Array) -> tuple[Array, Array, Array]:
                 centred = jnp.where(absent, 0, x - mean)
-                return r.sum(), _matmul(r, centred), _matmul(r, jnp.where(absent, scale**2, centred**2))
+                return r.sum(), matmul(r, centred), matmul(r, jnp.where(absent, scale**2, centred**2))
 
             return Stats(*jax.vmap(component)(means, scale, r))
 
@@ -414,7 +412,7 @@ class Diagonal(Full):
             about = self.rebased(Stats(raw[:, -1], raw[:, d : 2 * d], raw[:, :d]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
 
-        way = Way(prepare, lambda f: _matmul(natural, f), lambda f, r: _matmul(r, f.T), stats)
+        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=1).max())
 
 

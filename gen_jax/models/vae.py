@@ -113,7 +113,7 @@ class VAE(Bounded):
 
     def decode(self, state: State, z: Array, given: Batch | None = None) -> distrax.Distribution:
         """p(x | z) of (n, latent), by single values of x; `given` holds the context, by default every class in turn."""
-        given = given if given or not self.context else self.context.example(len(z))
+        given = given_to(self.context, len(z), given)
         params = weights(state, "vae")
         return self._likelihood(params, z, *self._context(params, given))
 

@@ -46,10 +46,7 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
 def density(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Contours of the negative log-likelihood in the plane, with the data."""
     x = np.asarray(split.head(1000)["x"])
-    low, high = x.min(axis=0), x.max(axis=0)
-    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
-    across, up = np.meshgrid(*(np.linspace(a, b, 200, dtype=np.float32) for a, b in zip(low, high)))
-    points = np.stack([across.ravel(), up.ravel()], axis=1)
+    points, across, up = covering(x)
     nll = -np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
     figure, (axis,) = panels(1)
     filled = axis.contourf(
@@ -130,6 +127,14 @@ def ellipses(axis: Any, means: Any, covariances: Any) -> None:
     circle = 2 * np.stack([np.cos(turn), np.sin(turn)])
     for mean, covariance in zip(np.asarray(means)[:, :2], np.asarray(covariances)[:, :2, :2]):
         axis.plot(*(mean[:, None] + np.linalg.cholesky(covariance) @ circle), color="black", linewidth=0.9)
+
+
+def covering(x: np.ndarray, side: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(side^2, 2) points on a grid that covers x (N, 2) with a margin, and their coordinates (side, side)."""
+    low, high = x.min(axis=0), x.max(axis=0)
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    across, up = np.meshgrid(*(np.linspace(a, b, side, dtype=np.float32) for a, b in zip(low, high)))
+    return np.stack([across.ravel(), up.ravel()], axis=1), across, up
 
 
 def _limits(a: np.ndarray) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from gen_jax.core import State, weights
 from gen_jax.errors import UserError
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.models.bijections.layer import unrolled
-from gen_jax.plots.figures import panels, show
+from gen_jax.plots.figures import covering, panels, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def flow_density(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
     """Data in the plane, the density of the model as a heat map, and samples, on the same axes."""
     x = _plane(model, split, points)
-    corners, across, up = _grid(x, 200)
+    corners, across, up = covering(x)
     density = np.exp(np.asarray(jax.jit(model.log_prob)(state, {"x": corners})).reshape(across.shape))
     density = np.nan_to_num(density)  # 0 outside of what the flow can give
     drawn = np.asarray(model.sample(state, key, len(x))["x"])
@@ -43,18 +43,14 @@ def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int 
     line, fine = np.linspace(-2.5, 2.5, 21), np.linspace(-2.5, 2.5, 200)
     lines = [np.stack(np.broadcast_arrays(a, fine), axis=1) for a in line]
     z = jnp.asarray(np.concatenate([*lines, *(a[:, ::-1] for a in lines)]), jnp.float32)
+    carried = [z]
+    for layer, params in layers:
+        carried.append(layer.forward(params, carried[-1])[0])
     figure, axes = panels(len(shown))
-    titles = iter(zip(axes, shown))
-    for i in range(len(layers) + 1):
-        if i in shown:
-            axis, _ = next(titles)
-            curves = np.asarray(z).reshape(-1, len(fine), 2)
-            for number, curve in enumerate(curves):
-                axis.plot(*curve.T, linewidth=0.5, color="C0" if number < len(line) else "C3")
-            axis.set(title="noise" if i == 0 else f"after {i} of {len(layers)} layers", aspect="equal")
-        if i < len(layers):
-            layer, params = layers[i]
-            z, _ = layer.forward(params, z)
+    for axis, i in zip(axes, shown):
+        for number, curve in enumerate(np.asarray(carried[i]).reshape(-1, len(fine), 2)):
+            axis.plot(*curve.T, linewidth=0.5, color="C0" if number < len(line) else "C3")
+        axis.set(title="noise" if i == 0 else f"after {i} of {len(layers)} layers", aspect="equal")
     return figure
 
 
@@ -64,13 +60,16 @@ def latent_space(model: Any, state: State, split: Split, key: Array, points: int
     z = np.asarray(model.latent(state, {"x": x})[0])
     drawn = model.sample(state, key, len(x))
     noise, samples = np.asarray(drawn["z"]), np.asarray(drawn["x"])
-    figure, axes = panels(4)
-    turn = [np.arctan2(*(a - a.mean(axis=0)).T) for a in (x, noise)]
-    pairs = ((x, turn[0], f"{split.name} data"), (z, turn[0], "its noise"))
-    for axis, (points_, colour, title) in zip(
-        axes, (*pairs, (noise, turn[1], "noise"), (samples, turn[1], "its samples"))
-    ):
-        axis.scatter(*points_.T, s=2, c=colour, cmap="twilight")
+    of_data, of_noise = (np.arctan2(*(a - a.mean(axis=0)).T) for a in (x, noise))
+    shown = {
+        f"{split.name} data": (x, of_data),
+        "its noise": (z, of_data),
+        "noise": (noise, of_noise),
+        "its samples": (samples, of_noise),
+    }
+    figure, axes = panels(len(shown))
+    for axis, (title, (places, colours)) in zip(axes, shown.items()):
+        axis.scatter(*places.T, s=2, c=colours, cmap="twilight")
         axis.set(title=title, aspect="equal")
     return figure
 
@@ -91,11 +90,3 @@ def _plane(model: Any, split: Split, n: int) -> np.ndarray:
     if x.ndim != 2 or x.shape[1] != 2:
         raise UserError(f"this picture is one of the plane, and examples have the shape {x.shape[1:]}")
     return x
-
-
-def _grid(x: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(side^2, 2) points that cover x with a margin, and their coordinates (side, side)."""
-    low, high = x.min(axis=0), x.max(axis=0)
-    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
-    across, up = np.meshgrid(*(np.linspace(a, b, side, dtype=np.float32) for a, b in zip(low, high)))
-    return np.stack([across.ravel(), up.ravel()], axis=1), across, up

@@ -12,7 +12,8 @@ from jax import Array, lax
 from gen_jax.models.bijections.conditioners import Masked
 from gen_jax.models.bijections.coupling import groups
 from gen_jax.models.bijections.elementwise import Affine, Transformer
-from gen_jax.models.bijections.layer import Layer, summed
+from gen_jax.models.bijections.layer import Layer, check_vectors
+from gen_jax.models.likelihoods import of_each_example
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,12 @@ class MaskedAutoregressive(Layer):
     triangular = True
 
     def init(self, key, x, context=None):
-        if x.ndim != 2:
-            raise ValueError(f"an autoregressive layer takes vectors, got {x.shape[1:]}: put it in Flattened")
+        check_vectors(self, x)
         return self._module.init(key, x, context)["params"]
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
-        return z, summed(log_slopes)
+        return z, of_each_example(log_slopes)
 
     def forward(self, params, z, context=None):
         def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
@@ -43,7 +43,7 @@ class MaskedAutoregressive(Layer):
 
         x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
         _, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
-        return x, -summed(log_slopes)
+        return x, -of_each_example(log_slopes)
 
     @property
     def _module(self) -> nn.Module:

@@ -67,12 +67,12 @@ class Masked(nn.Module):
         seen = np.arange(1, size + 1)  # the inputs that a unit has seen are those up to its number
         for i, width in enumerate(self.hidden):
             units = 1 + np.arange(width) * (size - 1) // width if size > 1 else np.zeros(width, int)
-            x = _masked(x, width, units >= seen[:, None], f"hidden_{i}")
+            x = _MaskedDense(units >= seen[:, None], name=f"hidden_{i}")(x)
             if context is not None:
                 x = x + nn.Dense(width, use_bias=False, name=f"context_{i}")(context)
             x, seen = self.activation(x), units
         outputs = np.tile(np.arange(1, size + 1), self.groups)
-        x = _masked(x, len(outputs), outputs > seen[:, None], "outputs", ZEROS)
+        x = _MaskedDense(outputs > seen[:, None], ZEROS, name="outputs")(x)
         return x if context is None else x + nn.Dense(len(outputs), False, kernel_init=ZEROS, name="context")(context)
 
 
@@ -80,14 +80,10 @@ class _MaskedDense(nn.Module):
     """A dense layer of whose kernel only some entries count."""
 
     mask: np.ndarray
-    kernel_init: Callable[..., Array]
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, self.mask.shape)
         bias = self.param("bias", ZEROS, self.mask.shape[1:])
         return x @ jnp.where(self.mask, kernel, 0) + bias
-
-
-def _masked(x: Array, width: int, mask: np.ndarray, name: str, kernel_init=nn.initializers.lecun_normal()) -> Array:
-    return _MaskedDense(mask, kernel_init, name=name)(x)

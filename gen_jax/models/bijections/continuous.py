@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.models.bijections.layer import Layer, Mapped
+from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
 
 
 class Field(nn.Module):
@@ -49,8 +49,7 @@ class Continuous(Layer):
             )
 
     def init(self, key, x, context=None):
-        if x.ndim != 2:
-            raise ValueError(f"a continuous layer takes vectors, got {x.shape[1:]}: put it in Flattened")
+        check_vectors(self, x)
         return self.field.init(key, x, jnp.zeros(()), context)["params"]
 
     def forward(self, params, z, context=None):

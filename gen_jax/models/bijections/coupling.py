@@ -10,15 +10,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from gen_jax.core import PyTree
 from gen_jax.models.bijections.conditioners import Dense
 from gen_jax.models.bijections.elementwise import Affine, Transformer
-from gen_jax.models.bijections.layer import Layer, summed
+from gen_jax.models.bijections.layer import Layer, Mapped
+from gen_jax.models.likelihoods import of_each_example
 
 Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
 
 
+class _Moving(Layer):
+    """Values that stay move others by `transformer`, whose parameters `network` makes of them. The direction of the
+    transformer that is fast goes from data to noise."""
+
+    network: Network
+    transformer: Transformer
+
+    def forward(self, params, z, context=None):
+        return self._map(self.transformer.inverse, params, z, context)
+
+    def inverse(self, params, x, context=None):
+        return self._map(self.transformer.forward, params, x, context)
+
+    def _map(self, f: Callable[..., Mapped], params: PyTree, x: Array, context: Array | None) -> Mapped:
+        raise NotImplementedError
+
+    def _module(self, moved: Array) -> nn.Module:
+        return self.network(self.transformer.outputs * moved.shape[-1])
+
+
 @dataclass(frozen=True)
-class Coupling(Layer):
+class Coupling(_Moving):
     """The first half of the last axis stays and moves the second half; of an odd number, the smaller part stays."""
 
     transformer: Transformer = Affine()
@@ -30,24 +52,15 @@ class Coupling(Layer):
         kept, moved = halves(x)
         return self._module(moved).init(key, kept, *_given(context))["params"]
 
-    def forward(self, params, z, context=None):
-        return self._map(self.transformer.inverse, params, z, context)
-
-    def inverse(self, params, x, context=None):
-        return self._map(self.transformer.forward, params, x, context)
-
     def _map(self, f, params, x, context):
         kept, moved = halves(x)
         raw = self._module(moved).apply({"params": params}, kept, *_given(context))
         moved, log_slopes = f(groups(raw, self.transformer.outputs), moved)
-        return jnp.concatenate([kept, moved], axis=-1), summed(log_slopes)
-
-    def _module(self, moved: Array) -> nn.Module:
-        return self.network(self.transformer.outputs * moved.shape[-1])
+        return jnp.concatenate([kept, moved], axis=-1), of_each_example(log_slopes)
 
 
 @dataclass(frozen=True)
-class Checkerboard(Layer):
+class Checkerboard(_Moving):
     """Of an image (B, H, W, C) the pixels of one colour stay and move those of the other; `odd` is the other colour."""
 
     network: Network
@@ -59,20 +72,11 @@ class Checkerboard(Layer):
             raise ValueError(f"a checkerboard needs images (B, H, W, C), got {x.shape}")
         return self._module(x).init(key, x, *_given(context))["params"]
 
-    def forward(self, params, z, context=None):
-        return self._map(self.transformer.inverse, params, z, context)
-
-    def inverse(self, params, x, context=None):
-        return self._map(self.transformer.forward, params, x, context)
-
     def _map(self, f, params, x, context):
         moves = ((np.indices(x.shape[1:3]).sum(axis=0) + self.odd) % 2 == 1)[None, :, :, None]
         raw = self._module(x).apply({"params": params}, jnp.where(moves, 0, x), *_given(context))
         y, log_slopes = f(groups(raw, self.transformer.outputs), x)
-        return jnp.where(moves, y, x), summed(jnp.where(moves, log_slopes, 0))
-
-    def _module(self, x: Array) -> nn.Module:
-        return self.network(self.transformer.outputs * x.shape[-1])
+        return jnp.where(moves, y, x), of_each_example(jnp.where(moves, log_slopes, 0))
 
 
 def groups(raw: Array, n: int) -> list[Array]:

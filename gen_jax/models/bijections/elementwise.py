@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.models.bijections.layer import Layer, solve, summed
+from gen_jax.models.bijections.layer import Layer, solve
+from gen_jax.models.likelihoods import of_each_example
 
 
 class Transformer(Protocol):
@@ -191,11 +192,11 @@ class Elementwise(Layer):
 
     def forward(self, params, z, context=None):
         x, log_slopes = self.transformer.inverse(self._of(params, z), z)
-        return x, summed(log_slopes)
+        return x, of_each_example(log_slopes)
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self.transformer.forward(self._of(params, x), x)
-        return z, summed(log_slopes)
+        return z, of_each_example(log_slopes)
 
     def _of(self, params, x):
         return [jnp.broadcast_to(p, x.shape) for p in params["raw"]]
@@ -214,11 +215,11 @@ class Scalar(Layer):
 
     def forward(self, params, z, context=None):
         x, log_slopes = self.bijector.forward_and_log_det(z)
-        return x, summed(log_slopes)
+        return x, of_each_example(log_slopes)
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self.bijector.inverse_and_log_det(x)
-        return z, summed(log_slopes)
+        return z, of_each_example(log_slopes)
 
 
 @dataclass(frozen=True)
@@ -229,11 +230,11 @@ class Softplus(Layer):
     triangular = True
 
     def forward(self, params, z, context=None):
-        return jax.nn.softplus(z), summed(jax.nn.log_sigmoid(z))
+        return jax.nn.softplus(z), of_each_example(jax.nn.log_sigmoid(z))
 
     def inverse(self, params, x, context=None):
         z = x + jnp.log(-jnp.expm1(-x))
-        return z, -summed(jax.nn.log_sigmoid(z))
+        return z, -of_each_example(jax.nn.log_sigmoid(z))
 
 
 @dataclass(frozen=True)
@@ -256,12 +257,12 @@ class Squash(Layer):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}")
 
     def forward(self, params, z, context=None):
-        return (jax.nn.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -summed(self._log_slopes(z))
+        return (jax.nn.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -of_each_example(self._log_slopes(z))
 
     def inverse(self, params, x, context=None):
         inner = self.alpha + (1 - 2 * self.alpha) * x
         z = jnp.log(inner) - jnp.log1p(-inner)
-        return z, summed(self._log_slopes(z))
+        return z, of_each_example(self._log_slopes(z))
 
     def _log_slopes(self, z: Array) -> Array:
         """Of the inverse, by its value."""

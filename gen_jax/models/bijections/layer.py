@@ -61,9 +61,6 @@ class _Bound(distrax.Bijector):
         y, log_det = f(self.params, x.reshape(-1, *x.shape[len(leading) :]), context)
         return y.reshape(*leading, *y.shape[1:]), log_det.reshape(leading)
 
-    def same_as(self, other: distrax.Bijector) -> bool:
-        return self is other
-
 
 @dataclass(frozen=True)
 class Chain(Layer):
@@ -110,12 +107,22 @@ class Chain(Layer):
         return x, total
 
 
+class _Around(Layer):
+    """A layer made of another one, triangular as that is."""
+
+    layer: Layer
+
+    @property
+    def triangular(self) -> bool:
+        return self.layer.triangular
+
+
 def _name(i: int) -> str:
     return f"layer_{i}"
 
 
 @dataclass(frozen=True)
-class Stack(Layer):
+class Stack(_Around):
     """`depth` layers of one kind, each with parameters of its own, as a loop.
 
     unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
@@ -131,10 +138,6 @@ class Stack(Layer):
             raise ValueError(f"depth and unroll must be at least 1, got {self.depth} and {self.unroll}")
         if self.layer.support is not None:
             raise ValueError(f"{self.layer!r} gives only values in {self.layer.support} and cannot be repeated")
-
-    @property
-    def triangular(self) -> bool:
-        return self.layer.triangular
 
     def init(self, key, x, context=None):
         def one(x: Array, i: Array) -> tuple[Array, PyTree]:
@@ -160,7 +163,7 @@ class Stack(Layer):
 
 
 @dataclass(frozen=True)
-class Inverted(Layer):
+class Inverted(_Around):
     """A layer the other way round: what was fast for densities is fast for samples."""
 
     layer: Layer
@@ -168,10 +171,6 @@ class Inverted(Layer):
     def __post_init__(self):
         if self.layer.support is not None:
             raise ValueError(f"{self.layer!r} the other way round would need noise in {self.layer.support}")
-
-    @property
-    def triangular(self) -> bool:
-        return self.layer.triangular
 
     def init(self, key, x, context=None):
         return self.layer.init(key, x, context)
@@ -184,7 +183,7 @@ class Inverted(Layer):
 
 
 @dataclass(frozen=True)
-class Flattened(Layer):
+class Flattened(_Around):
     """A layer of vectors for data of any shape."""
 
     layer: Layer
@@ -192,10 +191,6 @@ class Flattened(Layer):
     @property
     def support(self) -> tuple[float, float] | None:
         return self.layer.support
-
-    @property
-    def triangular(self) -> bool:
-        return self.layer.triangular
 
     def init(self, key, x, context=None):
         return self.layer.init(key, x.reshape(len(x), -1), context)
@@ -211,6 +206,12 @@ class Flattened(Layer):
         return y.reshape(x.shape), log_det
 
 
+def check_vectors(layer: Layer, x: Array) -> None:
+    """Refuses examples that are not vectors."""
+    if x.ndim != 2:
+        raise ValueError(f"a layer {type(layer).__name__} takes vectors, got {x.shape[1:]}: put it in Flattened")
+
+
 def unrolled(layer: Layer, params: PyTree) -> list[tuple[Layer, PyTree]]:
     """The single layers of chains and stacks, noise first, each with its parameters."""
     if isinstance(layer, Chain):
@@ -221,11 +222,6 @@ def unrolled(layer: Layer, params: PyTree) -> list[tuple[Layer, PyTree]]:
         of_each = (jax.tree.unflatten(tree, [a[i] for a in leaves]) for i in range(layer.depth))
         return [pair for its in of_each for pair in unrolled(layer.layer, its)]
     return [(layer, params)]
-
-
-def summed(log_slopes: Array) -> Array:
-    """(B, *event) -> (B,): the log-determinant of a diagonal Jacobian."""
-    return log_slopes.reshape(len(log_slopes), -1).sum(axis=-1)
 
 
 def solve(f: Callable[[Array], Mapped], y: Array, low: Array, high: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.models.bijections.layer import Layer
+from gen_jax.models.blocks import matmul
 from gen_jax.models.covariances import inverses
 
 
@@ -96,12 +97,12 @@ class Linear(Layer):
 
     def forward(self, params, z, context=None):
         lower, upper = self._factors(params)
-        x = _matmul(_matmul(z, inverses(upper.T).T), inverses(lower))
+        x = matmul(matmul(z, inverses(upper.T).T), inverses(lower))
         return x, -self._log_det(params, z)
 
     def inverse(self, params, x, context=None):
         lower, upper = self._factors(params)
-        return _matmul(x, _matmul(lower, upper)), self._log_det(params, x)
+        return matmul(x, matmul(lower, upper)), self._log_det(params, x)
 
     def _factors(self, params):
         lower = jnp.tril(params["below"], -1) + jnp.eye(len(params["below"]), dtype=params["below"].dtype)
@@ -109,7 +110,3 @@ class Linear(Layer):
 
     def _log_det(self, params, x: Array) -> Array:
         return jnp.full(len(x), math.prod(x.shape[1:-1]) * params["log_diagonal"].sum())
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)  # TF32 would not invert

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import PyTree, fold
-from gen_jax.models.bijections.layer import Layer, solve
+from gen_jax.models.bijections.layer import Layer, check_vectors, solve
 
 
 class _Amortised(Layer):
@@ -22,8 +22,7 @@ class _Amortised(Layer):
         raise NotImplementedError
 
     def init(self, key, x, context=None):
-        if x.ndim != 2:
-            raise ValueError(f"a {type(self).__name__.lower()} layer takes vectors, got {x.shape[1:]}")
+        check_vectors(self, x)
         n = self.outputs(x.shape[1])
         params = {"raw": self.scale * jax.random.normal(fold(key, "raw"), (n,), x.dtype)}
         if context is not None:
