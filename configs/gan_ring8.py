@@ -8,19 +8,23 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data.modes import ring
-from gen_jax.evaluation import mode_coverage
+from gen_jax.evaluation import mode_coverage, stability
 from gen_jax.experiment import Experiment
+from gen_jax.models.adversarial import relativistic
+from gen_jax.models.discriminators import MLPDiscriminator
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
+from gen_jax.models.penalties import r1, r2
 
 
 def config(
     latent: int = 2,
     hidden: int = 128,
+    penalty: float = 0.1,
     lr: float = 1e-3,
     batch: int = 256,
-    steps: int = 20_000,
-    ema: float = 0.995,
+    steps: int = 10_000,
+    ema: float = 0.999,
     chunk: int = 100,
     smoke: bool = False,
 ) -> Experiment:
@@ -29,13 +33,20 @@ def config(
     Args:
         latent: dimensions of the generator's noise
         hidden: width of the two hidden layers of both networks
+        penalty: weight of the discriminator's squared gradients on real and on fake examples (R1, R2)
         lr: learning rate of Adam for both players
         batch: real examples, and generated ones, per step
         ema: decay of the averaged generator that evaluation and samples use
         chunk: steps per call of the compiled program
     """
     width = 8 if smoke else hidden
-    model = GAN(MLP((width, width), 2), MLP((width, width), 1), latent)
+    model = GAN(
+        MLP((width, width), 2),
+        MLPDiscriminator((width, width)),
+        latent,
+        relativistic(),
+        penalties=(r1(penalty), r2(penalty)),
+    )
     tx = optax.adam(lr, b1=0.5)
     return Experiment(
         model,
@@ -44,10 +55,7 @@ def config(
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         chunk=chunk,
-        metrics=[mode_coverage(ring(8), 0.01)],
-        plots=[plots.scatter],
+        metrics=[mode_coverage(ring(8), 0.01), stability],
+        plots=[plots.generator_density, plots.scatter],
         report_every=500,
-        evaluate_every=1000,
-        plot_every=5000,
-        checkpoint_every=5000,
     )

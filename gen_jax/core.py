@@ -80,7 +80,7 @@ class Model(Protocol):
     """A frozen dataclass of hyper-parameters and Flax modules.
 
     It may have `outside(batch) -> str`, which says in words what of some data it cannot explain ("" if nothing): runs
-    ask it before they train.
+    ask it before they train. And `diagnosis(metrics) -> str`, what these metrics of a report say is going wrong.
     """
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:

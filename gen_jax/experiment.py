@@ -88,7 +88,8 @@ class Experiment:
     def split(self, data: Dataset, name: str) -> Split:
         """A split for evaluation; "validation", "test" and "train" mean those the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
-        return Split(name, data[name], tuple(self.transforms), batch=max(self.batch or 1024, 256))
+        batch = max(self.batch or 1024, 256)
+        return Split(name, data[name], tuple(self.transforms), batch, training=data[self.train])
 
 
 Config = Callable[..., Experiment]

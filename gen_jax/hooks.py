@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,25 @@ class HaltOnNaN(Hook):
         bad = [name for name, value in values.items() if not np.all(np.isfinite(value))]
         if bad:
             raise NonFiniteError(f"{' and '.join(bad)} not finite at step {step}{_advice(self.checkpoints)}")
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+class Diagnose(Hook):
+    """Says once what `diagnosis(metrics)` finds wrong, a text or "", when it has found it `patience` times in a row."""
+
+    def __init__(self, diagnosis: Callable[[Values], str], patience: int = 3, say: Callable[[str], None] = _say):
+        self.diagnosis, self.patience, self.say = diagnosis, patience, say
+        self.last, self.times = "", 0
+
+    def report(self, step: int, values: Values) -> None:
+        found = self.diagnosis(values)
+        self.times = self.times + 1 if found == self.last else 1
+        self.last = found
+        if found and self.times == self.patience and is_writer():
+            self.say(f"step {step}: {found}")
 
 
 def _advice(checkpoints: Checkpoints | None) -> str:

@@ -33,7 +33,7 @@ from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.likelihood import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment, Loaded, load
-from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
+from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
 from gen_jax.logs import Writer, environment, read_json, read_record, write_json
 from gen_jax.loop import abstract_state, fit
 from gen_jax.sharding import Layout, is_writer
@@ -194,6 +194,8 @@ class Run:
         saving = Checkpoint(checkpoints, experiment.checkpoint_every, writer.at)
         preempt = Preempt()
         hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks]
+        if hasattr(experiment.model, "diagnosis"):
+            hooks.append(Diagnose(experiment.model.diagnosis))
         if experiment.metrics:
             hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
         if experiment.plots:

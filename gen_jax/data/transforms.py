@@ -28,6 +28,22 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     return transform
 
 
+def stacked(n: int = 3, classes: int = 10) -> Transform:
+    """n images of the batch, in the channels of one, labelled by the number they write (Srivastava et al. 2017).
+
+    Of n = 3 digits there are 1,000 classes; which images come together changes at every step.
+    """
+
+    def transform(batch: Batch, key: Array) -> Batch:
+        orders = [jax.random.permutation(jax.random.fold_in(key, i), len(batch["x"])) for i in range(n)]
+        x = jnp.concatenate([batch["x"][order] for order in orders], axis=-1)
+        label = sum(batch["label"][order].astype(jnp.int32) * classes ** (n - 1 - i) for i, order in enumerate(orders))
+        return {**batch, "x": x, "label": label}
+
+    transform.lossless = False
+    return transform
+
+
 def dequantise(levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to floats in [0, 1) by adding uniform noise (Theis et al. 2016, section 3.1).
 

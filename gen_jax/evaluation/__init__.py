@@ -1,5 +1,6 @@
 """Metrics for every family of models."""
 
+from gen_jax.evaluation.classes import class_coverage
 from gen_jax.evaluation.flows import in_float64, invertibility, log_integral
 from gen_jax.evaluation.latents import active_units, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.evaluation.likelihood import (
@@ -13,6 +14,7 @@ from gen_jax.evaluation.likelihood import (
     log_likelihood_per_step,
 )
 from gen_jax.evaluation.modes import mode_coverage
+from gen_jax.evaluation.players import stability
 from gen_jax.evaluation.report import evaluator
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
@@ -30,4 +32,5 @@ METRICS = (  # those that need nothing but the model
     "log_likelihood",
     "log_likelihood_per_step",
     "reconstruction_error",
+    "stability",
 )

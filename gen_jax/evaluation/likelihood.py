@@ -38,6 +38,7 @@ class Split(NamedTuple):
     arrays: Arrays
     transforms: tuple[Transform, ...] = ()
     batch: int = 256
+    training: Arrays | None = None  # what the model was trained on
 
     @property
     def size(self) -> int:
@@ -57,6 +58,10 @@ class Split(NamedTuple):
         """The first n examples, as the model sees them."""
         raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
         return transformed(raw, self.transforms, 0, 0)
+
+    def trained_on(self, n: int) -> Batch:
+        """The first n training examples, as the model sees them."""
+        return self._replace(arrays=self.training).head(n)
 
 
 Measure = Callable[[State, Split, Array], Mapping[str, Estimate]]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.models.convolutions import Conv, ConvTranspose
+from gen_jax.models.normalisers import Normaliser, none
 
 
 class MLP(nn.Module):
@@ -22,6 +23,7 @@ class MLP(nn.Module):
     hidden: Sequence[int]
     outputs: int | Sequence[int]
     activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: Normaliser = none
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -29,7 +31,7 @@ class MLP(nn.Module):
         shape = (self.outputs,) if isinstance(self.outputs, int) else tuple(self.outputs)
         x = jnp.concatenate([x.reshape(x.shape[0], -1), *context], axis=-1)
         for width in self.hidden:
-            x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+            x = self.activation(self.norm.values(self.norm.weights(nn.Dense(width, dtype=self.dtype))(x)))
         x = nn.Dense(math.prod(shape), dtype=self.dtype)(x).astype(jnp.float32)
         return x.reshape(x.shape[0], *shape)
 

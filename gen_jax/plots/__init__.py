@@ -3,6 +3,7 @@
 Matplotlib is imported when the first picture is drawn, and without a window system.
 """
 
+from gen_jax.plots.adversarial import generator_density, noise_interpolations, real_and_fake
 from gen_jax.plots.chains import rolls, state_sequence, states
 from gen_jax.plots.figures import Draw, density, learning_curves, reconstructions, samples, scatter, show, tiled
 from gen_jax.plots.flows import flow_density, latent_space, temperatures, warped_grid

@@ -1,0 +1,51 @@
+"""Unrolled GAN on a grid of twenty-five Gaussians (Metz et al. 2017, arXiv:1611.02163).
+
+python train.py configs/unrolled_grid25.py
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent
+from gen_jax.data.modes import grid
+from gen_jax.evaluation import mode_coverage, stability
+from gen_jax.experiment import Experiment
+from gen_jax.models.discriminators import MLPDiscriminator
+from gen_jax.models.gan import GAN, Unrolling
+from gen_jax.models.nets import MLP
+
+
+def config(
+    latent: int = 2,
+    hidden: int = 128,
+    unrolled: int = 5,
+    lr: float = 1e-3,
+    batch: int = 256,
+    steps: int = 15_000,
+    chunk: int = 100,
+    smoke: bool = False,
+) -> Experiment:
+    """The generator foresees how the discriminator will answer.
+
+    Args:
+        latent: dimensions of the generator's noise
+        hidden: width of the two hidden layers of both networks
+        unrolled: steps of the discriminator that the generator foresees
+        lr: learning rate of Adam for both players
+        batch: real examples, and generated ones, per step
+        chunk: steps per call of the compiled program
+    """
+    width = 8 if smoke else hidden
+    tx = optax.adam(lr, b1=0.5)
+    model = GAN(MLP((width, width), 2), MLPDiscriminator((width, width)), latent, unrolling=Unrolling(unrolled, tx))
+    return Experiment(
+        model,
+        descent(model, {"discriminator": tx, "generator": tx}),
+        data="grid25",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        chunk=chunk,
+        metrics=[mode_coverage(grid(5), 0.05), stability],
+        plots=[plots.generator_density, plots.scatter],
+        report_every=500,
+    )

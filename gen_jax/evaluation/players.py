@@ -1,0 +1,67 @@
+"""How the game of a GAN stands."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import PyTree, State, weights
+from gen_jax.evaluation.likelihood import Estimate, Measure, Split
+
+
+def stability(model: Any) -> Measure:
+    """Of up to 2,000 examples of the split and as many samples.
+
+    real_accuracy, fake_accuracy: what the discriminator gets right. loss_ratio: its loss by that of the generator.
+    spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the share of samples nearer
+    to another sample than 99 % of the examples are to another example; 1 % where samples are as different as the data.
+    """
+    draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
+    judge = jax.jit(model.judge)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        n = min(2000, split.size) // model.packing * model.packing
+        batch = split.head(n)
+        fake = draw(state, key, batch)
+        logits = judge(state, batch), judge(state, {**batch, "x": fake})
+        losses = [float(f(*logits)) for f in (model.adversarial.discriminator, model.adversarial.generator)]
+        shares = {
+            "real_accuracy": float(jnp.mean(model.adversarial.right(*logits)[0])),
+            "fake_accuracy": float(jnp.mean(model.adversarial.right(*logits)[1])),
+            "duplicates": duplicate_rate(np.asarray(fake), np.asarray(batch["x"])),
+        }
+        found = {name: Estimate(p, math.sqrt(p * (1 - p) / n), "share", "estimate", n) for name, p in shares.items()}
+        ratio = losses[0] / losses[1] if losses[1] else math.inf
+        found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
+        for player in state.params:
+            norm = largest_singular_value(weights(state, player))
+            found[f"spectral_norm_{player}"] = Estimate(norm, math.nan, "", "exact", 1)
+        return found
+
+    return measure
+
+
+def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
+    """See `stability`."""
+    return float(np.mean(_nearest(samples) < np.quantile(_nearest(examples), 0.01)))
+
+
+def _nearest(x: np.ndarray) -> np.ndarray:
+    """(N,) distances of each of x (N, ...) to the nearest other one."""
+    x = x.reshape(len(x), -1).astype(np.float64)
+    x = x - x.mean(axis=0)
+    squares = np.sum(x**2, axis=1)
+    distances = squares[:, None] + squares - 2 * x @ x.T
+    np.fill_diagonal(distances, np.inf)
+    return np.sqrt(np.maximum(distances.min(axis=1), 0))
+
+
+def largest_singular_value(params: PyTree) -> float:
+    """Of all kernels, each as a matrix from inputs (of all taps) to outputs."""
+    kernels = (np.asarray(a, np.float64) for a in jax.tree.leaves(params) if a.ndim >= 2)
+    return max((float(np.linalg.norm(a.reshape(-1, a.shape[-1]), 2)) for a in kernels), default=math.nan)

@@ -1,0 +1,79 @@
+"""Losses of the two players of a GAN, from the discriminator's logits on real and on generated examples.
+
+A new one is a function that returns an `AdversarialLoss`. Lucic et al. 2018 (arXiv:1711.10337) compare most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import relu, softplus
+
+
+class AdversarialLoss(NamedTuple):
+    """What each player minimises: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
+
+    discriminator: Callable[[Array, Array], Array]
+    generator: Callable[[Array, Array], Array]
+    boundary: float | None = 0.0  # logits above it say "real"; None where only their differences mean something
+
+    def right(self, real: Array, fake: Array) -> tuple[Array, Array]:
+        """(B,), (B,): which of the real and which of the fake examples the discriminator takes for what they are."""
+        if self.boundary is None:
+            return real > fake.mean(), fake < real.mean()
+        return real > self.boundary, fake < self.boundary
+
+
+def _cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
+    smoothing = _fraction(smoothing)
+    return lambda r, f: softplus(-r).mean() + smoothing * r.mean() + softplus(f).mean()
+
+
+def minimax(smoothing: float = 0.0) -> AdversarialLoss:
+    """The game of Goodfellow et al. 2014 (arXiv:1406.2661, eq. 1): the generator minimises log(1 - D(G(z))).
+
+    smoothing: real examples are called real with probability 1 - smoothing only (Salimans et al. 2016, section 3.4).
+    """
+    return AdversarialLoss(_cross_entropy(smoothing), lambda r, f: -softplus(f).mean())
+
+
+def non_saturating(smoothing: float = 0.0) -> AdversarialLoss:
+    """As `minimax`, but the generator maximises log D(G(z)) (Goodfellow et al. 2014, section 3)."""
+    return AdversarialLoss(_cross_entropy(smoothing), lambda r, f: softplus(-f).mean())
+
+
+def least_squares(smoothing: float = 0.0) -> AdversarialLoss:
+    """Real examples are to get 1 - smoothing, fake ones 0, and the generator wants 1 (Mao et al. 2017, eq. 9)."""
+    target = 1 - _fraction(smoothing)
+    return AdversarialLoss(
+        lambda r, f: 0.5 * (jnp.mean((r - target) ** 2) + jnp.mean(f**2)),
+        lambda r, f: 0.5 * jnp.mean((f - 1) ** 2),
+        boundary=target / 2,
+    )
+
+
+def hinge() -> AdversarialLoss:
+    """Margins of one (Lim & Ye 2017; Miyato et al. 2018, eq. 16, 17)."""
+    return AdversarialLoss(lambda r, f: relu(1 - r).mean() + relu(1 + f).mean(), lambda r, f: -f.mean())
+
+
+def wasserstein() -> AdversarialLoss:
+    """The dual of the earth mover's distance (Arjovsky et al. 2017); needs a critic kept Lipschitz by a penalty."""
+    return AdversarialLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean(), boundary=None)
+
+
+def relativistic() -> AdversarialLoss:
+    """Each real example is to look more real than the generated one it is paired with, and the other way round.
+
+    Jolicoeur-Martineau 2019 (arXiv:1807.00734, RpGAN); with `r1` and `r2` the loss of R3GAN (Huang et al. 2024).
+    """
+    return AdversarialLoss(lambda r, f: softplus(f - r).mean(), lambda r, f: softplus(r - f).mean(), boundary=None)
+
+
+def _fraction(smoothing: float) -> float:
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label smoothing must be in [0, 1), got {smoothing}")
+    return smoothing

@@ -1,0 +1,97 @@
+"""What keeps the values or the weights of a network in bounds; the networks of GANs take any of these.
+
+    norm.weights(Conv(64))(x)     # a layer, its weights normalised where that is the normaliser's way
+    norm.values(x, *context)      # its result, normalised where that is
+
+Modules find out by themselves whether they are trained: batch statistics move where that collection is mutable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import PyTree
+
+STATISTICS = "batch_stats"
+
+
+class Normaliser(NamedTuple):
+    values: Callable[..., Array] = lambda x, *context: x
+    weights: Callable[[nn.Module], Callable[[Array], Array]] = lambda layer: layer
+
+
+class _Modulated(nn.Module):
+    """Normalised values times a scale plus a shift: learned ones, or such as a linear map makes of the context."""
+
+    @nn.compact
+    def __call__(self, x: Array, *context: Array) -> Array:
+        width = x.shape[-1]
+        if not context:
+            return x * self.param("scale", nn.initializers.ones, (width,)) + self.param(
+                "bias", nn.initializers.zeros, (width,)
+            )
+        (given,) = context
+        small = nn.initializers.normal(0.02)
+        scale = 1 + nn.Dense(width, use_bias=False, kernel_init=small, name="scale")(given)
+        shift = nn.Dense(width, use_bias=False, kernel_init=nn.initializers.zeros, name="shift")(given)
+        shape = (len(x), *(1,) * (x.ndim - 2), width)
+        return x * scale.reshape(shape) + shift.reshape(shape)
+
+
+class _Batch(nn.Module):
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x: Array, *context: Array) -> Array:
+        trained = self.is_mutable_collection(STATISTICS)
+        plain = nn.BatchNorm(not trained, momentum=self.momentum, use_scale=False, use_bias=False, name="moments")
+        return _Modulated(name="affine")(plain(x), *context)
+
+
+class _Instance(nn.Module):
+    @nn.compact
+    def __call__(self, x: Array, *context: Array) -> Array:
+        axes = tuple(range(1, x.ndim - 1)) or (-1,)  # of vectors, over the features
+        centred = x - x.mean(axes, keepdims=True)
+        unit = centred * lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
+        return _Modulated(name="affine")(unit, *context)
+
+
+class _Spectral(nn.Module):
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.SpectralNorm(self.layer)(x, update_stats=self.is_mutable_collection(STATISTICS))
+
+
+def batch_norm(momentum: float = 0.9) -> Normaliser:
+    """By the mean and variance of each channel over the batch (Ioffe & Szegedy 2015); conditional with a context."""
+    return Normaliser(values=lambda x, *context: _Batch(momentum)(x, *context))
+
+
+def pixel_norm(x: Array, *context: Array) -> Array:
+    """By the root mean square over the channels, at each place (Karras et al. 2018, section 4.2)."""
+    return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
+
+
+none = Normaliser()
+"""No normalisation."""
+batch = batch_norm()
+instance = Normaliser(values=lambda x, *context: _Instance()(x, *context))
+"""By the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
+pixel = Normaliser(values=pixel_norm)
+spectral = Normaliser(weights=_Spectral)
+"""Weights divided by their largest singular value, by one step of power iteration (Miyato et al. 2018)."""
+
+
+def mixes_examples(statistics: PyTree) -> bool:
+    """Whether a network that keeps these statistics normalises by its whole batch."""
+    paths = (jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(statistics))
+    return any("moments" in path for path in paths)
