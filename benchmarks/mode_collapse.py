@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from rich.console import Console
+from rich.table import Table
+from side_by_side import ROOT
 
 from gen_jax.algorithms import descent, member, population, with_ema
 from gen_jax.data import Resident, load
@@ -28,6 +33,7 @@ from gen_jax.data.modes import grid, ring
 from gen_jax.data.transforms import Transform, scale, stacked
 from gen_jax.evaluation import class_coverage, mode_coverage
 from gen_jax.evaluation.likelihood import Metric, Split
+from gen_jax.logs import write_json
 from gen_jax.loop import fit
 from gen_jax.models import normalisers
 from gen_jax.models.adversarial import non_saturating, relativistic, wasserstein
@@ -42,8 +48,9 @@ from gen_jax.models.gan import GAN, Unrolling
 from gen_jax.models.generators import DCGANGenerator
 from gen_jax.models.nets import MLP
 from gen_jax.models.penalties import gradient_penalty, r1, r2
+from gen_jax.readme import markdown_table, write_section
 
-Change = Callable[[GAN], GAN]
+Change = Callable[[GAN, optax.GradientTransformation], GAN]  # the latter trains the discriminator
 
 
 class Game(NamedTuple):
@@ -54,12 +61,12 @@ class Game(NamedTuple):
     steps: int
     transforms: Sequence[Transform] = ()
     data: str = ""
-    batch: int = 256
-    rate: float = 1e-3
+    batch: int = 128
+    rate: float = 2e-3
 
 
 def _plane(centres: np.ndarray, deviation: float, steps: int) -> Game:
-    model = GAN(MLP((128, 128), 2), MLPDiscriminator((128, 128)), latent=2)
+    model = GAN(MLP((64,) * 4, 2), MLPDiscriminator((64,) * 4), latent=2)
     return Game(model, mode_coverage(centres, deviation), steps)
 
 
@@ -79,88 +86,93 @@ GAMES = {
 
 
 class Recipe(NamedTuple):
-    change: Change = lambda gan: gan
+    change: Change = lambda gan, tx: gan
     ema: float = 0.0
 
 
 def _looking(look: nn.Module) -> Recipe:
-    return Recipe(lambda gan: replace(gan, discriminator=gan.discriminator.clone(batchwise=(look,))))
+    return Recipe(lambda gan, tx: replace(gan, discriminator=gan.discriminator.clone(batchwise=(look,))))
 
 
-def _spectral(gan: GAN) -> GAN:
+def _spectral(gan: GAN, tx: optax.GradientTransformation) -> GAN:
     return replace(gan, discriminator=gan.discriminator.clone(norm=normalisers.spectral))
 
 
-def _adam(rate: float) -> optax.GradientTransformation:
-    return optax.adam(rate, b1=0.5)
+def _adam(rate: float, steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(rate, steps), b1=0.5)
 
 
+R3 = (r1(0.02), r2(0.02))
 RECIPES = {
     "plain GAN": Recipe(),
     "averaged generator": Recipe(ema=0.999),
-    "label smoothing": Recipe(lambda gan: replace(gan, adversarial=non_saturating(0.1))),
-    "instance noise": Recipe(lambda gan: replace(gan, augmentation=InstanceNoise(0.1, 10_000))),
+    "label smoothing": Recipe(lambda gan, tx: replace(gan, adversarial=non_saturating(0.1))),
+    "instance noise": Recipe(lambda gan, tx: replace(gan, augmentation=InstanceNoise(0.1, 10_000))),
     "minibatch discrimination": _looking(MinibatchDiscrimination()),
     "minibatch deviation": _looking(MinibatchDeviation()),
-    "PacGAN2": Recipe(lambda gan: replace(gan, packing=2)),
-    "PacGAN4": Recipe(lambda gan: replace(gan, packing=4)),
-    "mode seeking": Recipe(lambda gan: replace(gan, mode_seeking=1.0)),
-    "unrolled 5": Recipe(lambda gan: replace(gan, unrolling=Unrolling(5, _adam(1e-3)))),
+    "PacGAN2": Recipe(lambda gan, tx: replace(gan, packing=2)),
+    "PacGAN4": Recipe(lambda gan, tx: replace(gan, packing=4)),
+    "mode seeking": Recipe(lambda gan, tx: replace(gan, mode_seeking=1.0)),
+    "unrolled 5": Recipe(lambda gan, tx: replace(gan, unrolling=Unrolling(5, tx))),
     "spectral": Recipe(_spectral),
-    "R1": Recipe(lambda gan: replace(gan, penalties=(r1(0.1),))),
-    "WGAN-GP": Recipe(lambda gan: replace(gan, adversarial=wasserstein(), penalties=(gradient_penalty(0.1),), every=2)),
-    "relativistic": Recipe(lambda gan: replace(gan, adversarial=relativistic())),
-    "relativistic + R1 + R2": Recipe(
-        lambda gan: replace(gan, adversarial=relativistic(), penalties=(r1(0.1), r2(0.1)))
-    ),
-    "relativistic + R1 + R2 + average": Recipe(
-        lambda gan: replace(gan, adversarial=relativistic(), penalties=(r1(0.1), r2(0.1))), ema=0.999
-    ),
+    "R1": Recipe(lambda gan, tx: replace(gan, penalties=(r1(0.02),))),
+    "WGAN-GP": Recipe(lambda gan, tx: replace(gan, adversarial=wasserstein(), penalties=(gradient_penalty(0.1),))),
+    "relativistic": Recipe(lambda gan, tx: replace(gan, adversarial=relativistic())),
+    "relativistic + R1 + R2": Recipe(lambda gan, tx: replace(gan, adversarial=relativistic(), penalties=R3), ema=0.999),
 }
 
 
-def played(game: Game, name: str, recipe: Recipe, seeds: int, steps: int) -> dict[str, list[float]]:
-    """What each seed's generator gets, by metric."""
-    model = recipe.change(game.model)
-    rates = (game.rate, game.rate)
-    tx = {player: _adam(rate) for player, rate in zip(("discriminator", "generator"), rates)}
-    algorithm = descent(model, tx)
+def played(game: Game, name: str, recipe: Recipe, seeds: int) -> tuple[dict[str, np.ndarray], float]:
+    """What each seed's generator gets, by metric, and the seconds of training all of them."""
+    tx = _adam(game.rate, game.steps)
+    model = recipe.change(game.model, tx)
+    algorithm = descent(model, {"discriminator": tx, "generator": tx})
     algorithm = with_ema(algorithm, "generator", recipe.ema) if recipe.ema else algorithm
     data = load(game.data or name)
     source = Resident(data["train"], game.batch, tuple(game.transforms))
-    state = fit(population(algorithm, seeds), source, steps, chunk=min(500, steps))
+    start = time.perf_counter()
+    state = fit(population(algorithm, seeds), source, game.steps, chunk=math.gcd(500, game.steps))
+    seconds = time.perf_counter() - start
     measure = game.metric(model)
     split = Split("test", data["test"], tuple(game.transforms), training=data["train"])
-    found: dict[str, list[float]] = {}
-    for i in range(seeds):
-        for metric, estimate in measure(member(state, i), split, jax.random.key(i)).items():
-            found.setdefault(metric, []).append(estimate.value)
-    return found
+    found = [measure(member(state, i), split, jax.random.key(i)) for i in range(seeds)]
+    return {metric: np.array([one[metric].value for one in found]) for metric in found[0]}, seconds
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=list(GAMES), default=list(GAMES))
+    parser.add_argument("--only", default="", help="the recipes whose name contains this")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=0, help="instead of those of the set")
+    parser.add_argument("--write", type=Path, help="a Markdown file with a section for the tables")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", nargs="+", choices=list(GAMES), default=list(GAMES))
-    parser.add_argument("--only", default="", help="only recipes whose name contains this")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--write", default="", help="file whose section <!-- modes --> the tables go to")
-    args = parser.parse_args()
-    for name in args.sets:
+    chosen, texts, record = options(), [], {}
+    device = jax.devices()[0].device_kind
+    where = f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
+    for name in chosen.sets:
         game = GAMES[name]()
-        for title, recipe in RECIPES.items():
-            if args.only in title:
-                start = time.perf_counter()
-                found = played(game, name, recipe, args.seeds, args.steps or game.steps)
-                shown = {k: f"{np.mean(v):.3f} ± {np.std(v, ddof=1) / math.sqrt(len(v)):.3f}" for k, v in found.items()}
-                print(
-                    name,
-                    title,
-                    shown,
-                    [f"{v:.3g}" for v in next(iter(found.values()))],
-                    f"{time.perf_counter() - start:.0f} s",
-                    flush=True,
-                )
+        game = game._replace(steps=chosen.steps or game.steps)
+        rows, table = [], Table(title=f"{name}: {game.steps:,} steps, {chosen.seeds} seeds, mean ± standard error")
+        for title in (title for title in RECIPES if chosen.only in title):
+            found, seconds = played(game, name, RECIPES[title], chosen.seeds)
+            record.setdefault(name, {})[title] = {metric: list(values) for metric, values in found.items()}
+            cells = [f"{v.mean():.3g} ± {v.std(ddof=1) / math.sqrt(len(v)):.1g}" for v in found.values()]
+            columns = ["recipe", *found, "worst seed's " + next(iter(found)), "training"]
+            rows.append([title, *cells, f"{min(next(iter(found.values()))):g}", f"{seconds:.0f} s"])
+            print(name, *rows[-1], sep="  ", flush=True)
+        for column in columns:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*row)
+        Console(width=150).print(table)
+        texts += [f"`{name}`, {game.steps:,} steps, {chosen.seeds} seeds:", markdown_table(columns, rows)]
+    write_json(ROOT / "benchmarks" / "results" / "mode_collapse.json", {"where": where, "seeds": record})
+    if chosen.write:
+        write_section(chosen.write, "modes", "\n\n".join([f"{where}. Mean ± standard error over seeds.", *texts]))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from gen_jax.models.penalties import r1, r2
 
 def config(
     latent: int = 2,
-    hidden: int = 128,
-    penalty: float = 0.1,
-    lr: float = 1e-3,
-    batch: int = 256,
+    hidden: int = 64,
+    layers: int = 4,
+    penalty: float = 0.02,
+    lr: float = 2e-3,
+    batch: int = 128,
     steps: int = 10_000,
     ema: float = 0.999,
     chunk: int = 100,
@@ -32,22 +33,23 @@ def config(
 
     Args:
         latent: dimensions of the generator's noise
-        hidden: width of the two hidden layers of both networks
+        hidden: width of the hidden layers of both networks
+        layers: how many
         penalty: weight of the discriminator's squared gradients on real and on fake examples (R1, R2)
-        lr: learning rate of Adam for both players
+        lr: learning rate of Adam for both players, which falls to zero as half a cosine
         batch: real examples, and generated ones, per step
         ema: decay of the averaged generator that evaluation and samples use
         chunk: steps per call of the compiled program
     """
-    width = 8 if smoke else hidden
+    hidden = (8, 8) if smoke else (hidden,) * layers
     model = GAN(
-        MLP((width, width), 2),
-        MLPDiscriminator((width, width)),
+        MLP(hidden, 2),
+        MLPDiscriminator(hidden),
         latent,
         relativistic(),
         penalties=(r1(penalty), r2(penalty)),
     )
-    tx = optax.adam(lr, b1=0.5)
+    tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),

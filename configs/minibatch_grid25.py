@@ -17,10 +17,11 @@ from gen_jax.models.nets import MLP
 
 def config(
     latent: int = 2,
-    hidden: int = 128,
+    hidden: int = 64,
+    layers: int = 4,
     kernels: int = 16,
-    lr: float = 1e-3,
-    batch: int = 256,
+    lr: float = 2e-3,
+    batch: int = 128,
     steps: int = 15_000,
     chunk: int = 100,
     smoke: bool = False,
@@ -29,17 +30,18 @@ def config(
 
     Args:
         latent: dimensions of the generator's noise
-        hidden: width of the two hidden layers of both networks
+        hidden: width of the hidden layers of both networks
+        layers: how many
         kernels: in how many ways examples are compared
-        lr: learning rate of Adam for both players
+        lr: learning rate of Adam for both players, which falls to zero as half a cosine
         batch: real examples, and generated ones, per step
         chunk: steps per call of the compiled program
     """
-    width = 8 if smoke else hidden
-    tx = optax.adam(lr, b1=0.5)
+    hidden = (8, 8) if smoke else (hidden,) * layers
+    tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
     model = GAN(
-        MLP((width, width), 2),
-        MLPDiscriminator((width, width), batchwise=(MinibatchDiscrimination(kernels),)),
+        MLP(hidden, 2),
+        MLPDiscriminator(hidden, batchwise=(MinibatchDiscrimination(kernels),)),
         latent,
     )
     return Experiment(
