@@ -71,7 +71,7 @@ def _plane(centres: np.ndarray, deviation: float, steps: int) -> Game:
 
 
 GAMES = {
-    "ring8": lambda: _plane(ring(8), 0.01, 10_000),
+    "ring8": lambda: _plane(ring(8), 0.01, 12_500),
     "grid25": lambda: _plane(grid(5), 0.05, 15_000),
     "stacked_digits": lambda: Game(
         GAN(DCGANGenerator((8, 8), (64, 64, 32), 3), DCGANDiscriminator((16, 32), dropout=0.0), latent=64),

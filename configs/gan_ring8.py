@@ -24,7 +24,7 @@ def config(
     penalty: float = 0.02,
     lr: float = 2e-3,
     batch: int = 128,
-    steps: int = 10_000,
+    steps: int = 12_500,
     ema: float = 0.999,
     chunk: int = 100,
     smoke: bool = False,
