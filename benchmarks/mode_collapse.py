@@ -36,7 +36,7 @@ from gen_jax.evaluation.likelihood import Metric, Split
 from gen_jax.logs import write_json
 from gen_jax.loop import fit
 from gen_jax.models import normalisers
-from gen_jax.models.adversarial import non_saturating, relativistic, wasserstein
+from gen_jax.models.adversarial import relativistic, wasserstein
 from gen_jax.models.augmentations import InstanceNoise
 from gen_jax.models.discriminators import (
     DCGANDiscriminator,
@@ -105,8 +105,6 @@ def _adam(rate: float, steps: int) -> optax.GradientTransformation:
 R3 = (r1(0.02), r2(0.02))
 RECIPES = {
     "plain GAN": Recipe(),
-    "averaged generator": Recipe(ema=0.999),
-    "label smoothing": Recipe(lambda gan, tx: replace(gan, adversarial=non_saturating(0.1))),
     "instance noise": Recipe(lambda gan, tx: replace(gan, augmentation=InstanceNoise(0.1, 10_000))),
     "minibatch discrimination": _looking(MinibatchDiscrimination()),
     "minibatch deviation": _looking(MinibatchDeviation()),

@@ -24,8 +24,9 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
     """Each player in turn lowers its own loss, seeing what the players before it have just become.
 
     One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
-    transformation per player. Besides the metrics of the losses it reports each loss and the norm of its gradient,
-    which is NaN as soon as any part of the gradient is.
+    transformation per player. All losses of a step are given the same key, so that they can share noise and what is
+    computed of it; they fold names into it for noise of their own. Besides the metrics of the losses it reports each
+    loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
     """
     objectives = tuple(model.objectives)
     players = {objective.player for objective in objectives}
@@ -66,7 +67,7 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
         params = state.params[player]
 
         def gradient(extra: Extra, batch: Batch, part: Array):
-            key = fold(state.key, state.step, label, part)
+            key = fold(state.key, state.step, part)
             descend = jax.value_and_grad(objective.loss, has_aux=True)
             (loss, (new, metrics)), grads = descend(params, state._replace(extra=extra), batch, key)
             return grads, {**extra, **new}, {f"{prefix}loss": Mean.of(loss), **metrics}

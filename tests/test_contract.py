@@ -22,9 +22,14 @@ CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # `make test-all`, one step by `make test`.
 TWINS = (
     "beta_vae_mnist",
+    "cgan_digits",
+    "cgan_mnist",
     "conditional_nsf_digits",
     "cvae_digits",
+    "dcgan_digits",
+    "dcgan_mnist",
     "ffjord_moons",
+    "gan_grid25",
     "glow_digits",
     "glow_mnist",
     "gmm_digits",
@@ -34,13 +39,19 @@ TWINS = (
     "hvae_mnist",
     "iwae_mnist",
     "maf_moons",
+    "minibatch_grid25",
     "nsf_checkerboard",
     "nsf_digits",
+    "pacgan_grid25",
     "planar_rings",
     "radial_moons",
     "realnvp_mnist",
+    "sngan_mnist",
+    "stacked_digits",
+    "unrolled_grid25",
     "vae_flax_example",
     "vae_mnist",
+    "wgan_gp_digits",
 )
 
 

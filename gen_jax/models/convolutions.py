@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -61,6 +62,11 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
     tall, wide, channels, features = kernel.shape
+    if strides == (1, 1) and features < channels:
+        return sum(
+            _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
+            for tap, (i, j) in zip(_taps(x_BHWC, kernel), np.ndindex(tall, wide))
+        )
     size = tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
     ends = [(n - 1) * s + 1 for n, s in zip(size, strides)]
     pads = [max(end - 1 + k - n, 0) for end, k, n in zip(ends, (tall, wide), x_BHWC.shape[1:3])]
@@ -83,21 +89,17 @@ def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
     """
     if kernel.shape[:2] != (3, 3):
         raise ValueError(f"a doubled image is convolved by kernels 3x3, got {kernel.shape[:2]}")
-    batch, height, width, channels = x_BHWC.shape
-    x = jnp.pad(x_BHWC, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def phase(row: int, column: int) -> Array:
-        """The pixels at one of the positions."""
-        taps = _joined(_joined(kernel, row, 0), column, 1)
-        views = [
-            lax.slice(x, (0, row + i, column + j, 0), (batch, row + i + height, column + j + width, channels))
-            for i in range(2)
-            for j in range(2)
-        ]
-        return jnp.concatenate(views, axis=-1).reshape(-1, 4 * channels) @ taps.reshape(4 * channels, -1)
-
-    phases = jnp.stack([phase(row, column) for row in range(2) for column in range(2)], axis=1)
-    y = phases.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+    if jax.default_backend() != "cpu":
+        return convolved(jnp.repeat(jnp.repeat(x_BHWC, 2, axis=1), 2, axis=2), kernel)
+    batch, height, width, _ = x_BHWC.shape
+    positions = [(row, column) for row in range(2) for column in range(2)]
+    joined = [_joined(_joined(kernel, row, 0), column, 1) for row, column in positions]
+    taps = iter(_taps(x_BHWC, jnp.concatenate(joined, axis=0)))
+    phases = [
+        sum(_shifted(next(taps), row + i - 1, column + j - 1) for i in range(2) for j in range(2))
+        for row, column in positions
+    ]
+    y = jnp.stack(phases, axis=3).reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(batch, 2 * height, 2 * width, -1)
 
 
@@ -111,12 +113,9 @@ def transposed(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) 
     """The transposed convolution by a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_transpose(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
-    tall, wide, channels, features = kernel.shape
+    tall, wide, _, features = kernel.shape
     batch, height, width, _ = x_BHWC.shape
-    # Every pixel times every tap in one product, with no multiplication by zero.
-    taps = x_BHWC.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    # Split, not indexed: the gradient is one concatenation, not a sum of padded arrays as large as `taps`.
-    taps = lax.split(taps.reshape(batch, height, width, -1), [features] * (tall * wide), axis=3)
+    taps = _taps(x_BHWC, kernel)
 
     def phase(rows, columns):
         """The pixels at one position modulo the strides: the sum of their shifted taps."""
@@ -135,6 +134,14 @@ def _phases(size: int, stride: int) -> list[list[tuple[int, int]]]:
     before = size - 1 if stride > size - 1 else -(-(size + stride - 2) // 2)  # the padding of lax.conv_transpose
     offsets = [[(tap, position + tap - before) for tap in range(size)] for position in range(stride)]
     return [[(tap, at // stride) for tap, at in row if at % stride == 0] for row in offsets]
+
+
+def _taps(x_BHWC: Array, kernel: Array) -> Sequence[Array]:
+    """Every pixel times every tap of a kernel in one product, with no multiplication by zero: (B, H, W, features)."""
+    tall, wide, channels, features = kernel.shape
+    taps = x_BHWC.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    # Split, not indexed: the gradient is one concatenation, not a sum of padded arrays as large as `taps`.
+    return lax.split(taps.reshape(*x_BHWC.shape[:3], -1), [features] * (tall * wide), axis=3)
 
 
 def _shifted(x: Array, up: int, left: int) -> Array:

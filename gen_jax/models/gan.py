@@ -168,7 +168,10 @@ class GAN:
 
     def _discriminate(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The discriminator tells real from generated."""
-        fake, _ = self._generated(state.params[GENERATOR], state, batch, fold(key, "fake"))
+        made = lambda params: self._generated(params, state, batch, fold(key, "fake"))[0]
+        fake, _ = jax.vjp(
+            made, state.params[GENERATOR]
+        )  # the very operations of the generator's turn, for XLA to share
         return self._discriminator_loss(params, state, batch, fake, key)
 
     def _discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
@@ -242,7 +245,10 @@ class GAN:
         return self.noise(fold(key, name), len(batch["x"]))
 
     def _generated(self, params: PyTree, state: State, batch: Batch, key: Array) -> tuple[Array, PyTree]:
-        """As many as in the batch, for its contexts, and the new statistics."""
+        """As many as in the batch, for its contexts, and the new statistics.
+
+        Both players are shown what is made of the same noise, by the same parameters: it is computed once per step.
+        """
         z = self.noise(key, len(batch["x"]))
         variables = {"params": params, STATISTICS: state.extra["generator_statistics"]}
         rngs = {"dropout": fold(key, "dropout")}

@@ -49,9 +49,16 @@ class _Batch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
-        trained = self.is_mutable_collection(STATISTICS)
-        plain = nn.BatchNorm(not trained, momentum=self.momentum, use_scale=False, use_bias=False, name="moments")
-        return _Modulated(name="affine")(plain(x), *context)
+        seen_mean = self.variable(STATISTICS, "mean", jnp.zeros, x.shape[-1:])
+        seen_variance = self.variable(STATISTICS, "variance", jnp.ones, x.shape[-1:])
+        mean, variance = seen_mean.value, seen_variance.value
+        if self.is_mutable_collection(STATISTICS):
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes)
+            variance = jnp.mean((x - mean) ** 2, axes)
+            for seen, new in ((seen_mean, mean), (seen_variance, variance)) if not self.is_initializing() else ():
+                seen.value = self.momentum * seen.value + (1 - self.momentum) * lax.stop_gradient(new)
+        return _Modulated(name="affine")((x - mean) * lax.rsqrt(variance + 1e-5), *context)
 
 
 class _Instance(nn.Module):
@@ -94,4 +101,4 @@ spectral = Normaliser(weights=_Spectral)
 def mixes_examples(statistics: PyTree) -> bool:
     """Whether a network that keeps these statistics normalises by its whole batch."""
     paths = (jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(statistics))
-    return any("moments" in path for path in paths)
+    return any(path.endswith("['variance']") for path in paths)
