@@ -20,6 +20,7 @@ import optax
 from side_by_side import Elsewhere, Report, in_turns, options
 
 from gen_jax.algorithms import descent
+from gen_jax.data import load
 from gen_jax.data.source import Resident
 from gen_jax.loop import compiled, initial_state, zero_metrics
 from gen_jax.models.bases import Normal
@@ -35,6 +36,7 @@ from gen_jax.models.bijections import (
 from gen_jax.models.flow import Flow
 
 KINDS, SIZES, BATCH, POINTS, WARM = ("realnvp", "maf", "spline"), (2, 16, 64), 512, 4096, 300
+SEEDS, STEPS = 5, 2000  # of the comparison of quality
 CHUNK = 20  # steps that are timed together, and that one call of our compiled program takes
 
 
@@ -59,7 +61,8 @@ def count(params: Any) -> int:
     return sum(a.size for a in jax.tree.leaves(params))
 
 
-def ours(kind: str, size: int) -> Rival:
+def ours(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Rival:
+    size = x.shape[1]
     layer = {
         "realnvp": Coupling(Affine()),
         "maf": MaskedAutoregressive(),
@@ -67,8 +70,8 @@ def ours(kind: str, size: int) -> Rival:
     }[kind]
     model = Flow(Normal((size,)), [Stack(Chain([layer, Reverse()]), 4)])
     algorithm = descent(model, {"flow": optax.adam(1e-3)})
-    source = jax.tree.map(jnp.asarray, Resident({"x": data(size)}, BATCH))
-    state = initial_state(algorithm, source)
+    source = jax.tree.map(jnp.asarray, Resident({"x": x}, BATCH, seed=seed))
+    state = initial_state(algorithm, source, seed)
     advance, zeros = compiled(algorithm, CHUNK), zero_metrics(algorithm, state, source)
     start = time.perf_counter()
     held = [advance(state, zeros(), source, 1)[0]]
@@ -79,31 +82,29 @@ def ours(kind: str, size: int) -> Rival:
         held[0], totals, _ = advance(held[0], zeros(), source, CHUNK)
         return float(totals["loss"].value)
 
-    x = jnp.asarray(data(size)[:POINTS])
-    density = jax.jit(lambda state: model.log_prob(state, {"x": x}))
+    density = jax.jit(lambda state: model.log_prob(state, {"x": jnp.asarray(points)}))
     sample = jax.jit(lambda state: model.sample(state, jax.random.key(0), POINTS)["x"])
     return Rival(train, lambda: density(held[0]), lambda: sample(held[0]), seconds, count(held[0].params))
 
 
-def flowjax(kind: str, size: int) -> Rival:
+def flowjax(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Rival:
     """With the step and the loss of its own `fit_to_data`, whose loop takes a key and a batch per step."""
     import equinox as eqx
     import flowjax.bijections as bijections
     import flowjax.flows as flows
+    import paramax
     from flowjax.distributions import StandardNormal
     from flowjax.train.losses import MaximumLikelihoodLoss
     from flowjax.train.train_utils import step
 
     make = flows.masked_autoregressive_flow if kind == "maf" else flows.coupling_flow
     spline = {"transformer": bijections.RationalQuadraticSpline(knots=7, interval=4)} if kind == "spline" else {}
-    shape = dict(base_dist=StandardNormal((size,)), flow_layers=4, nn_width=64, nn_depth=2)
-    flow = make(jax.random.key(0), **shape, **spline)
-    import paramax
-
+    shape = dict(base_dist=StandardNormal(x.shape[1:]), flow_layers=4, nn_width=64, nn_depth=2)
+    flow = make(jax.random.key(seed), **shape, **spline)
     held = list(eqx.partition(flow, eqx.is_inexact_array, is_leaf=lambda a: isinstance(a, paramax.NonTrainable)))
     tx, loss = optax.adam(1e-3), MaximumLikelihoodLoss()
-    held += [tx.init(held[0]), jax.random.key(1)]
-    rng, x = np.random.default_rng(0), data(size)
+    held += [tx.init(held[0]), jax.random.key(seed + 1)]
+    rng = np.random.default_rng(seed)
 
     def one():
         held[3], key = jax.random.split(held[3])
@@ -120,8 +121,7 @@ def flowjax(kind: str, size: int) -> Rival:
             value = one()
         return float(value)
 
-    points = jnp.asarray(x[:POINTS])
-    density = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).log_prob(points))
+    density = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).log_prob(jnp.asarray(points)))
     sample = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).sample(jax.random.key(0), (POINTS,)))
     return Rival(train, lambda: density(held[0]), lambda: sample(held[0]), seconds, count(held[0]))
 
@@ -173,7 +173,9 @@ def served(case: str) -> None:
 
 def compare(report: Report, kind: str, size: int) -> None:
     what = f"{kind}, D = {size}"
-    mine, theirs, other = ours(kind, size), flowjax(kind, size), Elsewhere(__file__, f"zuko/{kind}/{size}")
+    x = data(size)
+    mine, theirs = ours(kind, x, x[:POINTS]), flowjax(kind, x, x[:POINTS])
+    other = Elsewhere(__file__, f"zuko/{kind}/{size}")
     train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.many, 0)}
     times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
     losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
@@ -191,6 +193,26 @@ def compare(report: Report, kind: str, size: int) -> None:
     other.process.terminate()
 
 
+def quality(report: Report, name: str) -> None:
+    """Test negative log-likelihood of splines after as many steps, over seeds."""
+    splits = load(name).splits
+    mean, deviation = (f(splits["train"]["x"], axis=0) for f in (np.mean, np.std))
+    x, test = ((np.asarray(splits[split]["x"]) - mean) / deviation for split in ("train", "test"))
+    found = {}
+    for maker in (ours, flowjax):
+        values = []
+        for seed in range(SEEDS):
+            rival = maker("spline", x, test, seed)
+            for _ in range(STEPS // CHUNK):
+                rival.train()
+            values.append(-float(np.mean(rival.density())))
+        found[maker.__name__] = f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / SEEDS**0.5:.3f}"
+    report.note(
+        f"Test NLL of splines on {name} (standardised, nats), {STEPS} steps, {SEEDS} seeds, mean ± standard error: "
+        f"gen_jax {found['ours']}, flowjax {found['flowjax']}."
+    )
+
+
 def main() -> None:
     if case := options().case:
         return served(case)
@@ -199,6 +221,9 @@ def main() -> None:
         for size in SIZES:
             if options().only in f"{kind}{size}":
                 compare(report, kind, size)
+    for name in ("two_moons", "checkerboard", "ring8"):
+        if options().only in f"quality {name}":
+            quality(report, name)
     report.finish()
 
 

@@ -2,7 +2,8 @@
 
 PYTHONPATH=. python benchmarks/gan.py [--only plane] [--write README.md]          (needs the `bench` extra)
 
-A step is one of the discriminator and one of the generator. Keras is measured as tutorials write its loop (`predict`
+A step is one of the discriminator and one of the generator, who see the same generated images, but for the tutorial's
+loop, which makes new ones for the generator. Keras is measured as tutorials write its loop (`predict`
 and `train_on_batch`), and with both turns in one `tf.function`.
 """
 
@@ -84,15 +85,17 @@ def keras_tutorial(x: np.ndarray) -> Step:
 
     generator, discriminator = _keras_networks()
     adam = lambda: keras.optimizers.Adam(2e-4, beta_1=0.5)
+    rng, stream = np.random.default_rng(0), batches(x)
+    real, fake = np.ones((BATCH, 1)), np.zeros((BATCH, 1))
     discriminator.compile(loss="binary_crossentropy", optimizer=adam(), metrics=["accuracy"])
+    discriminator.train_on_batch(next(stream), real)  # what is trained is what is trainable at the first call
     noise = keras.Input((LATENT,))
     discriminator.trainable = False
     combined = keras.Model(noise, discriminator(generator(noise)))
     combined.compile(loss="binary_crossentropy", optimizer=adam())
-    discriminator.trainable = True
-    discriminator.compile(loss="binary_crossentropy", optimizer=adam(), metrics=["accuracy"])
-    rng, stream = np.random.default_rng(0), batches(x)
-    real, fake = np.ones((BATCH, 1)), np.zeros((BATCH, 1))
+    before = [np.array(v) for v in discriminator.weights]
+    combined.train_on_batch(rng.normal(size=(BATCH, LATENT)), real)
+    assert all(np.array_equal(a, b) for a, b in zip(before, discriminator.weights))
 
     def run():
         drawn = generator.predict(rng.normal(size=(BATCH, LATENT)), verbose=0)
@@ -115,20 +118,21 @@ def keras_compiled(x: np.ndarray) -> Step:
         adam.build(player.trainable_variables)
     cross = lambda label, p: tf.reduce_mean(keras.losses.binary_crossentropy(label * tf.ones_like(p), p))
 
-    def descend(loss, which: int):
-        with tf.GradientTape() as tape:
-            value = loss()
+    def descend(tape, loss, which: int):
         variables = players[which].trainable_variables
-        adams[which].apply_gradients(zip(tape.gradient(value, variables), variables))
-        return value
+        adams[which].apply_gradients(zip(tape.gradient(loss, variables), variables))
+        return loss
 
     @tf.function
     def step(real):
-        fake = generator(tf.random.normal((BATCH, LATENT)), training=True)
         judge = partial(discriminator, training=True)
-        descend(lambda: cross(1.0, judge(real)) + cross(0.0, judge(fake)), 1)
-        again = lambda: generator(tf.random.normal((BATCH, LATENT)), training=True)
-        return descend(lambda: cross(1.0, judge(again())), 0)
+        with tf.GradientTape() as outer:
+            fake = generator(tf.random.normal((BATCH, LATENT)), training=True)
+            with tf.GradientTape() as inner:
+                loss = cross(1.0, judge(real)) + cross(0.0, judge(tf.stop_gradient(fake)))
+            descend(inner, loss, 1)
+            loss = cross(1.0, judge(fake))
+        return descend(outer, loss, 0)
 
     stream = batches(x)
     return lambda: step(tf.constant(next(stream)))
@@ -176,11 +180,12 @@ def _torch_step(generate, parameters, judge, real, rate: float) -> Step:
     adams = [torch.optim.Adam(p, rate, betas=(0.5, 0.999)) for p in (judge.parameters(), list(parameters))]
 
     def run():
+        fake = generate()
         adams[0].zero_grad()
-        (softplus(-judge(real())).mean() + softplus(judge(generate().detach())).mean()).backward()
+        (softplus(-judge(real())).mean() + softplus(judge(fake.detach())).mean()).backward()
         adams[0].step()
         adams[1].zero_grad()
-        loss = softplus(-judge(generate())).mean()
+        loss = softplus(-judge(fake)).mean()
         loss.backward()
         adams[1].step()
         return loss.detach()

@@ -75,7 +75,7 @@ def config(
     changes = (brightness(0.3), translation(), cutout(0.3))
     augmentations = {
         "none": Augmentation(),
-        "noise": InstanceNoise(0.2, steps // 2),
+        "noise": InstanceNoise(0.2, max(1, steps // 2)),
         "diff": Each(changes),
         "adaptive": Adaptive(changes, examples=50_000),
     }
@@ -85,7 +85,7 @@ def config(
     weigh = {} if penalty == "none" else {"weight": penalty_weight, "every": penalty_every}
     if penalty == "consistency":
         weigh["change"] = translation()
-    by_discriminator = optax.adam(lr_discriminator, b1=0.5, b2=0.99)
+    by_discriminator = optax.adam(lr_discriminator, b1=0.5, b2=0.99, eps_root=1e-16)
     model = GAN(
         DCGANGenerator((8, 8), channels),
         DCGANDiscriminator(

@@ -61,7 +61,7 @@ def config(
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         transforms=[scale(0, 1, levels), stacked(3)],
-        metrics=[class_coverage(samples=200 if smoke else 10_000), stability],
+        metrics=[class_coverage(samples=200 if smoke else 26_000), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
         **validated(data),
     )

@@ -38,7 +38,7 @@ def config(
         chunk: steps per call of the compiled program
     """
     hidden = (8, 8) if smoke else (hidden,) * layers
-    tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
+    tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5, eps_root=1e-16)
     model = GAN(MLP(hidden, 2), MLPDiscriminator(hidden), latent, unrolling=Unrolling(unrolled, tx))
     return Experiment(
         model,

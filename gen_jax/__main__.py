@@ -1,4 +1,4 @@
-"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,plot,data,configs}"""
+"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,plot,animate,data,configs}"""
 
 from __future__ import annotations
 
@@ -125,6 +125,30 @@ def plot(workdir: Workdir, out: Path | None = None) -> None:
     print(f"learning curves in {out}")
 
 
+def animate(workdir: Workdir, name: str = "samples", out: Path | None = None, seconds: float = 6.0) -> None:
+    """Joins the pictures that a run has drawn while it trained, from the same noise each time, into an animation.
+
+    Args:
+        name: which picture, e.g. samples or generator_density
+        out: the animation (.gif); by default WORKDIR/NAME.gif
+        seconds: how long it takes
+    """
+    out = out or workdir / f"{name}.gif"
+    if out.suffix != ".gif":
+        raise UserError(f"--out {out}: the ending must be .gif")
+    if seconds <= 0:
+        raise UserError(f"--seconds must be positive, got {seconds}")
+    frames = sorted((workdir / "plots").glob(f"{name}_*[0-9].png"))
+    if len(frames) < 2:
+        there = sorted({path.stem.rpartition("_")[0] for path in (workdir / "plots").glob("*_*[0-9].png")})
+        raise UserError(f"{workdir}/plots has fewer than two pictures {name}_STEP.png; there are {', '.join(there)}")
+    from PIL import Image
+
+    first, *rest = (Image.open(path).convert("RGB") for path in frames)
+    first.save(out, save_all=True, append_images=rest, duration=1000 * seconds / len(frames), loop=0)
+    print(f"{len(frames)} pictures in {out}")
+
+
 def data(
     action: Positional[Literal["list", "prepare"]],
     name: Positional[str | None] = None,
@@ -234,7 +258,7 @@ def main() -> None:
         sys.argv.append("--help")
     with one_line_usage_errors():
         chosen, options = tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: _later(command) for command in (sample, evaluate, plot, data, configs)},
+            {command.__name__: _later(command) for command in (sample, evaluate, plot, animate, data, configs)},
             prog="python -m gen_jax",
             description=__doc__.partition(":")[0],
         )

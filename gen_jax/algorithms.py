@@ -240,6 +240,8 @@ def best_of(
 def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:
     """Also keeps the exponential moving average of a player's parameters; `core.weights` then returns it.
 
+    So it does of `extra["PLAYER_statistics"]`, which belong to the parameters; see `core.statistics`.
+
     `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
     """
 
@@ -248,16 +250,21 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
     def init(key: Array, batch: Batch) -> State:
         state = algorithm.init(key, batch)
-        return _with_average(state, jax.tree.map(jnp.copy, state.params[player]))
+        return _with_average(state, jax.tree.map(jnp.copy, averaged(state)))
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         new, metrics = algorithm.step(state, batch)
         rate = decay(state.step) if callable(decay) else decay
-        average = optax.incremental_update(new.params[player], state.extra["ema"][player], 1 - rate)
+        before = {name: state.extra["ema"][name] for name in averaged(new)}
+        average = optax.incremental_update(averaged(new), before, 1 - rate)
         return _with_average(new, average), metrics
 
-    def _with_average(state: State, average: PyTree) -> State:
-        return state._replace(extra={**state.extra, "ema": {**state.extra.get("ema", {}), player: average}})
+    def averaged(state: State) -> dict[str, PyTree]:
+        name = f"{player}_statistics"
+        return {player: state.params[player]} | ({name: state.extra[name]} if name in state.extra else {})
+
+    def _with_average(state: State, average: Mapping[str, PyTree]) -> State:
+        return state._replace(extra={**state.extra, "ema": {**state.extra.get("ema", {}), **average}})
 
     return Algorithm(init, step)
 

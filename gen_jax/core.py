@@ -131,3 +131,9 @@ def fold(key: Array, *names: int | str | Array) -> Array:
 def weights(state: State, player: str) -> PyTree:
     """A player's averaged parameters where `with_ema` keeps them, else its current ones: those to evaluate."""
     return state.extra.get("ema", {}).get(player, state.params[player])
+
+
+def statistics(state: State, player: str) -> PyTree:
+    """The batch statistics of a player, `extra["PLAYER_statistics"]`, averaged where its parameters are."""
+    name = f"{player}_statistics"
+    return state.extra.get("ema", {}).get(name, state.extra[name])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gen_jax import __main__ as tools
 from gen_jax.command import train
@@ -17,7 +18,8 @@ from gen_jax.errors import exits
 from gen_jax.logs import read_metrics
 
 ROOT = Path(__file__).parent.parent
-GMM, GAN, VAE = (str(ROOT / "configs" / f"{name}.py") for name in ("gmm_blobs", "gan_ring8", "vae_digits"))
+NAMES = ("gmm_blobs", "gan_ring8", "dcgan_digits", "vae_digits")
+GMM, GAN, DCGAN, VAE = (str(ROOT / "configs" / f"{name}.py") for name in NAMES)
 
 
 @pytest.fixture
@@ -149,12 +151,18 @@ BAD = [
     (["train", VAE, "--latent", "-3"], "latent must be at least 1"),
     (["train", VAE, "--ema", "2"], "must be in [0, 1)"),
     (["train", GMM, "--components", "0"], "components must be at least 1"),
+    (["train", DCGAN, "--latent", "0"], "latent must be at least 1"),
+    (["train", DCGAN, "--norm", "batch"], "give the discriminator another normaliser"),
+    (["train", DCGAN, "--packing", "5"], "a batch of 64 cannot be packed by 5"),
+    (["train", DCGAN, "--loss", "hinge", "--smoothing", "0.1"], "has no labels to smooth"),
     (["sample", "nowhere", "--m", "3"], "--m"),
     (["sample", "nowhere", "--n", "0"], "between 1 and 1,000,000"),
     (["sample", "nowhere", "--out", "f.gif"], "must be .png"),
     (["sample", "nowhere"], "is not the working directory of a run"),
     (["evaluate", "nowhere"], "is not the working directory of a run"),
     (["plot", "nowhere"], "has no metrics yet"),
+    (["animate", "nowhere"], "fewer than two pictures"),
+    (["animate", "nowhere", "--out", "a.mp4"], "must be .gif"),
     (["data", "prepare", "mnits"], "did you mean mnist"),
     (["data", "prepare"], "which data set?"),
     (["configs", "nowhere"], "there are no configs"),
@@ -168,6 +176,18 @@ def test_bad_input_gets_one_clear_line_and_code_2(run, words, message, tmp_path)
     assert code == 2 and message in err, err
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert not (tmp_path / "w").exists()
+
+
+def test_pictures_of_a_run_become_an_animation(run, tmp_path):
+    (tmp_path / "plots").mkdir()
+    for step in (100, 200, 300):
+        Image.new("RGB", (8, 8), (step % 256, 0, 0)).save(tmp_path / "plots" / f"samples_{step:07d}.png")
+    code, out, err = run("animate", str(tmp_path))
+    assert code == 0 and "3 pictures" in out, err
+    with Image.open(tmp_path / "samples.gif") as made:
+        assert made.n_frames == 3
+    code, _, err = run("animate", str(tmp_path), "--name", "scatter")
+    assert code == 2 and "there are samples" in err
 
 
 def write_config(tmp_path, body):

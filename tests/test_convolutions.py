@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.models.convolutions import Conv, ConvTranspose
+from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose
 from gen_jax.models.nets import ConvDecoder, doubled
 
 
@@ -42,6 +42,32 @@ def test_accelerators_take_xlas_own(ours, theirs, monkeypatch):
     np.testing.assert_allclose(
         ours(4, (4, 3), 2).apply(params, x), theirs(4, (4, 3), (2, 2)).apply(params, x), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size, features", [((4, 5), 2), ((3, 3), 5), ((1, 2), 3)])
+def test_doubled_convolutions_are_those_of_repeated_pixels(backend, size, features, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    params = nn.Conv(features, (3, 3)).init(jax.random.key(1), x)
+    repeated = lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    weigh = lambda y: jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y)
+    found, expected = (
+        jax.jit(jax.value_and_grad(f, (0, 1)))(params, x)
+        for f in (
+            lambda p, x: weigh(ConvDoubled(features).apply(p, x)),
+            lambda p, x: weigh(nn.Conv(features, (3, 3)).apply(p, repeated(x))),
+        )
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_narrowing_convolutions_are_flaxs():
+    """Fewer features than channels: every pixel is multiplied by all taps first."""
+    for kernel in ((3, 3), (4, 2), (1, 1)):
+        x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7))
+        params = nn.Conv(2, kernel).init(jax.random.key(1), x)
+        np.testing.assert_allclose(Conv(2, kernel).apply(params, x), nn.Conv(2, kernel).apply(params, x), atol=1e-5)
 
 
 def test_doubled_puts_channels_into_pixels():

@@ -24,9 +24,11 @@ from gen_jax.models.bases import Mixture, Normal, StudentT
 from gen_jax.models.bijections import (
     ActNorm,
     Chain,
+    Continuous,
     Convolutional,
     Coupling,
     Dense,
+    Field,
     Inverted,
     Linear,
     MaskedAutoregressive,
@@ -333,3 +335,14 @@ def test_data_a_flow_cannot_explain_is_refused():
     ):
         with pytest.raises(ValueError):
             make()
+
+
+def test_a_likelihood_by_hutchinsons_trace_is_called_an_estimate():
+    def kind(probes):
+        flow = Flow(Normal((2,)), [Chain([Inverted(Continuous(Field((4,)), probes=probes))])])
+        x = {"x": np.zeros((4, 2), np.float32)}
+        params, extra = flow.init(jax.random.key(0), x)
+        state = State(jnp.int32(0), jax.random.key(0), params, (), extra)
+        return log_likelihood(flow)(state, Split("test", x), jax.random.key(0))["log_likelihood"].kind
+
+    assert (kind(0), kind(1)) == ("exact", "estimate")

@@ -1,6 +1,7 @@
 """GANs against definitions: losses, penalties, normalisers, remedies; and what they learn."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,12 +11,13 @@ import optax
 import pytest
 from scipy.linalg import sqrtm
 
+from gen_jax import plots
 from gen_jax.algorithms import descent, member, population, with_ema
-from gen_jax.core import State, fold
-from gen_jax.data import Resident
+from gen_jax.core import State, fold, statistics
+from gen_jax.data import Resident, load
 from gen_jax.data.modes import ring
-from gen_jax.data.transforms import stacked
-from gen_jax.evaluation import mode_coverage, stability
+from gen_jax.data.transforms import scale, stacked
+from gen_jax.evaluation import class_coverage, mode_coverage, stability
 from gen_jax.evaluation.classes import frechet_distance
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.evaluation.players import duplicate_rate, largest_singular_value
@@ -137,10 +139,20 @@ def test_consistency_is_zero_for_what_does_not_matter():
     assert float(flipped(lambda x: x[:, 0, 0, 0], x, x, jax.random.key(1))) > 0
 
 
-def test_a_lazy_penalty_has_steps_of_its_own():
-    model, algorithm = gan(penalties=(penalties.r1(0.1, every=3),))
-    seen = fit(algorithm, Resident(points(), 32), 3)
-    assert [o.every for o in model.objectives] == [1, 3, 1] and int(seen.step) == 3
+def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
+    x, (lazy, always) = points(), (penalties.r1(0.1, every=3), penalties.r1(0.1))
+    model, algorithm = gan(penalties=(lazy,))
+    state = jax.jit(algorithm.init)(jax.random.key(0), x)
+    counts = []
+    for _ in range(3):
+        state, metrics = jax.jit(algorithm.step)(state, x)
+        counts.append(float(metrics["r1_loss"].count))
+    assert counts == [0, 0, 1]
+    (objective,) = [o for o in model.objectives if o.name == "r1"]
+    judge = lambda v: model.discriminator.apply({"params": state.params["discriminator"]}, v)[:, 0]
+    expected = 3 * always(judge, x["x"], x["x"], jax.random.key(0))
+    value = objective.loss(state.params["discriminator"], state, x, jax.random.key(0))[0]
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
 # --- every architecture with every normaliser; every loss with every penalty
@@ -186,6 +198,20 @@ def test_batch_statistics_move_in_training_and_serve_samples():
     z = model.noise(jax.random.key(1), 4)
     one_by_one = jnp.concatenate([model.generate(after, z[i : i + 1]) for i in range(4)])
     np.testing.assert_allclose(model.generate(after, z), one_by_one, rtol=1e-4, atol=1e-5)
+
+
+def test_averages_have_statistics_of_their_own():
+    generator, discriminator = ARCHITECTURES["dcgan"](normalisers.batch)
+    x = {"x": jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))}
+    model = GAN(generator, discriminator, 3)
+    tx = optax.sgd(0.1)
+    algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", 0.5)
+    before = jax.jit(algorithm.init)(jax.random.key(0), x)
+    after = jax.jit(algorithm.step)(before, x)[0]
+    middle = lambda a, b: 0.5 * a + 0.5 * b
+    expected = jax.tree.map(middle, *(s.extra["generator_statistics"] for s in (before, after)))
+    found = statistics(after, "generator")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 def test_spectral_normalisation_bounds_the_slope():
@@ -261,22 +287,33 @@ def test_the_unrolled_generator_descends_the_loss_after_the_discriminators_steps
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, by_hand_grads)
 
 
+def test_unrolling_adam_has_gradients_where_those_of_the_discriminator_vanish():
+    """The last bias of a relativistic discriminator has none at all."""
+    tx = optax.adam(1e-3, b1=0.5, eps_root=1e-16)
+    model = GAN(MLP((8,), 2), MLPDiscriminator((8,)), 2, adversarial.relativistic(), unrolling=Unrolling(2, tx))
+    algorithm = descent(model, {"discriminator": tx, "generator": tx})
+    state = jax.jit(algorithm.init)(jax.random.key(0), points())
+    metrics = jax.jit(algorithm.step)(state, points())[1]
+    assert np.isfinite(metrics["generator_grad_norm"].value)
+
+
 def test_looks_at_the_batch_tell_collapsed_batches():
     same, different = jnp.ones((8, 4)), jax.random.normal(jax.random.key(0), (8, 4))
     look = MinibatchDiscrimination(3, 2)
     variables = look.init(jax.random.key(1), same)
-    np.testing.assert_allclose(look.apply(variables, same)[:, 4:], 7.0)  # as close as can be to seven others
-    assert (look.apply(variables, different)[:, 4:] < 7).all()
+    np.testing.assert_allclose(look.apply(variables, same)[:, 4:], 1.0)  # as close as can be to all seven others
+    assert (look.apply(variables, different)[:, 4:] < 1).all()
     m = (different @ variables["params"]["Dense_0"]["kernel"]).reshape(8, 3, 2)
-    expected = [
-        [sum(np.exp(-np.abs(m[i, b] - m[j, b]).sum()) for j in range(8) if j != i) for b in range(3)] for i in range(8)
-    ]
+    close = lambda i, b: np.mean([np.exp(-np.abs(m[i, b] - m[j, b]).sum()) for j in range(8) if j != i])
+    expected = [[close(i, b) for b in range(3)] for i in range(8)]
     np.testing.assert_allclose(look.apply(variables, different)[:, 4:], expected, rtol=1e-4)
     deviation = MinibatchDeviation().apply({}, different)[:, 4]
     np.testing.assert_allclose(deviation, np.asarray(different).std(axis=0).mean(), rtol=1e-4)
     assert MinibatchDeviation().apply({}, same)[0, 4] < 1e-3
     with pytest.raises(ValueError, match="groups of 3"):
         MinibatchDeviation(3).apply({}, same)
+    model = GAN(MLP((4,), 2), MLPDiscriminator((4,), batchwise=(MinibatchDeviation(4),)), 2)
+    begun(model, points())
 
 
 def test_mode_seeking_punishes_a_generator_that_ignores_its_noise():
@@ -372,6 +409,8 @@ def test_conditional_gan_makes_what_it_is_told(auxiliary):
     drawn = model.sample(state, jax.random.key(0), 200, {"label": jnp.arange(200) % 2})
     means = [float(drawn["x"][drawn["label"] == c].mean()) for c in range(2)]
     np.testing.assert_allclose(means, [-1, 1], atol=0.25)
+    batch = {name: jnp.asarray(a[:8]) for name, a in x.items()}
+    assert not np.array_equal(model.sample(state, jax.random.key(0), 8, batch)["x"], batch["x"])  # of labels only
 
 
 class _Told(nn.Module):
@@ -435,8 +474,9 @@ def test_the_hint_comes_when_the_discriminator_wins():
     for step, value in enumerate([1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0]):
         hook.report(step, accuracies(value))
     assert len(said) == 1 and said[0].startswith("step 5: the discriminator wins")
-    relative = replace(model, adversarial=adversarial.wasserstein())  # whose critic is to be right always
-    assert relative.diagnosis(accuracies(1.0)) == ""
+    critic = replace(model, adversarial=adversarial.wasserstein())  # which is to be right always
+    assert critic.diagnosis(accuracies(1.0)) == ""
+    assert replace(model, adversarial=adversarial.relativistic()).diagnosis(accuracies(1.0)) != ""
 
 
 def test_duplicates_and_singular_values():
@@ -468,6 +508,45 @@ def test_frechet_distance_of_normals_is_its_closed_form():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     flat = np.concatenate([a, np.zeros((4000, 2))], axis=1)  # singular covariances
     assert frechet_distance(flat, flat + 1) == pytest.approx(5, rel=1e-6)
+
+
+class Fixed(NamedTuple):
+    """A model whose samples are given."""
+
+    x: jnp.ndarray
+
+    def sample(self, state, key, n):
+        return {"x": self.x[jax.random.randint(key, (n,), 0, len(self.x))]}
+
+
+def test_class_coverage_tells_diverse_from_collapsed_and_sharp_from_noise():
+    digits = load("digits")
+    split = Split("test", digits["test"], (scale(0, 1, 17),), training=digits["train"])
+    x, label = (np.asarray(digits["train"][name]) for name in ("x", "label"))
+    x = jnp.asarray(x / 16.0, jnp.float32)
+    samples = {"real": x, "ones": x[label == 1], "noise": jax.random.uniform(jax.random.key(0), x.shape)}
+    measure = class_coverage(samples=1000)
+    found = {name: measure(Fixed(x))(None, split, jax.random.key(1)) for name, x in samples.items()}
+    value = lambda name, metric: found[name][metric].value
+    assert value("real", "classes") == 10 and value("real", "class_kl") < 0.02 and value("real", "confidence") > 0.95
+    assert value("ones", "classes") <= 2 and value("ones", "class_kl") > 2
+    assert value("noise", "confidence") < 0.9
+    assert value("real", "frechet_distance") * 10 < min(value(n, "frechet_distance") for n in ("ones", "noise"))
+    assert float(found["real"]["classes"].how.rpartition(" ")[2]) > 0.95
+
+
+def test_pictures_are_drawn():
+    x = points(64)
+    model, algorithm = gan()
+    state = jax.jit(algorithm.init)(jax.random.key(0), x)
+    split = Split("test", {"x": np.asarray(x["x"])})
+    assert len(plots.generator_density(model, state, split, jax.random.key(0)).axes) == 3  # with a scale of logits
+    images = {"x": np.random.default_rng(0).uniform(size=(8, 8, 8, 1)).astype(np.float32), "label": np.arange(8)}
+    model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, context=Labels(10))
+    _, state = begun(model, images)
+    for draw in (plots.real_and_fake, plots.noise_interpolations):
+        shown = draw(model, state, Split("test", images), jax.random.key(0)).axes[-1].images[0].get_array()
+        assert np.ptp(shown) > 0.5
 
 
 def test_stacked_digits_write_their_number():

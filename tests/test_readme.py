@@ -55,9 +55,16 @@ def test_a_flow_is_fitted_and_completed(capsys):
     assert np.asarray(found["log_det"]).shape == (4,)
 
 
+def test_seeds_of_a_gan_find_the_ring():
+    found = {}
+    exec(compile(PYTHON[4], "README.md", "exec"), found)
+    radius = np.linalg.norm(np.asarray(found["points"]), axis=1)
+    assert radius.shape == (1000,) and abs(np.median(radius) - 1) < 0.2
+
+
 def test_the_new_variant_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vae_annealed.py").write_text(PYTHON[4])
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[5])
     with pytest.raises(SystemExit) as ended:
         exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
     assert ended.value.code == 0
@@ -67,7 +74,7 @@ def test_the_new_variant_trains(tmp_path, monkeypatch):
 def test_the_commands_exist(capsys):
     """Every command of the README is understood; the configs it names exist."""
     lines = [shlex.split(line, comments=True) for line in SHELL[1].splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for words in lines:
         if words[1] == "train.py":
             load(ROOT / words[2])

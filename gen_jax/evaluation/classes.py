@@ -69,8 +69,8 @@ class Classification(NamedTuple):
         return (Objective("classifier", self.loss),)
 
 
-def trained(split: Split, classes: int, steps: int = 1000) -> tuple[Callable[[np.ndarray], Seen], float]:
-    """A classifier of the training split of `split`, and its accuracy on `split`. The same whenever it is trained."""
+def trained(split: Split, classes: int, steps: int = 1000) -> Callable[[np.ndarray], Seen]:
+    """A classifier of the training split of `split`. The same whenever it is trained."""
     if split.training is None or "label" not in split.training:
         raise UserError(f"{split.name} has no training examples with labels to train a classifier on")
     model = Classification(Classifier(classes))
@@ -87,16 +87,22 @@ def trained(split: Split, classes: int, steps: int = 1000) -> tuple[Callable[[np
         features, logits = see(jnp.asarray(images))
         return Seen(np.asarray(features, np.float64), np.asarray(jax.nn.softmax(logits), np.float64))
 
+    return seen
+
+
+def accuracy(see: Callable[[np.ndarray], Seen], split: Split, classes: int) -> float:
+    """Of a classifier on up to 2,000 examples of a split."""
     test = split.head(2000)
-    found = seen(_single(test["x"])).probabilities.argmax(axis=-1)
-    return seen, float(np.mean(found == np.asarray(_digits(test["label"], test["x"].shape[-1], classes))))
+    found = see(_single(test["x"])).probabilities.argmax(axis=-1)
+    return float(np.mean(found == np.asarray(_digits(test["label"], test["x"].shape[-1], classes))))
 
 
 def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
     """Makes the metric of images of one digit, or of several in their channels (stacked digits, Metz et al. 2017).
 
-    classes: how many of all there are have a sample (of three stacked digits there are 1,000). class_kl:
-    KL(samples || the split) over classes, nats. confidence: the mean of the largest probability. frechet_distance, of
+    classes: how many of all there are have a sample (of three stacked digits there are 1,000). class_kl: KL(samples ||
+    data) over classes, nats, the data being the training split's or, of stacked digits, uniform; that of n samples as
+    even as the data is about (classes - 1) / 2 n. confidence: the mean of the largest probability. frechet_distance, of
     single digits: between features of samples and of as many examples of the training split.
     """
 
@@ -106,7 +112,7 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             classifier.append(trained(split, classes)) if not classifier else None
-            see, accuracy = classifier[0]
+            (see,) = classifier
             x = np.concatenate([np.asarray(draw(state, fold(key, i))) for i in range(-(-samples // 500))])
             stack, n = x.shape[-1], len(x)
             seen = see(_single(x))
@@ -120,7 +126,7 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             there = share > 0
             kl = float(np.sum(share[there] * np.log(share[there] / expected[there])))
             sure = seen.probabilities.max(axis=-1)
-            how = f"small CNN, accuracy {accuracy:.3f}"
+            how = f"small CNN, accuracy {accuracy(see, split, classes):.3f}"
             found = {
                 "classes": Estimate(float(there.sum()), math.nan, f"of {classes**stack}", "estimate", n, how),
                 "class_kl": Estimate(kl, math.nan, "nats", "estimate", n, how),

@@ -94,10 +94,11 @@ def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[
 
 
 def log_likelihood(model: Density) -> Measure:
-    """The mean exact log-likelihood."""
+    """The mean log-likelihood, exact unless the model says that it only estimates it."""
     log_prob = model.log_prob
     run = mean_over(lambda state, batch, key: log_prob(state, batch))
-    return lambda state, split, key: _in_units("log_likelihood", "exact", *run(state, split, key), split)
+    kind = "estimate" if getattr(model, "estimated", False) else "exact"
+    return lambda state, split, key: _in_units("log_likelihood", kind, *run(state, split, key), split)
 
 
 def log_likelihood_per_step(model: Density) -> Measure:

@@ -35,7 +35,8 @@ def stability(model: Any) -> Measure:
             "fake_accuracy": float(jnp.mean(model.adversarial.right(*logits)[1])),
             "duplicates": duplicate_rate(np.asarray(fake), np.asarray(batch["x"])),
         }
-        found = {name: Estimate(p, math.sqrt(p * (1 - p) / n), "share", "estimate", n) for name, p in shares.items()}
+        error = lambda p: math.sqrt(p * (1 - p) * model.packing / n)
+        found = {name: Estimate(p, error(p), "share", "estimate", n) for name, p in shares.items()}
         ratio = losses[0] / losses[1] if losses[1] else math.inf
         found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
         for player in state.params:

@@ -19,6 +19,7 @@ class AdversarialLoss(NamedTuple):
     discriminator: Callable[[Array, Array], Array]
     generator: Callable[[Array, Array], Array]
     boundary: float | None = 0.0  # logits above it say "real"; None where only their differences mean something
+    saturates: bool = True  # whether a discriminator that is always right leaves the generator little to learn from
 
     def right(self, real: Array, fake: Array) -> tuple[Array, Array]:
         """(B,), (B,): which of the real and which of the fake examples the discriminator takes for what they are."""
@@ -62,7 +63,7 @@ def hinge() -> AdversarialLoss:
 
 def wasserstein() -> AdversarialLoss:
     """The dual of the earth mover's distance (Arjovsky et al. 2017); needs a critic kept Lipschitz by a penalty."""
-    return AdversarialLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean(), boundary=None)
+    return AdversarialLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean(), None, saturates=False)
 
 
 def relativistic() -> AdversarialLoss:

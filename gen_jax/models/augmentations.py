@@ -1,7 +1,8 @@
 """What real and generated examples go through before a discriminator sees either; gradients pass through.
 
 An augmentation is a function (x, key, state) -> x, or has memory in `state.extra["augmentation"]` like `Adaptive`.
-DiffAugment is that of Zhao et al. 2020 (arXiv:2006.10738): `Each([brightness(), translation(), cutout()])`.
+Those of DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for grey images: `Each([brightness(), contrast(),
+translation(), cutout()])`.
 """
 
 from __future__ import annotations

@@ -113,7 +113,10 @@ class _Verdict(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Adds to the features (B, n) of each example how close those of the others are (Salimans et al. 2016, 3.2)."""
+    """Adds to the features (B, n) of each example how close those of the others are (Salimans et al. 2016, 3.2).
+
+    On average over the others, so that it means the same in batches of any size.
+    """
 
     kernels: int = 16
     size: int = 8
@@ -122,7 +125,8 @@ class MinibatchDiscrimination(nn.Module):
     def __call__(self, h: Array) -> Array:
         m = nn.Dense(self.kernels * self.size, use_bias=False)(h).reshape(len(h), self.kernels, self.size)
         distances = jnp.abs(m[:, None] - m[None]).sum(axis=-1)
-        return jnp.concatenate([h, jnp.exp(-distances).sum(axis=1) - 1], axis=1)
+        others = max(len(h) - 1, 1)
+        return jnp.concatenate([h, (jnp.exp(-distances).sum(axis=1) - 1) / others], axis=1)
 
 
 class MinibatchDeviation(nn.Module):
@@ -135,7 +139,7 @@ class MinibatchDeviation(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
-        group = self.group or len(h)
+        group = min(self.group or len(h), len(h))
         if len(h) % group:
             raise ValueError(f"a batch of {len(h)} cannot be cut into groups of {group}")
         groups = h.reshape(group, -1, h.shape[1])  # every (B / group)-th example

@@ -36,6 +36,11 @@ class Flow:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "chain", Chain(self.layers))
 
+    @property
+    def estimated(self) -> bool:
+        """Whether log-likelihoods are unbiased estimates, not exact."""
+        return self.chain.estimated
+
     def __call__(self, params: PyTree, context: Array | None = None) -> distrax.Distribution:
         """The distribution of x with these parameters: of single examples, or (B,) of them by a context (B, C)."""
         batch = () if context is None else context.shape[:-1]

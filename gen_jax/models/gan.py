@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, statistics, weights
 from gen_jax.models.adversarial import AdversarialLoss, non_saturating
 from gen_jax.models.augmentations import Augmentation
 from gen_jax.models.contexts import Context, given_to, told
@@ -32,7 +32,8 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 class Unrolling(NamedTuple):
     """The generator foresees `steps` steps of the discriminator, by `tx` (Metz et al. 2017, arXiv:1611.02163).
 
-    tx: the very transformation that trains the discriminator, whose state they start from.
+    tx: the very transformation that trains the discriminator, whose state they start from. Its square roots must have
+    gradients: `optax.adam(rate, eps_root=1e-16)`.
     """
 
     steps: int
@@ -108,14 +109,14 @@ class GAN:
         outputs = 1 + (self.context.classes if self.auxiliary else 0)
         if logits.shape != (1, outputs):
             raise ValueError(f"the discriminator must have {outputs} outputs, but it has {logits.shape[1:]}")
-        statistics = {GENERATOR: made.get(STATISTICS, {}), DISCRIMINATOR: judged.get(STATISTICS, {})}
+        kept = {GENERATOR: made.get(STATISTICS, {}), DISCRIMINATOR: judged.get(STATISTICS, {})}
         wrong = [penalty.name for penalty in self.penalties if penalty.of_gradients]
-        if wrong and mixes_examples(statistics[DISCRIMINATOR]):
+        if wrong and mixes_examples(kept[DISCRIMINATOR]):
             raise ValueError(
                 f"{wrong[0]} is made of the gradient of each example's logit, but batch normalisation lets it "
                 "depend on the others: give the discriminator another normaliser (none, instance, pixel, spectral)"
             )
-        extra = {f"{player}_statistics": s for player, s in statistics.items()}
+        extra = {f"{player}_statistics": s for player, s in kept.items()}
         params = {DISCRIMINATOR: judged["params"], GENERATOR: made["params"]}
         return params, {**extra, "augmentation": self.augmentation.init()}
 
@@ -131,12 +132,12 @@ class GAN:
     def generate(self, state: State, z: Array, given: Batch | None = None) -> Array:
         """(B, *x) of noise (B, latent), by the averaged generator where there is one."""
         context = () if self.context is None else (told(self.context, given_to(self.context, len(z), given)),)
-        variables = {"params": weights(state, GENERATOR), STATISTICS: state.extra["generator_statistics"]}
+        variables = {"params": weights(state, GENERATOR), STATISTICS: statistics(state, GENERATOR)}
         return self.generator.apply(variables, z, *context)
 
     def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
         given = given_to(self.context, n, given)
-        return {"x": self.generate(state, self.noise(key, n), given), **given}
+        return {**given, "x": self.generate(state, self.noise(key, n), given)}
 
     def noise(self, key: Array, n: int) -> Array:
         """(n, latent)"""
@@ -153,7 +154,7 @@ class GAN:
 
     def diagnosis(self, values: Mapping[str, np.ndarray]) -> str:
         """What is wrong with the game, by the metrics of a report; "" if nothing is."""
-        if self.adversarial.boundary is None or not {"real_accuracy", "fake_accuracy"} <= values.keys():
+        if not self.adversarial.saturates or not {"real_accuracy", "fake_accuracy"} <= values.keys():
             return ""
         real, fake = (np.mean(values[name]) for name in ("real_accuracy", "fake_accuracy"))
         if min(real, fake) > 0.99:

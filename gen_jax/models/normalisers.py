@@ -65,6 +65,8 @@ class _Instance(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
         axes = tuple(range(1, x.ndim - 1)) or (-1,)  # of vectors, over the features
+        if all(x.shape[axis] == 1 for axis in axes):
+            raise ValueError(f"instance normalisation of {x.shape[1:]} would leave nothing: take fewer layers")
         centred = x - x.mean(axes, keepdims=True)
         unit = centred * lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
         return _Modulated(name="affine")(unit, *context)

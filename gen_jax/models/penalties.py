@@ -22,8 +22,7 @@ Critic = Callable[[Array], Array]  # (B, *x) -> (B,) logits
 class Penalty:
     """weight * value(critic, real, fake, key), on every n-th step.
 
-    of_gradients: it is made of the gradients of single examples' logits, which a discriminator does not have that looks
-    at a batch as a whole.
+    of_gradients: it is made of the gradients of single examples' logits, which batch normalisation mixes.
     """
 
     name: str

@@ -46,7 +46,8 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].hist2d(*generated.T, bins=150, range=limits, cmap="viridis", norm="symlog")
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
-    if model.packing == 1 and model.context is None:
+    alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
+    if alone and model.context is None:  # otherwise a point has no logit of its own
         logits = np.asarray(jax.jit(model.judge)(state, {"x": points})).reshape(across.shape)
         middle = model.adversarial.boundary or 0.0
         reach = max(np.abs(np.quantile(logits - middle, (0.02, 0.98))).max(), 1e-6)

@@ -48,6 +48,10 @@ class Continuous(Layer):
                 f"got {self.probes}, {self.tolerance} and {self.max_steps}"
             )
 
+    @property
+    def estimated(self) -> bool:
+        return self.probes > 0
+
     def init(self, key, x, context=None):
         check_vectors(self, x)
         return self.field.init(key, x, jnp.zeros(()), context)["params"]

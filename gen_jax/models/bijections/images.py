@@ -10,15 +10,20 @@ from jax import Array
 from gen_jax.core import PyTree
 from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network, halves
 from gen_jax.models.bijections.elementwise import Affine, Transformer
-from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack
+from gen_jax.models.bijections.layer import Around, Chain, Layer, Mapped, Stack
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
 
 
 @dataclass(frozen=True)
-class Squeezed(Layer):
+class Squeezed(Around):
     """A layer at half the resolution, where 2x2 pixels are one with four times the channels."""
 
     layer: Layer
+    triangular = False
+
+    @property
+    def support(self) -> tuple[float, float] | None:
+        return self.layer.support
 
     def init(self, key, x, context=None):
         if x.ndim != 4 or x.shape[1] % 2 or x.shape[2] % 2:
@@ -49,10 +54,15 @@ def unsqueeze(x_BHWC: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Half(Layer):
+class Half(Around):
     """A layer for the first half of the channels; the others are noise already (Dinh et al. 2017, section 3.6)."""
 
     layer: Layer
+    triangular = False
+
+    def __post_init__(self):
+        if self.layer.support is not None:
+            raise ValueError(f"{self.layer!r} gives only values in {self.layer.support}, and the other half any")
 
     def init(self, key, x, context=None):
         return self.layer.init(key, halves(x)[0], context)

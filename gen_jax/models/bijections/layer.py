@@ -24,6 +24,7 @@ class Layer:
 
     support: tuple[float, float] | None = None  # the interval that data must lie in
     triangular = False  # whether value i of either side depends on values 0 .. i of the other side alone
+    estimated = False  # whether log-determinants are unbiased estimates
 
     def init(self, key: Array, x: Array, context: Array | None = None) -> PyTree:
         """Parameters for data like x (B, *event), {} if there are none. Raises ValueError for shapes that cannot be."""
@@ -85,6 +86,10 @@ class Chain(Layer):
     def triangular(self) -> bool:
         return all(layer.triangular for layer in self.layers)
 
+    @property
+    def estimated(self) -> bool:
+        return any(layer.estimated for layer in self.layers)
+
     def init(self, key, x, context=None):
         params = {}
         for i in reversed(range(len(self.layers))):
@@ -107,8 +112,8 @@ class Chain(Layer):
         return x, total
 
 
-class _Around(Layer):
-    """A layer made of another one, triangular as that is."""
+class Around(Layer):
+    """A layer made of another one, which has its properties."""
 
     layer: Layer
 
@@ -116,13 +121,17 @@ class _Around(Layer):
     def triangular(self) -> bool:
         return self.layer.triangular
 
+    @property
+    def estimated(self) -> bool:
+        return self.layer.estimated
+
 
 def _name(i: int) -> str:
     return f"layer_{i}"
 
 
 @dataclass(frozen=True)
-class Stack(_Around):
+class Stack(Around):
     """`depth` layers of one kind, each with parameters of its own, as a loop.
 
     unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
@@ -163,7 +172,7 @@ class Stack(_Around):
 
 
 @dataclass(frozen=True)
-class Inverted(_Around):
+class Inverted(Around):
     """A layer the other way round: what was fast for densities is fast for samples."""
 
     layer: Layer
@@ -183,7 +192,7 @@ class Inverted(_Around):
 
 
 @dataclass(frozen=True)
-class Flattened(_Around):
+class Flattened(Around):
     """A layer of vectors for data of any shape."""
 
     layer: Layer
