@@ -49,7 +49,8 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
     if alone and model.context is None:  # otherwise a point has no logit of its own
         logits = np.asarray(jax.jit(model.judge)(state, {"x": points})).reshape(across.shape)
-        middle = model.adversarial.boundary or 0.0
+        boundary = model.adversarial.boundary
+        middle = np.median(logits) if boundary is None else boundary
         reach = max(np.abs(np.quantile(logits - middle, (0.02, 0.98))).max(), 1e-6)
         levels = middle + np.linspace(-reach, reach, 21)
         filled = axes[1].contourf(across, up, logits, levels=levels, cmap="RdBu", extend="both")
