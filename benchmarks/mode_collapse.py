@@ -166,6 +166,7 @@ def main() -> None:
         for title in (title for title in RECIPES if chosen.only in title):
             found, seconds = played(game, name, RECIPES[title], chosen.seeds)
             record.setdefault(name, {})[title] = {metric: list(values) for metric, values in found.items()}
+            write_json(results, {"where": where, "seeds": record})
             cells = [f"{v.mean():.3g} ± {v.std(ddof=1) / math.sqrt(len(v)):.1g}" for v in found.values()]
             columns = ["recipe", *found, "worst seed's " + next(iter(found)), "training"]
             rows.append([title, *cells, f"{min(next(iter(found.values()))):g}", f"{seconds:.0f} s"])
@@ -176,7 +177,6 @@ def main() -> None:
             table.add_row(*row)
         Console(width=150).print(table)
         texts += [f"`{name}`, {game.steps:,} steps, {chosen.seeds} seeds:", markdown_table(columns, rows)]
-    write_json(results, {"where": where, "seeds": record})
     if chosen.write:
         write_section(chosen.write, "modes", "\n\n".join([f"{where}. Mean ± standard error over seeds.", *texts]))
 
