@@ -29,7 +29,7 @@ def config(
     lr: float = 5e-4,
     ema: float = 0.998,
     batch: int = 32,
-    steps: int = 4_000,
+    steps: int = 6_000,
     smoke: bool = False,
 ) -> Experiment:
     """Any digit on demand: `model.sample(state, key, 10, {"label": jnp.arange(10)})`.

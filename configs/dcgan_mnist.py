@@ -27,7 +27,7 @@ def config(
     lr: float = 2e-4,
     ema: float = 0.999,
     batch: int = 32,
-    steps: int = 4_000,
+    steps: int = 6_000,
     smoke: bool = False,
 ) -> Experiment:
     """Batch normalisation in the generator, dropout in the discriminator, the same learning rate for both.
