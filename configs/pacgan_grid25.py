@@ -17,11 +17,11 @@ from gen_jax.models.nets import MLP
 
 def config(
     latent: int = 2,
-    hidden: int = 64,
-    layers: int = 4,
-    packing: int = 4,
-    lr: float = 2e-3,
-    batch: int = 128,
+    hidden: int = 128,
+    layers: int = 2,
+    packing: int = 2,
+    lr: float = 1e-3,
+    batch: int = 256,
     steps: int = 15_000,
     chunk: int = 100,
     smoke: bool = False,
