@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from side_by_side import ROOT
+from side_by_side import ROOT, machine
 
 from gen_jax.algorithms import descent, member, population, with_ema
 from gen_jax.data import Resident, load
@@ -167,9 +166,7 @@ def main() -> None:
     chosen, texts = options(), []
     results = ROOT / "benchmarks" / "results" / "mode_collapse.json"
     sets = (read_json(results) or {}).get("sets", {})
-    where = (
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
-    )
+    where = machine()
     for name in chosen.sets:
         game = GAMES[name]()
         game = game._replace(steps=chosen.steps or game.steps)

@@ -78,8 +78,7 @@ class Report:
         return [cells[c] if isinstance(cells[c], str) else f"{1000 * cells[c]:.4g} ms" for c in COLUMNS]
 
     def finish(self) -> None:
-        device = jax.devices()[0].device_kind
-        where = f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
+        where = machine()
         table = Table(title=where)
         for column in COLUMNS:
             table.add_column(column)
@@ -93,6 +92,12 @@ class Report:
         if path := options().write:
             lines = markdown_table(COLUMNS, [self._cells(row) for row in self.rows])
             write_section(path, self.name, "\n\n".join([f"{where}.", lines, *self.notes]))
+
+
+def machine() -> str:
+    """What numbers were measured on, and when."""
+    device = jax.devices()[0].device_kind
+    return f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
 
 
 def options() -> argparse.Namespace:

@@ -134,8 +134,7 @@ def animate(workdir: Workdir, name: str = "samples", out: Path | None = None, se
         seconds: how long it takes
     """
     out = out or workdir / f"{name}.gif"
-    if out.suffix != ".gif":
-        raise UserError(f"--out {out}: the ending must be .gif")
+    _check_ending(out, (".gif",))
     if seconds <= 0:
         raise UserError(f"--seconds must be positive, got {seconds}")
     frames = sorted((workdir / "plots").glob(f"{name}_*[0-9].png"))
@@ -232,7 +231,8 @@ def _reached(workdir: Path) -> list[str]:
 
 def _check_ending(out: Path, endings: tuple[str, ...]) -> None:
     if out.suffix not in endings:
-        raise UserError(f"--out {out}: the ending must be {', '.join(endings[:-1])} or {endings[-1]}")
+        *others, last = endings
+        raise UserError(f"--out {out}: the ending must be {', '.join(others) + ' or ' if others else ''}{last}")
 
 
 def _open(workdir: Path, config: Path | None, data_dir: Path | None):

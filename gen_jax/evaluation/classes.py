@@ -111,7 +111,8 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
         classifier = []  # trained when it is first needed
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            classifier.append(trained(split, classes)) if not classifier else None
+            if not classifier:
+                classifier.append(trained(split, classes))
             (see,) = classifier
             x = np.concatenate([np.asarray(draw(state, fold(key, i))) for i in range(-(-samples // 500))])
             stack, n = x.shape[-1], len(x)
@@ -119,10 +120,9 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             parts = seen.probabilities.argmax(axis=-1).reshape(stack, n)
             number = np.ravel_multi_index(tuple(parts), (classes,) * stack)
             share = np.bincount(number, minlength=classes**stack) / n
-            labels = split.training["label"] if stack == 1 else None
-            expected = np.full(classes**stack, 1 / classes**stack)
-            if labels is not None:
-                expected = np.bincount(labels, minlength=classes) / len(labels)
+            single = stack == 1
+            counts = np.bincount(split.training["label"], minlength=classes) if single else np.ones(classes**stack)
+            expected = counts / counts.sum()
             there = share > 0
             kl = float(np.sum(share[there] * np.log(share[there] / expected[there])))
             sure = seen.probabilities.max(axis=-1)
@@ -134,7 +134,7 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
                     float(sure.mean()), float(sure.std() / math.sqrt(n)), "share", "estimate", n, how
                 ),
             }
-            if stack == 1:
+            if single:
                 real = see(split.trained_on(n)["x"]).features
                 distance = frechet_distance(seen.features, real)
                 how = f"{how}, against {len(real)} training examples"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, PyTree, fold
+from gen_jax.models.blocks import matmul
 from gen_jax.models.covariances import FULL, Full, Stats, alive
 from gen_jax.models.gaussians import Gaussians, Prior, spread
 from gen_jax.models.gmm import Start, kmeans_plus_plus
@@ -242,7 +243,7 @@ class Poisson(Emission):
     def log_prob(self, params, extra, batch):
         x = batch["x"].astype(params["log_rate"].dtype)
         base = lax.lgamma(x + 1).sum(axis=-1, keepdims=True)
-        linear = jnp.matmul(x, params["log_rate"].T, precision=lax.Precision.HIGHEST)
+        linear = matmul(x, params["log_rate"].T)
         return linear - jnp.exp(params["log_rate"]).sum(axis=1) - base
 
     def stats(self, params, extra, batch, r):
@@ -280,7 +281,7 @@ class Bernoulli(Emission):
 
     def log_prob(self, params, extra, batch):
         x = batch["x"].astype(params["logits"].dtype)
-        linear = jnp.matmul(x, params["logits"].T, precision=lax.Precision.HIGHEST)
+        linear = matmul(x, params["logits"].T)
         return linear - jax.nn.softplus(params["logits"]).sum(axis=1)
 
     def stats(self, params, extra, batch, r):
@@ -401,7 +402,7 @@ def _mean(x: Array, seen: Array) -> Array:
 def _counts(x: Array, r: Array) -> tuple[Array, Array]:
     """Sums over steps: of r (K,), and of r x (K, D)."""
     r = r.reshape(-1, r.shape[-1])
-    return r.sum(axis=0), jnp.matmul(r.T, _rows(x).astype(r.dtype), precision=lax.Precision.HIGHEST)
+    return r.sum(axis=0), matmul(r.T, _rows(x).astype(r.dtype))
 
 
 def _poisson(rate: Array) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
-from gen_jax.models.blocks import by_blocks, over_blocks
+from gen_jax.models.blocks import by_blocks, matmul, over_blocks
 from gen_jax.models.covariances import FULL, Frame, Full, Stats, Way, alive
 from gen_jax.models.gaussians import Gaussians, Prior, spread
 
@@ -302,9 +302,7 @@ def _nearest(centres: Array, frame: Frame) -> Assign:
     """One-hot responsibilities by distance to centres (K, D) that are given in the frame."""
 
     def assign(rows: Array, index: Array) -> Array:
-        distance = 0.5 * jnp.sum(centres**2, axis=1)[:, None] - jnp.matmul(
-            centres, frame.into(rows).T, precision=lax.Precision.HIGHEST
-        )
+        distance = 0.5 * jnp.sum(centres**2, axis=1)[:, None] - matmul(centres, frame.into(rows).T)
         return jax.nn.one_hot(jnp.argmin(distance, axis=0), len(centres), axis=0, dtype=rows.dtype)
 
     return assign
@@ -324,7 +322,7 @@ def _spread_centres(key: Array, x: Array, weight: Array, k: int) -> Array:
 
         def left(x: Array) -> Array:  # squared distances (B, trials)
             x = frame.into(x)
-            cross = jnp.matmul(x, drawn.T, precision=lax.Precision.HIGHEST)
+            cross = matmul(x, drawn.T)
             return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] - 2 * cross + jnp.sum(drawn**2, axis=1), 0)
 
         left = by_blocks(left, x)
