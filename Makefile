@@ -1,5 +1,6 @@
 # make train   sets up a virtual environment and runs the main job
 # make test    sets it up and runs the tests
+# make compare trains four families on the embedded digits and writes one table of them
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv$(if $(filter-out python3 python,$(notdir $(PYTHON))),-$(notdir $(P
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: train test test-all bench lock clean
+.PHONY: train test test-all compare bench lock clean
 
 train: $(READY)
 	$(BIN)/python train.py configs/vae_digits.py
@@ -17,6 +18,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+compare: $(READY)
+	$(BIN)/python -m gen_jax compare --out runs/compare --configs \
+		configs/gmm_digits.py configs/vae_digits.py configs/nsf_digits.py configs/dcgan_digits.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/loop.py --write README.md

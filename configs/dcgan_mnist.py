@@ -12,7 +12,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data.catalogue import preferred, validated
 from gen_jax.data.transforms import scale
-from gen_jax.evaluation import class_coverage, stability
+from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.discriminators import DCGANDiscriminator
 from gen_jax.models.gan import GAN
@@ -47,6 +47,7 @@ def config(
         latent,
     )
     tx = optax.adam(lr, b1=0.5)
+    drawn = 200 if smoke else 5000
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
@@ -54,7 +55,7 @@ def config(
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         transforms=[scale(0, 1)],
-        metrics=[class_coverage(samples=200 if smoke else 5000), stability],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
         **validated(data),
     )

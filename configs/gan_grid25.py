@@ -21,7 +21,7 @@ def config(
     latent: int = 2,
     hidden: int = 64,
     layers: int = 4,
-    penalty: float = 0.02,
+    penalty: float = 0.05,
     lr: float = 2e-3,
     batch: int = 128,
     steps: int = 15_000,

@@ -8,7 +8,7 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data.transforms import scale
-from gen_jax.evaluation import class_coverage, stability
+from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.adversarial import wasserstein
 from gen_jax.models.discriminators import DCGANDiscriminator
@@ -48,6 +48,7 @@ def config(
         every=every,
     )
     tx = optax.adam(lr, b1=0.0, b2=0.9)
+    drawn = 200 if smoke else 2000
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
@@ -55,6 +56,6 @@ def config(
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         transforms=[scale(0, 1, levels=17)],
-        metrics=[class_coverage(samples=200 if smoke else 2000), stability],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
     )

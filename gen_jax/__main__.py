@@ -1,4 +1,4 @@
-"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,plot,animate,data,configs}"""
+"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,compare,plot,data,configs,...}"""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ PICTURES = (".png", ".pdf", ".svg")
 Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
 Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
+EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
+Samples = Annotated[int, arg(help="how many samples are judged")]
 DataDir = Annotated[Path | None, arg(help="where data sets lie; by default TFDS_DATA_DIR")]
 
 
@@ -80,23 +82,27 @@ def evaluate(
     workdir: Workdir,
     metrics: list[str] | None = None,
     split: str = "test",
+    encoder: EncoderName = "",
+    samples: Samples = 10_000,
     step: Step = None,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Measures a trained model, prints a table and writes WORKDIR/evaluation.json.
+    """Measures a trained model by all that applies to it, prints a table and writes WORKDIR/evaluation.json.
 
     Args:
-        metrics: names of metrics; by default those of the config
+        metrics: names of metrics, instead of all that apply and those of the config
         split: train, validation, test, or a part such as test[:100]
     """
     from gen_jax.evaluation.report import chosen, console, evaluator, table
+    from gen_jax.evaluation.suite import suite
 
     if metrics == []:
-        raise UserError("--metrics takes one or more names; leave it out for those of the config")
+        raise UserError("--metrics takes one or more names; leave it out for all that apply")
+    see = _encoder(encoder, samples)
     run = _open(workdir, config, data_dir)
-    wanted = run.experiment.metrics if metrics is None else chosen(run.experiment.metrics, metrics)
-    part = run.experiment.split(run.data, split)
+    part, own = run.experiment.split(run.data, split), run.experiment.metrics
+    wanted = suite(run.experiment.model, part, own, see, samples) if metrics is None else chosen(own, metrics)
     try:
         measure = evaluator(run.experiment.model, wanted)
     except AttributeError as error:  # a metric asks the model for something it does not have
@@ -105,6 +111,72 @@ def evaluate(
     found = measure(state, part)
     run.keep_evaluation(part.name, int(state.step), found)
     console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
+
+
+def compare(
+    workdirs: Positional[tuple[Path, ...]] = (),
+    configs: tuple[Path, ...] = (),
+    data: str = "",
+    split: str = "test",
+    out: Path = Path("runs/compare"),
+    encoder: EncoderName = "",
+    samples: Samples = 10_000,
+    data_dir: DataDir = None,
+) -> None:
+    """Measures runs of any family on the same data, and writes one table: .html with pictures, .md, .csv and .json.
+
+    Args:
+        workdirs: the working directories of runs
+        configs: config files, trained first where runs/NAME has not finished
+        data: a data set: given to configs that have a knob for it, demanded of all others
+        split: train, validation, test, or a part such as test[:100]
+        out: the folder for the reports
+    """
+    from gen_jax.compare import compared, ready
+
+    see = _encoder(encoder, samples)
+    folders = [*workdirs, *ready(configs, data, data_dir)]
+    if not folders:
+        raise UserError("which runs? Name their working directories, or config files after --configs")
+    comparison = compared(folders, data, split, see, samples, data_dir)
+    terminal = Console(width=None if sys.stdout.isatty() else 160)
+    for table in comparison.tables():
+        terminal.print(table)
+    print("written:", *comparison.write(out))
+
+
+def encoder(
+    action: Positional[Literal["train", "convert"]],
+    source: Positional[str],
+    out: Positional[Path],
+    preprocessing: Literal["tensorflow", "pytorch_fid"] = "tensorflow",
+    data_dir: DataDir = None,
+) -> None:
+    """Makes an encoder for the features of images, in a file for --encoder.
+
+    Args:
+        action: train a small classifier, or convert the weights of the FID's Inception
+        source: the data set to train on, or the PyTorch file (pt_inception-2015-12-05-6726825d.pth)
+        out: the file to write (.safetensors)
+        preprocessing: of converted weights: how images are resized, as in the original or as in pytorch-fid
+    """
+    _check_ending(out, (".safetensors",))
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}")
+    if action == "convert":
+        from gen_jax.evaluation.inception import convert
+
+        convert(Path(source), out, preprocessing)
+        print(f"the FID's Inception, resized as by {preprocessing}, in {out}")
+        return
+    from gen_jax.data.catalogue import load
+    from gen_jax.evaluation.features import save_small, small_of
+    from gen_jax.evaluation.likelihood import Split
+
+    splits = load(source, data_dir)
+    made = small_of(Split("test", splits["test"], training=splits["train"], data=source))
+    save_small(made, out)
+    print(f"a classifier of {source} with test accuracy {made.accuracy:.4f} in {out}")
 
 
 def plot(workdir: Workdir, out: Path | None = None) -> None:
@@ -245,6 +317,14 @@ def _open(workdir: Path, config: Path | None, data_dir: Path | None):
     return run
 
 
+def _encoder(name: str, samples: int):
+    from gen_jax.evaluation.suite import opened
+
+    if not 2 <= samples <= 1_000_000:
+        raise UserError(f"--samples must be between 2 and 1,000,000, got {samples}")
+    return opened(name)
+
+
 def _step(step: str | None) -> int | str | None:
     if step is None or step == "best":
         return step
@@ -258,7 +338,10 @@ def main() -> None:
         sys.argv.append("--help")
     with one_line_usage_errors():
         chosen, options = tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: _later(command) for command in (sample, evaluate, plot, animate, data, configs)},
+            {
+                command.__name__: _later(command)
+                for command in (sample, evaluate, compare, encoder, plot, animate, data, configs)
+            },
             prog="python -m gen_jax",
             description=__doc__.partition(":")[0],
         )

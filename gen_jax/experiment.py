@@ -89,7 +89,7 @@ class Experiment:
         """A split for evaluation; "validation", "test" and "train" mean those the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
-        return Split(name, data[name], tuple(self.transforms), batch, training=data[self.train])
+        return Split(name, data[name], tuple(self.transforms), batch, data[self.train], data.name)
 
 
 Config = Callable[..., Experiment]

@@ -103,9 +103,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Complete or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Complete or not at all."""
     draft = path.with_suffix(".draft")
-    with open(draft, "w") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+    with open(draft, "w", encoding="utf-8") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave an empty file
     draft.replace(path)

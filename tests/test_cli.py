@@ -160,6 +160,13 @@ BAD = [
     (["sample", "nowhere", "--out", "f.gif"], "must be .png"),
     (["sample", "nowhere"], "is not the working directory of a run"),
     (["evaluate", "nowhere"], "is not the working directory of a run"),
+    (["evaluate", "nowhere", "--samples", "1"], "--samples must be between 2"),
+    (["evaluate", "nowhere", "--encoder", "big"], "--encoder big: it is small, raw, or a file"),
+    (["compare"], "which runs?"),
+    (["compare", "nowhere"], "is not the working directory of a run"),
+    (["encoder", "train", "digits", "a.npz"], "must be .safetensors"),
+    (["encoder", "train", "blobs", "a.safetensors"], "has no images with labels"),
+    (["encoder", "convert", "nowhere", "a.safetensors"], "there is no file nowhere"),
     (["plot", "nowhere"], "has no metrics yet"),
     (["animate", "nowhere"], "fewer than two pictures"),
     (["animate", "nowhere", "--out", "a.mp4"], "must be .gif"),
@@ -176,6 +183,30 @@ def test_bad_input_gets_one_clear_line_and_code_2(run, words, message, tmp_path)
     assert code == 2 and message in err, err
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert not (tmp_path / "w").exists()
+
+
+def test_runs_of_two_families_in_one_table(run, tmp_path):
+    gmm = str(ROOT / "configs" / "gmm_digits.py")
+    for name, config in (("a", gmm), ("b", DCGAN), ("c", GMM)):
+        assert smoke(run, tmp_path / name, config=config)[0] == 0
+    words = ["--samples", "300", "--out", str(tmp_path / "table")]
+    code, out, err = run("compare", str(tmp_path / "a"), str(tmp_path / "b"), *words)
+    assert code == 0, err
+    found = {
+        row["model"]: row["found"] for row in json.loads((tmp_path / "table" / "compare.json").read_text())["rows"]
+    }
+    assert list(found) == ["(test examples)", "a", "b"]
+    assert found["b"]["log_likelihood"]["kind"] == "undefined" and found["a"]["log_likelihood"]["kind"] == "exact"
+    assert found["a"]["frechet_distance@digits_cnn"]["n"] == 300 and found["b"]["parameters"]["value"] > 0
+    assert "≤" in out and "undefined" in out
+    assert "precision@digits_cnn" in json.loads((tmp_path / "a" / "evaluation.json").read_text())["test"]
+    for more, message in [
+        ([str(tmp_path / "a"), str(tmp_path / "c")], "models of different data cannot be compared"),
+        ([str(tmp_path / "a"), "--data", "mnist"], "is of digits, not of mnist"),
+        (["--configs", GMM, "--data", "digits"], "is of blobs, not of digits"),
+    ]:
+        code, _, err = run("compare", *more)
+        assert code == 2 and message in err
 
 
 def test_pictures_of_a_run_become_an_animation(run, tmp_path):

@@ -2,7 +2,8 @@
 
 A transform is a function `(batch, key) -> batch`. The ones here act on the entry "x". What evaluation must know of one
 are attributes: `levels`, by which densities of dequantised data become bits; `lossless = False` where the integers
-cannot be had back; `protocol`, what likelihoods can only be compared under.
+cannot be had back; `protocol`, what likelihoods can only be compared under; `pixels`, which takes "x" back to
+intensities in [0, 1] at the levels of the data.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch
@@ -25,6 +27,7 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
     transform.lossless, transform.protocol = False, "grey levels"  # no probability of the stored integers
+    transform.pixels = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)) / (levels - 1), 0, 1)
     return transform
 
 
@@ -55,6 +58,7 @@ def dequantise(levels: int = 256) -> Transform:
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
     transform.levels = levels  # for who turns densities of the result into bits
+    transform.pixels = lambda x: _level(x, levels)
     return transform
 
 
@@ -65,6 +69,7 @@ def statically_dequantised(levels: int = 256) -> Transform:
         return {**batch, "x": (batch["x"].astype(jnp.float32) + _noise_of_each(batch)) / levels}
 
     transform.levels = levels
+    transform.pixels = lambda x: _level(x, levels)
     return transform
 
 
@@ -79,6 +84,7 @@ def stochastically_binarised(levels: int = 256) -> Transform:
         return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
     transform.lossless, transform.protocol = False, "stochastically binarised"
+    transform.pixels = _inside
     return transform
 
 
@@ -89,6 +95,7 @@ def statically_binarised(levels: int = 256) -> Transform:
         return {**batch, "x": (_noise_of_each(batch) < _intensity(batch, levels)).astype(jnp.float32)}
 
     transform.lossless, transform.protocol = False, "statically binarised"
+    transform.pixels = _inside
     return transform
 
 
@@ -99,7 +106,17 @@ def thresholded(levels: int = 256) -> Transform:
         return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
 
     transform.lossless, transform.protocol = False, "thresholded"
+    transform.pixels = _inside
     return transform
+
+
+def _level(x: np.ndarray, levels: int) -> np.ndarray:
+    """The integer that a dequantised value stands for, as an intensity."""
+    return np.clip(np.floor(x * levels), 0, levels - 1) / (levels - 1)
+
+
+def _inside(x: np.ndarray) -> np.ndarray:
+    return np.clip(x, 0, 1)
 
 
 def _noise_of_each(batch: Batch) -> Array:

@@ -1,6 +1,6 @@
 """Metrics for every family of models."""
 
-from gen_jax.evaluation.classes import class_coverage
+from gen_jax.evaluation.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.flows import in_float64, invertibility, log_integral
 from gen_jax.evaluation.latents import active_units, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.evaluation.likelihood import (
@@ -16,12 +16,15 @@ from gen_jax.evaluation.likelihood import (
 from gen_jax.evaluation.modes import mode_coverage
 from gen_jax.evaluation.players import stability
 from gen_jax.evaluation.report import evaluator
+from gen_jax.evaluation.samples import sample_quality
+from gen_jax.evaluation.suite import cost, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
 METRICS = (  # those that need nothing but the model
     "accuracy",
     "active_units",
+    "cost",
     "elbo",
     "iwae_50",
     "iwae_5000",
@@ -33,4 +36,5 @@ METRICS = (  # those that need nothing but the model
     "log_likelihood_per_step",
     "reconstruction_error",
     "stability",
+    "train_on_synthetic",
 )

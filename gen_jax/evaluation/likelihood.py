@@ -18,6 +18,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, Bound, Density, State
 from gen_jax.data.source import Arrays, epoch, transformed
 from gen_jax.data.transforms import Transform
+from gen_jax.errors import UserError
 
 
 class Estimate(NamedTuple):
@@ -39,6 +40,7 @@ class Split(NamedTuple):
     transforms: tuple[Transform, ...] = ()
     batch: int = 256
     training: Arrays | None = None  # what the model was trained on
+    data: str = ""  # the data set
 
     @property
     def size(self) -> int:
@@ -59,9 +61,25 @@ class Split(NamedTuple):
         raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
         return transformed(raw, self.transforms, 0, 0)
 
+    @property
+    def reference(self) -> Split:
+        """The training examples, as a split."""
+        if self.training is None:
+            raise UserError(f"{self.name} comes without the training examples to compare with")
+        return self._replace(arrays=self.training)
+
     def trained_on(self, n: int) -> Batch:
         """The first n training examples, as the model sees them."""
-        return self._replace(arrays=self.training).head(n)
+        return self.reference.head(n)
+
+    def pixels(self, x: Any) -> np.ndarray:
+        """Images as the model sees them (N, H, W, C) as intensities in [0, 1]; anything else as it is."""
+        x, raw = np.asarray(x), self.arrays["x"]
+        for transform in reversed(self.transforms):
+            x = getattr(transform, "pixels", lambda x: x)(x)
+        if raw.ndim == 4 and raw.dtype.kind in "iu" and not any(hasattr(t, "pixels") for t in self.transforms):
+            x = np.clip(x / max(int(np.max(a["x"])) for a in (self.arrays, self.training or self.arrays)), 0, 1)
+        return x.astype(np.float32)
 
 
 Measure = Callable[[State, Split, Array], Mapping[str, Estimate]]
@@ -104,7 +122,8 @@ def log_likelihood(model: Density) -> Measure:
 def log_likelihood_per_step(model: Density) -> Measure:
     """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step, all steps counting alike.
 
-    The standard error is that of a ratio of sums over sequences.
+    Of symbols, "x" (B, T) of integers, also the perplexity exp(-value) and the bits per character -value / log 2. The
+    standard errors are those of a ratio of sums over sequences.
     """
     log_prob = jax.jit(model.log_prob)
 
@@ -116,9 +135,15 @@ def log_likelihood_per_step(model: Density) -> Measure:
             full = np.full(len(mask), raw["x"].shape[1])
             steps.append(np.asarray(raw.get("length", full), np.float64)[real])
         values, steps = np.concatenate(values), np.concatenate(steps)
-        ratio, n = values.sum() / steps.sum(), len(values)
+        ratio, n = float(values.sum() / steps.sum()), len(values)
         error = math.sqrt(np.sum((values - ratio * steps) ** 2) * n / (n - 1)) / steps.sum() if n > 1 else math.nan
-        return {"log_likelihood_per_step": Estimate(float(ratio), error, "nats/step", "exact", n)}
+        found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n)}
+        x = split.arrays["x"]
+        if x.ndim == 2 and x.dtype.kind in "iu":
+            perplexity = math.exp(-ratio)
+            found["perplexity"] = Estimate(perplexity, perplexity * error, "symbols", "exact", n)
+            found["bits_per_character"] = Estimate(-ratio / math.log(2), error / math.log(2), "bits/char", "exact", n)
+        return found
 
     return measure
 

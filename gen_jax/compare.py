@@ -1,0 +1,111 @@
+"""Runs beside each other: trains those of configs that have not finished, and measures all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from gen_jax import plots
+from gen_jax.errors import UserError
+from gen_jax.evaluation.comparison import Comparison, Row
+from gen_jax.evaluation.likelihood import Estimate, Split
+from gen_jax.evaluation.report import evaluator
+from gen_jax.evaluation.samples import chosen, examples_of, quality, seen
+from gen_jax.evaluation.suite import Choice, quality_encoder, suite
+from gen_jax.experiment import load
+from gen_jax.logs import read_metrics
+from gen_jax.run import Run, default_workdir, open_run, use_compilation_cache
+
+_TRAIN = """
+import sys
+from gen_jax.errors import exits
+from gen_jax.command import train
+exits(lambda: train(sys.argv[1], sys.argv[2:]))
+"""
+
+
+def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Path]:
+    """The working directories of configs with their default knobs, each trained or resumed in a process of its own.
+
+    data: what to set the knob of that name to, where a config has one.
+    """
+    loaded = [load(path) for path in configs]  # all of them, before the first is trained
+    loaded = [one.with_knobs({"data": data}) if data and "data" in one.defaults else one for one in loaded]
+    for one in loaded:
+        _same({str(one.path): _data_of(one)}, data)
+    folders = []
+    for one in loaded:
+        knobs = [f"--{name}={value}" for name, value in one.changed.items()]
+        where = ["--data-dir", str(data_dir)] if data_dir else []
+        print(f"{one.path}: training, or already trained", flush=True)
+        done = subprocess.run([sys.executable, "-c", _TRAIN, str(one.path), *knobs, *where, "--no-progress"])
+        if done.returncode:
+            raise UserError(f"{one.path} could not be trained (exit code {done.returncode}); see above")
+        folders.append(default_workdir(one, seed=0))
+    return folders
+
+
+def _data_of(loaded) -> str:
+    data = loaded.build().data
+    return data if isinstance(data, str) else data.name
+
+
+def compared(
+    workdirs: Sequence[Path], data: str, split: str, encoder: Choice | None, samples: int, data_dir: Path | None
+) -> Comparison:
+    """All that applies to each run, and the split itself in the place of samples."""
+    use_compilation_cache()
+    runs = [open_run(workdir, data_dir=data_dir)[0] for workdir in workdirs]
+    _same({str(run.workdir): run.data.name for run in runs}, data)
+    if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
+        raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
+    parts = [run.experiment.split(run.data, split) for run in runs]
+    rows = [_data_row(parts[0], encoder)]
+    for run, part in zip(runs, parts):
+        print(f"measuring {run.workdir}", flush=True)
+        rows.append(_model_row(run, part, encoder, samples))
+        jax.clear_caches()
+        gc.collect()
+    return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found])
+
+
+def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int) -> Row:
+    model, state = run.experiment.model, run.state()
+    found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples))(state, split)
+    run.keep_evaluation(split.name, int(state.step), found)
+    summary = run.summary()
+    if not summary.get("resumed_at"):  # else its time is of the last part only
+        device = run.recorded()["environment"]["devices"][0]
+        found["training_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
+    figures = {"samples": plots.samples(model, state, split, jax.random.key(0))}
+    if rows := read_metrics(run.workdir / "metrics.jsonl"):
+        figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
+    return Row(run.workdir.name, type(model).__name__, found, figures)
+
+
+def _data_row(split: Split, encoder: Choice | None) -> Row:
+    """What samples as good as the split itself would get."""
+    choice = quality_encoder(split, encoder)
+    if choice is None:
+        return Row(split.name, "data", {}, competes=False)
+    see = chosen(choice, split)
+    found = quality(see, seen(see, [examples_of(split, 10_000)]), split)
+    shown = {"samples": plots.show({f"{split.name} examples": split.head(64)["x"]})}
+    return Row(f"({split.name} examples)", "data", found, shown, competes=False)
+
+
+def _same(found: dict[str, str], data: str) -> None:
+    names = set(found.values())
+    if data and names - {data}:
+        where = next(one for one, name in found.items() if name != data)
+        raise UserError(f"{where} is of {found[where]}, not of {data}")
+    if len(names) > 1:
+        raise UserError(
+            "models of different data cannot be compared: " + ", ".join(f"{k}: {v}" for k, v in found.items())
+        )

@@ -1,0 +1,271 @@
+"""One table of models of any family on the same data: likelihood, sample quality, diversity, use, speed and cost."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from gen_jax.evaluation.likelihood import Estimate
+from gen_jax.evaluation.report import as_json
+from gen_jax.logs import write_json, write_text
+from gen_jax.readme import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOW, HIGH, NEITHER = "low", "high", ""
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "likelihood": {"likelihood": NEITHER},  # decided by the unit
+    "sample quality": {
+        "frechet_distance": LOW,
+        "frechet_infinity": LOW,
+        "kernel_distance": LOW,
+        "inception_score": HIGH,
+        "precision": HIGH,
+        "density": HIGH,
+        "confidence": HIGH,
+        "high_quality": HIGH,
+    },
+    "diversity": {
+        "recall": HIGH,
+        "coverage": HIGH,
+        "classes": HIGH,
+        "class_kl": LOW,
+        "modes": HIGH,
+        "reverse_kl": LOW,
+        "memorised": NEITHER,
+        "nearest_ratio": NEITHER,
+    },
+    "use": {"train_on_synthetic": HIGH, "latent_accuracy": HIGH, "accuracy": HIGH},
+    "speed and cost": {"samples_per_second": HIGH, "parameters": LOW, "training_seconds": LOW},
+}
+"""The columns of each group, and which values are better."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, or data in its place, and what was measured of it."""
+
+    name: str
+    family: str
+    found: Mapping[str, Estimate]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    competes: bool = True  # data shows what can be reached, and is never called the best
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity, and what each row has of it; None where it does not apply."""
+
+    name: str
+    cells: Sequence[Estimate | None]
+    best: int | None
+
+    def text(self, row: int) -> str:
+        e = self.cells[row]
+        if e is None:
+            return ""
+        if e.kind == "undefined":
+            return "undefined"
+        form, of_error = (",.0f", ",.0f") if abs(e.value) >= 1000 else (".4g", ".1g")
+        error = "" if math.isnan(e.error) else f" ± {e.error:{of_error}}"
+        return f"{sign(e) if self.name.startswith('likelihood') else ''}{e.value:{form}}{error}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to compare its numbers."""
+        return list(dict.fromkeys(e.how for e in self.cells if e is not None and e.how))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models of the same split of the same data."""
+
+    data: str
+    split: str
+    rows: Sequence[Row]
+
+    def groups(self) -> dict[str, list[Column]]:
+        """The columns that any row has something in."""
+        found = [{**tightest(row.found), **row.found} for row in self.rows]
+        groups: dict[str, list[Column]] = {}
+        for group, metrics in GROUPS.items():
+            for metric, better in metrics.items():
+                for name in dict.fromkeys(n for one in found for n in one if n.split("@")[0].split(" ")[0] == metric):
+                    cells = [one.get(name) for one in found]
+                    if group == "likelihood":
+                        cells = [c or (UNDEFINED if "log_likelihood" in one else None) for c, one in zip(cells, found)]
+                        better = LOW if lower_is_better(name) else HIGH
+                    groups.setdefault(group, []).append(Column(name, cells, self._best(cells, better)))
+        return groups
+
+    def _best(self, cells: Sequence[Estimate | None], better: str) -> int | None:
+        """Which of several models is best, if all numbers are of the same kind: a bound does not beat an exact one."""
+        there = [
+            (e.value, i)
+            for i, (e, row) in enumerate(zip(cells, self.rows))
+            if row.competes and e is not None and math.isfinite(e.value)
+        ]
+        if better == NEITHER or len(there) < 2 or len({cells[i].kind for _, i in there}) > 1:
+            return None
+        return (min if better == LOW else max)(there)[1]
+
+    @property
+    def title(self) -> str:
+        return f"{self.data}, {self.split} split"
+
+    def tables(self) -> list[Table]:
+        """For the terminal, one per group."""
+        out = []
+        for group, columns in self.groups().items():
+            table = Table(title=f"{self.title}: {group}", title_justify="left")
+            table.add_column("model")
+            for column in columns:
+                table.add_column(column.name.replace("@", "\n@").replace("_", " "), justify="right")
+            for i, row in enumerate(self.rows):
+                cells = [escape(column.text(i)) for column in columns]
+                if any(cells):
+                    bold = [f"[bold]{c}[/bold]" if column.best == i else c for c, column in zip(cells, columns)]
+                    table.add_row(escape(row.name), *bold)
+            out.append(table)
+        return out
+
+    def markdown(self) -> str:
+        """A table per group, and the notes."""
+        parts = [f"# {self.title}"]
+        for group, columns, rows in self._texts():
+            bold = [
+                [name, *(f"**{c}**" if column.best == i else c for c, column in zip(cells, columns))]
+                for i, name, cells in rows
+            ]
+            parts += [f"## {group}", markdown_table(["model", *(column.name for column in columns)], bold)]
+        return "\n\n".join([*parts, "## Notes", "\n".join(f"- {note}" for note in self._notes())]) + "\n"
+
+    def _texts(self):
+        for group, columns in self.groups().items():
+            rows = [(i, row.name, [column.text(i) for column in columns]) for i, row in enumerate(self.rows)]
+            yield group, columns, [row for row in rows if any(row[2])]
+
+    def _notes(self) -> list[str]:
+        columns = [column for columns in self.groups().values() for column in columns]
+        said = [f"{column.name}: {'; '.join(column.notes)}" for column in columns if column.notes]
+        return [
+            "likelihood: = exact, ≤ or ≥ a bound, ≈ an estimate; undefined where the model has no density",
+            "bold: the best of several models whose numbers are of the same kind",
+            *said,
+        ]
+
+    def csv(self) -> str:
+        """One line per number."""
+        out = io.StringIO()
+        lines = csv.writer(out, lineterminator="\n")
+        lines.writerow(["model", "family", "metric", *Estimate._fields])
+        for row in self.rows:
+            for name, e in row.found.items():
+                lines.writerow([row.name, row.family, name, *("" if _missing(v) else v for v in e)])
+        return out.getvalue()
+
+    def json(self) -> dict:
+        rows = [{"model": row.name, "family": row.family, "found": as_json(row.found)} for row in self.rows]
+        return {"data": self.data, "split": self.split, "rows": rows}
+
+    def html(self) -> str:
+        """One file with tables, samples and learning curves, that needs no other."""
+        parts = [f"<h1>{html.escape(self.title)}</h1>"]
+        for group, columns, rows in self._texts():
+            head = "".join(f"<th>{html.escape(name)}</th>" for name in ["model", *(c.name for c in columns)])
+            body = ""
+            for i, name, cells in rows:
+                marked = (
+                    f"<td class='best'>{html.escape(c)}</td>" if column.best == i else f"<td>{html.escape(c)}</td>"
+                    for c, column in zip(cells, columns)
+                )
+                body += f"<tr><th>{html.escape(name)}</th>{''.join(marked)}</tr>"
+            parts.append(f"<h2>{html.escape(group)}</h2><table><tr>{head}</tr>{body}</table>")
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._notes())
+        parts.append(f"<ul>{notes}</ul>")
+        for title in dict.fromkeys(title for row in self.rows for title in row.figures):
+            shown = "".join(
+                f"<figure><figcaption>{html.escape(row.name)}</figcaption>"
+                f"<img alt='{html.escape(title)}' src='data:image/png;base64,{_png(row.figures[title])}'></figure>"
+                for row in self.rows
+                if title in row.figures
+            )
+            parts.append(f"<h2>{html.escape(title)}</h2><div class='row'>{shown}</div>")
+        return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
+
+    def write(self, folder: Path) -> list[Path]:
+        """compare.md, .csv, .json and .html, each complete or not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = {"md": self.markdown(), "csv": self.csv(), "html": self.html()}
+        for ending, text in texts.items():
+            write_text(folder / f"compare.{ending}", text)
+        write_json(folder / "compare.json", self.json())
+        return [folder / f"compare.{ending}" for ending in ("html", "md", "csv", "json")]
+
+
+UNDEFINED = Estimate(math.nan, math.nan, "", "undefined", 0)
+
+
+def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The likelihoods of a model for a table, called by unit and by what the data went through.
+
+    Of several bounds the tightest: that of importance weighting before the ELBO. Integers have bits/dim, which
+    dequantised and discrete models share, sequences nats/step.
+    """
+    names = [n for n in found if n.split("_bits")[0] in ("log_likelihood", "elbo") or n.startswith("iwae_")]
+    known = [found[n] for n in names if found[n].kind != "undefined"]
+    if "log_likelihood_per_step" in found:
+        known = [found["log_likelihood_per_step"]]
+    if bits := [e for e in known if e.unit == "bits/dim"]:
+        known = bits
+    if not known:
+        return {}
+    rank = {"exact": 0, "estimate": 1, "bound": 2}
+    best = min(known, key=lambda e: (rank[e.kind], e.value if lower_is_better(e.unit) else -e.value))
+    protocol = ", ".join(part for part in best.how.split(", ") if part and not part.endswith(" samples"))
+    return {f"likelihood ({', '.join(filter(None, [best.unit, protocol]))})": best}
+
+
+def lower_is_better(unit: str) -> bool:
+    return "bits" in unit
+
+
+def sign(e: Estimate) -> str:
+    """How a number stands to the truth."""
+    bound = "≤ " if lower_is_better(e.unit) else "≥ "
+    return {"exact": "= ", "estimate": "≈ ", "bound": bound}[e.kind]
+
+
+def _missing(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _png(figure: Figure) -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=80)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222 }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
+th:first-child {{ text-align: left }}
+.best {{ font-weight: bold; background: #eef6ee }}
+.row {{ display: flex; flex-wrap: wrap; gap: 1em }} figure {{ margin: 0; max-width: 24em }} img {{ width: 100% }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,234 @@
+"""Distances between two sets of features (N, D): by their moments, by a kernel, and by their nearest neighbours.
+
+Moments and kernels are computed in float64 and block by block; only neighbours, which need no small differences, are
+float32. Results do not depend on the order of the examples or on the size of blocks but by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import Array, lax
+
+from gen_jax.errors import UserError
+from gen_jax.models.blocks import by_blocks, matmul
+
+BLOCK = 1000
+
+
+class Moments(NamedTuple):
+    """Of n vectors, in float64. Those of two sets together are the sum of both: `a + b`."""
+
+    n: int
+    mean: np.ndarray  # (D,)
+    scatter: np.ndarray  # (D, D), the sum of squared deviations
+
+    @classmethod
+    def of(cls, x: np.ndarray, block: int = BLOCK) -> Moments:
+        """Of features (N, D)."""
+        return cls.over(x[start : start + block] for start in range(0, len(x), block))
+
+    @classmethod
+    def over(cls, blocks: Iterable[np.ndarray]) -> Moments:
+        """Of blocks of features, of which one at a time is looked at."""
+        total = None
+        for block in blocks:
+            block = np.asarray(block)
+            if not np.isfinite(block).all():
+                raise UserError("features hold NaN or infinite values")
+            with jax.enable_x64(True):
+                one = cls(len(block), *map(np.asarray, _moments(jnp.asarray(block, jnp.float64))))
+            total = one if total is None else total + one
+        if total is None:
+            raise UserError("there are no features to take moments of")
+        return total
+
+    def __add__(self, other: Moments) -> Moments:  # Chan, Golub & LeVeque 1983
+        n, between = self.n + other.n, other.mean - self.mean
+        shift = np.outer(between, between) * (self.n * other.n / n)
+        return Moments(n, self.mean + between * (other.n / n), self.scatter + other.scatter + shift)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        if self.n < 2:
+            raise UserError("one example has no covariance: give at least two")
+        return self.scatter / (self.n - 1)
+
+
+@jax.jit
+def _moments(x: Array) -> tuple[Array, Array]:
+    mean = x.mean(axis=0)
+    return mean, (x - mean).T @ (x - mean)
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """The squared 2-Wasserstein distance between the normals of these moments (Dowson & Landau 1982).
+
+    |m - n|^2 + tr A + tr B - 2 sum sqrt(eigenvalues of R^T B R), A = R R^T: a symmetric matrix, whose eigenvalues are
+    real whatever the ranks are; the square root of the product A B, which is not symmetric, is never formed.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise UserError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
+    first, second = a.covariance, b.covariance
+    root = _root(first)
+    values = scipy.linalg.eigvalsh(root.T @ second @ root, check_finite=False, overwrite_a=True)
+    shared = np.sqrt(np.maximum(values, 0)).sum()
+    between = np.sum((a.mean - b.mean) ** 2)
+    return float(max(between + np.trace(first) + np.trace(second) - 2 * shared, 0.0))
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R with R R^T = covariance: triangular, or by eigenvectors where it is singular."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.maximum(values, 0))
+
+
+class Jackknife(NamedTuple):
+    """A distance, what it would be without the bias of order 1 / n, and the standard error of either."""
+
+    value: float
+    unbiased: float
+    error: float
+
+
+def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
+    """The Frechet distance of samples, in parts of about the same size, to a reference.
+
+    The distance of n samples is above that of infinitely many by about b / n. Leaving out one part after another shows
+    b and the error (Quenouille 1956; Tukey 1958); it extrapolates in 1 / n as FID-infinity does (Chong & Forsyth 2020),
+    for the samples: the reference is taken as it is.
+    """
+    total = sum(parts[1:], parts[0])
+    value, k = frechet(reference, total), len(parts)
+    if k < 3 or total.n - max(part.n for part in parts) < 2:
+        return Jackknife(value, float("nan"), float("nan"))
+    without = [sum((p for j, p in enumerate(parts) if j != i and j != (i == 0)), parts[int(i == 0)]) for i in range(k)]
+    pseudo = np.array([k * value - (k - 1) * frechet(reference, rest) for rest in without])
+    return Jackknife(value, float(pseudo.mean()), float(pseudo.std(ddof=1) / np.sqrt(k)))
+
+
+def kernel_distances(a: np.ndarray, b: np.ndarray, block: int = BLOCK) -> np.ndarray:
+    """The unbiased squared MMD of the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018), of each pair of blocks.
+
+    Blocks hold different examples, so that the results are independent; all of a and b is used, up to the shorter one.
+    Of few examples there are ten smaller blocks, for a standard error.
+    """
+    n = min(len(a), len(b))
+    if n < 2:
+        raise UserError("the kernel distance needs at least two examples of each")
+    edges = np.linspace(0, n, max(1, n // block, min(10, n // 20)) + 1).astype(int)
+    with jax.enable_x64(True):
+        pairs = ((a[start:stop], b[start:stop]) for start, stop in zip(edges[:-1], edges[1:]))
+        return np.array([float(_mmd(*(jnp.asarray(x, jnp.float64) for x in pair))) for pair in pairs])
+
+
+@jax.jit
+def _mmd(a: Array, b: Array) -> Array:
+    n = len(a)
+    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
+    within = lambda x: (kernel(x, x).sum() - (((x * x).sum(axis=1) / x.shape[1] + 1) ** 3).sum()) / (n * (n - 1))
+    return within(a) + within(b) - 2 * kernel(a, b).mean()
+
+
+class Manifold(NamedTuple):
+    """How two sets of features lie in each other's neighbourhoods, by example."""
+
+    covered: np.ndarray  # (M,) bool of samples: within the k-th neighbour of an example (their mean is the precision)
+    balls: np.ndarray  # (M,) within how many examples' (their mean, by k, is the density)
+    reached: np.ndarray  # (N,) bool of examples: within the k-th neighbour of a sample (recall)
+    occupied: np.ndarray  # (N,) bool of examples: a sample is within its k-th neighbour (coverage)
+
+
+def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int = 1024) -> Manifold:
+    """Kynkaanniemi et al. 2019 and Naeem et al. 2020, of examples (N, D) and samples (M, D); ties count as within.
+
+    block: of how many examples the distances to as many others exist at a time.
+    """
+    if not 1 <= k < min(len(examples), len(samples)):
+        raise UserError(f"of {len(examples)} examples and {len(samples)} samples none has {k} neighbours: give more")
+    x, y = (jnp.asarray(a, jnp.float32) for a in (examples, samples))
+    centre = x.mean(axis=0)
+    x, y = x - centre, y - centre  # squares near each other lose fewer digits
+    of_x, of_y = (_neighbours(a, k, block)[:, -1] for a in (x, y))
+    balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, min(block, _rows(len(y)))))
+    return Manifold(balls > 0, balls, reached, occupied)
+
+
+def nearest(x: np.ndarray, y: np.ndarray, k: int = 1, block: int | None = None) -> np.ndarray:
+    """(N, k) distances from each of x (N, D) to its k nearest of y (M, D), the nearest first."""
+    x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
+    centre = y.mean(axis=0)
+    return np.sqrt(np.asarray(_nearest(x - centre, y - centre, k, block or _rows(len(y)))))
+
+
+def _rows(columns: int) -> int:
+    return max(1, min(1024, 2**24 // columns))
+
+
+def _squares(x_ND: Array, y_MD: Array) -> Array:
+    """(N, M) squared distances."""
+    return jnp.maximum((x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1) - 2 * matmul(x_ND, y_MD.T), 0)
+
+
+@partial(jax.jit, static_argnames=("k", "block"))
+def _nearest(x: Array, y: Array, k: int, block: int) -> Array:
+    """(N, k) squared distances."""
+    return by_blocks(lambda rows: _least(_squares(rows, y), k), x, block)
+
+
+def _least(a: Array, k: int) -> Array:
+    """The k least of each row, the least first."""
+    return -lax.top_k(-a, k)[0]
+
+
+@partial(jax.jit, static_argnames=("k", "block"))
+def _neighbours(x: Array, k: int, block: int) -> Array:
+    """(N, k) squared distances to the nearest others. Each block of distances serves its rows and its columns."""
+    n, block = len(x), min(block, len(x))
+    blocks = -(-n // block)
+    x = jnp.pad(x, ((0, blocks * block - n), (0, 0)))
+    rows_of = lambda a, i: lax.dynamic_slice_in_dim(a, i * block, block)
+
+    def closer(best: Array, i: Array, squares: Array) -> Array:
+        found = _least(squares, min(k, block))
+        found = _least(jnp.concatenate([rows_of(best, i), found], axis=1), k)
+        return lax.dynamic_update_slice_in_dim(best, found, i * block, 0)
+
+    def pair(i: Array, j: Array, best: Array) -> Array:
+        own, other = i * block + jnp.arange(block), j * block + jnp.arange(block)
+        none = (own[:, None] == other) | (own[:, None] >= n) | (other >= n)
+        squares = jnp.where(none, jnp.inf, _squares(rows_of(x, i), rows_of(x, j)))
+        best = closer(best, i, squares)
+        return lax.cond(i == j, lambda best: best, lambda best: closer(best, j, squares.T), best)
+
+    best = jnp.full((len(x), k), jnp.inf)
+    return lax.fori_loop(0, blocks, lambda i, best: lax.fori_loop(i, blocks, partial(pair, i), best), best)[:n]
+
+
+@partial(jax.jit, static_argnames="block")
+def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tuple[Array, Array, Array]:
+    """In how many balls of x each of y lies (M,), whether each ball holds one (N,), whether x is in one of y's (N,)."""
+    n, block = len(x), min(block, len(x))
+
+    def add(i: Array, carry):
+        balls, occupied, reached = carry
+        start = jnp.minimum(i * block, n - block)
+        fresh = start + jnp.arange(block) >= i * block  # the last block overlaps the one before it
+        squares = _squares(lax.dynamic_slice_in_dim(x, start, block), y)
+        inside = squares <= lax.dynamic_slice_in_dim(of_x, start, block)[:, None]
+        balls = balls + (inside & fresh[:, None]).sum(axis=0)
+        occupied = lax.dynamic_update_slice_in_dim(occupied, inside.any(axis=1), start, 0)
+        reached = lax.dynamic_update_slice_in_dim(reached, (squares <= of_y).any(axis=1), start, 0)
+        return balls, occupied, reached
+
+    none = jnp.zeros(n, bool)
+    return lax.fori_loop(0, -(-n // block), add, (jnp.zeros(len(y), jnp.int32), none, none))

@@ -1,0 +1,111 @@
+"""The metrics that apply to a model of any family, chosen by what it can do."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State
+from gen_jax.errors import UserError
+from gen_jax.evaluation.classes import class_coverage, train_on_synthetic
+from gen_jax.evaluation.features import Encoder, load_small, raw, small
+from gen_jax.evaluation.latents import latent_accuracy
+from gen_jax.evaluation.likelihood import (
+    Estimate,
+    Measure,
+    Metric,
+    Split,
+    elbo,
+    importance_weighted,
+    log_likelihood,
+    log_likelihood_per_step,
+)
+from gen_jax.evaluation.samples import DRAWN, sample_quality
+from gen_jax.models.contexts import Labels
+
+Choice = Encoder | Callable[[Split], Encoder]
+
+
+def suite(model: Any, split: Split, own: tuple[Metric, ...] = (), encoder: Choice | None = None, samples: int = 10_000):
+    """Likelihood, sample quality and diversity, use for other tasks, speed and size; then the config's own metrics.
+
+    encoder: of sample quality; by default the small one of images with labels, else raw values.
+    """
+    chosen = [metric for has, metric in LIKELIHOODS if hasattr(model, has)] or [undefined]
+    if "length" in split.arrays and hasattr(model, "log_prob"):
+        chosen.append(log_likelihood_per_step)
+    if see := quality_encoder(split, encoder):
+        chosen.append(sample_quality(see, samples))
+    if has_classes(split):
+        chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
+        if isinstance(getattr(model, "context", None), Labels):
+            chosen.append(train_on_synthetic)
+    if hasattr(model, "prior_of") and "label" in split.arrays:
+        chosen.append(latent_accuracy)
+    chosen += [*own, cost]
+    return list({metric.__name__: metric for metric in chosen}.values())
+
+
+def quality_encoder(split: Split, encoder: Choice | None) -> Choice | None:
+    """What looks at samples of this data; None if they are sequences, which no encoder takes."""
+    if "length" in split.arrays or split.arrays["x"].ndim not in (2, 4):
+        return None
+    return encoder or (small if has_classes(split) else raw)
+
+
+def has_classes(split: Split) -> bool:
+    """Whether it is of grey images with labels, which a small encoder can be trained on."""
+    x = split.arrays["x"]
+    as_seen = jax.eval_shape(lambda: split.head(1)["x"]).shape
+    return x.ndim == 4 and x.shape[-1] == 1 == as_seen[-1] and "label" in split.arrays
+
+
+LIKELIHOODS = (("log_prob", log_likelihood), ("elbo", elbo), ("log_weights", importance_weighted(50)))
+
+
+def undefined(model: Any) -> Measure:
+    """Says that a model has no likelihood, exact or bounded."""
+    found = Estimate(math.nan, math.nan, "nats", "undefined", 0, f"{type(model).__name__} has no density")
+    return lambda state, split, key: {"log_likelihood": found}
+
+
+def cost(model: Any) -> Measure:
+    """parameters: of all players. samples_per_second: of blocks of 500 on this machine, once compiled."""
+    draw = jax.jit(lambda state, key: model.sample(state, key, DRAWN))
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        seconds = []
+        while len(seconds) < 4 or (sum(seconds) < 1 and len(seconds) < 50):
+            start = time.perf_counter()
+            jax.block_until_ready(draw(state, key))
+            seconds.append(time.perf_counter() - start)
+        rates = DRAWN / np.array(seconds[1:])
+        size = sum(a.size for a in jax.tree.leaves(state.params))
+        device = jax.devices()[0].device_kind
+        error = float(rates.std(ddof=1) / math.sqrt(len(rates)))
+        return {
+            "parameters": Estimate(float(size), math.nan, "", "exact", 1),
+            "samples_per_second": Estimate(float(np.median(rates)), error, "1/s", "estimate", len(rates), device),
+        }
+
+    return measure
+
+
+def opened(name: str) -> Choice | None:
+    """An encoder of the command line: "small", "raw", or a file that `python -m gen_jax encoder` wrote; "" for none."""
+    if name in ("", "small", "raw"):
+        return {"": None, "small": small, "raw": raw}[name]
+    from gen_jax.evaluation import inception
+    from gen_jax.evaluation.tensors import kind_of
+
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--encoder {name}: it is small, raw, or a file that `python -m gen_jax encoder` wrote")
+    return inception.inception(path) if kind_of(path) == inception.KIND else load_small(path).encoder()
