@@ -7,17 +7,14 @@ Before anything is timed, all take the same iterations from the same start, and 
 
 from __future__ import annotations
 
-import resource
-import threading
 import time
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from side_by_side import Report, compiled, in_turns, options, peak_megabytes
+from side_by_side import Report, compiled, growth, in_turns, options, peak_megabytes
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
@@ -166,21 +163,7 @@ def memory_of(name: str) -> None:
     state, batch = start(model, means), {"x": jnp.asarray(x)}
     del x
     step, _ = compiled(em(model).step, state, batch)
-    page, peak, done = resource.getpagesize(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], int(Path("/proc/self/statm").read_text().split()[1]) * page)
-            time.sleep(0.001)
-
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * page
-    thread = threading.Thread(target=watch)
-    thread.start()
-    for _ in range(3):
-        jax.block_until_ready(step(state, batch))
-    done.set()
-    thread.join()
-    print((peak[0] - before) / 1e6)
+    print(growth(lambda: [jax.block_until_ready(step(state, batch)) for _ in range(3)]))
 
 
 def main() -> None:

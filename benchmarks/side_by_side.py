@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko")):
+if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko", "evaluation.py")):
     sys.modules["tensorflow"] = None  # a dependency of ours imports it where it is, and beside PyTorch it aborts
 
 import jax
@@ -114,6 +116,25 @@ def peak_megabytes(script: str, case: str) -> float:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
+
+
+def growth(run: Callable[[], Any]) -> float:
+    """By how many megabytes the memory of this process grows while it runs."""
+    page, peak, done = resource.getpagesize(), [0], threading.Event()
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], resident())
+            time.sleep(0.001)
+
+    before = resident()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    run()
+    done.set()
+    thread.join()
+    return (peak[0] - before) / 1e6
 
 
 Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet

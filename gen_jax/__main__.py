@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,8 +102,9 @@ def evaluate(
         raise UserError("--metrics takes one or more names; leave it out for all that apply")
     see = _encoder(encoder, samples)
     run = _open(workdir, config, data_dir)
-    part, own = run.experiment.split(run.data, split), run.experiment.metrics
-    wanted = suite(run.experiment.model, part, own, see, samples) if metrics is None else chosen(own, metrics)
+    part = run.experiment.split(run.data, split)
+    wanted = suite(run.experiment.model, part, run.experiment.metrics, see, samples)
+    wanted = wanted if metrics is None else chosen(wanted, metrics)
     try:
         measure = evaluator(run.experiment.model, wanted)
     except AttributeError as error:  # a metric asks the model for something it does not have
@@ -280,25 +282,36 @@ def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"
     Console().print(table)
 
 
+HEADLINES = (
+    "frechet_distance classes class_kl confidence modes high_quality reverse_kl accuracy train_on_synthetic "
+    "latent_accuracy active_units reconstruction_rmse log_integral"
+).split()
+
+
 def _reached(workdir: Path) -> list[str]:
-    """Test metrics, time, device and date of a finished run; blanks if there is none."""
-    from gen_jax.logs import read_record
+    """The main test metrics, time, device and date of a finished run; blanks if there is none."""
+    from gen_jax.evaluation.comparison import sign, tightest
+    from gen_jax.evaluation.likelihood import Estimate
+    from gen_jax.evaluation.report import from_json
+    from gen_jax.logs import read_json, read_record
 
     record = read_record(workdir) or {}
     if "summary" not in record:
         return ["", "", ""]
     summary = record["summary"]
-    metrics = [
-        f"{name} {e['value']:.4g}"
-        + (f" ± {e['error']:.1g}" if e["error"] else "")
-        + f" {e['unit']}"
-        + (f" ({e['how']})" if e.get("how") else "")
-        for name, e in summary["evaluation"].items()
-    ]
+    measured = (read_json(workdir / "evaluation.json") or {}).get("test", {})
+    found = from_json(measured if measured.get("step") == summary["step"] else summary["evaluation"])
+
+    def said(label: str, e: Estimate, unit: str) -> str:
+        error = "" if math.isnan(e.error) else f" ± {e.error:.1g}"
+        return f"{label}{e.value:.4g}{error} {unit}".strip()
+
+    texts = [said(f"likelihood {sign(e)}", e, name[12:-1]) for name, e in tightest(found).items()]
+    texts += [said(f"{name} ", e, e.unit) for name, e in found.items() if name.partition("@")[0] in HEADLINES]
     time = f"{summary['seconds']:.0f} s" if not summary["resumed_at"] else "resumed"
     devices = record["environment"]["devices"]
     where = f"{len(devices)} x {devices[0]}, {record['environment']['cores']} cores, {summary['finished'].split()[0]}"
-    return ["; ".join(metrics), time, where]
+    return ["; ".join(texts), time, where]
 
 
 def _check_ending(out: Path, endings: tuple[str, ...]) -> None:

@@ -77,11 +77,10 @@ def train(path: str, arguments: Sequence[str]) -> None:
 
 def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
     """What was reached, and where things lie."""
-    from gen_jax.evaluation.likelihood import Estimate
-    from gen_jax.evaluation.report import console, table
+    from gen_jax.evaluation.report import console, from_json, table
 
     terminal = console()
-    found = {name: Estimate(**_floats(fields)) for name, fields in summary["evaluation"].items()}
+    found = from_json(summary["evaluation"])
     state = (
         "had already finished"
         if summary.get("already_finished")
@@ -107,8 +106,3 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
     }.items():
         if (workdir / name).exists():
             terminal.print(f"  {workdir / name}  {what}", highlight=False)
-
-
-def _floats(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {name: float("nan") if value is None else value for name, value in fields.items()}

@@ -82,7 +82,7 @@ def test_mode_coverage_of_the_truth_of_collapse_and_of_noise():
 
 
 def test_unknown_metric_lists_the_known():
-    with pytest.raises(UserError, match="there are accuracy, active_units, elbo"):
+    with pytest.raises(UserError, match="there are accuracy, active_units, cost, elbo"):
         chosen([], ["fid"])
     assert chosen([log_likelihood], ["log_likelihood"]) == [log_likelihood]
 

@@ -1,7 +1,8 @@
 """Distances between two sets of features (N, D): by their moments, by a kernel, and by their nearest neighbours.
 
-Moments and kernels are computed in float64 and block by block; only neighbours, which need no small differences, are
-float32. Results do not depend on the order of the examples or on the size of blocks but by rounding.
+Moments and kernels are computed in float64, which accelerators are slow at or lack, by the host and block by block;
+neighbours, which take most of the work and need no small differences, in float32 on the device. Results do not depend
+on the order of the examples or on the size of blocks but by rounding.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ class Moments(NamedTuple):
         """Of blocks of features, of which one at a time is looked at."""
         total = None
         for block in blocks:
-            block = np.asarray(block)
+            block = np.asarray(block, np.float64)
             if not np.isfinite(block).all():
                 raise UserError("features hold NaN or infinite values")
-            with jax.enable_x64(True):
-                one = cls(len(block), *map(np.asarray, _moments(jnp.asarray(block, jnp.float64))))
+            mean = block.mean(axis=0)
+            apart = block - mean
+            one = cls(len(block), mean, apart.T @ apart)
             total = one if total is None else total + one
         if total is None:
             raise UserError("there are no features to take moments of")
@@ -59,12 +61,6 @@ class Moments(NamedTuple):
         if self.n < 2:
             raise UserError("one example has no covariance: give at least two")
         return self.scatter / (self.n - 1)
-
-
-@jax.jit
-def _moments(x: Array) -> tuple[Array, Array]:
-    mean = x.mean(axis=0)
-    return mean, (x - mean).T @ (x - mean)
 
 
 def frechet(a: Moments, b: Moments) -> float:
@@ -126,13 +122,11 @@ def kernel_distances(a: np.ndarray, b: np.ndarray, block: int = BLOCK) -> np.nda
     if n < 2:
         raise UserError("the kernel distance needs at least two examples of each")
     edges = np.linspace(0, n, max(1, n // block, min(10, n // 20)) + 1).astype(int)
-    with jax.enable_x64(True):
-        pairs = ((a[start:stop], b[start:stop]) for start, stop in zip(edges[:-1], edges[1:]))
-        return np.array([float(_mmd(*(jnp.asarray(x, jnp.float64) for x in pair))) for pair in pairs])
+    pairs = ((a[start:stop], b[start:stop]) for start, stop in zip(edges[:-1], edges[1:]))
+    return np.array([_mmd(*(np.asarray(x, np.float64) for x in pair)) for pair in pairs])
 
 
-@jax.jit
-def _mmd(a: Array, b: Array) -> Array:
+def _mmd(a: np.ndarray, b: np.ndarray) -> float:
     n = len(a)
     kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
     within = lambda x: (kernel(x, x).sum() - (((x * x).sum(axis=1) / x.shape[1] + 1) ** 3).sum()) / (n * (n - 1))
@@ -159,7 +153,7 @@ def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int =
     centre = x.mean(axis=0)
     x, y = x - centre, y - centre  # squares near each other lose fewer digits
     of_x, of_y = (_neighbours(a, k, block)[:, -1] for a in (x, y))
-    balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, min(block, _rows(len(y)))))
+    balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, block))
     return Manifold(balls > 0, balls, reached, occupied)
 
 
@@ -190,45 +184,71 @@ def _least(a: Array, k: int) -> Array:
     return -lax.top_k(-a, k)[0]
 
 
+class _Blocks(NamedTuple):
+    """Rows of arrays (N, ...) in `count` blocks of `size`, the last of them filled up."""
+
+    n: int
+    size: int
+    count: int
+
+    @classmethod
+    def of(cls, n: int, most: int) -> _Blocks:
+        count = -(-n // most)
+        return cls(n, -(-n // count), count)
+
+    def filled(self, a: Array, value: float = 0) -> Array:
+        extra = ((0, self.count * self.size - self.n), *[(0, 0)] * (a.ndim - 1))
+        return jnp.pad(a, extra, constant_values=value)
+
+    def part(self, a: Array, i: Array) -> Array:
+        return lax.dynamic_slice_in_dim(a, i * self.size, self.size)
+
+    def put(self, a: Array, part: Array, i: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(a, part, i * self.size, 0)
+
+    def numbers(self, i: Array) -> Array:
+        return i * self.size + jnp.arange(self.size)
+
+
 @partial(jax.jit, static_argnames=("k", "block"))
 def _neighbours(x: Array, k: int, block: int) -> Array:
     """(N, k) squared distances to the nearest others. Each block of distances serves its rows and its columns."""
-    n, block = len(x), min(block, len(x))
-    blocks = -(-n // block)
-    x = jnp.pad(x, ((0, blocks * block - n), (0, 0)))
-    rows_of = lambda a, i: lax.dynamic_slice_in_dim(a, i * block, block)
+    blocks = _Blocks.of(len(x), block)
+    x = blocks.filled(x)
 
     def closer(best: Array, i: Array, squares: Array) -> Array:
-        found = _least(squares, min(k, block))
-        found = _least(jnp.concatenate([rows_of(best, i), found], axis=1), k)
-        return lax.dynamic_update_slice_in_dim(best, found, i * block, 0)
+        found = _least(squares, min(k, blocks.size))
+        return blocks.put(best, _least(jnp.concatenate([blocks.part(best, i), found], axis=1), k), i)
 
     def pair(i: Array, j: Array, best: Array) -> Array:
-        own, other = i * block + jnp.arange(block), j * block + jnp.arange(block)
-        none = (own[:, None] == other) | (own[:, None] >= n) | (other >= n)
-        squares = jnp.where(none, jnp.inf, _squares(rows_of(x, i), rows_of(x, j)))
+        own, other = blocks.numbers(i)[:, None], blocks.numbers(j)
+        none = (own == other) | (own >= blocks.n) | (other >= blocks.n)
+        squares = jnp.where(none, jnp.inf, _squares(blocks.part(x, i), blocks.part(x, j)))
         best = closer(best, i, squares)
         return lax.cond(i == j, lambda best: best, lambda best: closer(best, j, squares.T), best)
 
     best = jnp.full((len(x), k), jnp.inf)
-    return lax.fori_loop(0, blocks, lambda i, best: lax.fori_loop(i, blocks, partial(pair, i), best), best)[:n]
+    from_diagonal = lambda i, best: lax.fori_loop(i, blocks.count, partial(pair, i), best)
+    return lax.fori_loop(0, blocks.count, from_diagonal, best)[: blocks.n]
 
 
 @partial(jax.jit, static_argnames="block")
 def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tuple[Array, Array, Array]:
     """In how many balls of x each of y lies (M,), whether each ball holds one (N,), whether x is in one of y's (N,)."""
-    n, block = len(x), min(block, len(x))
+    rows, columns = _Blocks.of(len(x), block), _Blocks.of(len(y), block)
+    x, y = rows.filled(x), columns.filled(y)
+    of_x, of_y = rows.filled(of_x, -1), columns.filled(of_y, -1)  # nothing is in the balls that fill up
 
-    def add(i: Array, carry):
+    def pair(i: Array, j: Array, carry):
         balls, occupied, reached = carry
-        start = jnp.minimum(i * block, n - block)
-        fresh = start + jnp.arange(block) >= i * block  # the last block overlaps the one before it
-        squares = _squares(lax.dynamic_slice_in_dim(x, start, block), y)
-        inside = squares <= lax.dynamic_slice_in_dim(of_x, start, block)[:, None]
-        balls = balls + (inside & fresh[:, None]).sum(axis=0)
-        occupied = lax.dynamic_update_slice_in_dim(occupied, inside.any(axis=1), start, 0)
-        reached = lax.dynamic_update_slice_in_dim(reached, (squares <= of_y).any(axis=1), start, 0)
-        return balls, occupied, reached
+        squares = _squares(rows.part(x, i), columns.part(y, j))
+        inside = (squares <= rows.part(of_x, i)[:, None]) & (columns.numbers(j) < columns.n)
+        balls = columns.put(balls, columns.part(balls, j) + inside.sum(axis=0), j)
+        occupied = rows.put(occupied, rows.part(occupied, i) | inside.any(axis=1), i)
+        near = (squares <= columns.part(of_y, j)).any(axis=1)
+        return balls, occupied, rows.put(reached, rows.part(reached, i) | near, i)
 
-    none = jnp.zeros(n, bool)
-    return lax.fori_loop(0, -(-n // block), add, (jnp.zeros(len(y), jnp.int32), none, none))
+    none = jnp.zeros(len(x), bool)
+    of_row = lambda i, carry: lax.fori_loop(0, columns.count, partial(pair, i), carry)
+    balls, occupied, reached = lax.fori_loop(0, rows.count, of_row, (jnp.zeros(len(y), jnp.int32), none, none))
+    return balls[: columns.n], occupied[: rows.n], reached[: rows.n]

@@ -61,3 +61,9 @@ def as_json(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     """The estimates as plain JSON values, null where a number is not finite."""
     finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
     return {name: {field: finite(v) for field, v in e._asdict().items()} for name, e in found.items()}
+
+
+def from_json(found: Mapping[str, Any]) -> dict[str, Estimate]:
+    """What `as_json` made; other entries, such as the step, are left out."""
+    floats = lambda fields: {name: math.nan if value is None else value for name, value in fields.items()}
+    return {name: Estimate(**floats(fields)) for name, fields in found.items() if isinstance(fields, dict)}
