@@ -123,6 +123,7 @@ def compare(
     out: Path = Path("runs/compare"),
     encoder: EncoderName = "",
     samples: Samples = 10_000,
+    write: Path | None = None,
     data_dir: DataDir = None,
 ) -> None:
     """Measures runs of any family on the same data, and writes one table: .html with pictures, .md, .csv and .json.
@@ -133,6 +134,7 @@ def compare(
         data: a data set: given to configs that have a knob for it, demanded of all others
         split: train, validation, test, or a part such as test[:100]
         out: the folder for the reports
+        write: also write the tables into this Markdown file, between its compare markers
     """
     from gen_jax.compare import compared, ready
 
@@ -145,6 +147,10 @@ def compare(
     for table in comparison.tables():
         terminal.print(table)
     print("written:", *comparison.write(out))
+    if write:
+        from gen_jax.readme import write_section
+
+        write_section(write, "compare", comparison.markdown(level=4))
 
 
 def encoder(

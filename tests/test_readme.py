@@ -62,9 +62,16 @@ def test_seeds_of_a_gan_find_the_ring():
     assert radius.shape == (1000,) and abs(np.median(radius) - 1) < 0.2
 
 
+def test_the_evaluation_example_runs(capsys):
+    found = {}
+    exec(compile(PYTHON[5], "README.md", "exec"), found)
+    assert {"log_likelihood", "precision@digits_cnn", "samples_per_second"} <= found["found"].keys()
+    assert found["by_hand"]["frechet_distance@rows"].value > 0
+
+
 def test_the_new_variant_trains(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "vae_annealed.py").write_text(PYTHON[5])
+    (tmp_path / "vae_annealed.py").write_text(PYTHON[6])
     with pytest.raises(SystemExit) as ended:
         exits(lambda: train("vae_annealed.py", ["--steps", "20", "--devices", "1", "--no-progress"]))
     assert ended.value.code == 0
@@ -74,7 +81,7 @@ def test_the_new_variant_trains(tmp_path, monkeypatch):
 def test_the_commands_exist(capsys):
     """Every command of the README is understood; the configs it names exist."""
     lines = [shlex.split(line, comments=True) for line in SHELL[1].splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 10
     for words in lines:
         if words[1] == "train.py":
             load(ROOT / words[2])

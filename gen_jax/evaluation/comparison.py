@@ -140,16 +140,17 @@ class Comparison:
             out.append(table)
         return out
 
-    def markdown(self) -> str:
-        """A table per group, and the notes."""
-        parts = [f"# {self.title}"]
+    def markdown(self, level: int = 1) -> str:
+        """A table per group, and the notes. level: of the first heading."""
+        first, other = "#" * level, "#" * (level + 1)
+        parts = [f"{first} {self.title}"]
         for group, columns, rows in self._texts():
             bold = [
                 [name, *(f"**{c}**" if column.best == i else c for c, column in zip(cells, columns))]
                 for i, name, cells in rows
             ]
-            parts += [f"## {group}", markdown_table(["model", *(column.name for column in columns)], bold)]
-        return "\n\n".join([*parts, "## Notes", "\n".join(f"- {note}" for note in self._notes())]) + "\n"
+            parts += [f"{other} {group}", markdown_table(["model", *(column.name for column in columns)], bold)]
+        return "\n\n".join([*parts, f"{other} notes", "\n".join(f"- {note}" for note in self._notes())]) + "\n"
 
     def _texts(self):
         for group, columns in self.groups().items():

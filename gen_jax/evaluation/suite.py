@@ -39,7 +39,7 @@ def suite(model: Any, split: Split, own: tuple[Metric, ...] = (), encoder: Choic
     encoder: of sample quality; by default the small one of images with labels, else raw values.
     """
     chosen = [metric for has, metric in LIKELIHOODS if hasattr(model, has)] or [undefined]
-    if "length" in split.arrays and hasattr(model, "log_prob"):
+    if is_sequences(split) and hasattr(model, "log_prob"):
         chosen.append(log_likelihood_per_step)
     if see := quality_encoder(split, encoder):
         chosen.append(sample_quality(see, samples))
@@ -55,9 +55,15 @@ def suite(model: Any, split: Split, own: tuple[Metric, ...] = (), encoder: Choic
 
 def quality_encoder(split: Split, encoder: Choice | None) -> Choice | None:
     """What looks at samples of this data; None if they are sequences, which no encoder takes."""
-    if "length" in split.arrays or split.arrays["x"].ndim not in (2, 4):
+    if is_sequences(split) or split.arrays["x"].ndim not in (2, 4):
         return None
     return encoder or (small if has_classes(split) else raw)
+
+
+def is_sequences(split: Split) -> bool:
+    """Whether it is of ragged sequences, of vectors over time, or of symbols."""
+    x = split.arrays["x"]
+    return "length" in split.arrays or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
 
 
 def has_classes(split: Split) -> bool:
