@@ -20,7 +20,7 @@ from gen_jax.algorithms import descent, em
 from gen_jax.core import State
 from gen_jax.data import Resident, load
 from gen_jax.evaluation import importance_weighted, log_likelihood, log_likelihood_per_step
-from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distances, manifold
+from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distance, manifold
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.loop import fit
 from gen_jax.models.emissions import Gaussian as GaussianEmission
@@ -66,7 +66,7 @@ def distances(axis) -> list[Row]:
     for n in sizes:
         runs = [drawn(*q, n, seed) for seed in range(SEEDS)]
         found.append([jackknifed_frechet([Moments.of(a) for a in np.array_split(x, 10)], reference) for x in runs])
-        kernels.append([kernel_distances(x, drawn(*p, n, 100 + i)).mean() for i, x in enumerate(runs)])
+        kernels.append([kernel_distance(x, drawn(*p, n, 100 + i))[0] for i, x in enumerate(runs)])
     for label, values in (
         ("value", [[f.value for f in row] for row in found]),
         ("unbiased", [[f.unbiased for f in row] for row in found]),

@@ -85,6 +85,7 @@ def evaluate(
     split: str = "test",
     encoder: EncoderName = "",
     samples: Samples = 10_000,
+    seed: int = 0,
     step: Step = None,
     config: ConfigPath = None,
     data_dir: DataDir = None,
@@ -94,6 +95,7 @@ def evaluate(
     Args:
         metrics: names of metrics, instead of all that apply and those of the config
         split: train, validation, test, or a part such as test[:100]
+        seed: of the samples and of everything else that is drawn
     """
     from gen_jax.evaluation.report import chosen, console, evaluator, table
     from gen_jax.evaluation.suite import suite
@@ -106,12 +108,12 @@ def evaluate(
     wanted = suite(run.experiment.model, part, run.experiment.metrics, see, samples)
     wanted = wanted if metrics is None else chosen(wanted, metrics)
     try:
-        measure = evaluator(run.experiment.model, wanted)
+        measure = evaluator(run.experiment.model, wanted, seed)
     except AttributeError as error:  # a metric asks the model for something it does not have
         raise UserError(f"this model cannot be measured so: {error}") from None
     state = run.state(_step(step))
     found = measure(state, part)
-    run.keep_evaluation(part.name, int(state.step), found)
+    run.keep_evaluation(part.name, int(state.step), found, seed)
     console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
 
 
@@ -123,6 +125,7 @@ def compare(
     out: Path = Path("runs/compare"),
     encoder: EncoderName = "",
     samples: Samples = 10_000,
+    seed: int = 0,
     write: Path | None = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -133,6 +136,7 @@ def compare(
         configs: config files, trained first where runs/NAME has not finished
         data: a data set: given to configs that have a knob for it, demanded of all others
         split: train, validation, test, or a part such as test[:100]
+        seed: of the samples and of everything else that is drawn
         out: the folder for the reports
         write: also write the tables into this Markdown file, between its compare markers
     """
@@ -142,7 +146,7 @@ def compare(
     folders = [*workdirs, *ready(configs, data, data_dir)]
     if not folders:
         raise UserError("which runs? Name their working directories, or config files after --configs")
-    comparison = compared(folders, data, split, see, samples, data_dir)
+    comparison = compared(folders, data, split, see, samples, seed, data_dir)
     terminal = Console(width=None if sys.stdout.isatty() else 160)
     for table in comparison.tables():
         terminal.print(table)

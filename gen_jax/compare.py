@@ -57,32 +57,45 @@ def _data_of(loaded) -> str:
 
 
 def compared(
-    workdirs: Sequence[Path], data: str, split: str, encoder: Choice | None, samples: int, data_dir: Path | None
+    workdirs: Sequence[Path],
+    data: str,
+    split: str,
+    encoder: Choice | None,
+    samples: int,
+    seed: int,
+    data_dir: Path | None,
 ) -> Comparison:
     """All that applies to each run, and the split itself in the place of samples."""
     use_compilation_cache()
-    runs = [open_run(workdir, data_dir=data_dir)[0] for workdir in workdirs]
+    opened = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
+    for warning in filter(None, (warning for _, warning in opened)):
+        print(f"warning: {warning}", file=sys.stderr)
+    runs = [run for run, _ in opened]
     _same({str(run.workdir): run.data.name for run in runs}, data)
     if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
     parts = [run.experiment.split(run.data, split) for run in runs]
+    _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
     rows = [_data_row(parts[0], encoder)]
     for run, part in zip(runs, parts):
         print(f"measuring {run.workdir}", flush=True)
-        rows.append(_model_row(run, part, encoder, samples))
+        try:
+            rows.append(_model_row(run, part, encoder, samples, seed))
+        except UserError as error:  # the others are shown all the same
+            print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
         gc.collect()
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found])
 
 
-def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int) -> Row:
+def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:
     model, state = run.experiment.model, run.state()
-    found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples))(state, split)
-    run.keep_evaluation(split.name, int(state.step), found)
+    found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
+    run.keep_evaluation(split.name, int(state.step), found, seed)
     summary = run.summary()
     if not summary.get("resumed_at"):  # else its time is of the last part only
         device = run.recorded()["environment"]["devices"][0]
-        found["training_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
+        found["run_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
     figures = {"samples": plots.samples(model, state, split, jax.random.key(0))}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
@@ -90,22 +103,30 @@ def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int) -> 
 
 
 def _data_row(split: Split, encoder: Choice | None) -> Row:
-    """What samples as good as the split itself would get."""
+    """What the split itself gets in the place of samples; of few examples, distances are biased upward."""
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)
     see = chosen(choice, split)
     found = quality(see, seen(see, [examples_of(split, 10_000)]), split)
     shown = {"samples": plots.show({f"{split.name} examples": split.head(64)["x"]})}
-    return Row(f"({split.name} examples)", "data", found, shown, competes=False)
+    return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 
 
 def _same(found: dict[str, str], data: str) -> None:
+    """Every run is of this data set, or of the same one."""
     names = set(found.values())
     if data and names - {data}:
         where = next(one for one, name in found.items() if name != data)
         raise UserError(f"{where} is of {found[where]}, not of {data}")
     if len(names) > 1:
-        raise UserError(
-            "models of different data cannot be compared: " + ", ".join(f"{k}: {v}" for k, v in found.items())
-        )
+        raise UserError(f"models of different data cannot be compared: {_listed(found)}")
+
+
+def _same_split(found: dict[str, str]) -> None:
+    if len(set(found.values())) > 1:
+        raise UserError(f"these runs mean different examples by this split, choose another: {_listed(found)}")
+
+
+def _listed(found: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in found.items())

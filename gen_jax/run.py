@@ -248,10 +248,10 @@ class Run:
             write_json(self.workdir / "run.json", self.recorded() | {"summary": summary})
         return summary
 
-    def keep_evaluation(self, split: str, step: int, found: Mapping[str, Estimate]) -> None:
+    def keep_evaluation(self, split: str, step: int, found: Mapping[str, Estimate], seed: int = 0) -> None:
         """Writes what was measured on a split into evaluation.json, beside what it says of other splits."""
         path = self.workdir / "evaluation.json"
-        write_json(path, (read_json(path) or {}) | {split: {"step": step, **as_json(found)}})
+        write_json(path, (read_json(path) or {}) | {split: {"step": step, "seed": seed, **as_json(found)}})
 
     def _draw(self, state: State, split: Any) -> dict[str, Any]:
         key = jax.random.key(0)

@@ -16,7 +16,16 @@ from rich.console import Console
 from gen_jax.data import load
 from gen_jax.data.transforms import dequantise, scale, stacked
 from gen_jax.errors import UserError
-from gen_jax.evaluation import class_coverage, cost, log_likelihood_per_step, sample_quality, suite, train_on_synthetic
+from gen_jax.evaluation import (
+    class_coverage,
+    cost,
+    importance_weighted,
+    log_likelihood_per_step,
+    sample_quality,
+    stability,
+    suite,
+    train_on_synthetic,
+)
 from gen_jax.evaluation.comparison import Comparison, Row, tightest
 from gen_jax.evaluation.features import Seen, raw, small
 from gen_jax.evaluation.likelihood import Estimate, Split
@@ -75,10 +84,10 @@ def test_sample_quality_tells_copies_collapse_and_noise(samples):
 
 def test_sample_quality_has_a_seed_and_counts_every_sample(samples):
     split, sets = samples
-    measure = sample_quality(raw, samples=620, splits=5)(Fixed(sets["real"]))
+    measure = sample_quality(raw, samples=1400, splits=5)(Fixed(sets["real"]))
     first, again, other = (measure(None, split, jax.random.key(seed)) for seed in (0, 0, 1))
     assert first == again and first != other
-    assert first["frechet_distance@raw"].n == 620  # the last block of 500 in part
+    assert first["frechet_distance@raw"].n == 1400  # the last block of 500 in part
 
 
 def test_too_few_samples_are_said():
@@ -86,8 +95,10 @@ def test_too_few_samples_are_said():
     split = Split("test", {"x": rng.normal(size=(30, 50))}, training={"x": rng.normal(size=(40, 50))})
     found = quality(raw, Seen(rng.normal(size=(35, 50)).astype(np.float32)), split)
     assert "too few for 50 features: singular covariance" in found["frechet_distance@raw"].how
-    assert "bias about" in found["frechet_distance@raw"].how
-    assert found["frechet_infinity@raw"].value < found["frechet_distance@raw"].value
+    assert "biased upward" in found["frechet_distance@raw"].how and math.isnan(found["frechet_infinity@raw"].value)
+    many = quality(raw, Seen(rng.normal(size=(1000, 50))), split)
+    assert "bias about" in many["frechet_distance@raw"].how
+    assert many["frechet_infinity@raw"].value < many["frechet_distance@raw"].value
     with pytest.raises(UserError, match="at least two samples"):
         quality(raw, Seen(rng.normal(size=(1, 50))), split)
     with pytest.raises(UserError, match="without the training examples"):
@@ -146,6 +157,13 @@ def test_symbols_have_perplexity_and_bits_per_character():
 # --- the suite
 
 
+class Unnormalised:
+    """Has weights, but of its own samples."""
+
+    def log_weights(self, params, key):
+        raise NotImplementedError
+
+
 def names(metrics):
     return [metric.__name__ for metric in metrics]
 
@@ -159,8 +177,11 @@ def test_the_suite_is_what_applies():
     gan = names(suite(Fixed(jnp.zeros((1, 8, 8, 1)), Labels(10)), images))
     assert gan == ["undefined", "sample_quality", "class_coverage", "train_on_synthetic", "cost"]
     assert names(suite(VAE, images))[:3] == ["elbo", "iwae_50", "sample_quality"]
-    mine = class_coverage(10, 7)
-    assert suite(Fixed(jnp.zeros((1, 8, 8, 1))), images, (mine,)).count(mine) == 1
+    mine = class_coverage(10, 7)  # of a config: with other samples than asked for
+    again = suite(Fixed(jnp.zeros((1, 8, 8, 1))), images, (mine, stability))
+    assert names(again).count("class_coverage") == 1 and mine not in again and stability in again
+    assert "iwae_50" not in names(suite(VAE, images, (importance_weighted(5),)))
+    assert names(suite(Unnormalised(), points))[0] == "undefined"
     found = suite(Fixed(jnp.zeros(1)), images)[0](Fixed(1))(None, images, None)["log_likelihood"]
     assert found.kind == "undefined" and "Fixed has no density" in found.how
 
@@ -217,6 +238,24 @@ def test_numbers_of_different_units_or_protocols_have_columns_of_their_own():
     columns = Comparison("mnist", "test", rows).groups()["likelihood"]
     assert [c.name for c in columns] == [f"likelihood (nats, {p} binarised)" for p in ("statically", "stochastically")]
     assert columns[0].best is None and columns[1].best == 2 and columns[1].text(2) == "≥ -98 ± 0.01"
+
+
+def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
+    bits = lambda value, how: {"elbo_bits_per_dim": exact(value, "bits/dim", "bound", how)}
+    of = lambda *found: Comparison("d", "test", [Row(str(i), "M", f) for i, f in enumerate(found)]).groups()
+    (one,) = of(bits(2.0, "50 samples"), bits(2.1, ""), bits(2.2, "dequantised"))["likelihood"]
+    assert one.best is None
+    (one,) = of(bits(2.0, "50 samples"), bits(2.1, "50 samples"))["likelihood"]
+    assert one.best == 0
+    told, untold = of(bits(1.9, "given label"), bits(2.0, ""))["likelihood"]
+    assert told.name == "likelihood (bits/dim, given label)" and untold.best is None
+    quality = lambda how: {"frechet_distance@raw": Estimate(2.0, 0.1, "features^2", "estimate", 9, how)}
+    (one,) = of(quality("10 against 5 examples, bias about 1"), quality("10 against 5 examples, bias about 2"))[
+        "sample quality"
+    ]
+    assert one.best == 0
+    (one,) = of(quality("10 against 5 examples"), quality("20 against 5 examples"))["sample quality"]
+    assert one.best is None
 
 
 def test_the_tightest_bound_is_shown():

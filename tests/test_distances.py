@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from gen_jax.errors import UserError
-from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distances, manifold, nearest
+from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distance, manifold, nearest
 from gen_jax.evaluation.samples import inception_score
 
 
@@ -86,24 +86,19 @@ def test_moments_refuse_what_has_none():
 
 
 def test_kernel_distance_is_its_definition():
-    a, b = normal(40, 5), normal(40, 5, 1) + 0.3
+    a, b = normal(23, 5), normal(31, 5, 1) + 0.3
     kernel = lambda x, y: (x @ y / 5 + 1) ** 3
-    pairs = lambda x, y, same: np.mean(
-        [kernel(p, q) for i, p in enumerate(x) for j, q in enumerate(y) if same or i != j]
-    )
-    expected = [
-        pairs(a[i : i + 20], a[i : i + 20], False)
-        + pairs(b[i : i + 20], b[i : i + 20], False)
-        - 2 * pairs(a[i : i + 20], b[i : i + 20], True)
-        for i in (0, 20)
-    ]
-    np.testing.assert_allclose(kernel_distances(a, b, block=20), expected, rtol=1e-10)
+    within = lambda x: np.mean([kernel(p, q) for i, p in enumerate(x) for j, q in enumerate(x) if i != j])
+    expected = within(a) + within(b) - 2 * np.mean([kernel(p, q) for p in a for q in b])
+    for parts in (1, 4, 10):
+        assert kernel_distance(a, b, parts)[0] == pytest.approx(expected, rel=1e-10)
 
 
-def test_kernel_distance_has_no_bias():
-    values = np.concatenate([kernel_distances(normal(200, 6, s), normal(200, 6, s + 50), 20) for s in range(20)])
-    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    assert kernel_distances(normal(200, 6), normal(200, 6, 1) + 0.5, 20).mean() > 0.1
+def test_kernel_distance_has_no_bias_and_knows_its_error():
+    same = [kernel_distance(normal(60, 6, s), normal(60, 6, s + 50))[0] for s in range(40)]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(40)
+    values, errors = zip(*(kernel_distance(normal(100, 6, s), normal(100, 6, s + 50) + 0.5) for s in range(40)))
+    assert np.mean(values) > 3 * np.mean(errors) and np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
 
 
 # --- neighbours

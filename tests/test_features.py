@@ -16,7 +16,7 @@ from gen_jax.data import load
 from gen_jax.data.transforms import dequantise, scale, statically_dequantised, stochastically_binarised
 from gen_jax.errors import UserError
 from gen_jax.evaluation import features, inception
-from gen_jax.evaluation.features import Encoder, load_small, raw, save_small, small, small_of
+from gen_jax.evaluation.features import Classifier, Encoder, Trained, load_small, raw, save_small, small, small_of
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.evaluation.samples import examples_of
 from gen_jax.evaluation.tensors import kind_of, read_pytorch, read_tensors, write_tensors
@@ -70,24 +70,36 @@ def test_features_do_not_depend_on_the_size_of_blocks():
         np.testing.assert_allclose(see._replace(block=block)(x).features, see(x).features, rtol=1e-5, atol=1e-5)
 
 
-def test_a_small_encoder_comes_back_from_its_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "trained", lambda *a, **k: features.Trained(network, params, (4, 4, 1), "mine", 0.5))
-    network = features.Classifier(3, (2,), 4)
+def test_a_small_encoder_comes_back_from_its_file(tmp_path):
+    network = Classifier(3, (2,), 4)
     params = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    made = small_of(
-        Split(
-            "t",
-            {"x": np.zeros((2, 4, 4, 1), np.uint8) + 1, "label": np.arange(2)},
-            training={"x": np.ones((5, 4, 4, 1), np.uint8)},
-            data="mine",
-        )
-    )
-    save_small(made, tmp_path / "a.safetensors")
-    back = load_small(tmp_path / "a.safetensors")
+    made = Trained("made", network, params, (4, 4, 1), 0.5)
+    path = tmp_path / "mine.safetensors"
+    save_small(made, path)
+    back = load_small(path)
     x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
     np.testing.assert_array_equal(back.encoder()(x).features, made.encoder()(x).features)
-    assert (back.data, back.accuracy, back.side) == ("mine", 0.5, (4, 4, 1))
-    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert (back.name, back.accuracy, back.side) == ("mine_cnn", 0.5, (4, 4, 1))
+    assert os.listdir(tmp_path) == ["mine.safetensors"]
+    flat, about = read_tensors(path, features.KIND)
+    for other, message in [
+        ((flat, {"kind": features.KIND}), "does not say what its network is"),
+        (({**flat, "more": np.ones(2)}, dict(about)), "holds other arrays than its network has"),
+    ]:
+        write_tensors(path, *other)
+        with pytest.raises(UserError, match=message):
+            load_small(path)
+
+
+def test_a_small_encoder_is_trained_once_and_named_after_what_it_has_seen():
+    x = np.arange(64)[:, None, None, None] % 2 * np.ones((1, 4, 4, 1))
+    arrays = {"x": (x * 3).astype(np.uint8), "label": np.arange(64) % 2}
+    split = Split("test", {name: a[:10] for name, a in arrays.items()}, training=arrays, data="bars")
+    made = small_of(split)
+    assert made.name == "bars_cnn_64" and made.accuracy == 1
+    assert small_of(split._replace(name="validation")).params is made.params
+    with pytest.raises(UserError, match="bars has no images with labels"):
+        small_of(split._replace(training={"x": arrays["x"]}))
 
 
 def test_any_function_is_an_encoder():
@@ -119,7 +131,7 @@ def test_an_encoder_that_makes_nan_is_found_out():
 # --- files
 
 
-def torch_file(path, state, monkeypatch, legacy=False):
+def torch_file(path, state, monkeypatch, legacy=False, short=False):
     """What torch.save writes, without torch: its pickles hold names, and storages by persistent ids."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
 
@@ -137,7 +149,7 @@ def torch_file(path, state, monkeypatch, legacy=False):
 
     class Storage:
         def __init__(self, key, a):
-            self.key, self.a = key, np.ascontiguousarray(a, np.float32)
+            self.key, self.a = key, np.ones(1, np.float32) if short else np.ascontiguousarray(a, np.float32)
 
     class Tensor:
         def __init__(self, storage, shape, strides):
@@ -226,6 +238,13 @@ def test_nothing_that_a_file_holds_is_run(tmp_path, zipped):
     with pytest.raises(UserError, match="wants to use posix.mkdir"):
         read_pytorch(path)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_tensor_larger_than_its_memory_is_refused(tmp_path, monkeypatch):
+    wide = np.lib.stride_tricks.as_strided(np.ones(1, np.float32), (1000, 1000), (0, 0))
+    torch_file(tmp_path / "m.pth", {"a": wide}, monkeypatch, short=True)
+    with pytest.raises(UserError, match="beyond its storage"):
+        read_pytorch(tmp_path / "m.pth")
 
 
 def test_files_of_another_kind_get_a_clear_error(tmp_path):

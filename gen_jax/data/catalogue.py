@@ -134,7 +134,7 @@ def preferred(*names: str) -> str:
 
 def validated(name: str) -> dict[str, str]:
     """The splits of a set to train and validate on, as an Experiment takes them: its own, or a part of the training."""
-    start = CATALOGUE[name].held_out
+    start = CATALOGUE[name].held_out if name in CATALOGUE else ""
     return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}
 
 

@@ -26,7 +26,8 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
-    transform.lossless, transform.protocol = False, "grey levels"  # no probability of the stored integers
+    # no probability of the stored integers
+    transform.lossless, transform.protocol = False, f"grey levels in [{low:g}, {high:g}]"
     transform.pixels = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)) / (levels - 1), 0, 1)
     return transform
 
@@ -57,7 +58,7 @@ def dequantise(levels: int = 256) -> Transform:
         noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
-    transform.levels = levels  # for who turns densities of the result into bits
+    transform.levels, transform.protocol = levels, "dequantised"  # for who turns densities of the result into bits
     transform.pixels = lambda x: _level(x, levels)
     return transform
 
@@ -68,7 +69,7 @@ def statically_dequantised(levels: int = 256) -> Transform:
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (batch["x"].astype(jnp.float32) + _noise_of_each(batch)) / levels}
 
-    transform.levels = levels
+    transform.levels, transform.protocol = levels, "dequantised"
     transform.pixels = lambda x: _level(x, levels)
     return transform
 

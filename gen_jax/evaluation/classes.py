@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import State, fold
-from gen_jax.errors import UserError
 from gen_jax.evaluation.features import small, trained
 from gen_jax.evaluation.likelihood import Estimate, Measure, Metric, Split
 from gen_jax.evaluation.samples import DRAWN, drawing, examples_of
@@ -62,17 +61,13 @@ def train_on_synthetic(model: Any) -> Measure:
     draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-        n = min(len(split.reference.arrays["x"]), 10_000)
-        if n < DRAWN:
-            raise UserError(f"train_on_synthetic needs at least {DRAWN} training examples, there are {n}")
-        labels = np.asarray(split.training["label"][: n // DRAWN * DRAWN])
-        blocks = [
-            draw(state, fold(key, i), {entry: jnp.asarray(part)}) for i, part in enumerate(labels.reshape(-1, DRAWN))
-        ]
+        labels = np.asarray(split.reference.arrays["label"][:10_000])
+        asked = np.resize(labels, (-(-len(labels) // DRAWN), DRAWN))
+        blocks = [split.pixels(draw(state, fold(key, i), {entry: jnp.asarray(a)})) for i, a in enumerate(asked)]
         test = {"x": examples_of(split, 10_000), "label": np.asarray(split.arrays["label"][:10_000])}
-        made = {"x": np.concatenate([split.pixels(x) for x in blocks]), "label": labels}
+        made = {"x": np.concatenate(blocks)[: len(labels)], "label": labels}
         real = {"x": examples_of(split.reference, len(labels)), "label": labels}
-        synthetic, actual = (trained(one, split.data, test).accuracy for one in (made, real))
+        synthetic, actual = (trained(one, test, "").accuracy for one in (made, real))
         error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
         how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
         return {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}

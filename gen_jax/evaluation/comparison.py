@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 LOW, HIGH, NEITHER = "low", "high", ""
 GROUPS: Mapping[str, Mapping[str, str]] = {
-    "likelihood": {"likelihood": NEITHER},  # decided by the unit
+    "likelihood": {"likelihood": HIGH, "perplexity": LOW, "bits_per_character": LOW},  # in bits/dim low is better
     "sample quality": {
         "frechet_distance": LOW,
-        "frechet_infinity": LOW,
+        "frechet_infinity": NEITHER,
         "kernel_distance": LOW,
         "inception_score": HIGH,
         "precision": HIGH,
@@ -47,7 +47,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "nearest_ratio": NEITHER,
     },
     "use": {"train_on_synthetic": HIGH, "latent_accuracy": HIGH, "accuracy": HIGH},
-    "speed and cost": {"samples_per_second": HIGH, "parameters": LOW, "training_seconds": LOW},
+    "speed and cost": {"samples_per_second": HIGH, "parameters": LOW, "run_seconds": LOW},
 }
 """The columns of each group, and which values are better."""
 
@@ -77,6 +77,8 @@ class Column:
             return ""
         if e.kind == "undefined":
             return "undefined"
+        if math.isnan(e.value):
+            return "—"
         form, of_error = (",.0f", ",.0f") if abs(e.value) >= 1000 else (".4g", ".1g")
         error = "" if math.isnan(e.error) else f" ± {e.error:{of_error}}"
         return f"{sign(e) if self.name.startswith('likelihood') else ''}{e.value:{form}}{error}"
@@ -103,20 +105,20 @@ class Comparison:
             for metric, better in metrics.items():
                 for name in dict.fromkeys(n for one in found for n in one if n.split("@")[0].split(" ")[0] == metric):
                     cells = [one.get(name) for one in found]
-                    if group == "likelihood":
-                        cells = [c or (UNDEFINED if "log_likelihood" in one else None) for c, one in zip(cells, found)]
+                    if metric == "likelihood":
+                        cells = [cell or _undefined(one) for cell, one in zip(cells, found)]
                         better = LOW if lower_is_better(name) else HIGH
                     groups.setdefault(group, []).append(Column(name, cells, self._best(cells, better)))
         return groups
 
     def _best(self, cells: Sequence[Estimate | None], better: str) -> int | None:
-        """Which of several models is best, if all numbers are of the same kind: a bound does not beat an exact one."""
+        """Which of several models is best, if all numbers were got alike: a bound does not beat an exact one."""
         there = [
             (e.value, i)
             for i, (e, row) in enumerate(zip(cells, self.rows))
             if row.competes and e is not None and math.isfinite(e.value)
         ]
-        if better == NEITHER or len(there) < 2 or len({cells[i].kind for _, i in there}) > 1:
+        if better == NEITHER or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
             return None
         return (min if better == LOW else max)(there)[1]
 
@@ -162,7 +164,7 @@ class Comparison:
         said = [f"{column.name}: {'; '.join(column.notes)}" for column in columns if column.notes]
         return [
             "likelihood: = exact, ≤ or ≥ a bound, ≈ an estimate; undefined where the model has no density",
-            "bold: the best of several models whose numbers are of the same kind",
+            "bold: the best of several models whose numbers were got alike",
             *said,
         ]
 
@@ -215,7 +217,15 @@ class Comparison:
         return [folder / f"compare.{ending}" for ending in ("html", "md", "csv", "json")]
 
 
-UNDEFINED = Estimate(math.nan, math.nan, "", "undefined", 0)
+def _undefined(found: Mapping[str, Estimate]) -> Estimate | None:
+    """What says that a model has no likelihood, if it says so."""
+    one = found.get("log_likelihood")
+    return one if one is not None and one.kind == "undefined" else None
+
+
+def _alike(e: Estimate) -> tuple[str, str]:
+    """What two numbers must share for one to be better, but for the bias of each that its note tells."""
+    return e.kind, ", ".join(part for part in e.how.split(", ") if not part.startswith("bias"))
 
 
 def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -234,7 +244,8 @@ def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {}
     rank = {"exact": 0, "estimate": 1, "bound": 2}
     best = min(known, key=lambda e: (rank[e.kind], e.value if lower_is_better(e.unit) else -e.value))
-    protocol = ", ".join(part for part in best.how.split(", ") if part and not part.endswith(" samples"))
+    shared = lambda part: not part or part.endswith(" samples") or part == "dequantised"  # bounds of the same integers
+    protocol = ", ".join(part for part in best.how.split(", ") if not shared(part))
     return {f"likelihood ({', '.join(filter(None, [best.unit, protocol]))})": best}
 
 

@@ -89,7 +89,10 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 class Jackknife(NamedTuple):
-    """A distance, what it would be without the bias of order 1 / n, and the standard error of either."""
+    """A distance, what it would be without the bias of order 1 / n, and the standard error of either.
+
+    NaN where there are too few samples to tell: what is left of the bias is small for 20 per dimension or more.
+    """
 
     value: float
     unbiased: float
@@ -107,30 +110,50 @@ def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
     value, k = frechet(reference, total), len(parts)
     if k < 3 or total.n - max(part.n for part in parts) < 2:
         return Jackknife(value, float("nan"), float("nan"))
-    without = [sum((p for j, p in enumerate(parts) if j != i and j != (i == 0)), parts[int(i == 0)]) for i in range(k)]
-    pseudo = np.array([k * value - (k - 1) * frechet(reference, rest) for rest in without])
-    return Jackknife(value, float(pseudo.mean()), float(pseudo.std(ddof=1) / np.sqrt(k)))
+    rests = (parts[:i] + parts[i + 1 :] for i in range(k))
+    pseudo = np.array([k * value - (k - 1) * frechet(reference, sum(rest[1:], rest[0])) for rest in rests])
+    unbiased = float(pseudo.mean()) if total.n >= 20 * len(total.mean) else float("nan")
+    return Jackknife(value, unbiased, float(pseudo.std(ddof=1) / np.sqrt(k)))
 
 
-def kernel_distances(a: np.ndarray, b: np.ndarray, block: int = BLOCK) -> np.ndarray:
-    """The unbiased squared MMD of the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018), of each pair of blocks.
+def kernel_distance(a: np.ndarray, b: np.ndarray, parts: int = 10) -> tuple[float, float]:
+    """The unbiased squared MMD of the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018), and its standard error.
 
-    Blocks hold different examples, so that the results are independent; all of a and b is used, up to the shorter one.
-    Of few examples there are ten smaller blocks, for a standard error.
+    Of all pairs, not of random subsets, which are noisier; looked at in parts, and without one part of each set after
+    another for the error (jackknife).
     """
-    n = min(len(a), len(b))
-    if n < 2:
+    if min(len(a), len(b)) < 2:
         raise UserError("the kernel distance needs at least two examples of each")
-    edges = np.linspace(0, n, max(1, n // block, min(10, n // 20)) + 1).astype(int)
-    pairs = ((a[start:stop], b[start:stop]) for start, stop in zip(edges[:-1], edges[1:]))
-    return np.array([_mmd(*(np.asarray(x, np.float64) for x in pair)) for pair in pairs])
+    k = min(parts, len(a) // 2, len(b) // 2)
+    x, y = (np.array_split(np.asarray(v, np.float64), k) for v in (a, b))
+    sums = [_kernel_sums(x, x), _kernel_sums(y, y), _kernel_sums(x, y)]
+    sizes = [np.array([len(part) for part in v]) for v in (x, y)]
+    own = [np.array([_kernel_sum((part**2).sum(axis=1), part) for part in v]) for v in (x, y)]
+
+    def of(kept: np.ndarray) -> float:
+        n, m = (size[kept].sum() for size in sizes)
+        xx, yy, xy = (total[np.ix_(kept, kept)].sum() for total in sums)
+        return (xx - own[0][kept].sum()) / (n * (n - 1)) + (yy - own[1][kept].sum()) / (m * (m - 1)) - 2 * xy / (n * m)
+
+    every = np.arange(k)
+    value = float(of(every))
+    if k < 3:
+        return value, float("nan")
+    without = np.array([of(np.delete(every, i)) for i in every])
+    return value, float(np.sqrt((k - 1) / k * np.sum((without - without.mean()) ** 2)))
 
 
-def _mmd(a: np.ndarray, b: np.ndarray) -> float:
-    n = len(a)
-    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
-    within = lambda x: (kernel(x, x).sum() - (((x * x).sum(axis=1) / x.shape[1] + 1) ** 3).sum()) / (n * (n - 1))
-    return within(a) + within(b) - 2 * kernel(a, b).mean()
+def _kernel_sums(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
+    """(parts, parts) sums of the kernel between parts; of those within one set, half are computed."""
+    sums = np.zeros((len(x), len(y)))
+    for i, j in np.ndindex(sums.shape):
+        if x is not y or i <= j:
+            sums[i, j] = _kernel_sum(x[i] @ y[j].T, x[i])
+    return sums if x is not y else sums + np.triu(sums, 1).T
+
+
+def _kernel_sum(products: np.ndarray, part: np.ndarray) -> float:
+    return float(((products / part.shape[1] + 1) ** 3).sum())
 
 
 class Manifold(NamedTuple):
@@ -162,6 +185,12 @@ def nearest(x: np.ndarray, y: np.ndarray, k: int = 1, block: int | None = None) 
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
     centre = y.mean(axis=0)
     return np.sqrt(np.asarray(_nearest(x - centre, y - centre, k, block or _rows(len(y)))))
+
+
+def neighbours(x: np.ndarray, k: int = 1, block: int = 1024) -> np.ndarray:
+    """(N, k) distances from each of x (N, D) to its k nearest others, the nearest first."""
+    x = jnp.asarray(x, jnp.float32)
+    return np.sqrt(np.asarray(_neighbours(x - x.mean(axis=0), k, block)))
 
 
 def _rows(columns: int) -> int:

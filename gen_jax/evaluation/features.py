@@ -6,8 +6,8 @@ in `gen_jax.evaluation.inception`, and any function of a block of images can be 
 
 from __future__ import annotations
 
-import functools
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from gen_jax.core import Batch, Mean, Objective, State
 from gen_jax.data.source import Arrays, Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.likelihood import Split
+from gen_jax.evaluation.tensors import read_tensors, write_tensors
 from gen_jax.loop import fit
 from gen_jax.models.convolutions import Conv
 
@@ -130,42 +131,35 @@ class Classification(NamedTuple):
 class Trained(NamedTuple):
     """A small encoder's network and parameters."""
 
+    name: str
     network: Classifier
     params: Any
     side: tuple[int, ...]  # (H, W, C) of the images
-    data: str
-    accuracy: float  # on the test split; NaN if it was not measured
-
-    @property
-    def classes(self) -> int:
-        return self.network.classes
+    accuracy: float = float("nan")  # on examples it was not trained on
 
     def encoder(self) -> Encoder:
         see = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
-        detail = "" if np.isnan(self.accuracy) else f"small CNN, accuracy {self.accuracy:.3f}"
-        return Encoder(f"{self.data}_cnn", see, detail, self.side)
+        return Encoder(self.name, see, f"small CNN, accuracy {self.accuracy:.3f} on grey levels", self.side)
 
 
-def trained(training: Arrays, data: str, test: Arrays | None = None, steps: int = 1000) -> Trained:
+def trained(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> Trained:
     """A classifier of images in [0, 1] by "label", the same whenever it is trained."""
-    if "label" not in training or np.ndim(training["x"]) != 4:
-        raise UserError(
-            f"{data or 'this data'} has no images with labels to train a small encoder on: use the encoder raw"
-        )
     network = Classifier(1 + int(np.max(training["label"])))
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])))
     state = fit(descent(Classification(network), {"classifier": tx}), source, steps, chunk=min(steps, 10))
-    made = Trained(network, state.params["classifier"], training["x"].shape[1:], data or "small", float("nan"))
-    if test is None:
-        return made
-    found = made.encoder()(np.asarray(test["x"])).probabilities.argmax(axis=1)
-    return made._replace(accuracy=float(np.mean(found == np.asarray(test["label"]))))
+    return tested(Trained(name, network, state.params["classifier"], training["x"].shape[1:]), test)
 
 
-def intensities(arrays: Arrays, top: float) -> Arrays:
-    """Stored integers 0 .. top as images in [0, 1]."""
-    return {**arrays, "x": np.asarray(arrays["x"], np.float32) / np.float32(top)}
+def tested(made: Trained, test: Arrays) -> Trained:
+    """The same with its accuracy on up to 2,000 examples."""
+    found = made.encoder()(np.asarray(test["x"][:2000])).probabilities.argmax(axis=1)
+    return made._replace(accuracy=float(np.mean(found == np.asarray(test["label"][:2000]))))
+
+
+def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
+    """Stored integers 0 .. top as images in [0, 1], all or the first n, and their labels."""
+    return {"x": np.asarray(arrays["x"][:n], np.float32) / np.float32(top), "label": arrays["label"][:n]}
 
 
 def small(split: Split) -> Encoder:
@@ -175,42 +169,47 @@ def small(split: Split) -> Encoder:
 
 
 def small_of(split: Split) -> Trained:
-    """A classifier of the training split, which must have labels, tested on up to 2,000 examples of `split`."""
+    """A classifier of the training split, tested on `split`. Its name says how many examples it has seen."""
     training = split.reference.arrays
-    key = split.data, split.name, training["x"].shape
+    if "label" not in training or np.ndim(training["x"]) != 4:
+        raise UserError(
+            f"{split.data or 'this data'} has no images with labels for a small encoder: use the encoder raw"
+        )
+    top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
+    test = intensities(split.arrays, top, 2000)
+    key = split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
     if key not in _TRAINED:
-        top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
-        test = intensities({name: a[:2000] for name, a in split.arrays.items()}, top)
-        _TRAINED[key] = trained(intensities(training, top), split.data, test)
-    return _TRAINED[key]
+        name = f"{split.data or 'small'}_cnn_{len(training['x'])}"
+        _TRAINED[key] = trained(intensities(training, top), test, name)
+    return tested(_TRAINED[key], test)
 
 
 _TRAINED: dict[Any, Trained] = {}  # those of this process
 
 
 def save_small(made: Trained, path: Path) -> None:
-    """Writes a small encoder as safetensors."""
-    from gen_jax.evaluation.tensors import write_tensors
-
-    about = {"data": made.data, "side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
+    """Writes a small encoder as safetensors. Its name is henceforth that of the file, with _cnn."""
+    about = {"side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
     flat = {name: np.asarray(a) for name, a in flatten_dict(made.params, sep=".").items()}
     write_tensors(path, flat, {"kind": KIND, "about": json.dumps(about)})
 
 
 def load_small(path: Path) -> Trained:
     """Reads what `save_small` wrote."""
-    from gen_jax.evaluation.tensors import read_tensors
-
-    return _load_small(path, path.stat().st_mtime_ns if path.is_file() else 0, read_tensors)
-
-
-@functools.lru_cache(maxsize=8)
-def _load_small(path: Path, changed: int, read: Callable) -> Trained:
-    flat, about = read(path, KIND)
-    about = json.loads(about["about"])
-    network = Classifier(about["classes"], tuple(about["channels"]), about["hidden"])
+    flat, about = read_tensors(path, KIND)
+    try:
+        about = json.loads(about["about"])
+        network = Classifier(about["classes"], tuple(about["channels"]), about["hidden"])
+        side, accuracy = tuple(about["side"]), float(about["accuracy"])
+        wanted = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *side), jnp.float32))[
+            "params"
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say what its network is ({type(error).__name__}: {error})") from None
+    if {name: a.shape for name, a in flat.items()} != {n: s.shape for n, s in flatten_dict(wanted, sep=".").items()}:
+        raise UserError(f"{path} holds other arrays than its network has")
     params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
-    return Trained(network, params, tuple(about["side"]), about["data"], about["accuracy"])
+    return Trained(f"{path.stem}_cnn", network, params, side, accuracy)
 
 
 def _hyper(network: Classifier) -> dict[str, Any]:

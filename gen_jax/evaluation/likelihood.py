@@ -73,12 +73,15 @@ class Split(NamedTuple):
         return self.reference.head(n)
 
     def pixels(self, x: Any) -> np.ndarray:
-        """Images as the model sees them (N, H, W, C) as intensities in [0, 1]; anything else as it is."""
+        """Images as the model sees them (N, H, W, C) as intensities: of stored integers in [0, 1], of floats held to
+        the range of the data. Anything else as it is."""
         x, raw = np.asarray(x), self.arrays["x"]
         for transform in reversed(self.transforms):
             x = getattr(transform, "pixels", lambda x: x)(x)
-        if raw.ndim == 4 and raw.dtype.kind in "iu" and not any(hasattr(t, "pixels") for t in self.transforms):
-            x = np.clip(x / max(int(np.max(a["x"])) for a in (self.arrays, self.training or self.arrays)), 0, 1)
+        if raw.ndim == 4 and not any(hasattr(transform, "pixels") for transform in self.transforms):
+            both = [np.asarray(a["x"]) for a in (self.arrays, self.training or self.arrays)]
+            low, high = min(a.min() for a in both), max(a.max() for a in both)
+            x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)
         return x.astype(np.float32)
 
 
@@ -116,7 +119,8 @@ def log_likelihood(model: Density) -> Measure:
     log_prob = model.log_prob
     run = mean_over(lambda state, batch, key: log_prob(state, batch))
     kind = "estimate" if getattr(model, "estimated", False) else "exact"
-    return lambda state, split, key: _in_units("log_likelihood", kind, *run(state, split, key), split)
+    given = _given(model)
+    return lambda state, split, key: _in_units("log_likelihood", kind, *run(state, split, key), split, given)
 
 
 def log_likelihood_per_step(model: Density) -> Measure:
@@ -137,7 +141,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
         values, steps = np.concatenate(values), np.concatenate(steps)
         ratio, n = float(values.sum() / steps.sum()), len(values)
         error = math.sqrt(np.sum((values - ratio * steps) ** 2) * n / (n - 1)) / steps.sum() if n > 1 else math.nan
-        found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n)}
+        found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n, _given(model))}
         x = split.arrays["x"]
         if x.ndim == 2 and x.dtype.kind in "iu":
             perplexity = math.exp(-ratio)
@@ -162,7 +166,7 @@ def elbo(model: Bound) -> Measure:
 
 def _of_bound(model: Any, name: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
     """In nats, and in bits per dimension where the model's likelihood is one of integers."""
-    found = _in_units(name, "bound", mean, error, split)
+    found = _in_units(name, "bound", mean, error, split, _given(model))
     dequantised = any(getattr(transform, "levels", 1) > 1 for transform in split.transforms)
     if getattr(getattr(model, "likelihood", None), "density", False) and not dequantised:
         found.pop(f"{name}_bits_per_dim", None)
@@ -206,20 +210,27 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
     return metric
 
 
-def _in_units(name: str, kind: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
+def _given(model: Any) -> str:
+    """What a conditional model is told: knowing the class of digits is worth log 10 nats."""
+    context = getattr(model, "context", None)
+    return "" if context is None else f"given {context.entry}"
+
+
+def _in_units(name: str, kind: str, mean: float, error: float, split: Split, given: str = "") -> dict[str, Estimate]:
     """In nats, and for integer data in bits per dimension (there lower is better).
 
     The density of dequantised data bounds the probability of the integers, per dimension up to the logarithm of their
     number (Theis et al. 2016, section 3.1).
     """
-    found = {name: Estimate(mean, error, "nats", kind, split.size, split.protocol)}
+    how = ", ".join(filter(None, [split.protocol, given]))
+    found = {name: Estimate(mean, error, "nats", kind, split.size, how)}
     x = split.arrays["x"]
     lossless = all(getattr(transform, "lossless", True) for transform in split.transforms)
     if x.dtype.kind in "iu" and "length" not in split.arrays and lossless:
         dimensions = math.prod(x.shape[1:])
         levels = math.prod(getattr(transform, "levels", 1) for transform in split.transforms)
         bits = (dimensions * math.log(levels) - mean) / dimensions / math.log(2)
-        kind = "bound" if levels > 1 else kind
+        kind = "bound" if levels > 1 and kind == "exact" else kind
         error = error / dimensions / math.log(2)
-        found[f"{name}_bits_per_dim"] = Estimate(bits, error, "bits/dim", kind, split.size, split.protocol)
+        found[f"{name}_bits_per_dim"] = Estimate(bits, error, "bits/dim", kind, split.size, how)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import PyTree, State, weights
+from gen_jax.evaluation.distances import neighbours
 from gen_jax.evaluation.likelihood import Estimate, Measure, Split
 
 
@@ -49,17 +50,8 @@ def stability(model: Any) -> Measure:
 
 def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
     """See `stability`."""
-    return float(np.mean(_nearest(samples) < np.quantile(_nearest(examples), 0.01)))
-
-
-def _nearest(x: np.ndarray) -> np.ndarray:
-    """(N,) distances of each of x (N, ...) to the nearest other one."""
-    x = x.reshape(len(x), -1).astype(np.float64)
-    x = x - x.mean(axis=0)
-    squares = np.sum(x**2, axis=1)
-    distances = squares[:, None] + squares - 2 * x @ x.T
-    np.fill_diagonal(distances, np.inf)
-    return np.sqrt(np.maximum(distances.min(axis=1), 0))
+    apart = lambda x: neighbours(x.reshape(len(x), -1))[:, 0]
+    return float(np.mean(apart(samples) < np.quantile(apart(examples), 0.01)))
 
 
 def largest_singular_value(params: PyTree) -> float:

@@ -16,14 +16,14 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.likelihood import Estimate, Metric, Split
 
 
-def evaluator(model: Any, metrics: Sequence[Metric]) -> Callable[[State, Split], dict[str, Estimate]]:
+def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
     """All metrics of a model, each compiled once however often it is called."""
     measures = [metric(model) for metric in metrics]
 
     def evaluate(state: State, split: Split) -> dict[str, Estimate]:
         found: dict[str, Estimate] = {}
         for measure in measures:
-            found |= measure(state, split, jax.random.key(0))
+            found |= measure(state, split, jax.random.key(seed))
         return found
 
     return evaluate

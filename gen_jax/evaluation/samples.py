@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jax import Array
 
 from gen_jax.core import State, fold
 from gen_jax.errors import UserError
-from gen_jax.evaluation.distances import Moments, jackknifed_frechet, kernel_distances, manifold, nearest
+from gen_jax.evaluation.distances import Moments, jackknifed_frechet, kernel_distance, manifold, nearest
 from gen_jax.evaluation.features import Encoder, Seen, small
 from gen_jax.evaluation.likelihood import Estimate, Measure, Metric, Split
 
@@ -33,12 +33,14 @@ def sample_quality(
     """
 
     def sample_quality(model: Any) -> Measure:
-        draw = drawing(model)
+        draw, known = drawing(model), {}
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             see = chosen(encoder, split)
+            if split.name not in known:
+                known[split.name] = Reference.of(see, split)
             fake = seen(see, (split.pixels(x) for x in draw(state, key, samples)))
-            return quality(see, fake, split, k, splits)
+            return quality(see, fake, split, known[split.name], k, splits)
 
         return measure
 
@@ -73,8 +75,24 @@ def examples_of(split: Split, n: int) -> np.ndarray:
     return split.pixels(split.head(n)["x"])
 
 
-def quality(encoder: Encoder, fake: Seen, split: Split, k: int = 5, splits: int = 10) -> dict[str, Estimate]:
-    """What the features of samples tell, against those of up to 50,000 training examples.
+class Reference(NamedTuple):
+    """What an encoder makes of the data that samples are compared with."""
+
+    real: np.ndarray  # features of up to 50,000 training examples
+    moments: Moments
+    held: np.ndarray | None  # of up to 10,000 examples of the split; None where they are training examples themselves
+
+    @classmethod
+    def of(cls, encoder: Encoder, split: Split) -> Reference:
+        real = encoder(examples_of(split.reference, 50_000)).features
+        same = np.may_share_memory(split.arrays["x"], split.training["x"])
+        return cls(real, Moments.of(real), None if same else encoder(examples_of(split, 10_000)).features)
+
+
+def quality(
+    encoder: Encoder, fake: Seen, split: Split, reference: Reference | None = None, k: int = 5, splits: int = 10
+) -> dict[str, Estimate]:
+    """What the features of samples tell, against those of the training examples.
 
     frechet_distance: of the normals with the same moments (FID, Heusel et al. 2017); frechet_infinity: without its bias
     for a finite number of samples. kernel_distance: the unbiased squared MMD (KID, Binkowski et al. 2018).
@@ -82,33 +100,34 @@ def quality(encoder: Encoder, fake: Seen, split: Split, k: int = 5, splits: int 
     precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020): of as many samples as examples,
     at most 10,000. memorised: the share of samples nearer to a training example than 99 % of the examples of `split`
     are: 0.01 of samples that are as new as those. nearest_ratio: the median distance to the nearest training example,
-    by that of `split`; below 1 they are nearer.
+    by that of `split`; below 1 they are nearer. Both are left out where `split` is the training split.
     """
     n = len(fake.features)
     if n < 2:
         raise UserError("sample quality needs at least two samples")
-    real = encoder(examples_of(split.reference, 50_000))
-    held = encoder(examples_of(split, 10_000))
+    reference = reference or Reference.of(encoder, split)
+    real, held = reference.real, reference.held
     found = {
-        **_frechet(fake.features, real.features, splits),
-        **_kernel(fake.features, real.features),
+        **_frechet(fake.features, reference.moments, splits),
+        **_kernel(fake.features, real),
         **_score(fake.probabilities, splits),
-        **_neighbours(fake.features, real.features, k),
-        **_memory(fake.features, real.features, held.features),
+        **_neighbours(fake.features, real, k),
+        **({} if held is None else _memory(fake.features, real, held)),
     }
     protocol = split.protocol if "binarised" in split.protocol or "thresholded" in split.protocol else ""
     notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
     return {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
 
 
-def _frechet(fake: np.ndarray, real: np.ndarray, splits: int) -> dict[str, Estimate]:
+def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Estimate]:
     parts = [Moments.of(part) for part in np.array_split(fake, min(splits, len(fake)))]
-    reference, n, dimensions = Moments.of(real), len(fake), fake.shape[1]
+    n, dimensions = len(fake), fake.shape[1]
     found = jackknifed_frechet(parts, reference)
-    notes = [f"against {len(real)} examples"]
-    if min(n, len(real)) <= dimensions:
+    notes = [f"{n} against {reference.n} examples"]
+    if min(n, reference.n) <= dimensions:
         notes.append(f"too few for {dimensions} features: singular covariance")
-    biased = notes + ([f"bias about {found.value - found.unbiased:.2g}"] if math.isfinite(found.unbiased) else [])
+    known = math.isfinite(found.unbiased)
+    biased = [*notes, f"bias about {found.value - found.unbiased:.2g}" if known else "biased upward"]
     return {
         "frechet_distance": Estimate(found.value, found.error, "features^2", "estimate", n, ", ".join(biased)),
         "frechet_infinity": Estimate(found.unbiased, found.error, "features^2", "estimate", n, ", ".join(notes)),
@@ -116,10 +135,10 @@ def _frechet(fake: np.ndarray, real: np.ndarray, splits: int) -> dict[str, Estim
 
 
 def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
-    values = kernel_distances(fake, real)
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    n = min(len(fake), len(real))
-    return {"kernel_distance": Estimate(float(values.mean()), error, "MMD^2", "estimate", n)}
+    fake, real = fake[:10_000], real[:10_000]
+    value, error = kernel_distance(fake, real)
+    how = f"{len(fake)} against {len(real)} examples"
+    return {"kernel_distance": Estimate(value, error, "MMD^2", "estimate", len(fake), how)}
 
 
 def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:
@@ -128,9 +147,9 @@ def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]
     parts = np.array_split(probabilities, min(splits, len(probabilities)))
     scores = np.array([inception_score(part) for part in parts])
     error = float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
-    unit = f"of {probabilities.shape[1]}"
+    unit, n = f"of {probabilities.shape[1]}", len(probabilities)
     value = float(scores.mean())
-    return {"inception_score": Estimate(value, error, unit, "estimate", len(probabilities), f"{len(scores)} parts")}
+    return {"inception_score": Estimate(value, error, unit, "estimate", n, f"{len(scores)} parts of {n}")}
 
 
 def inception_score(probabilities: np.ndarray) -> float:
@@ -168,7 +187,8 @@ def _memory(fake: np.ndarray, real: np.ndarray, held: np.ndarray) -> dict[str, E
     how = f"against {len(real)} training and {len(held)} other examples"
     ratio = float(np.median(of_fake)) / median if median > 0 else math.nan
     share = float(close.mean())
+    error = math.hypot(math.sqrt(share * (1 - share) / n), share / 0.01 * math.sqrt(0.01 * 0.99 / len(held)))
     return {
-        "memorised": Estimate(share, math.sqrt(share * (1 - share) / n), "share", "estimate", n, how),
+        "memorised": Estimate(share, error, "share", "estimate", n, how),
         "nearest_ratio": Estimate(ratio, math.nan, "", "estimate", n, how),
     }

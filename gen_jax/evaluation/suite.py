@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,24 @@ from gen_jax.models.contexts import Labels
 Choice = Encoder | Callable[[Split], Encoder]
 
 
-def suite(model: Any, split: Split, own: tuple[Metric, ...] = (), encoder: Choice | None = None, samples: int = 10_000):
+def suite(model: Any, split: Split, own: Sequence[Metric] = (), encoder: Choice | None = None, samples: int = 10_000):
     """Likelihood, sample quality and diversity, use for other tasks, speed and size; then the config's own metrics.
 
     encoder: of sample quality; by default the small one of images with labels, else raw values.
     """
-    chosen = [metric for has, metric in LIKELIHOODS if hasattr(model, has)] or [undefined]
+    chosen = _likelihoods(model, own)
     if is_sequences(split) and hasattr(model, "log_prob"):
         chosen.append(log_likelihood_per_step)
     if see := quality_encoder(split, encoder):
         chosen.append(sample_quality(see, samples))
     if has_classes(split):
         chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
-        if isinstance(getattr(model, "context", None), Labels):
+        if isinstance(getattr(model, "context", None), Labels) and split.reference.size >= ENOUGH:
             chosen.append(train_on_synthetic)
-    if hasattr(model, "prior_of") and "label" in split.arrays:
+    if hasattr(model, "prior_of") and "label" in split.arrays and split.size >= ENOUGH:
         chosen.append(latent_accuracy)
-    chosen += [*own, cost]
-    return list({metric.__name__: metric for metric in chosen}.values())
+    asked = {metric.__name__ for metric in chosen}  # with the encoder and the number of samples asked for
+    return [*chosen, *(metric for metric in own if metric.__name__ not in asked), cost]
 
 
 def quality_encoder(split: Split, encoder: Choice | None) -> Choice | None:
@@ -73,7 +73,17 @@ def has_classes(split: Split) -> bool:
     return x.ndim == 4 and x.shape[-1] == 1 == as_seen[-1] and "label" in split.arrays
 
 
-LIKELIHOODS = (("log_prob", log_likelihood), ("elbo", elbo), ("log_weights", importance_weighted(50)))
+ENOUGH = 100  # examples for a regression
+
+
+def _likelihoods(model: Any, own: Sequence[Metric]) -> list[Metric]:
+    """The exact likelihood, or bounds: by importance weighting what the config says, which knows what fits memory."""
+    found = [log_likelihood] if hasattr(model, "log_prob") else []
+    if hasattr(model, "elbo"):
+        found.append(elbo)
+        if hasattr(model, "log_weights") and not any(metric.__name__.startswith("iwae") for metric in own):
+            found.append(importance_weighted(50))
+    return found or [undefined]
 
 
 def undefined(model: Any) -> Measure:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.errors import UserError
+from gen_jax.logs import write_bytes
 
 _LEGACY = 0x1950A86A20F9469CFC6C  # the first object of a PyTorch file from before 1.6
 _DTYPES = {
@@ -33,14 +36,10 @@ def write_tensors(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[s
     """Complete or not at all."""
     from safetensors.numpy import save
 
-    draft = path.with_suffix(".draft")
     try:
-        draft.write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, dict(about)))
-        draft.replace(path)
+        write_bytes(path, save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, dict(about)))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
@@ -84,7 +83,7 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
         return {str(name): a.array() for name, a in state.items() if isinstance(a, _Tensor)}
     except UserError:
         raise
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or no PyTorch file: {error}") from None
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise UserError(f"{path} is damaged or no PyTorch file ({type(error).__name__}: {error})") from None
@@ -105,7 +104,7 @@ class _Tensor:
         """A copy in row-major order."""
         flat = np.frombuffer(self.storage.bytes, self.storage.dtype)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides))
-        if min(self.shape, default=1) > 0 and not 0 <= last < len(flat):
+        if math.prod(self.shape) > len(flat) or (min(self.shape, default=1) > 0 and last >= len(flat)):
             raise ValueError("a tensor reaches beyond its storage")
         if any(s < 0 for s in self.strides) or self.offset < 0:
             raise ValueError("a tensor of negative strides")
@@ -133,8 +132,8 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        if (module, name) in self._NAMES:
-            return self._NAMES[module, name]
+        if (known := self._NAMES.get((module, name))) is not None:
+            return known if isinstance(known, type) else lambda *given: known(*given)  # nothing to write attributes on
         raise UserError(f"this file wants to use {module}.{name}: only state dicts of tensors are read")
 
     def persistent_load(self, pid: Any) -> _Storage:
