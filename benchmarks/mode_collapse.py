@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from side_by_side import ROOT, machine
+from side_by_side import ROOT
 
 from gen_jax.algorithms import descent, member, population, with_ema
 from gen_jax.data import Resident, load
@@ -30,7 +30,7 @@ from gen_jax.data.modes import grid, ring
 from gen_jax.data.transforms import Transform, scale, stacked
 from gen_jax.evaluation import class_coverage, mode_coverage
 from gen_jax.evaluation.likelihood import Metric, Split
-from gen_jax.logs import read_json, write_json
+from gen_jax.logs import machine, read_json, write_json
 from gen_jax.loop import fit
 from gen_jax.models import normalisers
 from gen_jax.models.adversarial import relativistic, wasserstein

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import machine
 
 from gen_jax.algorithms import descent, em
 from gen_jax.core import State
@@ -22,6 +21,7 @@ from gen_jax.data import Resident, load
 from gen_jax.evaluation import importance_weighted, log_likelihood, log_likelihood_per_step
 from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distance, manifold
 from gen_jax.evaluation.likelihood import Split
+from gen_jax.logs import machine
 from gen_jax.loop import fit
 from gen_jax.models.emissions import Gaussian as GaussianEmission
 from gen_jax.models.gmm import GMM

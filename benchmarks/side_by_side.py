@@ -22,7 +22,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from gen_jax.logs import environment, write_json
+from gen_jax.logs import environment, machine, write_json
 from gen_jax.readme import markdown_table, write_section
 
 ROOT = Path(__file__).parent.parent
@@ -94,12 +94,6 @@ class Report:
         if path := options().write:
             lines = markdown_table(COLUMNS, [self._cells(row) for row in self.rows])
             write_section(path, self.name, "\n\n".join([f"{where}.", lines, *self.notes]))
-
-
-def machine() -> str:
-    """What numbers were measured on, and when."""
-    device = jax.devices()[0].device_kind
-    return f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
 
 
 def options() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples import chosen, examples_of, quality, seen
 from gen_jax.evaluation.suite import Choice, quality_encoder, suite
 from gen_jax.experiment import load
-from gen_jax.logs import read_metrics
+from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, default_workdir, open_run, use_compilation_cache
 
 _TRAIN = """
@@ -74,7 +74,8 @@ def compared(
     _same({str(run.workdir): run.data.name for run in runs}, data)
     if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
-    parts = [run.experiment.split(run.data, split) for run in runs]
+    whole = lambda run: run.data["train"] if "train" in run.data.splits else run.data[run.experiment.train]
+    parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
     _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
     rows = [_data_row(parts[0], encoder)]
     for run, part in zip(runs, parts):
@@ -85,7 +86,7 @@ def compared(
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
         gc.collect()
-    return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found])
+    return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
 
 
 def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:

@@ -138,6 +138,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def machine() -> str:
+    """What numbers were measured on, and when, in short."""
+    device = jax.devices()[0].device_kind
+    return f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
+
+
 def _git(*words: str) -> str | None:
     """What git says of the checkout this package runs from; None outside one."""
     try:

@@ -84,9 +84,12 @@ class Column:
         return f"{sign(e) if self.name.startswith('likelihood') else ''}{e.value:{form}}{error}"
 
     @property
-    def notes(self) -> list[str]:
-        """What must be known to compare its numbers."""
-        return list(dict.fromkeys(e.how for e in self.cells if e is not None and e.how))
+    def note(self) -> str:
+        """What must be known to compare its numbers: what holds for all of them, then in what they differ."""
+        said = [e.how.split(", ") for e in self.cells if e is not None and e.how]
+        shared = [part for part in said[0] if all(part in parts for parts in said)] if said else []
+        rest = [", ".join(part for part in parts if part not in shared) for parts in said]
+        return "; ".join(filter(None, [", ".join(shared), " | ".join(dict.fromkeys(filter(None, rest)))]))
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Comparison:
     data: str
     split: str
     rows: Sequence[Row]
+    where: str = ""  # on what machine, and when
 
     def groups(self) -> dict[str, list[Column]]:
         """The columns that any row has something in."""
@@ -120,7 +124,8 @@ class Comparison:
         ]
         if better == NEITHER or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
             return None
-        return (min if better == LOW else max)(there)[1]
+        (value, best), *others = sorted(there, reverse=better == HIGH)
+        return None if others[0][0] == value else best
 
     @property
     def title(self) -> str:
@@ -160,12 +165,16 @@ class Comparison:
             yield group, columns, [row for row in rows if any(row[2])]
 
     def _notes(self) -> list[str]:
-        columns = [column for columns in self.groups().values() for column in columns]
-        said = [f"{column.name}: {'; '.join(column.notes)}" for column in columns if column.notes]
+        named: dict[str, list[str]] = {}
+        for columns in self.groups().values():
+            for column in columns:
+                named.setdefault(column.note, []).append(column.name)
+        said = [f"{', '.join(names)}: {note}" for note, names in named.items() if note]
         return [
             "likelihood: = exact, ≤ or ≥ a bound, ≈ an estimate; undefined where the model has no density",
             "bold: the best of several models whose numbers were got alike",
             *said,
+            self.where,
         ]
 
     def csv(self) -> str:
@@ -180,7 +189,7 @@ class Comparison:
 
     def json(self) -> dict:
         rows = [{"model": row.name, "family": row.family, "found": as_json(row.found)} for row in self.rows]
-        return {"data": self.data, "split": self.split, "rows": rows}
+        return {"data": self.data, "split": self.split, "where": self.where, "rows": rows}
 
     def html(self) -> str:
         """One file with tables, samples and learning curves, that needs no other."""
