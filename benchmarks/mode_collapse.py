@@ -140,7 +140,7 @@ def played(game: Game, name: str, recipe: Recipe, seeds: int) -> tuple[dict[str,
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=list(GAMES), default=["ring8", "grid25", "stacked_digits"])
-    parser.add_argument("--only", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="some of the recipes")
+    parser.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES), help="some recipes, or none")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=0, help="instead of those of the set")
     parser.add_argument("--write", type=Path, help="a Markdown file with a section for the tables")
@@ -167,7 +167,7 @@ def main() -> None:
     results = ROOT / "benchmarks" / "results" / "mode_collapse.json"
     sets = (read_json(results) or {}).get("sets", {})
     where = machine()
-    for name in chosen.sets:
+    for name in chosen.sets if chosen.only else ():
         game = GAMES[name]()
         game = game._replace(steps=chosen.steps or game.steps)
         protocol = {"steps": game.steps, "seeds": chosen.seeds}

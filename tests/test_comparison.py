@@ -250,9 +250,8 @@ def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
     told, untold = of(bits(1.9, "given label"), bits(2.0, ""))["likelihood"]
     assert told.name == "likelihood (bits/dim, given label)" and untold.best is None
     quality = lambda value, how: {"frechet_distance@raw": Estimate(value, 0.1, "features^2", "estimate", 9, how)}
-    (one,) = of(quality("10 against 5 examples, bias about 1"), quality("10 against 5 examples, bias about 2"))[
-        "sample quality"
-    ]
+    made = of(quality(2.0, "10 against 5, bias about 1"), quality(3.0, "10 against 5, bias about 2"))
+    (one,) = made["sample quality"]
     assert one.best == 0
     assert one.note == "10 against 5; bias about 1 | bias about 2"
     (one,) = of(quality(2.0, "10 against 5 examples"), quality(3.0, "20 against 5 examples"))["sample quality"]
