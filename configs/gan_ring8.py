@@ -6,15 +6,14 @@ python train.py configs/gan_ring8.py
 import optax
 
 from gen_jax import plots
-from gen_jax.algorithms import descent, with_ema
+from gen_jax.algorithms import descent
 from gen_jax.data.modes import ring
 from gen_jax.evaluation import mode_coverage, stability
 from gen_jax.experiment import Experiment
-from gen_jax.models.adversarial import relativistic
 from gen_jax.models.discriminators import MLPDiscriminator
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
-from gen_jax.models.penalties import r1, r2
+from gen_jax.models.penalties import r1
 
 
 def config(
@@ -25,7 +24,6 @@ def config(
     lr: float = 2e-3,
     batch: int = 128,
     steps: int = 12_500,
-    ema: float = 0.999,
     chunk: int = 100,
     smoke: bool = False,
 ) -> Experiment:
@@ -35,10 +33,9 @@ def config(
         latent: dimensions of the generator's noise
         hidden: width of the hidden layers of both networks
         layers: how many
-        penalty: weight of the discriminator's squared gradients on real and on fake examples (R1, R2)
+        penalty: weight of the discriminator's squared gradients on real examples (R1, Mescheder et al. 2018)
         lr: learning rate of Adam for both players, which falls to zero as half a cosine
         batch: real examples, and generated ones, per step
-        ema: decay of the averaged generator that evaluation and samples use
         chunk: steps per call of the compiled program
     """
     hidden = (8, 8) if smoke else (hidden,) * layers
@@ -46,13 +43,12 @@ def config(
         MLP(hidden, 2),
         MLPDiscriminator(hidden),
         latent,
-        relativistic(),
-        penalties=(r1(penalty), r2(penalty)),
+        penalties=(r1(penalty),),
     )
     tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
     return Experiment(
         model,
-        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        descent(model, {"discriminator": tx, "generator": tx}),
         data="ring8",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

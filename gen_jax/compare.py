@@ -97,7 +97,8 @@ def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int, see
     if not summary.get("resumed_at"):  # else its time is of the last part only
         device = run.recorded()["environment"]["devices"][0]
         found["run_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
-    figures = {"samples": plots.samples(model, state, split, jax.random.key(0))}
+    images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders see them
+    figures = {"samples": plots.show({"samples": images})}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
     return Row(run.workdir.name, type(model).__name__, found, figures)
@@ -110,7 +111,7 @@ def _data_row(split: Split, encoder: Choice | None) -> Row:
         return Row(split.name, "data", {}, competes=False)
     see = chosen(choice, split)
     found = quality(see, seen(see, [examples_of(split, 10_000)]), split)
-    shown = {"samples": plots.show({f"{split.name} examples": split.head(64)["x"]})}
+    shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 
 
