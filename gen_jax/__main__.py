@@ -141,7 +141,12 @@ def compare(
         write: also write the tables into this Markdown file, between its compare markers
     """
     from gen_jax.compare import compared, ready
+    from gen_jax.readme import check_section, write_section
 
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")
+    if write:
+        check_section(write, "compare")
     see = _encoder(encoder, samples)
     folders = [*workdirs, *ready(configs, data, data_dir)]
     if not folders:
@@ -150,10 +155,9 @@ def compare(
     terminal = Console(width=None if sys.stdout.isatty() else 160)
     for table in comparison.tables():
         terminal.print(table)
+    print(*comparison.notes(), sep="\n")
     print("written:", *comparison.write(out))
     if write:
-        from gen_jax.readme import write_section
-
         write_section(write, "compare", comparison.markdown(level=4))
 
 

@@ -67,6 +67,8 @@ def compared(
 ) -> Comparison:
     """All that applies to each run, and the split itself in the place of samples."""
     use_compilation_cache()
+    if twice := {str(one) for one in workdirs if sum(one.resolve() == other.resolve() for other in workdirs) > 1}:
+        raise UserError(f"{min(twice)} is named more than once")
     opened = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
     for warning in filter(None, (warning for _, warning in opened)):
         print(f"warning: {warning}", file=sys.stderr)
@@ -78,21 +80,24 @@ def compared(
     parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
     _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
     rows = [_data_row(parts[0], encoder)]
-    for run, part in zip(runs, parts):
+    names = [run.workdir.name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
+    for name, run, part in zip(names, runs, parts):
         print(f"measuring {run.workdir}", flush=True)
         try:
-            rows.append(_model_row(run, part, encoder, samples, seed))
+            rows.append(_model_row(name, run, part, encoder, samples, seed))
         except UserError as error:  # the others are shown all the same
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
         gc.collect()
+    if not any(row.competes for row in rows):
+        raise UserError("none of these runs could be measured")
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
 
 
-def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:
+def _model_row(name: str, run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:
     model, state = run.experiment.model, run.state()
     found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
-    run.keep_evaluation(split.name, int(state.step), found, seed)
     summary = run.summary()
     if not summary.get("resumed_at"):  # else its time is of the last part only
         device = run.recorded()["environment"]["devices"][0]
@@ -101,7 +106,7 @@ def _model_row(run: Run, split: Split, encoder: Choice | None, samples: int, see
     figures = {"samples": plots.show({"samples": images})}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
-    return Row(run.workdir.name, type(model).__name__, found, figures)
+    return Row(name, type(model).__name__, found, figures)
 
 
 def _data_row(split: Split, encoder: Choice | None) -> Row:

@@ -200,8 +200,11 @@ def test_runs_of_two_families_in_one_table(run, tmp_path):
     assert all(found[name]["frechet_distance@digits_cnn"]["n"] == 300 for name in "ab")
     assert found["b"]["parameters"]["value"] > 0
     assert "≤" in out and "undefined" in out
-    assert "precision@digits_cnn" in json.loads((tmp_path / "a" / "evaluation.json").read_text())["test"]
+    assert "given" not in out and "bold: the best" in out
     for more, message in [
+        ([str(tmp_path / "a"), str(tmp_path / "b" / ".." / "a")], "is named more than once"),
+        ([str(tmp_path / "a"), "--out", str(tmp_path / "a" / "run.json")], "is a file: name a folder"),
+        ([str(tmp_path / "a"), "--write", str(tmp_path / "a" / "run.json")], "has no section between"),
         ([str(tmp_path / "a"), str(tmp_path / "c")], "models of different data cannot be compared"),
         ([str(tmp_path / "a"), str(tmp_path / "b"), "--split", "train"], "mean different examples by this split"),
         ([str(tmp_path / "a"), "--data", "mnist"], "is of digits, not of mnist"),

@@ -5,7 +5,15 @@ import pytest
 from scipy.linalg import sqrtm
 
 from gen_jax.errors import UserError
-from gen_jax.evaluation.distances import Moments, frechet, jackknifed_frechet, kernel_distance, manifold, nearest
+from gen_jax.evaluation.distances import (
+    Moments,
+    frechet,
+    jackknifed_frechet,
+    kernel_distance,
+    manifold,
+    nearest,
+    neighbours,
+)
 from gen_jax.evaluation.samples import inception_score
 
 
@@ -142,6 +150,15 @@ def test_nearest_is_what_brute_force_finds(block):
     x, y = normal(21, 3), normal(40, 3, 1)
     expected = np.sort(np.linalg.norm(x[:, None] - y[None], axis=-1), axis=1)[:, :4]
     np.testing.assert_allclose(nearest(x, y, 4, block), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_neighbours_within_tight_clusters_far_apart():
+    """Distances of a thousandth, ten from the origin: what a product in float32 would lose."""
+    centres = 10 * normal(5, 2)[np.random.default_rng(1).integers(5, size=400)]
+    x = (centres + 1e-3 * normal(400, 2, 2)).astype(np.float32)
+    far = np.linalg.norm(x[:, None].astype(np.float64) - x[None], axis=-1) + np.diag(np.full(400, np.inf))
+    np.testing.assert_allclose(neighbours(x, 3), np.sort(far, axis=1)[:, :3], rtol=0.02, atol=2e-6)
+    np.testing.assert_allclose(nearest(x[:50], x[50:])[:, 0], far[:50, 50:].min(axis=1), rtol=0.02, atol=2e-6)
 
 
 # --- the Inception Score

@@ -37,12 +37,14 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             share = np.bincount(np.ravel_multi_index(tuple(parts), (classes,) * stack), minlength=classes**stack) / n
             counts = np.bincount(split.training["label"], minlength=classes) if stack == 1 else np.ones(classes**stack)
             there = share > 0
-            kl = float(np.sum(share[there] * np.log(share[there] * counts.sum() / counts[there])))
+            ratios = np.log(share[there] * counts.sum() / counts[there])
+            kl = float(np.sum(share[there] * ratios))
+            error = math.sqrt(max(np.sum(share[there] * ratios**2) - kl**2, 0) / n)
             sure = seen.max(axis=-1)
             of = lambda value, error, unit: Estimate(float(value), float(error), unit, "estimate", n, see.detail)
             return {
                 "classes": of(there.sum(), math.nan, f"of {classes**stack}"),
-                "class_kl": of(kl, math.nan, "nats"),
+                "class_kl": of(kl, error, "nats"),
                 "confidence": of(sure.mean(), sure.std() / math.sqrt(n), "share"),
             }
 

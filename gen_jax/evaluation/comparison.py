@@ -32,7 +32,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "kernel_distance": LOW,
         "inception_score": HIGH,
         "precision": HIGH,
-        "density": HIGH,
+        "density": NEITHER,
         "confidence": HIGH,
         "high_quality": HIGH,
     },
@@ -116,7 +116,7 @@ class Comparison:
         return groups
 
     def _best(self, cells: Sequence[Estimate | None], better: str) -> int | None:
-        """Which of several models is best, if all numbers were got alike: a bound does not beat an exact one."""
+        """Which of several models is best beyond error, if all numbers were got alike: no bound beats an exact one."""
         there = [
             (e.value, i)
             for i, (e, row) in enumerate(zip(cells, self.rows))
@@ -124,8 +124,9 @@ class Comparison:
         ]
         if better == NEITHER or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
             return None
-        (value, best), *others = sorted(there, reverse=better == HIGH)
-        return None if others[0][0] == value else best
+        (value, best), (next_value, second), *_ = sorted(there, reverse=better == HIGH)
+        errors = [error for i in (best, second) if math.isfinite(error := cells[i].error)]
+        return best if abs(value - next_value) > 2 * math.hypot(*errors) else None
 
     @property
     def title(self) -> str:
@@ -157,14 +158,14 @@ class Comparison:
                 for i, name, cells in rows
             ]
             parts += [f"{other} {group}", markdown_table(["model", *(column.name for column in columns)], bold)]
-        return "\n\n".join([*parts, f"{other} notes", "\n".join(f"- {note}" for note in self._notes())]) + "\n"
+        return "\n\n".join([*parts, f"{other} notes", "\n".join(f"- {note}" for note in self.notes())]) + "\n"
 
     def _texts(self):
         for group, columns in self.groups().items():
             rows = [(i, row.name, [column.text(i) for column in columns]) for i, row in enumerate(self.rows)]
             yield group, columns, [row for row in rows if any(row[2])]
 
-    def _notes(self) -> list[str]:
+    def notes(self) -> list[str]:
         named: dict[str, list[str]] = {}
         for columns in self.groups().values():
             for column in columns:
@@ -172,7 +173,7 @@ class Comparison:
         said = [f"{', '.join(names)}: {note}" for note, names in named.items() if note]
         return [
             "likelihood: = exact, ≤ or ≥ a bound, ≈ an estimate; undefined where the model has no density",
-            "bold: the best of several models whose numbers were got alike",
+            "bold: the best by more than two standard errors, where all numbers were got alike",
             *said,
             self.where,
         ]
@@ -204,7 +205,7 @@ class Comparison:
                 )
                 body += f"<tr><th>{html.escape(name)}</th>{''.join(marked)}</tr>"
             parts.append(f"<h2>{html.escape(group)}</h2><table><tr>{head}</tr>{body}</table>")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self._notes())
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
         parts.append(f"<ul>{notes}</ul>")
         for title in dict.fromkeys(title for row in self.rows for title in row.figures):
             shown = "".join(
@@ -213,7 +214,8 @@ class Comparison:
                 for row in self.rows
                 if title in row.figures
             )
-            parts.append(f"<h2>{html.escape(title)}</h2><div class='row'>{shown}</div>")
+            wide = " wide" if title == "learning curves" else ""
+            parts.append(f"<h2>{html.escape(title)}</h2><div class='row{wide}'>{shown}</div>")
         return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
 
     def write(self, folder: Path) -> list[Path]:
@@ -285,7 +287,8 @@ table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
 th:first-child {{ text-align: left }}
 .best {{ font-weight: bold; background: #eef6ee }}
-.row {{ display: flex; flex-wrap: wrap; gap: 1em }} figure {{ margin: 0; max-width: 24em }} img {{ width: 100% }}
+.row {{ display: flex; flex-wrap: wrap; gap: 1em }} figure {{ margin: 0; max-width: 24em }}
+.wide figure {{ max-width: 100% }} img {{ width: 100% }}
 </style></head><body>
 {body}
 </body></html>

@@ -21,6 +21,7 @@ from gen_jax.errors import UserError
 from gen_jax.models.blocks import by_blocks, matmul
 
 BLOCK = 1000
+FEW = 16  # dimensions up to which differences are as fast as a matrix product
 
 
 class Moments(NamedTuple):
@@ -88,10 +89,13 @@ def _root(covariance: np.ndarray) -> np.ndarray:
         return vectors * np.sqrt(np.maximum(values, 0))
 
 
+ENOUGH = 20
+
+
 class Jackknife(NamedTuple):
     """A distance, what it would be without the bias of order 1 / n, and the standard error of either.
 
-    NaN where there are too few samples to tell: what is left of the bias is small for 20 per dimension or more.
+    NaN where there are too few samples to tell: what is left of the bias is small for ENOUGH per dimension or more.
     """
 
     value: float
@@ -112,7 +116,7 @@ def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
         return Jackknife(value, float("nan"), float("nan"))
     rests = (parts[:i] + parts[i + 1 :] for i in range(k))
     pseudo = np.array([k * value - (k - 1) * frechet(reference, sum(rest[1:], rest[0])) for rest in rests])
-    unbiased = float(pseudo.mean()) if total.n >= 20 * len(total.mean) else float("nan")
+    unbiased = float(pseudo.mean()) if total.n >= ENOUGH * len(total.mean) else float("nan")
     return Jackknife(value, unbiased, float(pseudo.std(ddof=1) / np.sqrt(k)))
 
 
@@ -198,7 +202,9 @@ def _rows(columns: int) -> int:
 
 
 def _squares(x_ND: Array, y_MD: Array) -> Array:
-    """(N, M) squared distances."""
+    """(N, M) squared distances. The product, which few dimensions do not need, loses those far below |x|^2."""
+    if x_ND.shape[1] <= FEW:
+        return ((x_ND[:, None] - y_MD) ** 2).sum(axis=-1)
     return jnp.maximum((x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1) - 2 * matmul(x_ND, y_MD.T), 0)
 
 

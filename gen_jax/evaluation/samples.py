@@ -16,7 +16,7 @@ from jax import Array
 
 from gen_jax.core import State, fold
 from gen_jax.errors import UserError
-from gen_jax.evaluation.distances import Moments, jackknifed_frechet, kernel_distance, manifold, nearest
+from gen_jax.evaluation.distances import ENOUGH, Moments, jackknifed_frechet, kernel_distance, manifold, nearest
 from gen_jax.evaluation.features import Encoder, Seen, small
 from gen_jax.evaluation.likelihood import Estimate, Measure, Metric, Split
 
@@ -127,10 +127,13 @@ def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Est
     if min(n, reference.n) <= dimensions:
         notes.append(f"too few for {dimensions} features: singular covariance")
     known = math.isfinite(found.unbiased)
+    limit = notes if known else [*notes, f"needs {ENOUGH * dimensions} samples"]
     biased = [*notes, f"bias about {found.value - found.unbiased:.2g}" if known else "biased upward"]
     return {
         "frechet_distance": Estimate(found.value, found.error, "features^2", "estimate", n, ", ".join(biased)),
-        "frechet_infinity": Estimate(found.unbiased, found.error, "features^2", "estimate", n, ", ".join(notes)),
+        "frechet_infinity": Estimate(
+            found.unbiased, found.error if known else math.nan, "features^2", "estimate", n, ", ".join(limit)
+        ),
     }
 
 
@@ -144,12 +147,16 @@ def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
 def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:
     if probabilities is None:
         return {}
-    parts = np.array_split(probabilities, min(splits, len(probabilities)))
+    parts = np.array_split(
+        probabilities, max(1, min(splits, len(probabilities) // 1000))
+    )  # of few, it is biased downward
     scores = np.array([inception_score(part) for part in parts])
     error = float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
     unit, n = f"of {probabilities.shape[1]}", len(probabilities)
     value = float(scores.mean())
-    return {"inception_score": Estimate(value, error, unit, "estimate", n, f"{len(scores)} parts of {n}")}
+    return {
+        "inception_score": Estimate(value, error, unit, "estimate", n, f"{len(scores)} parts of {n // len(scores)}")
+    }
 
 
 def inception_score(probabilities: np.ndarray) -> float:
