@@ -48,17 +48,8 @@ def table(title: str, found: Mapping[str, Estimate]) -> Table:
         out.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
     for name, e in found.items():
         error = "" if math.isnan(e.error) else f"{e.error:.2g}"
-        out.add_row(
-            *[
-                name,
-                f"{e.value:,.0f}" if abs(e.value) >= 10_000 else f"{e.value:.4f}",
-                error,
-                e.unit,
-                e.kind,
-                str(e.n),
-                e.how,
-            ][: len(columns)]
-        )
+        value = f"{e.value:,.0f}" if abs(e.value) >= 10_000 else f"{e.value:.4f}"
+        out.add_row(*[name, value, error, e.unit, e.kind, str(e.n), e.how][: len(columns)])
     return out
 
 

@@ -147,16 +147,12 @@ def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
 def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:
     if probabilities is None:
         return {}
-    parts = np.array_split(
-        probabilities, max(1, min(splits, len(probabilities) // 1000))
-    )  # of few, it is biased downward
-    scores = np.array([inception_score(part) for part in parts])
-    error = float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else math.nan
-    unit, n = f"of {probabilities.shape[1]}", len(probabilities)
-    value = float(scores.mean())
-    return {
-        "inception_score": Estimate(value, error, unit, "estimate", n, f"{len(scores)} parts of {n // len(scores)}")
-    }
+    count, n = max(1, min(splits, len(probabilities) // 1000)), len(probabilities)  # of few, a part is biased downward
+    scores = np.array([inception_score(part) for part in np.array_split(probabilities, count)])
+    error = float(scores.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    how = f"{count} parts of {n // count}"
+    unit = f"of {probabilities.shape[1]}"
+    return {"inception_score": Estimate(float(scores.mean()), error, unit, "estimate", n, how)}
 
 
 def inception_score(probabilities: np.ndarray) -> float:
