@@ -253,9 +253,11 @@ def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
     made = of(quality(2.0, "10 against 5, bias about 1"), quality(3.0, "10 against 5, bias about 2"))
     (one,) = made["sample quality"]
     assert one.best == 0
-    assert one.note == "10 against 5; bias about 1 | bias about 2"
-    (one,) = of(quality(2.0, "10 against 5 examples"), quality(3.0, "20 against 5 examples"))["sample quality"]
-    assert one.best is None
+    assert one.note == "10 against 5"
+    (one,) = of(quality(2.0, "10 against 5, of a"), quality(3.0, "20 against 5, of a"))["sample quality"]
+    assert one.best is None and one.note == "of a; 10 against 5 | 20 against 5"
+    (one,) = of(quality(2.0, ""), quality(2.2, ""))["sample quality"]
+    assert one.best is None  # within two standard errors
 
 
 def test_the_tightest_bound_is_shown():

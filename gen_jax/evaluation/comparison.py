@@ -86,7 +86,10 @@ class Column:
     @property
     def note(self) -> str:
         """What must be known to compare its numbers: what holds for all of them, then in what they differ."""
-        said = [e.how.split(", ") for e in self.cells if e is not None and e.how]
+        parts_of = lambda e: [
+            part for part in e.how.split(", ") if not part.startswith("bias about")
+        ]  # of each its own
+        said = [parts_of(e) for e in self.cells if e is not None and e.how]
         shared = [part for part in said[0] if all(part in parts for parts in said)] if said else []
         rest = [", ".join(part for part in parts if part not in shared) for parts in said]
         return "; ".join(filter(None, [", ".join(shared), " | ".join(dict.fromkeys(filter(None, rest)))]))
