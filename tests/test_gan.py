@@ -274,7 +274,8 @@ def test_the_unrolled_generator_descends_the_loss_after_the_discriminators_steps
 
         judge = state.params["discriminator"]
         judge = jax.tree.map(lambda p, g: p - 0.3 * g, judge, jax.grad(judged)(judge))
-        return jax.nn.softplus(-apply(model.discriminator, judge, fake("fake"))[:, 0]).mean()
+        real, made = (apply(model.discriminator, judge, v)[:, 0] for v in (x["x"], fake("fake")))
+        return -(jax.nn.softplus(-real).mean() + jax.nn.softplus(made).mean())
 
     loss = lambda params: model._fool(params, state, x, key)[0]
     (value, grads), (expected, by_hand_grads) = (

@@ -32,6 +32,9 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 class Unrolling(NamedTuple):
     """The generator foresees `steps` steps of the discriminator, by `tx` (Metz et al. 2017, arXiv:1611.02163).
 
+    It then raises the discriminator's own loss, real examples included (eq. 4 to 6): by its usual loss, which sees the
+    generated alone, it would lead the discriminator astray instead of fooling it.
+
     tx: the very transformation that trains the discriminator, whose state they start from. Its square roots must have
     gradients: `optax.adam(rate, eps_root=1e-16)`.
     """
@@ -219,6 +222,10 @@ class GAN:
             judge = self._foreseen(params, state, batch, key)
         real, made = self._critiques(judge, state, batch, *self._seen(batch["x"], fake, state, key), key)
         loss = self.adversarial.generator(real.logits, made.logits)
+        if (
+            self.unrolling
+        ):  # the very value that the foreseen discriminator plays for: steering it pays off no other way
+            loss = -self.adversarial.discriminator(real.logits, made.logits)
         if self.auxiliary:
             loss += self.auxiliary * _misclassified(made.classes, batch[self.context.entry])
         if self.mode_seeking:
