@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import Algorithm, Mean, Objective, fold
 from gen_jax.data import Resident, load
 from gen_jax.hooks import Checkpoint, Log
-from gen_jax.logs import Writer, environment, write_json
+from gen_jax.logs import Writer, environment, machine, write_json
 from gen_jax.loop import Hook, abstract_state, compiled, fit, initial_state, zero_metrics
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
@@ -153,7 +152,7 @@ def start_up() -> dict[str, float]:
 
 def main() -> None:
     plane = Resident(load("ring8")["train"] | {}, batch=256)
-    table = Table(title=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}")
+    table = Table(title=machine())
     for column in ("what", "steps/s", "against", "steps/s", "ratio", "target"):
         table.add_column(column, justify="left" if column in ("what", "against") else "right")
     record = {

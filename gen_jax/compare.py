@@ -16,7 +16,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.likelihood import Estimate, Split
 from gen_jax.evaluation.report import evaluator
-from gen_jax.evaluation.samples import chosen, examples_of, quality, seen
+from gen_jax.evaluation.samples import chosen, examples_of, quality
 from gen_jax.evaluation.suite import Choice, quality_encoder, suite
 from gen_jax.experiment import load
 from gen_jax.logs import machine, read_metrics
@@ -115,7 +115,7 @@ def _data_row(split: Split, encoder: Choice | None) -> Row:
     if choice is None:
         return Row(split.name, "data", {}, competes=False)
     see = chosen(choice, split)
-    found = quality(see, seen(see, [examples_of(split, 10_000)]), split)
+    found = quality(see, see(examples_of(split, 10_000)), split)
     shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 

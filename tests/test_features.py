@@ -98,6 +98,7 @@ def test_a_small_encoder_is_trained_once_and_named_after_what_it_has_seen():
     made = small_of(split)
     assert made.name == "bars_cnn_64" and made.accuracy == 1
     assert small_of(split._replace(name="validation")).params is made.params
+    assert small(split) is small(split)  # and so compiled once
     with pytest.raises(UserError, match="bars has no images with labels"):
         small_of(split._replace(training={"x": arrays["x"]}))
 

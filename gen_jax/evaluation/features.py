@@ -40,9 +40,6 @@ class Seen(NamedTuple):
     features: np.ndarray  # (N, D) float32
     probabilities: np.ndarray | None = None  # (N, classes), of a classifier
 
-    def part(self, index: Any) -> Seen:
-        return Seen(self.features[index], None if self.probabilities is None else self.probabilities[index])
-
 
 class Encoder(NamedTuple):
     """see: a block of images (B, H, W, C) in [0, 1] -> features (B, ...), or features and logits (B, classes).
@@ -163,28 +160,37 @@ def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
 
 
 def small(split: Split) -> Encoder:
-    """The packaged classifier of this data set, or one trained now on its training split."""
+    """The packaged classifier of this data set, or one trained now on its training split; the same each time."""
     packaged = PACKAGED / f"{split.data}.safetensors"
-    return (load_small(packaged) if split.data and packaged.is_file() else small_of(split)).encoder()
+    made = packaged if split.data and packaged.is_file() else (split.name, *_identity(split))
+    if made not in _ENCODERS:
+        _ENCODERS[made] = (load_small(packaged) if made == packaged else small_of(split)).encoder()
+    return _ENCODERS[made]
 
 
 def small_of(split: Split) -> Trained:
     """A classifier of the training split, tested on `split`. Its name says how many examples it has seen."""
-    training = split.reference.arrays
-    if "label" not in training or np.ndim(training["x"]) != 4:
-        raise UserError(
-            f"{split.data or 'this data'} has no images with labels for a small encoder: use the encoder raw"
-        )
+    key, training = _identity(split), split.reference.arrays
     top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
     test = intensities(split.arrays, top, 2000)
-    key = split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
     if key not in _TRAINED:
         name = f"{split.data or 'small'}_cnn_{len(training['x'])}"
         _TRAINED[key] = trained(intensities(training, top), test, name)
     return tested(_TRAINED[key], test)
 
 
-_TRAINED: dict[Any, Trained] = {}  # those of this process
+def _identity(split: Split) -> tuple[Any, ...]:
+    """What tells one training split from another; an error if no small encoder can be trained on it."""
+    training = split.reference.arrays
+    if "label" not in training or np.ndim(training["x"]) != 4:
+        raise UserError(
+            f"{split.data or 'this data'} has no images with labels for a small encoder: use the encoder raw"
+        )
+    return split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
+
+
+_TRAINED: dict[Any, Trained] = {}  # those of this process, compiled once as encoders:
+_ENCODERS: dict[Any, Encoder] = {}
 
 
 def save_small(made: Trained, path: Path) -> None:
