@@ -27,15 +27,14 @@ from rich.table import Table
 
 from gen_jax.algorithms import descent
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.core import Algorithm, Mean, Objective, fold
+from gen_jax.core import Mean, Objective, fold
 from gen_jax.data import Resident, load
 from gen_jax.hooks import Checkpoint, Log
 from gen_jax.logs import Writer, environment, machine, write_json
-from gen_jax.loop import Hook, abstract_state, compiled, fit, initial_state, zero_metrics
+from gen_jax.loop import Hook, fit, initial_state, program
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
 from gen_jax.readme import markdown_table, write_section
-from gen_jax.sharding import Layout
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5
@@ -83,13 +82,8 @@ def with_hooks(algorithm, source, steps: int, chunk: int = 1) -> float:
 
 def bare(algorithm, source, steps: int) -> float:
     """Steps/s of the very program of `fit` and nothing else; as there, two calls may be under way."""
-    mesh = Layout(data=1).mesh()
-    source = source.placed(mesh)
-    algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))
-    shardings = Layout(data=1).shardings(abstract_state(algorithm, source), mesh)
-    state = initial_state(algorithm, source, 0, shardings)
-    advance = compiled(algorithm, 1, shardings)
-    totals = zero_metrics(algorithm, state, source, shardings)()
+    advance, zeros, source, state = program(algorithm, source)
+    totals = zeros()
     state, totals, token = advance(state, totals, source, 1)
     token.block_until_ready()
     start, running = time.perf_counter(), deque()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,35 @@ def fit(
     """
     if min(steps, chunk, report_every) < 1:
         raise UserError(f"steps, chunk and report_every must be at least 1, got {steps}, {chunk}, {report_every}")
+    ready = program(algorithm, data, chunk, layout, state, seed)
+    with ExitStack() as stack:
+        stack.callback(ready.source.close)
+        for hook in hooks:
+            stack.enter_context(hook)
+        return _run(ready, steps, chunk, report_every, hooks)
+
+
+class Program(NamedTuple):
+    """What the loop runs, and what it begins with."""
+
+    advance: Callable[..., Any]  # see `compiled`
+    zeros: Callable[[], Metrics]  # see `zero_metrics`
+    source: Any
+    state: State
+
+
+def program(
+    algorithm: Algorithm,
+    data: Any,
+    chunk: int = 1,
+    layout: Layout = Layout(data=1),
+    state: State | None = None,
+    seed: int = 0,
+) -> Program:
+    """The algorithm, its data and its State, laid out on the devices; the step is traced, not yet compiled.
+
+    The arguments are those of `fit`. Raises UserError for data that cannot work, before anything is compiled.
+    """
     source = data if hasattr(data, "batch_at") else Resident(data)
     if isinstance(source, Resident):
         check_arrays(source.arrays, source.batch, missing=source.missing)
@@ -91,18 +120,13 @@ def fit(
     if mesh.size > 1:
         algorithm = over_data(algorithm, mesh)
     algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # traced once, however often used below
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        shardings = layout.shardings(abstract_state(algorithm, source), mesh)
-        if state is None:
-            state = initial_state(algorithm, source, seed, shardings)
-        else:
-            state = jax.device_put(state, shardings)
-        advance = compiled(algorithm, chunk, shardings)
-        zeros = zero_metrics(algorithm, state, source, shardings)
-        for hook in hooks:
-            stack.enter_context(hook)
-        return _run(advance, zeros, source, state, steps, chunk, report_every, hooks)
+    shardings = layout.shardings(abstract_state(algorithm, source), mesh)
+    if state is None:
+        state = initial_state(algorithm, source, seed, shardings)
+    else:
+        state = jax.device_put(state, shardings)
+    advance = compiled(algorithm, chunk, shardings)
+    return Program(advance, zero_metrics(algorithm, state, source, shardings), source, state)
 
 
 def abstract_state(algorithm: Algorithm, source: Any) -> State:
@@ -152,10 +176,9 @@ def read(totals: Metrics) -> dict[str, Any]:
     return values
 
 
-def _run(
-    advance, zeros, source, state: State, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]
-) -> State:
+def _run(ready: Program, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]) -> State:
     """Calls the compiled step until the end, and the hooks at their steps."""
+    advance, zeros, source, state = ready
     step, totals, unread, running = int(state.step), zeros(), None, deque()
     for hook in hooks:
         hook.begin(step, list(totals))
