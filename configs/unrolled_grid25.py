@@ -20,6 +20,7 @@ def config(
     hidden: int = 64,
     layers: int = 4,
     unrolled: int = 5,
+    clip: float = 0.3,
     lr: float = 2e-3,
     batch: int = 128,
     steps: int = 15_000,
@@ -33,6 +34,7 @@ def config(
         hidden: width of the hidden layers of both networks
         layers: how many
         unrolled: steps of the discriminator that the generator foresees
+        clip: the largest norm of the generator's gradient, which is wild where it has gone through those steps
         lr: learning rate of Adam for both players, which falls to zero as half a cosine
         batch: real examples, and generated ones, per step
         chunk: steps per call of the compiled program
@@ -42,7 +44,7 @@ def config(
     model = GAN(MLP(hidden, 2), MLPDiscriminator(hidden), latent, unrolling=Unrolling(unrolled, tx))
     return Experiment(
         model,
-        descent(model, {"discriminator": tx, "generator": tx}),
+        descent(model, {"discriminator": tx, "generator": optax.chain(optax.clip_by_global_norm(clip), tx)}),
         data="grid25",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
