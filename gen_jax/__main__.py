@@ -1,4 +1,4 @@
-"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,compare,plot,data,configs,...}"""
+"""What is done with runs, data and configs:  python -m gen_jax {sample,evaluate,compare,bench,plot,data,configs,...}"""
 
 from __future__ import annotations
 
@@ -195,6 +195,49 @@ def encoder(
     print(f"a classifier of {source} with test accuracy {made.accuracy:.4f} in {out}")
 
 
+def bench(
+    configs: Positional[tuple[Path, ...]] = (),
+    batch: tuple[int, ...] = (),
+    dtype: tuple[Literal["float32", "bfloat16"], ...] = (),
+    devices: tuple[int, ...] = (),
+    chunk: tuple[int, ...] = (),
+    scale: tuple[str, ...] = (),
+    seconds: float = 3.0,
+    profile: bool = False,
+    compare: Path | None = None,
+    out: Path = Path("runs/bench"),
+    write: Path | None = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Times the step that trains a config, and holds it against what the device can do.
+
+    Args:
+        configs: config files, with their default knobs
+        batch: examples per step; of several numbers all are measured
+        dtype: what networks compute in (configs with a knob precision), or products on accelerators
+        devices: over how many devices a batch is divided
+        chunk: steps per call of the compiled program
+        scale: "batch LOW:HIGH" (doubling), "devices" (1, 2, 4, ...), or "accelerators" (on paper: 8 to 1,024)
+        seconds: for how long each case is timed
+        profile: also trace a few steps of training, and list the ten costliest operations
+        compare: the bench.json of an earlier run, to see what has become slower
+        out: the folder for bench.json, bench.md, pictures and traces
+        write: also write the tables into this Markdown file, between its bench markers
+    """
+    import jax
+
+    if devices or scale == ("devices",):
+        jax.config.update("jax_num_cpu_devices", max(devices, default=4))  # where there is no accelerator
+    from gen_jax.benchmark import run
+    from gen_jax.readme import check_section
+
+    run.check(seconds, out)
+    if write:
+        check_section(write, "bench")
+    found = run.cases(configs, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
+    run.bench(found, scale, seconds, out, compare, profile, (write, "bench") if write else None, data_dir)
+
+
 def plot(workdir: Workdir, out: Path | None = None) -> None:
     """Draws the learning curves of a run.
 
@@ -367,7 +410,7 @@ def main() -> None:
         chosen, options = tyro.extras.subcommand_cli_from_dict(
             {
                 command.__name__: _later(command)
-                for command in (sample, evaluate, compare, encoder, plot, animate, data, configs)
+                for command in (sample, evaluate, compare, bench, encoder, plot, animate, data, configs)
             },
             prog="python -m gen_jax",
             description=__doc__.partition(":")[0],

@@ -9,3 +9,4 @@ from gen_jax.plots.figures import Draw, density, learning_curves, reconstruction
 from gen_jax.plots.flows import flow_density, latent_space, temperatures, warped_grid
 from gen_jax.plots.latents import imputations, interpolations, latent_scatter, latent_usage, manifold, traversals
 from gen_jax.plots.mixtures import components, restarts
+from gen_jax.plots.throughput import roofline, scaling

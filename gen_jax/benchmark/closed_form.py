@@ -1,0 +1,137 @@
+"""Products of a training step by formulas from shapes alone, to hold XLA's count against.
+
+A multiply-add is two operations. A layer with a kernel takes 2 x (its output's size / features) x (its kernel's size);
+a network that is trained takes three times its forward pass, one with fixed weights that a gradient passes through
+twice (Kaplan et al. 2020, section 2.1). What is not a product (activations, optimizers, random numbers) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from gen_jax.core import Batch
+from gen_jax.models.convolutions import ConvTranspose
+from gen_jax.models.covariances import Diagonal, Spherical, Tied
+from gen_jax.models.emissions import Gaussian
+from gen_jax.models.flow import Flow
+from gen_jax.models.gan import GAN
+from gen_jax.models.gmm import GMM
+from gen_jax.models.hmm import HMM
+from gen_jax.models.hvae import HVAE
+from gen_jax.models.vae import VAE
+from gen_jax.models.vqvae import VQVAE
+
+
+@singledispatch
+def products(model: Any, batch: Batch) -> float | None:
+    """Operations of one training step on a batch (or its shapes); None where there is no formula."""
+    return None
+
+
+@products.register
+def _(model: GMM, batch: Batch) -> float:
+    """Two products per example, component and feature: densities, then weighted sums."""
+    n, *shape = batch["x"].shape
+    return 4.0 * n * model.components * _features(model.kind, math.prod(shape))
+
+
+@products.register
+def _(model: HMM, batch: Batch) -> float | None:
+    """Forward, backward and pairs of states; and densities and sums of the emission at every step."""
+    if not isinstance(model.emission, Gaussian):
+        return None
+    n, steps, *shape = batch["x"].shape
+    features = _features(model.emission.kind, math.prod(shape))
+    return n * steps * model.states * (6.0 * model.states + 4.0 * features)
+
+
+def _features(kind: Any, size: int) -> int:
+    """Of which the log-density of a normal with such a covariance is a weighted sum."""
+    if isinstance(kind, (Tied, Spherical)):
+        return size + 2
+    if isinstance(kind, Diagonal):
+        return 2 * size + 1
+    return size * (size + 1) // 2 + size + 1
+
+
+@products.register
+def _(model: VAE, batch: Batch) -> float:
+    n, context = len(batch["x"]), _context(model)
+    x = jax.eval_shape(model.likelihood.normalise, _one(batch)["x"])
+    z = jax.ShapeDtypeStruct((1, model.latent + sum(c.shape[1] for c in context)), "float32")
+    return 3.0 * n * (forward(model.encoder.init, x, *context) + model.samples * forward(model.decoder.init, z))
+
+
+@products.register(HVAE)
+@products.register(VQVAE)
+def _(model: Any, batch: Batch) -> float:
+    return 3.0 * len(batch["x"]) * forward(model.init, _one(batch))
+
+
+@products.register
+def _(model: Flow, batch: Batch) -> float | None:
+    """Of vectors, every entry of a kernel takes part once per example."""
+    if batch["x"].ndim != 2:
+        return None
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
+    kernels = [a for path, a in jax.tree_util.tree_leaves_with_path(params) if "kernel" in jax.tree_util.keystr(path)]
+    return 6.0 * len(batch["x"]) * sum(a.size for a in kernels)
+
+
+@products.register
+def _(model: GAN, batch: Batch) -> float | None:
+    """The generator is trained (3 passes) on what the discriminator has been trained on too (2 x 3 passes), and sees it
+    through the discriminator held fixed (2). A penalty on gradients takes 6 more passes of the discriminator."""
+    if model.unrolling is not None:
+        return None
+    n, context = len(batch["x"]), _context(model)
+    z = jax.ShapeDtypeStruct((1, model.latent), "float32")
+    x = jax.ShapeDtypeStruct((1, *batch["x"].shape[1:-1], batch["x"].shape[-1] * model.packing), "float32")
+    made = forward(model.generator.init, z, *context)
+    judged = forward(model.discriminator.init, x, *([] if model.auxiliary else context)) / model.packing
+    penalties = sum(6.0 / p.every for p in model.penalties if p.of_gradients)
+    of_real = 1.0 if model.adversarial.boundary is None else 0.0  # a relativistic generator's loss sees it too
+    turn = 2.0 * made + (2.0 + of_real) * judged
+    return n * (made + (6.0 + penalties) * judged + turn / model.every)
+
+
+def _one(batch: Batch) -> Batch:
+    """The shapes of a batch of one example."""
+    return {name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for name, a in batch.items()}
+
+
+def _context(model: Any) -> list[jax.ShapeDtypeStruct]:
+    return [] if model.context is None else [jax.ShapeDtypeStruct((1, model.context.size), "float32")]
+
+
+def forward(init: Callable[..., Any], *shapes: Any) -> float:
+    """Operations of the layers with kernels that `init(key, *shapes)` calls; nothing is computed.
+
+    A layer that `nn.scan` repeats is called with one kernel of those that are stored.
+    """
+    found = {}
+
+    def note(call, arguments, keywords, context):
+        out = call(*arguments, **keywords)
+        module = context.module
+        if context.method_name == "__call__" and module.has_variable("params", "kernel"):
+            kernel = module.get_variable("params", "kernel")
+            places = arguments[0] if isinstance(module, ConvTranspose) else out
+            found[module.path] = kernel.size, 2.0 * places.size / places.shape[-1]
+        return out
+
+    with nn.intercept_methods(note):
+        made = jax.eval_shape(init, jax.random.key(0), *shapes)
+    sizes = {jax.tree_util.keystr(p, simple=True, separator="/"): a.size for p, a in jax.tree.leaves_with_path(made)}
+
+    def stored(path: tuple[str, ...], size: int) -> int:
+        ending = "/" + "/".join([*path, "kernel"])
+        return sizes[min((name for name in sizes if name.endswith(ending)), key=len)] if path else size
+
+    return sum(each * stored(path, size) for path, (size, each) in found.items())

@@ -1,0 +1,78 @@
+"""Operations and bytes of a compiled step, as XLA counts them, with every turn of a loop counted.
+
+XLA's own analysis counts the body of a loop once, and of a conditional the costliest branch. Here the body of each
+`scan` (and of each `fori_loop` whose bounds are known) is compiled by itself, and what its other turns cost is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+
+class Cost(NamedTuple):
+    """Of one step. Bytes are those that instructions read and write, caches or not."""
+
+    flops: float
+    bytes: float
+    endless: int = 0  # loops of unknown length, whose bodies count once
+
+    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+        more = (self.flops + times * other.flops, self.bytes + times * other.bytes)
+        return Cost(*more, self.endless + (other.endless if times > 0 else 0))
+
+
+class Part(NamedTuple):
+    """A piece of a program that runs more often than it was counted."""
+
+    body: ClosedJaxpr
+    runs: int
+    counted: int
+
+
+def cost(jaxpr: ClosedJaxpr, analysis: Mapping[str, float] | None = None) -> Cost:
+    """What a traced function costs; `analysis` is that of its compiled program where there is one already."""
+    total = _own(jaxpr) if analysis is None else _of(analysis)
+    for part in parts(jaxpr.jaxpr):
+        if part is None:
+            total = total._replace(endless=total.endless + 1)
+            continue
+        once = _own(part.body)
+        whole = cost(part.body, {"flops": once.flops, "bytes accessed": once.bytes})
+        total = total.plus(whole, part.runs).plus(once, -part.counted)
+    return total
+
+
+def _own(jaxpr: ClosedJaxpr) -> Cost:
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jaxpr.in_avals]
+    return _of(jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes).compile().cost_analysis() or {})
+
+
+def _of(analysis: Mapping[str, float]) -> Cost:
+    return Cost(max(analysis.get("flops", 0.0), 0.0), max(analysis.get("bytes accessed", 0.0), 0.0))
+
+
+def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
+    """The outermost loops, and branches that hold loops; None stands for a loop of unknown length."""
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "scan":
+            length, unroll = params["length"], params["unroll"]
+            yield Part(params["jaxpr"], length, length if length <= unroll else unroll + length % unroll)
+        elif name == "while":
+            yield None
+        elif name == "cond":
+            looping = [branch for branch in params["branches"] if any(parts(branch.jaxpr))]
+            if looping:
+                yield Part(max(looping, key=lambda branch: cost(branch).flops), 1, 1)
+        else:
+            for value in params.values():
+                for inner in value if isinstance(value, (tuple, list)) else [value]:
+                    yield from parts(_jaxpr(inner)) if _jaxpr(inner) else ()
+
+
+def _jaxpr(value: Any) -> Jaxpr | None:
+    return value.jaxpr if isinstance(value, ClosedJaxpr) else value if isinstance(value, Jaxpr) else None

@@ -1,0 +1,248 @@
+"""Times the very step that trains: what `fit` would run, one call after the other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gen_jax.benchmark.closed_form import products
+from gen_jax.benchmark.cost import cost
+from gen_jax.benchmark.device import Peaks, copy_bandwidth, known, matmul_peak, verdict
+from gen_jax.data.catalogue import Dataset
+from gen_jax.data.catalogue import load as load_data
+from gen_jax.errors import UserError
+from gen_jax.experiment import Experiment, Loaded, load
+from gen_jax.loop import Program, program
+from gen_jax.models.hmm import HMM
+from gen_jax.sharding import Layout
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: a config, with its own batch, chunk and type where they are not given.
+
+    dtype: what the networks compute in, for configs with a knob `precision`; of others only the products, on
+    accelerators, whose inputs are then rounded.
+    """
+
+    config: str
+    batch: int | None = None
+    chunk: int | None = None
+    dtype: str | None = None
+    devices: int = 1
+
+    def __post_init__(self):
+        for name in ("batch", "chunk", "devices"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}")
+
+    def loaded(self) -> Loaded:
+        loaded = load(self.config)
+        if self.dtype is None or "precision" in loaded.defaults:
+            return loaded.with_knobs({"precision": self.dtype} if self.dtype else {})
+        if self.dtype != "float32" and jax.default_backend() == "cpu":
+            raise UserError(
+                f"{self.config} has no knob --precision, and on CPUs products are of the type of their inputs: "
+                "--dtype bfloat16 is for its use on accelerators"
+            )
+        return loaded
+
+    def experiment(self) -> Experiment:
+        experiment = self.loaded().build()
+        return replace(experiment, batch=self.batch or experiment.batch, chunk=self.chunk or experiment.chunk)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one case. Times are in seconds, of one step where nothing else is said; None is what is not known."""
+
+    config: str
+    model: str
+    batch: int
+    chunk: int
+    dtype: str
+    devices: int
+    tracing: float
+    lowering: float
+    compiling: float
+    p50: float
+    p95: float
+    steps: int  # that were timed
+    tokens: int | None  # steps of sequences in a batch
+    memory: int  # bytes that the compiled program needs beside its data: state, temporaries, results
+    device_peak: int | None  # bytes in use at most, as the device says
+    flops: float  # of a step by XLA's analysis, every turn of a loop counted
+    formula: float | None  # of its products by the closed form of its family
+    bytes: float
+    endless_loops: int
+    peak_flops: float  # measured on this device
+    peak_bandwidth: float  # measured in a working set of this size
+    known_flops: float | None  # by the maker's data sheet
+
+    @property
+    def steps_per_second(self) -> float:
+        return 1 / self.p50
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.batch / self.p50
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens and self.tokens / self.p50
+
+    @property
+    def model_flops(self) -> float:
+        """Operations that a step needs: XLA's count, or the formula's where that is smaller.
+
+        XLA counts the costliest branch of a conditional, whichever runs; the formula leaves out what is no product.
+        """
+        return min(self.flops, self.formula or self.flops)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the measured peak of all devices."""
+        return self.model_flops / self.p50 / self.devices / self.peak_flops
+
+    @property
+    def known_utilisation(self) -> float | None:
+        """Share of the peak that the maker's data sheet has."""
+        return self.known_flops and self.model_flops / self.p50 / self.devices / self.known_flops
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s that instructions read and write; above the peak where caches serve them."""
+        return self.bytes / self.p50
+
+    @property
+    def roofline(self) -> tuple[str, float]:
+        return verdict(
+            self.model_flops, self.bytes, self.p50 * self.devices, Peaks(self.peak_flops, self.peak_bandwidth)
+        )
+
+    @property
+    def words(self) -> str:
+        """The verdict in plain words."""
+        bound, reached = self.roofline
+        intensity = self.model_flops / max(self.bytes, 1.0)
+        at = f"{intensity:.1f} FLOP/byte, {100 * reached:.0f} % of the roof"
+        return {
+            "compute": f"compute bound ({at}): faster only by fewer or cheaper operations, or a lower precision",
+            "memory": f"memory bound ({at}): faster by touching less memory: fusing, smaller types, smaller blocks",
+            "latency": f"latency bound ({at}): many small operations; a larger batch costs little, or a larger chunk",
+        }[bound]
+
+
+def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
+    """Compiles and times a case for about so long. Raises UserError for what cannot be built."""
+    experiment, source = lay_out(case, data_dir)
+    with jax.default_matmul_precision(case.dtype if jax.default_backend() != "cpu" else None):
+        try:
+            ready = program(experiment.algorithm, source, experiment.chunk, experiment.layout)
+        except ValueError as error:  # what models and algorithms say of data that does not fit them
+            raise UserError(f"{case.config}: {error}") from error
+        try:
+            return _timed(case, experiment, ready, seconds)
+        finally:
+            ready.source.close()
+
+
+def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
+    """The experiment of a case, laid out on its devices, and its data; where the batch is larger, examples repeat."""
+    experiment = case.experiment()
+    experiment = replace(experiment, layout=replace(experiment.layout, data=case.devices))
+    data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
+    size = len(data[experiment.train]["x"])
+    if experiment.batch and experiment.batch > size:
+        index = np.arange(experiment.batch) % size
+        repeated = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
+        data = replace(data, splits={**data.splits, experiment.train: repeated})
+    return experiment, experiment.source(data)
+
+
+def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -> Measurement:
+    chunk, batch = experiment.chunk, jax.eval_shape(lambda view: view.batch_at(0), ready.source.example())
+    jax.clear_caches()  # shapes have been asked for, which traces: begin again
+    start = time.perf_counter()
+    traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))
+    middle = time.perf_counter()
+    lowered = traced.lower()
+    end = time.perf_counter()
+    compiled = lowered.compile()
+    compiling = time.perf_counter() - end
+    memory = compiled.memory_analysis()
+    if chunk == 1:
+        spent = cost(traced.jaxpr, compiled.cost_analysis())
+    else:  # of the plain step: a chunk's length is not known to the program
+        one = program(experiment.algorithm, ready.source, 1, experiment.layout)
+        spent = cost(one.advance.trace(one.state, one.zeros(), one.source.window(0, 1), 1).jaxpr)
+    times = list(calls(ready, chunk, seconds))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
+    needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
+    maker, x = known(dtype), batch["x"]
+    return Measurement(
+        config=Path(case.config).stem,
+        model=type(experiment.model).__name__,
+        batch=len(x),
+        chunk=chunk,
+        dtype=dtype,
+        devices=case.devices,
+        tracing=middle - start,
+        lowering=end - middle,
+        compiling=compiling,
+        p50=statistics.median(times),
+        p95=float(np.percentile(times, 95)),
+        steps=len(times) * chunk,
+        tokens=x.shape[0] * x.shape[1] if isinstance(experiment.model, HMM) else None,
+        memory=needs,
+        device_peak=stats.get("peak_bytes_in_use"),
+        flops=spent.flops * case.devices,
+        formula=products(experiment.model, batch),
+        bytes=spent.bytes * case.devices,
+        endless_loops=spent.endless,
+        peak_flops=matmul_peak(dtype),
+        peak_bandwidth=copy_bandwidth(needs),
+        known_flops=maker and maker.flops,
+    )
+
+
+def turns(chunk: int) -> Any:
+    """The number of steps of a call, as the loop passes it."""
+    return 1 if chunk == 1 else np.int32(chunk)
+
+
+def calls(ready: Program, chunk: int, seconds: float) -> Iterator[float]:
+    """Seconds per step of call after call, each waited for, after two to warm up; at least five of them."""
+    state, step = ready.state, int(ready.state.step)
+    begin, n = None, 0
+    while n < 7 or time.perf_counter() - begin < seconds:
+        window, zeros = ready.source.window(step, chunk), jax.block_until_ready(ready.zeros())
+        start = time.perf_counter()
+        state, _, token = ready.advance(state, zeros, window, turns(chunk))
+        token.block_until_ready()
+        spent = time.perf_counter() - start
+        step, n, begin = step + chunk, n + 1, begin or start
+        if n > 2:
+            yield spent / chunk
+
+
+def _size(tree: Any) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def grid(configs: Sequence[str], **axes: Sequence[Any]) -> list[Case]:
+    """All combinations; an empty axis is what the config says."""
+    cases = [Case(config) for config in configs]
+    for name, values in axes.items():
+        cases = [replace(case, **{name: value}) for case in cases for value in values] if values else cases
+    return cases

@@ -1,0 +1,121 @@
+"""What was measured, as a table, as JSON, and beside an earlier run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gen_jax.benchmark.measure import Measurement
+from gen_jax.benchmark.trace import Trace
+from gen_jax.errors import UserError
+from gen_jax.logs import environment, machine, read_json, write_json
+
+Cells = tuple[list[str], list[list[str]]]  # header and rows
+KEY = ("config", "batch", "chunk", "dtype", "devices")
+
+
+def speeds(found: Sequence[Measurement]) -> Cells:
+    """What a step takes, and what it takes to begin."""
+    header = [
+        "config",
+        "batch",
+        "chunk",
+        "type",
+        "step p50",
+        "p95",
+        "steps/s",
+        "examples/s",
+        "trace, lower, compile",
+        "memory",
+    ]
+    tokens = any(m.tokens for m in found)
+    several = any(m.devices > 1 for m in found)
+    rows = [
+        [
+            m.config,
+            f"{m.batch:,}",
+            f"{m.chunk}",
+            m.dtype,
+            _time(m.p50),
+            _time(m.p95),
+            f"{m.steps_per_second:,.5g}",
+            f"{m.examples_per_second:,.0f}",
+            f"{m.tracing:.2f}, {m.lowering:.2f}, {m.compiling:.2f} s",
+            f"{m.memory / 1e6:.1f} MB" + (f" ({m.device_peak / 1e6:.0f})" if m.device_peak else ""),
+            *([f"{m.tokens_per_second:,.0f}" if m.tokens else ""] if tokens else []),
+            *([f"{m.devices}"] if several else []),
+        ]
+        for m in found
+    ]
+    return header + ["tokens/s"] * tokens + ["devices"] * several, rows
+
+
+def limits(found: Sequence[Measurement]) -> Cells:
+    """How near a step comes to what the device can do."""
+    known = any(m.known_flops for m in found)
+    header = ["config", "batch", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy", "bound by"]
+    rows = [
+        [
+            m.config,
+            f"{m.batch:,}",
+            f"{m.flops / 1e6:,.4g}" + ("+" if m.endless_loops else ""),
+            f"{m.formula / 1e6:,.4g}" if m.formula else "—",
+            f"{m.model_flops / m.p50 / 1e9:,.4g}",
+            f"{100 * m.utilisation:.1f} %",
+            f"{m.bandwidth / 1e9:,.4g}",
+            f"{100 * m.bandwidth / m.devices / m.peak_bandwidth:.0f} %",
+            f"{m.roofline[0]} ({100 * m.roofline[1]:.0f} % of the roof)",
+            *([f"{100 * m.known_utilisation:.1f} %" if m.known_flops else ""] if known else []),
+        ]
+        for m in found
+    ]
+    return header + ["of data sheet"] * known, rows
+
+
+def operations(trace: Trace, n: int = 10) -> Cells:
+    """The costliest operations of a step."""
+    header = ["operation", "ms per step", "calls", "share", "comes from"]
+    rows = [
+        [o.name, f"{1000 * o.seconds:.3f}", f"{o.calls:g}", f"{100 * o.share:.1f} %", o.origin]
+        for o in trace.operations[:n]
+    ]
+    return header, rows
+
+
+def save(path: Path, found: Sequence[Measurement]) -> None:
+    record = {"where": machine(), **environment(), "measurements": [dataclasses.asdict(m) for m in found]}
+    write_json(path, record)
+
+
+def opened(path: Path) -> Mapping[str, Any]:
+    """An earlier run, as `save` left it."""
+    record = read_json(path)
+    if record is None:
+        raise UserError(f"--compare {path}: there is no such file")
+    fields = {field.name for field in dataclasses.fields(Measurement)}
+    rows = record.get("measurements") if isinstance(record, dict) else None
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or fields - row.keys() for row in rows):
+        raise UserError(f"--compare {path}: this is no file that `bench` wrote")
+    return record
+
+
+def against(found: Sequence[Measurement], earlier: Mapping[str, Any]) -> Cells:
+    """Step times beside those of an earlier run: slower or faster by more than a tenth and outside what it varied by."""
+    before = {tuple(row[name] for name in KEY): row for row in earlier["measurements"]}
+    rows = []
+    for m in found:
+        old = before.get(tuple(getattr(m, name) for name in KEY))
+        if old is None:
+            rows.append([m.config, f"{m.batch:,}", "—", _time(m.p50), "", "not measured then"])
+            continue
+        slower = m.p50 > max(1.1 * old["p50"], old["p95"])
+        faster = old["p50"] > max(1.1 * m.p50, m.p95)
+        said = "slower" if slower else "faster" if faster else "the same"
+        rows.append([m.config, f"{m.batch:,}", _time(old["p50"]), _time(m.p50), f"{m.p50 / old['p50']:.2f}x", said])
+    return ["config", "batch", "step p50 then", "now", "ratio", "verdict"], rows
+
+
+def _time(seconds: float) -> str:
+    return f"{1000 * seconds:.4g} ms"

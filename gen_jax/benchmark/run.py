@@ -1,0 +1,130 @@
+"""The command `bench`: measures cases one after the other and leaves a report."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from gen_jax import plots
+from gen_jax.benchmark import report
+from gen_jax.benchmark.estimate import Cluster, batch_for, efficiency, reduced_bytes
+from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
+from gen_jax.benchmark.report import Cells
+from gen_jax.benchmark.trace import traced
+from gen_jax.errors import UserError
+from gen_jax.logs import machine
+from gen_jax.loop import abstract_state
+from gen_jax.readme import markdown_table, write_section
+
+SCALES = "batch LOW:HIGH, devices, or accelerators"
+ACCELERATORS = (8, 64, 256, 1024)
+
+
+def cases(configs: Sequence[Path], **axes: Sequence[int | str]) -> list[Case]:
+    """All combinations; an empty axis is what the config says. Raises UserError before anything long is begun."""
+    if not configs:
+        raise UserError(
+            "which configs? For example: python -m gen_jax bench configs/vae_digits.py configs/gmm_digits.py"
+        )
+    found = [Case(str(config)) for config in configs]
+    for name, values in axes.items():
+        found = [replace(case, **{name: value}) for case in found for value in values] if values else found
+    for case in found:
+        case.experiment()
+    return found
+
+
+def scaled(found: Sequence[Case], scale: Sequence[str]) -> list[Case]:
+    """The cases for each size of `--scale batch LOW:HIGH` or `--scale devices`."""
+    if scale[:1] == ("batch",) and len(scale) == 2:
+        bounds = re.fullmatch(r"(\d+):(\d+)", scale[1])
+        low, high = map(int, bounds.groups()) if bounds else (0, 0)
+        if not 1 <= low <= high:
+            raise UserError(f"--scale batch takes LOW:HIGH, for example 32:4096, got {scale[1]}")
+        sizes = [low * 2**i for i in range((high // low).bit_length())]
+        return [replace(case, batch=size) for case in found for size in sizes]
+    if tuple(scale) == ("devices",):
+        numbers = [2**i for i in range(jax.device_count().bit_length()) if 2**i <= jax.device_count()]
+        return [replace(case, devices=n) for case in found for n in numbers]
+    if tuple(scale) in ((), ("accelerators",)):
+        return list(found)
+    raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
+
+
+def bench(
+    found: Sequence[Case],
+    scale: Sequence[str] = (),
+    seconds: float = 3.0,
+    out: Path = Path("runs/bench"),
+    compare: Path | None = None,
+    profile: bool = False,
+    write: tuple[Path, str] | None = None,
+    data_dir: Path | None = None,
+) -> list[Measurement]:
+    """Measures all cases, prints tables, and writes bench.json, bench.md and pictures into a folder."""
+    earlier = report.opened(compare) if compare else None
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    shown: list[tuple[str, Cells]] = []
+    rows = []
+    for case in scaled(found, scale):
+        rows.append(measured(case, seconds, data_dir))
+        print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
+        jax.clear_caches()
+        gc.collect()
+    shown += [("time", report.speeds(rows)), ("limits", report.limits(rows))]
+    if tuple(scale) == ("accelerators",):
+        shown.append((f"on paper: {Cluster()}", _on_paper(found, rows, data_dir)))
+    if profile:
+        for case, m in zip(found, rows):
+            trace = traced(case, out / "profile" / m.config, data_dir)
+            title = f"{m.config}: the costliest operations; between steps {100 * trace.host_gap:.1f} % of the time"
+            shown.append((title, report.operations(trace)))
+    if earlier:
+        shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
+    for title, (header, cells) in shown:
+        table = Table(title=title)
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+    text = "\n\n".join([f"{machine()}.", *(f"{title}:\n\n{markdown_table(*table)}" for title, table in shown)])
+    out.mkdir(parents=True, exist_ok=True)
+    report.save(out / "bench.json", rows)
+    (out / "bench.md").write_text(text + "\n")
+    plots.roofline(rows, machine()).savefig(out / "roofline.png")
+    if scale and scale[0] in ("batch", "devices"):
+        plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
+    print("written:", *sorted(str(path) for path in out.iterdir()))
+    if write:
+        write_section(*write, text)
+    return rows
+
+
+def _on_paper(found: Sequence[Case], rows: Sequence[Measurement], data_dir: Path | None) -> Cells:
+    header = ["config", "batch per device", "FLOPs per device", "summed", *(f"{n:,} devices" for n in ACCELERATORS)]
+    header.append(f"batch per device for 90 % at {ACCELERATORS[-1]:,}")
+    cells = []
+    for case, m in zip(found, rows):
+        experiment, source = lay_out(case, data_dir)
+        moved = reduced_bytes(abstract_state(experiment.algorithm, source))
+        shares = [f"{100 * efficiency(m.model_flops, moved, n):.2g} %" for n in ACCELERATORS]
+        enough = f"{batch_for(0.9, m, moved, ACCELERATORS[-1]):,}"
+        cells.append([m.config, f"{m.batch:,}", f"{m.model_flops:.3g}", f"{moved / 1e6:.3g} MB", *shares, enough])
+    return header, cells
+
+
+def check(seconds: float, out: Path) -> None:
+    """What can be wrong with the command line beside the cases."""
+    if not 0 < seconds <= 600:
+        raise UserError(f"--seconds must be between 0 and 600, got {seconds}")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")

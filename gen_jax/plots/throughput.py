@@ -1,0 +1,61 @@
+"""Pictures of what `bench` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gen_jax.plots.figures import panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gen_jax.benchmark.measure import Measurement
+
+
+def roofline(found: Sequence[Measurement], title: str) -> Figure:
+    """Each step by its FLOPs per byte and its FLOP/s, under the roof of the measured peaks (Williams et al. 2009).
+
+    The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones.
+    """
+    figure, (axis,) = panels(1)
+    figure.set_size_inches(9, 6)
+    points = [(m.model_flops / max(m.bytes, 1), m.model_flops / m.p50 / m.devices) for m in found]
+    peak = max(m.peak_flops for m in found)
+    slopes = [m.peak_bandwidth for m in found]
+    low = min(x for x, _ in points) / 3
+    high = 3 * max(peak / min(slopes), max(x for x, _ in points))
+    x = np.geomspace(low, high, 200)
+    for slope, style in sorted({(min(slopes), "-"), (max(slopes), "--")}):
+        axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1)
+        axis.annotate(f"{slope / 1e9:.0f} GB/s", (x[3], slope * x[3]), color="grey", fontsize=8, ha="left", va="bottom")
+    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="grey", fontsize=8, ha="right", va="bottom")
+    colours = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
+    for bound, colour in colours.items():
+        chosen = [point for point, m in zip(points, found) if m.roofline[0] == bound]
+        axis.scatter(*(zip(*chosen) if chosen else ((), ())), s=18, color=colour, label=f"bound by {bound}")
+    for point, m in zip(points, found):
+        several = sum(other.config == m.config for other in found) > 1
+        name = f"{m.config}, {m.batch:,}" if several else m.config
+        axis.annotate(name, point, fontsize=6.5, xytext=(4, 2), textcoords="offset points")
+    axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
+    """Time of a step and examples per second over `along`: "batch" or "devices"."""
+    figure, axes = panels(2)
+    for axis, name, value in zip(
+        axes, ("ms per step", "examples per second"), (lambda m: 1000 * m.p50, lambda m: m.examples_per_second)
+    ):
+        for config in dict.fromkeys(m.config for m in found):
+            line = sorted((getattr(m, along), value(m)) for m in found if m.config == config)
+            axis.plot(*zip(*line), "o-", markersize=3, label=config)
+        axis.set_xscale("log", base=2)
+        axis.set(yscale="log", xlabel=along, ylabel=name)
+        axis.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
