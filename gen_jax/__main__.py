@@ -224,17 +224,15 @@ def bench(
         out: the folder for bench.json, bench.md, pictures and traces
         write: also write the tables into this Markdown file, between its bench markers
     """
-    import jax
-
-    if devices or scale == ("devices",):
-        jax.config.update("jax_num_cpu_devices", max(devices, default=4))  # where there is no accelerator
     from gen_jax.benchmark import run
     from gen_jax.readme import check_section
 
     run.check(seconds, out)
+    if devices or scale == ("devices",):
+        run.several_cpu_devices(max(devices, default=4))
     if write:
         check_section(write, "bench")
-    found = run.cases(configs, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
+    found = run.cases(configs, scale, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
     run.bench(found, scale, seconds, out, compare, profile, (write, "bench") if write else None, data_dir)
 
 

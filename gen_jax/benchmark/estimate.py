@@ -29,8 +29,8 @@ class Cluster(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.flops / 1e12:.0f} TFLOP/s at {100 * self.utilisation:.0f} %, {self.link / 1e9:.0f} GB/s per device, "
-            f"{self.latency * 1e6:.0f} us per hop"
+            f"{self.flops / 1e12:.0f} TFLOP/s at {100 * self.utilisation:.0f} %, "
+            f"{self.link / 1e9:.0f} GB/s per device, {self.latency * 1e6:.0f} us per hop"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,6 @@ from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment, Loaded, load
 from gen_jax.loop import Program, program
 from gen_jax.models.hmm import HMM
-from gen_jax.sharding import Layout
-
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,15 @@ class Case:
         return loaded
 
     def experiment(self) -> Experiment:
-        experiment = self.loaded().build()
-        return replace(experiment, batch=self.batch or experiment.batch, chunk=self.chunk or experiment.chunk)
+        """Built, with what the case says; an error if its batch cannot be divided over the devices."""
+        built = self.loaded().build()
+        layout = replace(built.layout, data=self.devices)
+        experiment = replace(built, batch=self.batch or built.batch, chunk=self.chunk or built.chunk, layout=layout)
+        if layout.mesh().size and experiment.batch and experiment.batch % self.devices:
+            raise UserError(
+                f"{self.config}: a batch of {experiment.batch} cannot be divided over {self.devices} devices"
+            )
+        return experiment
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,9 @@ class Measurement:
     formula: float | None  # of its products by the closed form of its family
     bytes: float
     endless_loops: int
-    peak_flops: float  # measured on this device
-    peak_bandwidth: float  # measured in a working set of this size
-    known_flops: float | None  # by the maker's data sheet
+    peak_flops: float  # measured, of all devices together
+    peak_bandwidth: float  # measured in a working set of this size, of all devices together
+    known_flops: float | None  # by the maker's data sheet, of all devices together
 
     @property
     def steps_per_second(self) -> float:
@@ -111,12 +115,12 @@ class Measurement:
     @property
     def utilisation(self) -> float:
         """Share of the measured peak of all devices."""
-        return self.model_flops / self.p50 / self.devices / self.peak_flops
+        return self.model_flops / self.p50 / self.peak_flops
 
     @property
     def known_utilisation(self) -> float | None:
         """Share of the peak that the maker's data sheet has."""
-        return self.known_flops and self.model_flops / self.p50 / self.devices / self.known_flops
+        return self.known_flops and self.model_flops / self.p50 / self.known_flops
 
     @property
     def bandwidth(self) -> float:
@@ -138,7 +142,8 @@ class Measurement:
         return {
             "compute": f"compute bound ({at}): faster only by fewer or cheaper operations, or a lower precision",
             "memory": f"memory bound ({at}): faster by touching less memory: fusing, smaller types, smaller blocks",
-            "latency": f"latency bound ({at}): many small operations; a larger batch costs little, or a larger chunk",
+            "latency": f"latency bound ({at}): operations too small for the device, or far from its peaks; a larger "
+            "chunk or batch costs little, and --profile lists them",
         }[bound]
 
 
@@ -159,7 +164,6 @@ def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> 
 def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
     """The experiment of a case, laid out on its devices, and its data; where the batch is larger, examples repeat."""
     experiment = case.experiment()
-    experiment = replace(experiment, layout=replace(experiment.layout, data=case.devices))
     data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
     size = len(data[experiment.train]["x"])
     if experiment.batch and experiment.batch > size:
@@ -190,6 +194,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
     maker, x = known(dtype), batch["x"]
+    apart = 1 if jax.default_backend() == "cpu" else case.devices  # a CPU's devices share its cores and memory
     return Measurement(
         config=Path(case.config).stem,
         model=type(experiment.model).__name__,
@@ -210,9 +215,9 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         formula=products(experiment.model, batch),
         bytes=spent.bytes * case.devices,
         endless_loops=spent.endless,
-        peak_flops=matmul_peak(dtype),
-        peak_bandwidth=copy_bandwidth(needs),
-        known_flops=maker and maker.flops,
+        peak_flops=apart * matmul_peak(dtype),
+        peak_bandwidth=apart * copy_bandwidth(needs),
+        known_flops=maker and apart * maker.flops,
     )
 
 
@@ -238,11 +243,3 @@ def calls(ready: Program, chunk: int, seconds: float) -> Iterator[float]:
 
 def _size(tree: Any) -> int:
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
-
-
-def grid(configs: Sequence[str], **axes: Sequence[Any]) -> list[Case]:
-    """All combinations; an empty axis is what the config says."""
-    cases = [Case(config) for config in configs]
-    for name, values in axes.items():
-        cases = [replace(case, **{name: value}) for case in cases for value in values] if values else cases
-    return cases

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from gen_jax.benchmark.measure import Measurement
 from gen_jax.benchmark.trace import Trace
@@ -65,13 +68,27 @@ def limits(found: Sequence[Measurement]) -> Cells:
             f"{m.model_flops / m.p50 / 1e9:,.4g}",
             f"{100 * m.utilisation:.1f} %",
             f"{m.bandwidth / 1e9:,.4g}",
-            f"{100 * m.bandwidth / m.devices / m.peak_bandwidth:.0f} %",
+            f"{100 * m.bandwidth / m.peak_bandwidth:.0f} %",
             f"{m.roofline[0]} ({100 * m.roofline[1]:.0f} % of the roof)",
             *([f"{100 * m.known_utilisation:.1f} %" if m.known_flops else ""] if known else []),
         ]
         for m in found
     ]
     return header + ["of data sheet"] * known, rows
+
+
+def division(found: Sequence[Measurement]) -> Cells:
+    """How much faster a batch is when it is divided over devices."""
+    shared = jax.default_backend() == "cpu"
+    one = {m.config: m.p50 for m in reversed(found) if m.devices == 1}
+    rows = []
+    for m in (m for m in found if m.config in one):
+        gain, ideal = one[m.config] / m.p50, 1 if shared else m.devices
+        rows.append(
+            [m.config, f"{m.devices}", _time(m.p50), f"{gain:.2f}x", f"{ideal}x", f"{100 * gain / ideal:.0f} %"]
+        )
+    best = f"at best (they share {os.cpu_count()} cores)" if shared else "at best"
+    return ["config", "devices", "step p50", "faster than one", best, "efficiency"], rows
 
 
 def operations(trace: Trace, n: int = 10) -> Cells:
@@ -102,7 +119,7 @@ def opened(path: Path) -> Mapping[str, Any]:
 
 
 def against(found: Sequence[Measurement], earlier: Mapping[str, Any]) -> Cells:
-    """Step times beside those of an earlier run: slower or faster by more than a tenth and outside what it varied by."""
+    """Step times beside an earlier run's: slower or faster by more than a tenth, and by more than it varied."""
     before = {tuple(row[name] for name in KEY): row for row in earlier["measurements"]}
     rows = []
     for m in found:

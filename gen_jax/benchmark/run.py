@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,12 +29,17 @@ SCALES = "batch LOW:HIGH, devices, or accelerators"
 ACCELERATORS = (8, 64, 256, 1024)
 
 
-def cases(configs: Sequence[Path], **axes: Sequence[int | str]) -> list[Case]:
-    """All combinations; an empty axis is what the config says. Raises UserError before anything long is begun."""
+def cases(configs: Sequence[Path], scale: Sequence[str] = (), **axes: Sequence[int | str]) -> list[Case]:
+    """All combinations, an empty axis being what the config says, each for every size of `--scale`.
+
+    Raises UserError for what cannot be built, before anything long is begun.
+    """
     if not configs:
         raise UserError(
             "which configs? For example: python -m gen_jax bench configs/vae_digits.py configs/gmm_digits.py"
         )
+    along, sizes = _sizes(scale)
+    axes |= {along: sizes} if sizes else {}
     found = [Case(str(config)) for config in configs]
     for name, values in axes.items():
         found = [replace(case, **{name: value}) for case in found for value in values] if values else found
@@ -42,21 +48,24 @@ def cases(configs: Sequence[Path], **axes: Sequence[int | str]) -> list[Case]:
     return found
 
 
-def scaled(found: Sequence[Case], scale: Sequence[str]) -> list[Case]:
-    """The cases for each size of `--scale batch LOW:HIGH` or `--scale devices`."""
+def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
     if scale[:1] == ("batch",) and len(scale) == 2:
         bounds = re.fullmatch(r"(\d+):(\d+)", scale[1])
         low, high = map(int, bounds.groups()) if bounds else (0, 0)
         if not 1 <= low <= high:
             raise UserError(f"--scale batch takes LOW:HIGH, for example 32:4096, got {scale[1]}")
-        sizes = [low * 2**i for i in range((high // low).bit_length())]
-        return [replace(case, batch=size) for case in found for size in sizes]
+        return "batch", [low * 2**i for i in range((high // low).bit_length())]
     if tuple(scale) == ("devices",):
-        numbers = [2**i for i in range(jax.device_count().bit_length()) if 2**i <= jax.device_count()]
-        return [replace(case, devices=n) for case in found for n in numbers]
+        return "devices", [2**i for i in range(jax.device_count().bit_length())]
     if tuple(scale) in ((), ("accelerators",)):
-        return list(found)
+        return "", []
     raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
+
+
+def several_cpu_devices(n: int) -> None:
+    """Makes so many devices of a CPU, which share its cores; only before JAX has begun, and without an accelerator."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", n)
 
 
 def bench(
@@ -74,12 +83,14 @@ def bench(
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
     rows = []
-    for case in scaled(found, scale):
+    for case in found:
         rows.append(measured(case, seconds, data_dir))
         print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
         jax.clear_caches()
         gc.collect()
     shown += [("time", report.speeds(rows)), ("limits", report.limits(rows))]
+    if tuple(scale) == ("devices",):
+        shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
         shown.append((f"on paper: {Cluster()}", _on_paper(found, rows, data_dir)))
     if profile:

@@ -22,7 +22,7 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
     """
     figure, (axis,) = panels(1)
     figure.set_size_inches(9, 6)
-    points = [(m.model_flops / max(m.bytes, 1), m.model_flops / m.p50 / m.devices) for m in found]
+    points = [(m.model_flops / max(m.bytes, 1), m.model_flops / m.p50) for m in found]
     peak = max(m.peak_flops for m in found)
     slopes = [m.peak_bandwidth for m in found]
     low = min(x for x, _ in points) / 3
