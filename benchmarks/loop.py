@@ -1,8 +1,7 @@
-"""What the training loop costs:  python benchmarks/loop.py [--write README.md]
+"""What the training loop costs:  PYTHONPATH=. python benchmarks/loop.py [--write README.md]
 
-Prints, measured in one run: steps/s of `fit` with Log and Checkpoint hooks against the bare compiled step; steps/s with
-`chunk` against step by step, as a hand-written loop does it and as `fit` does; and how long a command takes to start.
-Each number is the median of several, the rivals taking turns.
+Steps of `fit` with Log and Checkpoint hooks against the bare compiled step; steps with `chunk` against step by step, as
+a hand-written loop does it and as `fit` does; how fast streamed data comes; and how long a command takes to start.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
+from side_by_side import ROOT, Report, Seconds, in_turns
 
 from gen_jax.algorithms import descent
+from gen_jax.benchmark.measure import Case, measured
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import Mean, Objective, fold
 from gen_jax.data import Resident, load
+from gen_jax.data.source import Streamed
+from gen_jax.experiment import load as load_config
 from gen_jax.hooks import Checkpoint, Log
-from gen_jax.logs import Writer, environment, machine, write_json
+from gen_jax.logs import Writer
 from gen_jax.loop import Hook, fit, initial_state, program
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
-from gen_jax.readme import markdown_table, write_section
 
-ROOT = Path(__file__).parent.parent
 ROUNDS = 5
 
 
@@ -63,25 +62,25 @@ class Clock(Hook):
         self.first = getattr(self, "first", None) or (step, time.perf_counter())
         self.last = step
 
-    def rate(self) -> float:
-        return (self.last - self.first[0]) / (time.perf_counter() - self.first[1])
+    def seconds(self) -> float:
+        return (time.perf_counter() - self.first[1]) / (self.last - self.first[0])
 
 
 def with_hooks(algorithm, source, steps: int, chunk: int = 1) -> float:
-    """Steps/s of `fit` with the hooks of a real run; two saves and a report every 100 steps included."""
+    """Seconds per step of `fit` with the hooks of a real run, two saves and a report every 100 steps included."""
     import orbax.checkpoint  # noqa: F401  (or the first save would import it)
 
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder) as checkpoints:
         clock, writer = Clock(), Writer(folder)
         hooks = [Log(writer, steps, source.batch_size, bar=False), Checkpoint(checkpoints, steps // 2), clock]
         fit(algorithm, source, steps, chunk=chunk, hooks=hooks)
-        rate = clock.rate()
+        seconds = clock.seconds()
         writer.close()
-    return rate
+    return seconds
 
 
 def bare(algorithm, source, steps: int) -> float:
-    """Steps/s of the very program of `fit` and nothing else; as there, two calls may be under way."""
+    """Seconds per step of the very program of `fit` and nothing else; as there, two calls may be under way."""
     advance, zeros, source, state = program(algorithm, source)
     totals = zeros()
     state, totals, token = advance(state, totals, source, 1)
@@ -93,11 +92,11 @@ def bare(algorithm, source, steps: int) -> float:
         if len(running) > 2:
             running.popleft().block_until_ready()
     token.block_until_ready()
-    return (steps - 1) / (time.perf_counter() - start)
+    return (time.perf_counter() - start) / (steps - 1)
 
 
 def by_hand(algorithm, source, steps: int) -> float:
-    """Steps/s of the loop most people write: a shuffled batch from NumPy, a jitted step, the loss read each time."""
+    """Seconds per step of the loop most people write: a batch from NumPy, a jitted step, the loss read each time."""
     x, rng = np.asarray(source.arrays["x"]), np.random.default_rng(0)
     step = jax.jit(algorithm.step, donate_argnums=0)
     state = initial_state(algorithm, source)
@@ -106,15 +105,15 @@ def by_hand(algorithm, source, steps: int) -> float:
             start = time.perf_counter()
         state, metrics = step(state, {"x": x[rng.integers(len(x), size=source.batch)]})
         float(next(iter(metrics.values())).total)
-    return (steps - 1) / (time.perf_counter() - start)
+    return (time.perf_counter() - start) / (steps - 1)
 
 
-def medians(rivals: dict[str, Callable[[], float]]) -> dict[str, float]:
+def medians(rivals: dict[str, Callable[[], float]]) -> dict[str, Seconds]:
     seen = {name: [] for name in rivals}
     for _ in range(ROUNDS):
         for name, measure in rivals.items():
             seen[name].append(measure())
-    return {name: statistics.median(values) for name, values in seen.items()}
+    return {name: Seconds(values) for name, values in seen.items()}
 
 
 def start_up() -> dict[str, float]:
@@ -145,71 +144,26 @@ def start_up() -> dict[str, float]:
 
 
 def main() -> None:
-    plane = Resident(load("ring8")["train"] | {}, batch=256)
-    table = Table(title=machine())
-    for column in ("what", "steps/s", "against", "steps/s", "ratio", "target"):
-        table.add_column(column, justify="left" if column in ("what", "against") else "right")
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "commit": environment()["commit"],
-        "rows": [],
-    }
-
-    def row(what: str, a: float, against: str, b: float, target: str) -> None:
-        table.add_row(what, f"{a:.0f}", against, f"{b:.0f}", f"{a / b:.2f}", target)
-        record["rows"].append(
-            {"what": what, "rate": a, "against": against, "other": b, "ratio": a / b, "target": target}
-        )
-
+    report = Report("loop")
+    plane = Resident(load("ring8")["train"], batch=256)
     slow = descent(Regression(640), {"net": optax.adam(1e-3)})
     found = medians({"fit": lambda: with_hooks(slow, plane, 1000), "bare": lambda: bare(slow, plane, 1000)})
-    what = f"fit with Log and Checkpoint, {1000 / found['bare']:.1f} ms step"
-    row(what, found["fit"], "bare compiled step", found["bare"], ">= 0.95")
+    report.row("fit with Log and Checkpoint", found["fit"], "bare compiled step", found["bare"], ">= 0.95", "", 0.0)
 
     tx = optax.adam(1e-3)
     for name, width, batch in (("2-D GAN, 2 x 128, batch 256", 128, 256), ("2-D GAN, 2 x 32, batch 64", 32, 64)):
         source = Resident(plane.arrays, batch=batch)
         gan = descent(GAN(MLP((width,) * 2, 2), MLP((width,) * 2, 1), 2), {"discriminator": tx, "generator": tx})
-        compare_chunks(row, name, gan, source)
+        compare_chunks(report, name, gan, source)
     flow_sized = descent(Regression(16), {"net": tx})
-    compare_chunks(row, "2-D regression, 2 x 16, batch 64", flow_sized, Resident(plane.arrays, batch=64))
-    console = Console(width=130)
-    console.print(table)
-
-    targets = ("< 2", "< 20", "< 8")
-    record["start_up"] = {
-        what: {"seconds": seconds, "target": target} for (what, seconds), target in zip(start_up().items(), targets)
-    }
-    times = Table(title="start-up")
-    for column in ("what", "seconds", "target"):
-        times.add_column(column, justify="left" if column == "what" else "right")
-    for what, found in record["start_up"].items():
-        times.add_row(what, f"{found['seconds']:.1f}", found["target"])
-    console.print(times)
-    (ROOT / "benchmarks" / "results").mkdir(exist_ok=True)
-    write_json(ROOT / "benchmarks" / "results" / "loop.json", record)
-    if "--write" in sys.argv:
-        write_section(Path(sys.argv[sys.argv.index("--write") + 1]), "loop", as_markdown(record))
+    compare_chunks(report, "2-D regression, 2 x 16, batch 64", flow_sized, Resident(plane.arrays, batch=64))
+    pipeline(report)
+    for (what, seconds), target in zip(start_up().items(), ("< 2", "< 20", "< 8")):
+        report.fact(what, seconds, "s", target)
+    report.finish()
 
 
-def as_markdown(record: dict) -> str:
-    rows = [
-        [r["what"], f"{r['rate']:.0f}", r["against"], f"{r['other']:.0f}", f"{r['ratio']:.2f}", r["target"]]
-        for r in record["rows"]
-    ]
-    speed = markdown_table(["what", "steps/s", "against", "steps/s", "ratio", "target"], rows)
-    seconds = markdown_table(
-        ["start-up", "seconds", "target"],
-        [[what, f"{r['seconds']:.1f}", r["target"]] for what, r in record["start_up"].items()],
-    )
-    where = f"{record['device']}, {record['cores']} cores, jax {record['jax']}, {record['date']}"
-    return f"{where}.\n\n{speed}\n\n{seconds}"
-
-
-def compare_chunks(row, name: str, algorithm, source) -> None:
+def compare_chunks(report: Report, name: str, algorithm, source) -> None:
     found = medians(
         {
             "chunk": lambda: with_hooks(algorithm, source, 2000, chunk=500),
@@ -217,8 +171,28 @@ def compare_chunks(row, name: str, algorithm, source) -> None:
             "hand": lambda: by_hand(algorithm, source, 500),
         }
     )
-    row(f"{name}: chunk = 500", found["chunk"], "step by step in fit", found["fit"], ">= 5")
-    row(f"{name}: chunk = 500", found["chunk"], "hand-written loop", found["hand"], "")
+    why = "the work of a step of this size outweighs what a call costs"
+    report.row(f"{name}: chunk = 500", found["chunk"], "step by step in fit", found["fit"], ">= 5", "", 0.0, why)
+    report.row(f"{name}: chunk = 500", found["chunk"], "hand-written loop", found["hand"], "", "", 0.0)
+
+
+def pipeline(report: Report) -> None:
+    """What a streamed source of images of MNIST's size feeds, against what the step of `vae_mnist` eats."""
+    experiment = load_config("configs/vae_mnist.py").build()
+    x = np.zeros((60_000, 28, 28, 1), np.uint8)
+    size, steps = experiment.batch, 400
+    source = Streamed(lambda index: {"x": x[index]}, len(x), size)
+
+    def fed() -> None:
+        for step in range(steps):
+            window = source.window(step, 1)
+        jax.block_until_ready(window.batches)
+
+    eaten = measured(Case("configs/vae_mnist.py"), 2.0).p50
+    seconds = in_turns({"fed": fed})["fed"] / steps
+    what = f"a batch of {size} images of 28x28 from a streamed source"
+    report.row(what, seconds, "step of vae_mnist", eaten, ">= 5", "", 0.0)
+    source.close()
 
 
 if __name__ == "__main__":

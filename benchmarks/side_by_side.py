@@ -1,4 +1,8 @@
-"""What the benchmarks of this folder share: rivals measured in turns, a table, a record, a section of the README."""
+"""What the benchmarks of this folder share: rivals measured in turns, and one format of what was found.
+
+`Report` prints a table, writes `results/NAME.json` (machine, versions, commit, date; rows with their spread; single
+numbers; notes), and fills a section of the README. `run.py` runs all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +30,28 @@ from gen_jax.logs import environment, machine, write_json
 from gen_jax.readme import markdown_table, write_section
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("what", "gen_jax", "rival", "its time", "ratio", "target", "quality", "compiling")
 
 
-def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-    """Median seconds of each after one call to warm up, the rivals taking turns.
+class Seconds(float):
+    """The median of several times, which knows the least and the largest of them; divided, it still does."""
+
+    def __new__(cls, values: Sequence[float]):
+        made = super().__new__(cls, statistics.median(values))
+        made.values = tuple(values)
+        return made
+
+    def __truediv__(self, n: float) -> Seconds | float:
+        return float(self) / n if isinstance(n, Seconds) else Seconds([value / n for value in self.values])
+
+    def __str__(self) -> str:
+        half = (max(self.values) - min(self.values)) / 2 / self
+        return f"{1000 * self:.4g} ms" + (f" ± {100 * half:.0f} %" if len(self.values) > 1 else "")
+
+
+def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, Seconds]:
+    """Seconds of each after one call to warm up, the rivals taking turns.
 
     There is a pause before each: some libraries leave threads spinning for a while.
     """
@@ -42,7 +63,7 @@ def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[s
             jax.block_until_ready(run())
             if round_:
                 seen[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seen.items()}
+    return {name: Seconds(values) for name, values in seen.items()}
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
@@ -56,44 +77,103 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
 
 
 class Report:
-    """Rows as they are measured; at the end a table, `results/NAME.json`, and the section NAME of a Markdown file."""
+    """Rows beside a rival, single numbers, and notes, as they are measured; `finish` writes them down."""
 
     def __init__(self, name: str):
-        self.name, self.rows, self.notes = name, [], []
+        self.name, self.rows, self.facts, self.notes, self.began = name, [], [], [], time.perf_counter()
 
     def row(
-        self, what: str, ours: float, rival: str, theirs: float, target: str, quality: str, compiling: float
+        self,
+        what: str,
+        ours: float,
+        rival: str,
+        theirs: float,
+        target: str,
+        quality: str,
+        compiling: float,
+        why: str = "",
     ) -> None:
-        """Times in seconds; `quality` says how equal the results are."""
-        row = dict(zip(COLUMNS, (what, ours, rival, theirs, theirs / ours, target, quality, compiling)))
+        """Times in seconds, kept as lists; `quality` says how equal the results are, `why` what a miss comes from."""
+        times = [list(t.values) if isinstance(t, Seconds) else [t] for t in (ours, theirs)]
+        row = dict(zip(COLUMNS, (what, times[0], rival, times[1], float(theirs) / ours, target, quality, compiling)))
+        row["met"] = met(row["ratio"], target)
+        row["why"] = why if row["met"] is False else ""
         self.rows.append(row)
-        print("  ".join(self._cells(row)), flush=True)
+        print("  ".join(_cells(row)), flush=True)
+
+    def fact(self, what: str, value: float, unit: str, target: str = "", why: str = "") -> None:
+        """A number that has no rival."""
+        fact = {"what": what, "value": value, "unit": unit, "target": target, "met": met(value, target)}
+        self.facts.append(fact | {"why": why if fact["met"] is False else ""})
+        print(f"{what}: {value:.4g} {unit}  {target}", flush=True)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
         print(text, flush=True)
 
-    def _cells(self, row: Mapping[str, Any]) -> list[str]:
-        cells = dict(
-            row, ratio=f"{row['ratio']:.2f}x", compiling=f"{row['compiling']:.1f} s" if row["compiling"] else ""
-        )
-        return [cells[c] if isinstance(cells[c], str) else f"{1000 * cells[c]:.4g} ms" for c in COLUMNS]
-
     def finish(self) -> None:
-        where = machine()
-        table = Table(title=where)
-        for column in COLUMNS:
-            table.add_column(column)
-        for row in self.rows:
-            table.add_row(*self._cells(row))
-        Console(width=150).print(table)
-        results = ROOT / "benchmarks" / "results"
-        results.mkdir(exist_ok=True)
-        record = {"where": where, "commit": environment()["commit"], "rows": self.rows, "notes": self.notes}
-        write_json(results / f"{self.name}.json", record)
+        RESULTS.mkdir(exist_ok=True)
+        record = {
+            "where": machine(),
+            "seconds": time.perf_counter() - self.began,
+            "environment": environment(),
+            "rows": self.rows,
+            "facts": self.facts,
+            "notes": self.notes,
+        }
+        if not options().only:
+            write_json(RESULTS / f"{self.name}.json", record)
+        console = Console(width=160)
+        for header, rows in tables(record):
+            table = Table(title=machine())
+            for column in header:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
         if path := options().write:
-            lines = markdown_table(COLUMNS, [self._cells(row) for row in self.rows])
-            write_section(path, self.name, "\n\n".join([f"{where}.", lines, *self.notes]))
+            write_section(path, self.name, as_markdown(record))
+
+
+def met(value: float, target: str) -> bool | None:
+    """Whether a number reaches a target like ">= 4" or "< 2"; None without one."""
+    if not target:
+        return None
+    sign, bound = target.split()
+    return {">=": value >= float(bound), "<": value < float(bound), "<=": value <= float(bound)}[sign]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    shown = dict(row, ratio=f"{row['ratio']:.2f}x", compiling=f"{row['compiling']:.1f} s" if row["compiling"] else "")
+    for name in ("gen_jax", "its time"):
+        shown[name] = str(Seconds(row[name]))
+    return [shown[c] for c in COLUMNS[:5]] + [_reached(row)] + [shown[c] for c in COLUMNS[6:]]
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    return row["target"] + {True: "", False: ", missed", None: ""}[row["met"]]
+
+
+def tables(record: Mapping[str, Any]) -> list[tuple[Sequence[str], list[list[str]]]]:
+    facts = [[f["what"], f"{f['value']:.4g} {f['unit']}".strip(), _reached(f)] for f in record["facts"]]
+    found = [(COLUMNS, [_cells(row) for row in record["rows"]]), (("what", "measured", "target"), facts)]
+    return [(header, rows) for header, rows in found if rows]
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    texts = [markdown_table(header, rows) for header, rows in tables(record)]
+    return "\n\n".join([f"{record['where']}.", *texts, *record["notes"], *misses(record)])
+
+
+def misses(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each target that was missed."""
+    rows = [(f"{row['what']}, against {row['rival']}: {row['ratio']:.2f}x", row) for row in record["rows"]]
+    rows += [(f"{fact['what']}: {fact['value']:.4g} {fact['unit']}".strip(), fact) for fact in record["facts"]]
+    return [
+        f"Missed: {said} (target {row['target']})" + (f": {row['why']}." if row["why"] else ".")
+        for said, row in rows
+        if row["met"] is False
+    ]
 
 
 def options() -> argparse.Namespace:

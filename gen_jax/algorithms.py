@@ -24,9 +24,9 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
     """Each player in turn lowers its own loss, seeing what the players before it have just become.
 
     One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
-    transformation per player. All losses of a step are given the same key, so that they can share noise and what is
-    computed of it; they fold names into it for noise of their own. Besides the metrics of the losses it reports each
-    loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
+    transformation per player. All losses of a step are given the same key, and fold names into it for noise of their
+    own; a model's `shared(batch, key)` adds to the batch what is drawn once for all of them. Besides the metrics of the
+    losses it reports each loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
     """
     objectives = tuple(model.objectives)
     players = {objective.player for objective in objectives}
@@ -48,9 +48,10 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         metrics: dict[str, Mean] = {}
+        batch, keys = _drawn(model, state, batch)
         for objective, label, prefix in zip(objectives, labels, prefixes):
             turn = _on_every(objective.every, _turn(objective, label, prefix, tx[objective.player]))
-            state, new = turn(state, batch)
+            state, new = turn(state, batch, keys)
             if clash := metrics.keys() & new.keys():
                 raise ValueError(f"two objectives report {sorted(clash)}: rename one of them")
             metrics |= new
@@ -63,16 +64,15 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
     """One player's part of a step."""
     player = objective.player
 
-    def turn(state: State, batch: Batch) -> tuple[State, dict[str, Mean]]:
+    def turn(state: State, batch: Batch, keys: Array) -> tuple[State, dict[str, Mean]]:
         params = state.params[player]
 
-        def gradient(extra: Extra, batch: Batch, part: Array):
-            key = fold(state.key, state.step, part)
+        def gradient(extra: Extra, batch: Batch, key: Array):
             descend = jax.value_and_grad(objective.loss, has_aux=True)
             (loss, (new, metrics)), grads = descend(params, state._replace(extra=extra), batch, key)
             return grads, {**extra, **new}, {f"{prefix}loss": Mean.of(loss), **metrics}
 
-        grads, extra, metrics = _over_parts(gradient, state.extra, batch)
+        grads, extra, metrics = _over_parts(gradient, state.extra, batch, keys)
         if isinstance(batch, Parts):
             grads = jax.tree.map(lambda g: g / _length(batch), grads)
         metrics = {**metrics, f"{prefix}grad_norm": Mean.of(optax.tree.norm(grads))}
@@ -86,15 +86,30 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
     return turn
 
 
+def _drawn(model: Descendable, state: State, batch: Batch | Parts) -> tuple[Batch | Parts, Array]:
+    """The batch with what all losses of a step share, and the key of the step; of each part its own."""
+    base = fold(state.key, state.step)
+    share = getattr(model, "shared", lambda batch, key: batch)
+
+    def draw(batch: Batch, part: Array) -> tuple[Batch, Array]:
+        key = fold(base, part)
+        return share(batch, key), key
+
+    if not isinstance(batch, Parts):
+        return draw(batch, jnp.int32(0))
+    parts, keys = jax.vmap(draw)(batch.parts, jnp.arange(_length(batch), dtype=jnp.int32))
+    return Parts(parts), keys
+
+
 def _on_every(every: int, turn):
     """The turn on every n-th step; otherwise the state as it is, and metrics that count nothing."""
     if every == 1:
         return turn
 
-    def skip(state: State, batch: Batch):
-        return state, _zeros_like(jax.eval_shape(turn, state, batch)[1])
+    def skip(state: State, batch: Batch, keys: Array):
+        return state, _zeros_like(jax.eval_shape(turn, state, batch, keys)[1])
 
-    return lambda state, batch: lax.cond((state.step + 1) % every == 0, turn, skip, state, batch)
+    return lambda state, batch, keys: lax.cond((state.step + 1) % every == 0, turn, skip, state, batch, keys)
 
 
 def em(model: Mixture, every: int = 1) -> Algorithm:
@@ -145,11 +160,12 @@ def _em_init(model: Mixture, key: Array, batch: Batch) -> State:
 
 
 def _expectation(model: Mixture, state: State, batch: Batch | Parts) -> tuple[PyTree, Metrics]:
-    def expect(extra: Extra, batch: Batch, part: Array):
+    def expect(extra: Extra, batch: Batch, key: Array):
         stats, metrics = summed(model.e_step, state, batch)
         return stats, extra, metrics
 
-    stats, _, metrics = _over_parts(expect, state.extra, batch)
+    keys = jnp.zeros(_length(batch)) if isinstance(batch, Parts) else None  # nothing is drawn
+    stats, _, metrics = _over_parts(expect, state.extra, batch, keys)
     return stats, metrics
 
 
@@ -294,19 +310,19 @@ def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
     return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, Parts(jax.tree.map(cut, batch))))
 
 
-def _over_parts(gather: Gather, extra: Extra, batch: Batch | Parts) -> tuple[PyTree, Extra, Metrics]:
-    """`gather` on a batch, or its sum over the parts of one, extras passing from part to part."""
+def _over_parts(gather: Gather, extra: Extra, batch: Batch | Parts, keys: Array) -> tuple[PyTree, Extra, Metrics]:
+    """`gather` on a batch, or its sum over the parts of one, each with its key, extras passing from part to part."""
     if not isinstance(batch, Parts):
-        return gather(extra, batch, jnp.int32(0))
+        return gather(extra, batch, keys)
 
     def body(carry, item):
         total, extra, metrics = carry
-        new, extra, more = gather(extra, item[1], item[0])
+        new, extra, more = gather(extra, *item)
         return (_add(total, new), extra, _add(metrics, more)), None
 
-    one = jax.tree.map(lambda a: a[0], batch.parts)
-    total, _, metrics = _zeros_like(jax.eval_shape(gather, extra, one, jnp.int32(0)))
-    carry, _ = lax.scan(body, (total, extra, metrics), (jnp.arange(_length(batch), dtype=jnp.int32), batch.parts))
+    one = jax.tree.map(lambda a: a[0], (batch.parts, keys))
+    total, _, metrics = _zeros_like(jax.eval_shape(gather, extra, *one))
+    carry, _ = lax.scan(body, (total, extra, metrics), (batch.parts, keys))
     return carry
 
 

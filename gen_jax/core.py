@@ -91,7 +91,11 @@ class Model(Protocol):
 
 
 class Descendable(Model, Protocol):
-    """Trainable by `descent`."""
+    """Trainable by `descent`.
+
+    It may have `shared(batch, key) -> batch`, which adds what all losses of a step draw together: that random numbers
+    of two losses are the same, compilers do not find out.
+    """
 
     @property
     def objectives(self) -> Sequence[Objective]: ...

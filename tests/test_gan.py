@@ -19,7 +19,7 @@ from gen_jax.evaluation import mode_coverage, stability
 from gen_jax.evaluation.likelihood import Split
 from gen_jax.evaluation.players import duplicate_rate, largest_singular_value
 from gen_jax.hooks import Diagnose
-from gen_jax.loop import fit
+from gen_jax.loop import compiled, fit, initial_state, zero_metrics
 from gen_jax.models import adversarial, augmentations, normalisers, penalties
 from gen_jax.models.contexts import Labels
 from gen_jax.models.discriminators import (
@@ -550,3 +550,16 @@ def test_a_population_of_seeds_finds_all_eight_modes():
     for i in range(3):
         found = measure(member(state, i), Split("test", {"x": x}), jax.random.key(0))
         assert found["modes"].value == 8 and found["high_quality"].value > 0.8
+
+
+def test_what_both_players_see_is_generated_once_inside_a_chunk_too():
+    model = GAN(MLP((64, 64), 2), MLPDiscriminator((64,)), latent=2)
+    algorithm = descent(model, {"discriminator": optax.sgd(0.1), "generator": optax.sgd(0.1)})
+    source = jax.tree.map(jnp.asarray, Resident({"x": np.zeros((256, 2), np.float32)}, 64))
+    state = initial_state(algorithm, source)
+
+    def products(n, turns):
+        program = compiled(algorithm, n).lower(state, zero_metrics(algorithm, state, source)(), source, turns)
+        return program.compile().cost_analysis()["flops"]
+
+    assert products(10, np.int32(10)) < 1.03 * products(1, 1)

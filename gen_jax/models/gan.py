@@ -132,6 +132,13 @@ class GAN:
             Objective(GENERATOR, self._fool, self.every),
         )
 
+    def shared(self, batch: Batch, key: Array) -> Batch:
+        """Both players are shown what is made of the same noise."""
+        return {**batch, "noise": self._z(batch, key)}
+
+    def _z(self, batch: Batch, key: Array) -> Array:
+        return batch["noise"] if "noise" in batch else self.noise(fold(key, "fake"), len(batch["x"]))
+
     def generate(self, state: State, z: Array, given: Batch | None = None) -> Array:
         """(B, *x) of noise (B, latent), by the averaged generator where there is one."""
         context = () if self.context is None else (told(self.context, given_to(self.context, len(z), given)),)
@@ -172,10 +179,8 @@ class GAN:
 
     def _discriminate(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The discriminator tells real from generated."""
-        made = lambda params: self._generated(params, state, batch, fold(key, "fake"))[0]
-        fake, _ = jax.vjp(
-            made, state.params[GENERATOR]
-        )  # the very operations of the generator's turn, for XLA to share
+        made = lambda params: self._generated(params, state, batch, self._z(batch, key), fold(key, "fake"))[0]
+        fake, _ = jax.vjp(made, state.params[GENERATOR])  # the operations of the generator's turn, for XLA to share
         return self._discriminator_loss(params, state, batch, fake, key)
 
     def _discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
@@ -203,7 +208,7 @@ class GAN:
         """The loss of a penalty that has steps of its own."""
 
         def loss(params: PyTree, state: State, batch: Batch, key: Array):
-            fake, _ = self._generated(state.params[GENERATOR], state, batch, fold(key, "fake"))
+            fake, _ = self._generated(state.params[GENERATOR], state, batch, self._z(batch, key), fold(key, "fake"))
             pair = self._seen(batch["x"], fake, state, key)
             return penalty.every * self._penalty(penalty, params, state, batch, pair, key), ({}, {})
 
@@ -215,22 +220,21 @@ class GAN:
 
     def _fool(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The generated is taken for real."""
-        fake, statistics = self._generated(params, state, batch, fold(key, "fake"))
+        fake, statistics = self._generated(params, state, batch, self._z(batch, key), fold(key, "fake"))
         metrics = {}
         judge = state.params[DISCRIMINATOR]
         if self.unrolling:
             judge = self._foreseen(params, state, batch, key)
         real, made = self._critiques(judge, state, batch, *self._seen(batch["x"], fake, state, key), key)
         loss = self.adversarial.generator(real.logits, made.logits)
-        if (
-            self.unrolling
-        ):  # the very value that the foreseen discriminator plays for: steering it pays off no other way
+        if self.unrolling:  # what the foreseen discriminator plays for: steering it pays off no other way
             loss = -self.adversarial.discriminator(real.logits, made.logits)
         if self.auxiliary:
             loss += self.auxiliary * _misclassified(made.classes, batch[self.context.entry])
         if self.mode_seeking:
-            other, _ = self._generated(params, state, batch, fold(key, "other"))
-            apart = jnp.mean(_distances(fake, other) / _distances(*(self._z(batch, key, n) for n in ("fake", "other"))))
+            z = self.noise(fold(key, "other"), len(batch["x"]))
+            other, _ = self._generated(params, state, batch, z, fold(key, "other"))
+            apart = jnp.mean(_distances(fake, other) / _distances(self._z(batch, key), z))
             loss += self.mode_seeking / (apart + 1e-5)
             metrics["mode_distance"] = Mean.of(apart)
         return loss, ({"generator_statistics": statistics}, metrics)
@@ -240,8 +244,9 @@ class GAN:
 
         def ahead(carry, i: Array):
             judge, opt = carry
-            fake, _ = self._generated(params, state, batch, fold(key, "unrolled", i))
-            loss = lambda judge: self._discriminator_loss(judge, state, batch, fake, fold(key, "unrolled", i))[0]
+            now = fold(key, "unrolled", i)
+            fake, _ = self._generated(params, state, batch, self.noise(now, len(batch["x"])), now)
+            loss = lambda judge: self._discriminator_loss(judge, state, batch, fake, now)[0]
             updates, opt = self.unrolling.tx.update(jax.grad(loss)(judge), opt, judge)
             return (optax.apply_updates(judge, updates), opt), None
 
@@ -249,15 +254,11 @@ class GAN:
         (judge, _), _ = lax.scan(ahead, start, jnp.arange(self.unrolling.steps))
         return judge
 
-    def _z(self, batch: Batch, key: Array, name: str) -> Array:
-        return self.noise(fold(key, name), len(batch["x"]))
+    def _generated(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
+        """What is made of noise z for the contexts of the batch, and the new statistics.
 
-    def _generated(self, params: PyTree, state: State, batch: Batch, key: Array) -> tuple[Array, PyTree]:
-        """As many as in the batch, for its contexts, and the new statistics.
-
-        Both players are shown what is made of the same noise, by the same parameters: it is computed once per step.
+        Both players make it of the same noise, by the same parameters: it is computed once per step.
         """
-        z = self.noise(key, len(batch["x"]))
         variables = {"params": params, STATISTICS: state.extra["generator_statistics"]}
         rngs = {"dropout": fold(key, "dropout")}
         fake, new = self.generator.apply(variables, z, *self._told(batch), mutable=[STATISTICS], rngs=rngs)
