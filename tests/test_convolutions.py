@@ -1,12 +1,14 @@
 """Convolutions written as matrix products are the ones of Flax, gradients included."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose
+from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose, convolved
 from gen_jax.models.nets import ConvDecoder, doubled
 
 
@@ -60,6 +62,35 @@ def test_doubled_convolutions_are_those_of_repeated_pixels(backend, size, featur
         )
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("kernel, size", [((3, 3), (12, 11)), ((5, 3), (8, 17)), ((1, 3), (16, 8))])
+def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size):
+    x = jax.random.normal(jax.random.key(0), (6, *size, 16))
+    params = nn.Conv(17, kernel).init(jax.random.key(1), x)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(Conv(17, kernel).apply)(params, x))
+    weigh = lambda y: jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y**2)
+
+    def penalty(module, params, x):
+        value, gradients = jax.value_and_grad(lambda p, x: weigh(module.apply(p, x)), (0, 1))(params, x)
+        return value + sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))
+
+    found, expected = (
+        jax.jit(jax.value_and_grad(partial(penalty, module), (0, 1)))(params, x)
+        for module in (Conv(17, kernel), nn.Conv(17, kernel))
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_wide_convolutions_of_a_population():
+    xs = jax.random.normal(jax.random.key(0), (3, 2, 12, 11, 16))
+    kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 16, 16))
+    loss = lambda x, kernel: jnp.sum(jnp.sin(convolved(x, kernel)))
+    found = jax.vmap(jax.grad(loss, (0, 1)))(xs, kernels)
+    for i in range(3):
+        for a, b in zip(found, jax.grad(loss, (0, 1))(xs[i], kernels[i])):
+            np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
 
 def test_narrowing_convolutions_are_flaxs():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -110,28 +110,46 @@ def _context(model: Any) -> list[jax.ShapeDtypeStruct]:
     return [] if model.context is None else [jax.ShapeDtypeStruct((1, model.context.size), "float32")]
 
 
-def forward(init: Callable[..., Any], *shapes: Any) -> float:
-    """Operations of the layers with kernels that `init(key, *shapes)` calls; nothing is computed.
+class Called(NamedTuple):
+    """A layer with a kernel, as it is called on one example."""
 
-    A layer that `nn.scan` repeats is called with one kernel of those that are stored.
-    """
+    layer: nn.Module
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    kernel: tuple[int, ...]
+    times: int  # how often `nn.scan` repeats it
+
+    @property
+    def products(self) -> float:
+        places = self.x if isinstance(self.layer, ConvTranspose) else self.y
+        return 2.0 * math.prod(places[:-1]) * math.prod(self.kernel) * self.times
+
+
+def forward(init: Callable[..., Any], *shapes: Any) -> float:
+    """Operations of one pass through the layers that `init` calls."""
+    return sum(called.products for called in layers(init, *shapes))
+
+
+def layers(init: Callable[..., Any], *shapes: Any) -> list[Called]:
+    """The layers with kernels that `init(key, *shapes)` calls; nothing is computed."""
     found = {}
 
     def note(call, arguments, keywords, context):
         out = call(*arguments, **keywords)
         module = context.module
         if context.method_name == "__call__" and module.has_variable("params", "kernel"):
-            kernel = module.get_variable("params", "kernel")
-            places = arguments[0] if isinstance(module, ConvTranspose) else out
-            found[module.path] = kernel.size, 2.0 * places.size / places.shape[-1]
+            kernel = module.get_variable("params", "kernel").shape
+            found[id(module.scope.root), module.path] = Called(module, arguments[0].shape, out.shape, kernel, 1)
         return out
 
     with nn.intercept_methods(note):
         made = jax.eval_shape(init, jax.random.key(0), *shapes)
-    sizes = {jax.tree_util.keystr(p, simple=True, separator="/"): a.size for p, a in jax.tree.leaves_with_path(made)}
+    stored = {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in jax.tree.leaves_with_path(made)}
 
-    def stored(path: tuple[str, ...], size: int) -> int:
+    def repeats(path: tuple[str, ...], kernel: tuple[int, ...]) -> int:
+        """A layer that `nn.scan` repeats is called with one kernel of those that are stored."""
         ending = "/" + "/".join([*path, "kernel"])
-        return sizes[min((name for name in sizes if name.endswith(ending)), key=len)] if path else size
+        same = [n for n, shape in stored.items() if n.endswith(ending) and shape[len(shape) - len(kernel) :] == kernel]
+        return math.prod(stored[min(same, key=len)]) // math.prod(kernel) if path and same else 1
 
-    return sum(each * stored(path, size) for path, (size, each) in found.items())
+    return [called._replace(times=repeats(path, called.kernel)) for (_, path), called in found.items()]

@@ -1,13 +1,15 @@
 """Convolutions and transposed convolutions of images, fast on CPUs too; (B, H, W, C) with "SAME" padding.
 
 The same maps and parameters as `flax.linen.Conv` and `flax.linen.ConvTranspose`. On a CPU they are written as matrix
-products with slices, pads and concatenations around them: XLA's own convolutions are slow there inside loops, and the
-kernel gradient of a transposed one takes thirty times its forward pass. Autodiff of products gives products.
+products with slices, pads and concatenations around them, the gradient of which are such products again: the kernel
+gradients of XLA's own convolutions are slow there, that of a transposed one takes thirty times its forward pass. Where
+XLA's forward pass is the fastest (many channels of large images), it is taken, with gradients of our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_batching import sequential_vmap
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -62,6 +65,8 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
     tall, wide, channels, features = kernel.shape
+    if _is_wide(x_BHWC.shape, kernel.shape, strides):
+        return _centred(x_BHWC, kernel)
     if strides == (1, 1) and features < channels:
         return sum(
             _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
@@ -79,6 +84,66 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     ]
     patches = jnp.concatenate(views, axis=-1).reshape(-1, tall * wide * channels)
     return (patches @ kernel.reshape(-1, features)).reshape(-1, *size, features)
+
+
+def _is_wide(x: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
+    """Whether XLA's own convolution, with gradients of our own, is faster than products: where these would be large."""
+    tall, wide, channels, features = kernel
+    odd = strides == (1, 1) and tall % 2 == wide % 2 == 1 and tall * wide > 1
+    return odd and x[1] * x[2] >= 128 and 16 <= channels <= features <= 2 * channels
+
+
+@jax.custom_vjp
+def _centred(x_BHWC: Array, kernel: Array) -> Array:
+    """The convolution by a kernel of odd sides, by XLA, with gradients that are fast on CPUs."""
+    return _by_xla(x_BHWC, kernel)
+
+
+@sequential_vmap  # a convolution for each member of a population: XLA's grouped ones are slow
+def _by_xla(x_BHWC: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(x_BHWC, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, size: tuple[int, int]) -> Array:
+    """sum over pixels p of x[p + offset of tap] y[p]: (tall, wide, C, features), a few images at a time.
+
+    One product for all taps: x beside its shifts along a row, y beside its shifts along a column.
+    """
+    (tall, wide), (batch, height, _, channels) = size, x_BHWC.shape
+    features = y_BHWC.shape[-1]
+    block = next(n for n in range(max(2048 // (height * x_BHWC.shape[2]), 1), 0, -1) if batch % n == 0)
+
+    def add(i: Array, total: Array) -> Array:
+        x, y = (lax.dynamic_slice_in_dim(a, i * block, block) for a in (x_BHWC, y_BHWC))
+        return total + _beside(x, wide, axis=2).T @ _beside(y, tall, axis=1, backwards=True)
+
+    total = lax.fori_loop(0, batch // block, add, jnp.zeros((wide * channels, tall * features), x_BHWC.dtype))
+    return total.reshape(wide, channels, tall, features).transpose(2, 0, 1, 3)
+
+
+def _beside(x_BHWC: Array, n: int, axis: int, backwards: bool = False) -> Array:
+    """(B H W, n C): every pixel beside those up to n // 2 away along an axis, zero outside."""
+    pads = [(n // 2, n // 2) if i == axis else (0, 0) for i in range(4)]
+    x, size = jnp.pad(x_BHWC, pads), x_BHWC.shape[axis]
+    shifts = [lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(n)]
+    return jnp.concatenate(shifts[::-1] if backwards else shifts, axis=-1).reshape(-1, n * x.shape[-1])
+
+
+def _turned(kernel: Array) -> Array:
+    """The kernel of the transposed map."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+# Each is linear in each of its arguments, and the transposes are each other: so gradients of gradients are fast too.
+_centred.defvjp(
+    lambda x, kernel: (_centred(x, kernel), (x, kernel)),
+    lambda kept, y: (_centred(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[:2])),
+)
+_kernel_gradient.defvjp(
+    lambda x, y, size: (_kernel_gradient(x, y, size), (x, y)),
+    lambda size, kept, kernel: (_centred(kept[1], _turned(kernel)), _centred(kept[0], kernel)),
+)
 
 
 def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:

@@ -1,0 +1,162 @@
+"""Convolutions of every config against PyTorch: forward and backward passes of all convolutional layers.
+
+PYTHONPATH=. python benchmarks/convolutions.py [--only sngan] [--write README.md]          (needs the `bench` extra)
+
+Each layer is run by itself at the config's batch, in both libraries with its own threads; times are summed over the
+layers of a config, each distinct layer measured once. Of PyTorch the faster memory format counts, layer by layer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from side_by_side import ROOT, Report, options
+
+from gen_jax.benchmark.closed_form import layers
+from gen_jax.data import load
+from gen_jax.experiment import load as load_config
+from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose
+
+ROUNDS, SECONDS = 5, 0.1
+
+
+class Layer(NamedTuple):
+    kind: str  # plain, doubled, transposed
+    x: tuple[int, ...]  # (B, H, W, C)
+    kernel: tuple[int, ...]  # (height, width, C, features)
+    strides: int
+
+
+def layers_of(config: Path) -> list[Layer]:
+    """Every convolution that a step of this config calls, at its batch."""
+    experiment = load_config(config).build()
+    source = experiment.source(load(experiment.data))
+    batch = jax.eval_shape(lambda source: source.batch_at(0), jax.tree.map(jnp.asarray, source))
+    kinds = {ConvTranspose: "transposed", ConvDoubled: "doubled", Conv: "plain"}
+    found = []
+    for called in layers(experiment.model.init, batch):
+        if type(called.layer) in kinds:
+            x = (len(batch["x"]), *called.x[1:])
+            found += [Layer(kinds[type(called.layer)], x, called.kernel, called.layer.strides)] * called.times
+    return found
+
+
+def ours(layer: Layer) -> Callable[[], Any]:
+    kind = {"plain": Conv, "doubled": ConvDoubled, "transposed": ConvTranspose}[layer.kind]
+    module = kind(layer.kernel[-1], layer.kernel[:2], layer.strides)
+    params = {"params": {"kernel": jnp.ones(layer.kernel), "bias": jnp.zeros(layer.kernel[-1])}}
+    x = jnp.ones(layer.x)
+    y = jax.eval_shape(module.apply, params, x)
+
+    @jax.jit
+    def run(params, x, cotangent):
+        y, pull = jax.vjp(module.apply, params, x)
+        return y, pull(cotangent)
+
+    cotangent = jnp.ones(y.shape)
+    return lambda: jax.block_until_ready(run(params, x, cotangent))
+
+
+def theirs(layer: Layer, channels_last: bool) -> Callable[[], Any]:
+    import torch
+    from torch.nn import functional
+
+    torch.set_num_threads(os.cpu_count())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    tall, wide, channels, features = layer.kernel
+    batch, height, width, _ = layer.x
+    x = torch.ones(batch, channels, height, width).to(memory_format=layout).requires_grad_()
+    pads = (tall // 2, wide // 2)
+    shape = (channels, features, tall, wide) if layer.kind == "transposed" else (features, channels, tall, wide)
+    kernel = torch.ones(shape).to(memory_format=layout).requires_grad_()
+    bias = torch.zeros(features, requires_grad=True)
+
+    def forward():
+        if layer.kind == "transposed":
+            return functional.conv_transpose2d(x, kernel, bias, layer.strides, pads, layer.strides - 1)
+        seen = functional.interpolate(x, scale_factor=2) if layer.kind == "doubled" else x
+        return functional.conv2d(seen, kernel, bias, layer.strides, pads)
+
+    cotangent = torch.ones_like(forward())
+
+    def run():
+        x.grad = kernel.grad = bias.grad = None
+        forward().backward(cotangent)
+
+    return run
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """The median of rounds of calls, of one call."""
+    run()
+    start = time.perf_counter()
+    run()
+    n = max(1, int(SECONDS / ROUNDS / (time.perf_counter() - start)))
+    rounds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        for _ in range(n):
+            run()
+        rounds.append((time.perf_counter() - start) / n)
+    return statistics.median(rounds)
+
+
+class Rival:
+    """PyTorch in a process of its own, which is sent layers and answers with seconds."""
+
+    def __init__(self):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, __file__, "--case", "PyTorch"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, layer: Layer) -> float:
+        self.process.stdin.write(json.dumps(layer) + "\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        kind, x, kernel, strides = json.loads(line)
+        layer = Layer(kind, tuple(x), tuple(kernel), strides)
+        print(min(seconds(theirs(layer, last)) for last in (False, True)), flush=True)
+
+
+def main() -> None:
+    chosen = options()
+    if chosen.case:
+        return serve()
+    report, rival = Report("convolutions"), Rival()
+
+    @lru_cache
+    def measured(layer: Layer) -> tuple[float, float]:
+        pair = seconds(ours(layer)), rival(layer)
+        jax.clear_caches()
+        return pair
+
+    for config in sorted(Path("configs").glob("*.py")):
+        if chosen.only in config.stem and (found := layers_of(config)):
+            pairs = [(layer, *measured(layer)) for layer in found]
+            (mine, its), lost = map(sum, list(zip(*pairs))[1:]), [(a - b, layer) for layer, a, b in pairs if a > b]
+            worst = max(lost, default=(0, None))[1]
+            why = "" if worst is None else f"most is lost in {worst.kind} {worst.kernel} of {worst.x}"
+            what = f"{config.stem}, {len(found)} convolutions"
+            report.row(what, mine, "PyTorch", its, ">= 1", "", 0.0, why)
+    rival.process.terminate()
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
