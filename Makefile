@@ -1,5 +1,6 @@
 # make train   sets up a virtual environment and runs the main job
 # make test    sets it up and runs the tests
+# make bench   times everything beside its peers (pinned in the extra `bench`) and writes the tables of the README
 # make compare trains four families on the embedded digits and writes one table of them
 # Another interpreter: make test PYTHON=python3.12
 
@@ -7,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3 python,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PEERS := $(VENV)-bench
 
 .PHONY: train test test-all compare bench lock clean
 
@@ -23,8 +25,15 @@ compare: $(READY)
 	$(BIN)/python -m gen_jax compare --out runs/compare --configs \
 		configs/gmm_digits.py configs/vae_digits.py configs/nsf_digits.py configs/dcgan_digits.py
 
-bench: $(READY)
-	$(BIN)/python benchmarks/loop.py --write README.md
+bench: $(PEERS)/ready
+	PYTHONPATH=. $(PEERS)/bin/python benchmarks/run.py --write README.md
+
+# The peers live in an environment of their own: tests must not find TensorFlow or PyTorch.
+$(PEERS)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --editable ".[bench]"
+	@touch $@
 
 # Reinstalls only when the lock file or pyproject.toml changes.
 $(READY): requirements.lock pyproject.toml

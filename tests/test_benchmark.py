@@ -14,7 +14,7 @@ from gen_jax import __main__ as tools
 from gen_jax.benchmark import device, report
 from gen_jax.benchmark.closed_form import products
 from gen_jax.benchmark.cost import cost
-from gen_jax.benchmark.estimate import Cluster, batch_for, efficiency, reduced_bytes
+from gen_jax.benchmark.estimate import Cluster, Work, reduced_bytes, work
 from gen_jax.benchmark.measure import Case, lay_out, measured
 from gen_jax.benchmark.run import cases
 from gen_jax.benchmark.trace import traced
@@ -160,17 +160,14 @@ def test_a_trace_names_the_costliest_operations(tmp_path):
 
 def test_the_estimate_is_its_formula():
     cluster = Cluster(flops=1e12, utilisation=0.5, link=1e9, latency=0.0)
-    assert efficiency(1e12, 1e9, 1, cluster) == 1
-    assert efficiency(1e12, 1e9, 4, cluster) == pytest.approx(2 / (2 + 1.5))  # 2 s of work, 2 (3/4) 1 s of summing
+    one = Work("some", 32, 1e12, 1e9)
+    assert one.efficiency(1, cluster) == 1
+    assert one.efficiency(4, cluster) == pytest.approx(2 / (2 + 1.5))  # 2 s of work, 2 (3/4) 1 s of summing
     late = cluster._replace(latency=0.25)
-    assert efficiency(1e12, 0, 4, late) == pytest.approx(2 / (2 + 2 * 2 * 0.25))
-
-
-def test_the_batch_for_an_efficiency_reaches_it(found):
-    m = replace(found[0], flops=1e9, formula=None)
-    n = batch_for(0.9, m, 1e6, 64)
-    reached = lambda n: efficiency(m.model_flops / m.batch * n, 1e6, 64)
-    assert reached(n) >= 0.9 > reached(n - 2)
+    assert one._replace(moved=0).efficiency(4, late) == pytest.approx(2 / (2 + 2 * 2 * 0.25))
+    enough = one.batch_for(0.9, 64, cluster)
+    reached = lambda n: one._replace(batch=n, flops=1e12 / 32 * n).efficiency(64, cluster)
+    assert reached(enough) >= 0.9 > reached(enough - 1)
 
 
 def test_what_is_summed_over_devices():
@@ -180,6 +177,8 @@ def test_what_is_summed_over_devices():
     experiment, source = lay_out(Case("configs/gmm_blobs.py"))
     state = abstract_state(experiment.algorithm, source)
     assert reduced_bytes(state) == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state.opt))
+    found = work(Case("configs/gmm_blobs.py"))
+    assert found.moved == reduced_bytes(state) and found.flops == 4 * 1000 * 3 * (3 + 2 + 1)
 
 
 def test_cases_are_all_combinations():

@@ -132,14 +132,16 @@ def forward(init: Callable[..., Any], *shapes: Any) -> float:
 
 def layers(init: Callable[..., Any], *shapes: Any) -> list[Called]:
     """The layers with kernels that `init(key, *shapes)` calls; nothing is computed."""
-    found = {}
+    found, networks = {}, []
 
     def note(call, arguments, keywords, context):
-        out = call(*arguments, **keywords)
         module = context.module
+        if not module.path and context.method_name == "__call__":
+            networks.append(module)  # whose layers are called from here on; a layer in a loop is traced twice
+        out = call(*arguments, **keywords)
         if context.method_name == "__call__" and module.has_variable("params", "kernel"):
             kernel = module.get_variable("params", "kernel").shape
-            found[id(module.scope.root), module.path] = Called(module, arguments[0].shape, out.shape, kernel, 1)
+            found[len(networks), module.path] = Called(module, arguments[0].shape, out.shape, kernel, 1)
         return out
 
     with nn.intercept_methods(note):

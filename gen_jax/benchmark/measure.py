@@ -175,6 +175,7 @@ def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
 
 def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -> Measurement:
     chunk, batch = experiment.chunk, jax.eval_shape(lambda view: view.batch_at(0), ready.source.example())
+    jax.block_until_ready(ready.state)
     jax.clear_caches()  # shapes have been asked for, which traces: begin again
     start = time.perf_counter()
     traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))

@@ -16,17 +16,15 @@ from rich.table import Table
 
 from gen_jax import plots
 from gen_jax.benchmark import report
-from gen_jax.benchmark.estimate import Cluster, batch_for, efficiency, reduced_bytes
-from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
+from gen_jax.benchmark.estimate import Cluster, table, work
+from gen_jax.benchmark.measure import Case, Measurement, measured
 from gen_jax.benchmark.report import Cells
 from gen_jax.benchmark.trace import traced
 from gen_jax.errors import UserError
 from gen_jax.logs import machine
-from gen_jax.loop import abstract_state
 from gen_jax.readme import markdown_table, write_section
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
-ACCELERATORS = (8, 64, 256, 1024)
 
 
 def cases(configs: Sequence[Path], scale: Sequence[str] = (), **axes: Sequence[int | str]) -> list[Case]:
@@ -92,7 +90,8 @@ def bench(
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
-        shown.append((f"on paper: {Cluster()}", _on_paper(found, rows, data_dir)))
+        works = [work(case, m.model_flops, data_dir) for case, m in zip(found, rows)]
+        shown.append((f"on paper: {Cluster()}", table(works)))
     if profile:
         for case, m in zip(found, rows):
             trace = traced(case, out / "profile" / m.config, data_dir)
@@ -101,12 +100,12 @@ def bench(
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
     for title, (header, cells) in shown:
-        table = Table(title=title)
+        drawn = Table(title=title)
         for name in header:
-            table.add_column(name, overflow="fold")
+            drawn.add_column(name, overflow="fold")
         for row in cells:
-            table.add_row(*row)
-        console.print(table)
+            drawn.add_row(*row)
+        console.print(drawn)
     text = "\n\n".join([f"{machine()}.", *(f"{title}:\n\n{markdown_table(*table)}" for title, table in shown)])
     out.mkdir(parents=True, exist_ok=True)
     report.save(out / "bench.json", rows)
@@ -118,19 +117,6 @@ def bench(
     if write:
         write_section(*write, text)
     return rows
-
-
-def _on_paper(found: Sequence[Case], rows: Sequence[Measurement], data_dir: Path | None) -> Cells:
-    header = ["config", "batch per device", "FLOPs per device", "summed", *(f"{n:,} devices" for n in ACCELERATORS)]
-    header.append(f"batch per device for 90 % at {ACCELERATORS[-1]:,}")
-    cells = []
-    for case, m in zip(found, rows):
-        experiment, source = lay_out(case, data_dir)
-        moved = reduced_bytes(abstract_state(experiment.algorithm, source))
-        shares = [f"{100 * efficiency(m.model_flops, moved, n):.2g} %" for n in ACCELERATORS]
-        enough = f"{batch_for(0.9, m, moved, ACCELERATORS[-1]):,}"
-        cells.append([m.config, f"{m.batch:,}", f"{m.model_flops:.3g}", f"{moved / 1e6:.3g} MB", *shares, enough])
-    return header, cells
 
 
 def check(seconds: float, out: Path) -> None:

@@ -1,0 +1,88 @@
+"""All benchmarks, one after the other, and what became of their targets:  make bench
+
+PYTHONPATH=. python benchmarks/run.py [--only gmm hmm] [--write README.md]          (needs the `bench` extra)
+
+Each script runs in a process of its own and leaves `results/NAME.json`; then `python -m gen_jax bench` measures configs
+of every family, with a trace of their steps. The summary says which targets hold, which do not, and why. `--summary`
+only writes it again, from the results that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from side_by_side import RESULTS, ROOT, misses
+
+from gen_jax.logs import read_json
+from gen_jax.readme import check_section, markdown_table, write_section
+
+SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
+CONFIGS = (
+    "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons "
+    "nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
+).split()
+
+
+def run(words: list[str]) -> float:
+    """Minutes that a command of this project takes; what it says is shown."""
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment)
+    if done.returncode:
+        print(f"{words[0]} ended with {done.returncode}; its results are those of before", file=sys.stderr)
+    return (time.perf_counter() - start) / 60
+
+
+def summary() -> str:
+    """What became of the targets of all results that are there."""
+    rows, missed = [], []
+    for name in SCRIPTS:
+        record = read_json(RESULTS / f"{name}.json")
+        if record is None or "environment" not in record:
+            continue
+        targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
+        where = f"{record['where']}, commit {(record['environment']['commit'] or 'unknown')[:9]}"
+        rows.append([name, f"{sum(targets)} of {len(targets)}", f"{record['seconds'] / 60:.1f}", where])
+        missed += [f"- {name}: {one.removeprefix('Missed: ')}" for one in misses(record)]
+    table = markdown_table(["benchmark", "targets met", "minutes", "where"], rows)
+    return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else ["Every target is met."])])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "configs"], default=[*SCRIPTS, "configs"])
+    parser.add_argument("--write", type=Path, help="a Markdown file with sections for the tables")
+    parser.add_argument("--summary", action="store_true", help="run nothing")
+    chosen = parser.parse_args()
+    write = ["--write", str(chosen.write.resolve())] if chosen.write else []
+    if chosen.write:
+        check_section(chosen.write, "summary")
+    took = {}
+    for name in () if chosen.summary else chosen.only:
+        print(f"--- {name}", flush=True)
+        if name == "configs":
+            configs = [f"configs/{config}.py" for config in CONFIGS]
+            took[name] = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench", *write])
+        else:
+            took[name] = run([f"benchmarks/{name}.py", *write])
+    text = summary()
+    if took:
+        text += f"\n\nThe last run took {sum(took.values()):.0f} minutes."
+    table = Table("benchmark", "minutes")
+    for name, minutes in took.items():
+        table.add_row(name, f"{minutes:.1f}")
+    Console().print(table)
+    print(text)
+    if chosen.write:
+        write_section(chosen.write, "summary", text)
+
+
+if __name__ == "__main__":
+    main()
