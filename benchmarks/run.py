@@ -30,14 +30,12 @@ CONFIGS = (
 ).split()
 
 
-def run(words: list[str]) -> float:
-    """Minutes that a command of this project takes; what it says is shown."""
+def run(words: list[str]) -> tuple[float, bool]:
+    """Minutes that a command of this project takes, and whether it succeeded; what it says is shown."""
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment)
-    if done.returncode:
-        print(f"{words[0]} ended with {done.returncode}; its results are those of before", file=sys.stderr)
-    return (time.perf_counter() - start) / 60
+    return (time.perf_counter() - start) / 60, done.returncode == 0
 
 
 def summary() -> str:
@@ -46,13 +44,15 @@ def summary() -> str:
     for name in SCRIPTS:
         record = read_json(RESULTS / f"{name}.json")
         if record is None or "environment" not in record:
+            rows.append([name, "not run", "", ""])
             continue
         targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
-        where = f"{record['where']}, commit {(record['environment']['commit'] or 'unknown')[:9]}"
+        commit = (record["environment"]["commit"] or "unknown")[:9]
+        where = f"{record['where']}, commit {commit}" + " and changes" * record["environment"]["uncommitted_changes"]
         rows.append([name, f"{sum(targets)} of {len(targets)}", f"{record['seconds'] / 60:.1f}", where])
         missed += [f"- {name}: {one.removeprefix('Missed: ')}" for one in misses(record)]
     table = markdown_table(["benchmark", "targets met", "minutes", "where"], rows)
-    return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else ["Every target is met."])])
+    return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else [])])
 
 
 def main() -> None:
@@ -64,14 +64,15 @@ def main() -> None:
     write = ["--write", str(chosen.write.resolve())] if chosen.write else []
     if chosen.write:
         check_section(chosen.write, "summary")
-    took = {}
+    took, failed = {}, []
     for name in () if chosen.summary else chosen.only:
         print(f"--- {name}", flush=True)
         if name == "configs":
             configs = [f"configs/{config}.py" for config in CONFIGS]
-            took[name] = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench", *write])
+            took[name], fine = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench", *write])
         else:
-            took[name] = run([f"benchmarks/{name}.py", *write])
+            took[name], fine = run([f"benchmarks/{name}.py", *write])
+        failed += [] if fine else [name]
     text = summary()
     if took:
         text += f"\n\nThe last run took {sum(took.values()):.0f} minutes."
@@ -82,6 +83,8 @@ def main() -> None:
     print(text)
     if chosen.write:
         write_section(chosen.write, "summary", text)
+    if failed:
+        sys.exit(f"failed, their results are those of before: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

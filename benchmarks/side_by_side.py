@@ -181,7 +181,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--write", type=Path, help="a Markdown file with a section for the table")
     parser.add_argument("--only", default="", help="measure the cases whose name contains this")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # a case in a process of its own
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.only and chosen.write:
+        parser.error("--write is for whole runs: leave --only out")
+    return chosen
 
 
 def peak_megabytes(script: str, case: str) -> float:

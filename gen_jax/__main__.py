@@ -229,10 +229,10 @@ def bench(
 
     run.check(seconds, out)
     if devices or scale == ("devices",):
-        run.several_cpu_devices(max(devices, default=4))
+        run.several_cpu_devices(min(devices) if devices and min(devices) < 1 else max(devices, default=4))
     if write:
         check_section(write, "bench")
-    found = run.cases(configs, scale, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
+    found = run.cases(configs, scale, data_dir, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
     run.bench(found, scale, seconds, out, compare, profile, (write, "bench") if write else None, data_dir)
 
 

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from gen_jax import __main__ as tools
-from gen_jax.benchmark import device, report
+from gen_jax.benchmark import device, report, run
 from gen_jax.benchmark.closed_form import products
 from gen_jax.benchmark.cost import cost
 from gen_jax.benchmark.estimate import Cluster, Work, reduced_bytes, work
@@ -59,6 +59,8 @@ def test_loops_of_unknown_length_are_said():
     f = lambda x, n: lax.fori_loop(0, n, lambda i, c: c @ x, x)
     found = flops(f, jnp.ones((N, N)), 3)
     assert found.endless == 1 and found.flops == pytest.approx(PRODUCT, rel=0.01)
+    branch = lambda p, x, n: lax.cond(p, lambda: f(x, n), lambda: x)
+    assert flops(branch, True, jnp.ones((N, N)), 3).endless == 1
 
 
 # What XLA counts beside the products of the formula: at most so many times as much; GANs that repeat pixels need less.
@@ -92,6 +94,32 @@ def test_verdicts_follow_the_roofline():
     assert device.verdict(5.0, 1.0, 1.0, peaks)[0] == "latency"
 
 
+def test_a_step_on_several_devices_is_held_against_all_of_them(found):
+    m = replace(found[0], formula=None, flops=80.0, bytes=1.0, p50=1.0, peak_flops=100.0, peak_bandwidth=100.0)
+    four = replace(m, devices=4, flops=320.0, bytes=4.0, peak_flops=400.0, peak_bandwidth=400.0)
+    assert m.roofline == four.roofline == ("compute", 0.8) and m.utilisation == four.utilisation == 0.8
+
+
+def test_a_divided_step_counts_as_the_whole():
+    one, two = (measured(Case("configs/gan_ring8.py", batch=64, chunk=1, devices=n), 0.05) for n in (1, 2))
+    assert two.flops == pytest.approx(one.flops, rel=0.05) and two.bytes == pytest.approx(one.bytes, rel=0.1)
+    header, rows = report.division([one, two])
+    assert [row[header.index("devices")] for row in rows] == ["1", "2"] and rows[0][-1] == "100 %"
+
+
+def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
+    def failing(case, *others):
+        if case.batch == 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
+        return measured(case, 0.05)
+
+    monkeypatch.setattr(run, "measured", failing)
+    with pytest.raises(UserError, match="batch=64.*out of memory"):
+        run.bench(cases(["configs/gmm_blobs.py"], batch=(32, 64, 128)), out=tmp_path)
+    assert [m["batch"] for m in json.loads((tmp_path / "bench.json").read_text())["measurements"]] == [32, 128]
+    assert (tmp_path / "roofline.png").exists()
+
+
 def test_known_peaks_are_found_by_the_name_of_the_device(monkeypatch):
     class Device:
         device_kind = "NVIDIA H100 80GB HBM3"
@@ -100,6 +128,9 @@ def test_known_peaks_are_found_by_the_name_of_the_device(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     assert device.known("bfloat16") == (989e12, 3.35e12)
     assert device.known("int8") is None
+    for kind, flops in {"TPU v5 lite": 197e12, "TPU v5": 459e12, "NVIDIA L40S": None, "NVIDIA L4": 121e12}.items():
+        Device.device_kind = kind
+        assert (device.known("bfloat16") or [None])[0] == flops
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +233,9 @@ def test_cases_are_all_combinations():
         (["configs/vae_digits.py", "--compare", "nowhere.json"], "no such file"),
         (["configs/vae_digits.py", "--batch", "130", "--devices", "4"], "cannot be divided over 4 devices"),
         (["configs/vae_digits.py", "--devices", "64"], "64 devices asked for"),
+        (["configs/vae_digits.py", "--devices", "0"], "--devices must be at least 1"),
+        (["configs/vae_digits.py", "--batch", "32", "--scale", "batch", "32:64"], "leave --batch out"),
+        (["configs/vae_digits.py", "--out", "README.md/x"], "a file is in the way"),
     ],
 )
 def test_bad_input_is_said_in_one_line(words, said, capsys, monkeypatch):

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose, convolved
 from gen_jax.models.nets import ConvDecoder, doubled
+from gen_jax.sharding import Layout
 
 
 @pytest.mark.parametrize("ours, theirs", [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
@@ -81,6 +84,20 @@ def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size):
     )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_wide_convolutions_of_a_divided_batch_are_not_gathered():
+    mesh = Layout(data=2).mesh()
+    cut, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    x = jax.device_put(jnp.ones((32, 12, 12, 16)), cut)
+    kernel = jax.device_put(jnp.ones((3, 3, 16, 16)), everywhere)
+
+    def gradient(x, kernel):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.grad(lambda k: jnp.sum(jnp.sin(convolved(x, k))))(kernel)
+
+    program = jax.jit(gradient, out_shardings=everywhere).lower(x, kernel).compile().as_text()
+    assert "all-reduce" in program and "all-gather" not in program
 
 
 def test_wide_convolutions_of_a_population():

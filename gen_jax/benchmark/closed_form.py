@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from gen_jax.core import Batch
 from gen_jax.models.convolutions import ConvTranspose
@@ -53,8 +54,10 @@ def _(model: HMM, batch: Batch) -> float | None:
 
 def _features(kind: Any, size: int) -> int:
     """Of which the log-density of a normal with such a covariance is a weighted sum."""
-    if isinstance(kind, (Tied, Spherical)):
+    if isinstance(kind, Spherical):
         return size + 2
+    if isinstance(kind, Tied):
+        return size + 1
     if isinstance(kind, Diagonal):
         return 2 * size + 1
     return size * (size + 1) // 2 + size + 1
@@ -87,7 +90,8 @@ def _(model: Flow, batch: Batch) -> float | None:
 @products.register
 def _(model: GAN, batch: Batch) -> float | None:
     """The generator is trained (3 passes) on what the discriminator has been trained on too (2 x 3 passes), and sees it
-    through the discriminator held fixed (2). A penalty on gradients takes 6 more passes of the discriminator."""
+    through the discriminator held fixed (2). A penalty on gradients takes 6 more passes of the discriminator, and one
+    of the generator where it has steps of its own; a mode-seeking generator is trained on two sets of samples."""
     if model.unrolling is not None:
         return None
     n, context = len(batch["x"]), _context(model)
@@ -96,9 +100,12 @@ def _(model: GAN, batch: Batch) -> float | None:
     made = forward(model.generator.init, z, *context)
     judged = forward(model.discriminator.init, x, *([] if model.auxiliary else context)) / model.packing
     penalties = sum(6.0 / p.every for p in model.penalties if p.of_gradients)
-    of_real = 1.0 if model.adversarial.boundary is None else 0.0  # a relativistic generator's loss sees it too
-    turn = 2.0 * made + (2.0 + of_real) * judged
-    return n * (made + (6.0 + penalties) * judged + turn / model.every)
+    lazy = sum(1.0 / p.every for p in model.penalties if p.every > 1)
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    loss = model.adversarial.generator
+    of_real = float(loss(zero, zero) != loss(one, zero))  # a relativistic generator is shown the real ones too
+    turn = (2.0 + 3.0 * bool(model.mode_seeking)) * made + (2.0 + of_real) * judged
+    return n * ((1.0 + lazy) * made + (6.0 + penalties) * judged + turn / model.every)
 
 
 def _one(batch: Batch) -> Batch:

@@ -6,7 +6,7 @@ XLA's own analysis counts the body of a loop once, and of a conditional the cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,26 +33,33 @@ class Part(NamedTuple):
     counted: int
 
 
-def cost(jaxpr: ClosedJaxpr, analysis: Mapping[str, float] | None = None) -> Cost:
-    """What a traced function costs; `analysis` is that of its compiled program where there is one already."""
-    total = _own(jaxpr) if analysis is None else _of(analysis)
+def cost(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
+    """What a traced function costs; `compiled` is its program where there is one already.
+
+    On accelerators operations are counted before the compiler turns products into calls of libraries, which it then
+    does not count; bytes are always those of the compiled program.
+    """
+    return _whole(jaxpr, _own(jaxpr, compiled))
+
+
+def _whole(jaxpr: ClosedJaxpr, total: Cost) -> Cost:
+    """The cost of a function of which `total` was counted."""
     for part in parts(jaxpr.jaxpr):
         if part is None:
             total = total._replace(endless=total.endless + 1)
             continue
         once = _own(part.body)
-        whole = cost(part.body, {"flops": once.flops, "bytes accessed": once.bytes})
-        total = total.plus(whole, part.runs).plus(once, -part.counted)
+        total = total.plus(_whole(part.body, once), part.runs).plus(once, -part.counted)
     return total
 
 
-def _own(jaxpr: ClosedJaxpr) -> Cost:
+def _own(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
+    """As XLA counts it."""
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jaxpr.in_avals]
-    return _of(jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes).compile().cost_analysis() or {})
-
-
-def _of(analysis: Mapping[str, float]) -> Cost:
-    return Cost(max(analysis.get("flops", 0.0), 0.0), max(analysis.get("bytes accessed", 0.0), 0.0))
+    lowered = jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes)
+    after = (compiled or lowered.compile()).cost_analysis() or {}
+    counted = after if jax.default_backend() == "cpu" else lowered.cost_analysis() or {}
+    return Cost(max(counted.get("flops", 0.0), 0.0), max(after.get("bytes accessed", 0.0), 0.0))
 
 
 def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
@@ -65,7 +72,7 @@ def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
         elif name == "while":
             yield None
         elif name == "cond":
-            looping = [branch for branch in params["branches"] if any(parts(branch.jaxpr))]
+            looping = [branch for branch in params["branches"] if any(True for _ in parts(branch.jaxpr))]
             if looping:
                 yield Part(max(looping, key=lambda branch: cost(branch).flops), 1, 1)
         else:

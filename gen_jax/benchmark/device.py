@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -21,28 +22,28 @@ class Peaks(NamedTuple):
 
 
 # Dense peaks by type computed in, FLOP/s, and bytes/s, as the makers' data sheets have them (without sparsity). float32
-# products of NVIDIA's run as TF32 unless JAX is told otherwise. The first name found in the device's kind decides.
+# products of NVIDIA's run as TF32 unless JAX is told otherwise. The first pattern found in the device's kind decides.
 KNOWN = {
-    "H200": ({"bfloat16": 989e12, "float32": 495e12}, 4.8e12),
-    "H100 PCIe": ({"bfloat16": 756e12, "float32": 378e12}, 2.0e12),
-    "H100": ({"bfloat16": 989e12, "float32": 495e12}, 3.35e12),
-    "A100-SXM4-40GB": ({"bfloat16": 312e12, "float32": 156e12}, 1.555e12),
-    "A100": ({"bfloat16": 312e12, "float32": 156e12}, 2.039e12),
-    "L4": ({"bfloat16": 121e12, "float32": 60e12}, 0.3e12),
-    "V100": ({"float32": 15.7e12}, 0.9e12),
-    "TPU v6": ({"bfloat16": 918e12}, 1.64e12),
-    "TPU v5p": ({"bfloat16": 459e12}, 2.765e12),
-    "TPU v5": ({"bfloat16": 197e12}, 0.819e12),
-    "TPU v4": ({"bfloat16": 275e12}, 1.2e12),
+    r"\bH200\b": ({"bfloat16": 989e12, "float32": 495e12}, 4.8e12),
+    r"\bH100 PCIe\b": ({"bfloat16": 756e12, "float32": 378e12}, 2.0e12),
+    r"\bH100 80GB HBM3\b": ({"bfloat16": 989e12, "float32": 495e12}, 3.35e12),
+    r"\bA100\b.*\b40GB\b": ({"bfloat16": 312e12, "float32": 156e12}, 1.555e12),
+    r"\bA100\b.*\b80GB\b": ({"bfloat16": 312e12, "float32": 156e12}, 2.039e12),
+    r"\bL4\b": ({"bfloat16": 121e12, "float32": 60e12}, 0.3e12),
+    r"\bV100\b": ({"float32": 15.7e12}, 0.9e12),
+    r"\bTPU v6": ({"bfloat16": 918e12}, 1.64e12),
+    r"\bTPU v5( lite|e)": ({"bfloat16": 197e12}, 0.819e12),
+    r"\bTPU v5": ({"bfloat16": 459e12}, 2.765e12),
+    r"\bTPU v4\b": ({"bfloat16": 275e12}, 1.2e12),
 }
 
 
 def known(dtype: str = "float32") -> Peaks | None:
     """What the maker of this device says of it; None where that is not known here."""
     kind = jax.devices()[0].device_kind
-    for name, (flops, bandwidth) in KNOWN.items():
-        if name.lower() in kind.lower() and dtype in flops:
-            return Peaks(flops[dtype], bandwidth)
+    for pattern, (flops, bandwidth) in KNOWN.items():
+        if re.search(pattern, kind):
+            return Peaks(flops[dtype], bandwidth) if dtype in flops else None
     return None
 
 
@@ -55,8 +56,12 @@ def matmul_peak(dtype: str = "float32") -> float:
 
 
 def copy_bandwidth(footprint: int) -> float:
-    """Bytes/s that copying reads and writes in a working set of about so many bytes: caches serve small ones."""
-    return _copy_bandwidth(min(max(footprint // 2, 1 << 16), 1 << 28).bit_length() - 1)
+    """Bytes/s that copying reads and writes in a working set of about so many bytes: a CPU's caches serve small ones.
+
+    On accelerators not below 64 MB, where launching a copy would take longer than the copy.
+    """
+    least = 1 << (16 if jax.default_backend() == "cpu" else 25)
+    return _copy_bandwidth(min(max(footprint // 2, least), 1 << 28).bit_length() - 1)
 
 
 @lru_cache

@@ -92,7 +92,7 @@ def table(found: Sequence[Work], cluster: Cluster = Cluster()) -> tuple[list[str
             f"{w.batch:,}",
             f"{w.flops:.3g}",
             f"{w.moved / 1e6:.3g} MB",
-            *(f"{100 * w.efficiency(n, cluster):.2g} %" for n in ACCELERATORS),
+            *(f"{100 * w.efficiency(n, cluster):.1f} %" for n in ACCELERATORS),
             f"{w.batch_for(0.9, ACCELERATORS[-1], cluster):,}",
         ]
         for w in found

@@ -28,7 +28,7 @@ class Case:
     """What is timed: a config, with its own batch, chunk and type where they are not given.
 
     dtype: what the networks compute in, for configs with a knob `precision`; of others only the products, on
-    accelerators, whose inputs are then rounded.
+    accelerators: "bfloat16" rounds their inputs, "float32" is what JAX does by default (TF32 on NVIDIA's).
     """
 
     config: str
@@ -58,7 +58,8 @@ class Case:
         built = self.loaded().build()
         layout = replace(built.layout, data=self.devices)
         experiment = replace(built, batch=self.batch or built.batch, chunk=self.chunk or built.chunk, layout=layout)
-        if layout.mesh().size and experiment.batch and experiment.batch % self.devices:
+        layout.mesh()  # an error where there are not so many devices
+        if experiment.batch and experiment.batch % self.devices:
             raise UserError(
                 f"{self.config}: a batch of {experiment.batch} cannot be divided over {self.devices} devices"
             )
@@ -83,7 +84,6 @@ class Measurement:
     steps: int  # that were timed
     tokens: int | None  # steps of sequences in a batch
     memory: int  # bytes that the compiled program needs beside its data: state, temporaries, results
-    device_peak: int | None  # bytes in use at most, as the device says
     flops: float  # of a step by XLA's analysis, every turn of a loop counted
     formula: float | None  # of its products by the closed form of its family
     bytes: float
@@ -129,9 +129,7 @@ class Measurement:
 
     @property
     def roofline(self) -> tuple[str, float]:
-        return verdict(
-            self.model_flops, self.bytes, self.p50 * self.devices, Peaks(self.peak_flops, self.peak_bandwidth)
-        )
+        return verdict(self.model_flops, self.bytes, self.p50, Peaks(self.peak_flops, self.peak_bandwidth))
 
     @property
     def words(self) -> str:
@@ -150,7 +148,7 @@ class Measurement:
 def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
     """Compiles and times a case for about so long. Raises UserError for what cannot be built."""
     experiment, source = lay_out(case, data_dir)
-    with jax.default_matmul_precision(case.dtype if jax.default_backend() != "cpu" else None):
+    with products_in(case.dtype):
         try:
             ready = program(experiment.algorithm, source, experiment.chunk, experiment.layout)
         except ValueError as error:  # what models and algorithms say of data that does not fit them
@@ -159,6 +157,12 @@ def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> 
             return _timed(case, experiment, ready, seconds)
         finally:
             ready.source.close()
+
+
+def products_in(dtype: str | None) -> Any:
+    """A context in which accelerators round the inputs of products, for "bfloat16"."""
+    rounded = dtype == "bfloat16" and jax.default_backend() != "cpu"
+    return jax.default_matmul_precision("BF16_BF16_F32" if rounded else None)
 
 
 def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
@@ -185,13 +189,13 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     compiled = lowered.compile()
     compiling = time.perf_counter() - end
     memory = compiled.memory_analysis()
-    if chunk == 1:
-        spent = cost(traced.jaxpr, compiled.cost_analysis())
-    else:  # of the plain step: a chunk's length is not known to the program
-        one = program(experiment.algorithm, ready.source, 1, experiment.layout)
-        spent = cost(one.advance.trace(one.state, one.zeros(), one.source.window(0, 1), 1).jaxpr)
+    if chunk == 1 and case.devices == 1:
+        spent = cost(traced.jaxpr, compiled)
+    else:  # of the plain step on one device: a chunk's length is not known to the program, nor the whole to one part
+        view = jax.eval_shape(lambda source: source, ready.source.example())
+        step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
+        spent = cost(jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view))
     times = list(calls(ready, chunk, seconds))
-    stats = jax.local_devices()[0].memory_stats() or {}
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
     maker, x = known(dtype), batch["x"]
@@ -211,10 +215,9 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         steps=len(times) * chunk,
         tokens=x.shape[0] * x.shape[1] if isinstance(experiment.model, HMM) else None,
         memory=needs,
-        device_peak=stats.get("peak_bytes_in_use"),
-        flops=spent.flops * case.devices,
+        flops=spent.flops,
         formula=products(experiment.model, batch),
-        bytes=spent.bytes * case.devices,
+        bytes=spent.bytes,
         endless_loops=spent.endless,
         peak_flops=apart * matmul_peak(dtype),
         peak_bandwidth=apart * copy_bandwidth(needs),

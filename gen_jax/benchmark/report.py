@@ -46,7 +46,7 @@ def speeds(found: Sequence[Measurement]) -> Cells:
             f"{m.steps_per_second:,.5g}",
             f"{m.examples_per_second:,.0f}",
             f"{m.tracing:.2f}, {m.lowering:.2f}, {m.compiling:.2f} s",
-            f"{m.memory / 1e6:.1f} MB" + (f" ({m.device_peak / 1e6:.0f})" if m.device_peak else ""),
+            f"{m.memory / 1e6:.1f} MB",
             *([f"{m.tokens_per_second:,.0f}" if m.tokens else ""] if tokens else []),
             *([f"{m.devices}"] if several else []),
         ]
@@ -80,15 +80,18 @@ def limits(found: Sequence[Measurement]) -> Cells:
 def division(found: Sequence[Measurement]) -> Cells:
     """How much faster a batch is when it is divided over devices."""
     shared = jax.default_backend() == "cpu"
-    one = {m.config: m.p50 for m in reversed(found) if m.devices == 1}
+    one = {_alike(m): m.p50 for m in found if m.devices == 1}
     rows = []
-    for m in (m for m in found if m.config in one):
-        gain, ideal = one[m.config] / m.p50, 1 if shared else m.devices
-        rows.append(
-            [m.config, f"{m.devices}", _time(m.p50), f"{gain:.2f}x", f"{ideal}x", f"{100 * gain / ideal:.0f} %"]
-        )
+    for m in (m for m in found if _alike(m) in one):
+        gain, ideal = one[_alike(m)] / m.p50, 1 if shared else m.devices
+        cells = [m.config, f"{m.batch:,}", f"{m.chunk}", m.dtype, f"{m.devices}", _time(m.p50)]
+        rows.append([*cells, f"{gain:.2f}x", f"{ideal}x", f"{100 * gain / ideal:.0f} %"])
     best = f"at best (they share {os.cpu_count()} cores)" if shared else "at best"
-    return ["config", "devices", "step p50", "faster than one", best, "efficiency"], rows
+    return [*KEY, "step p50", "faster than one", best, "efficiency"], rows
+
+
+def _alike(m: Measurement) -> tuple:
+    return tuple(getattr(m, name) for name in KEY if name != "devices")
 
 
 def operations(trace: Trace, n: int = 10) -> Cells:
@@ -112,7 +115,7 @@ def opened(path: Path) -> Mapping[str, Any]:
     if record is None:
         raise UserError(f"--compare {path}: there is no such file")
     fields = {field.name for field in dataclasses.fields(Measurement)}
-    rows = record.get("measurements") if isinstance(record, dict) else None
+    rows = record.get("measurements") if isinstance(record, dict) and "where" in record else None
     if not isinstance(rows, list) or any(not isinstance(row, dict) or fields - row.keys() for row in rows):
         raise UserError(f"--compare {path}: this is no file that `bench` wrote")
     return record

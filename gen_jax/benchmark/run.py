@@ -17,7 +17,7 @@ from rich.table import Table
 from gen_jax import plots
 from gen_jax.benchmark import report
 from gen_jax.benchmark.estimate import Cluster, table, work
-from gen_jax.benchmark.measure import Case, Measurement, measured
+from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
 from gen_jax.benchmark.report import Cells
 from gen_jax.benchmark.trace import traced
 from gen_jax.errors import UserError
@@ -27,7 +27,9 @@ from gen_jax.readme import markdown_table, write_section
 SCALES = "batch LOW:HIGH, devices, or accelerators"
 
 
-def cases(configs: Sequence[Path], scale: Sequence[str] = (), **axes: Sequence[int | str]) -> list[Case]:
+def cases(
+    configs: Sequence[Path], scale: Sequence[str] = (), data_dir: Path | None = None, **axes: Sequence[int | str]
+) -> list[Case]:
     """All combinations, an empty axis being what the config says, each for every size of `--scale`.
 
     Raises UserError for what cannot be built, before anything long is begun.
@@ -37,12 +39,19 @@ def cases(configs: Sequence[Path], scale: Sequence[str] = (), **axes: Sequence[i
             "which configs? For example: python -m gen_jax bench configs/vae_digits.py configs/gmm_digits.py"
         )
     along, sizes = _sizes(scale)
+    if sizes and axes.get(along):
+        raise UserError(f"--scale {along} chooses the sizes itself: leave --{along} out")
     axes |= {along: sizes} if sizes else {}
     found = [Case(str(config)) for config in configs]
     for name, values in axes.items():
         found = [replace(case, **{name: value}) for case in found for value in values] if values else found
     for case in found:
-        case.experiment()
+        _, source = lay_out(case, data_dir)
+        if source.batch_size % case.devices:
+            raise UserError(
+                f"{case.config}: {source.batch_size} examples cannot be divided over {case.devices} devices"
+            )
+        source.close()
     return found
 
 
@@ -62,6 +71,8 @@ def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
 
 def several_cpu_devices(n: int) -> None:
     """Makes so many devices of a CPU, which share its cores; only before JAX has begun, and without an accelerator."""
+    if n < 1:
+        raise UserError(f"--devices must be at least 1, got {n}")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", n)
 
@@ -78,24 +89,33 @@ def bench(
 ) -> list[Measurement]:
     """Measures all cases, prints tables, and writes bench.json, bench.md and pictures into a folder."""
     earlier = report.opened(compare) if compare else None
+    out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
-    rows = []
+    rows, done, failed = [], [], []
     for case in found:
-        rows.append(measured(case, seconds, data_dir))
-        print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
+        try:
+            rows.append(measured(case, seconds, data_dir))
+            print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
+            done.append(case)
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
+            failed.append(f"{case}: {str(error).splitlines()[0]}")
+        report.save(out / "bench.json", rows)
         jax.clear_caches()
         gc.collect()
+    if not rows:
+        raise UserError("; ".join(failed))
     shown += [("time", report.speeds(rows)), ("limits", report.limits(rows))]
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
-        works = [work(case, m.model_flops, data_dir) for case, m in zip(found, rows)]
+        works = [work(case, m.model_flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
     if profile:
-        for case, m in zip(found, rows):
+        for case, m in zip(done, rows):
             trace = traced(case, out / "profile" / m.config, data_dir)
-            title = f"{m.config}: the costliest operations; between steps {100 * trace.host_gap:.1f} % of the time"
+            calls = "steps" if trace.chunk == 1 else f"calls of {trace.chunk} steps"
+            title = f"{m.config}: the costliest operations; between {calls} {100 * trace.host_gap:.1f} % of the time"
             shown.append((title, report.operations(trace)))
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
@@ -107,8 +127,6 @@ def bench(
             drawn.add_row(*row)
         console.print(drawn)
     text = "\n\n".join([f"{machine()}.", *(f"{title}:\n\n{markdown_table(*table)}" for title, table in shown)])
-    out.mkdir(parents=True, exist_ok=True)
-    report.save(out / "bench.json", rows)
     (out / "bench.md").write_text(text + "\n")
     plots.roofline(rows, machine()).savefig(out / "roofline.png")
     if scale and scale[0] in ("batch", "devices"):
@@ -116,6 +134,8 @@ def bench(
     print("written:", *sorted(str(path) for path in out.iterdir()))
     if write:
         write_section(*write, text)
+    if failed:
+        raise UserError("not measured: " + "; ".join(failed))
     return rows
 
 
@@ -123,5 +143,5 @@ def check(seconds: float, out: Path) -> None:
     """What can be wrong with the command line beside the cases."""
     if not 0 < seconds <= 600:
         raise UserError(f"--seconds must be between 0 and 600, got {seconds}")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
+    if any(path.is_file() for path in (out, *out.parents)):
+        raise UserError(f"--out {out}: a file is in the way, name a folder")

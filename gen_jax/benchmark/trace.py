@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gen_jax.benchmark.measure import Case, lay_out, turns
+from gen_jax.benchmark.measure import Case, lay_out, products_in, turns
+from gen_jax.errors import UserError
 from gen_jax.hooks import Profile
 from gen_jax.loop import fit, program
 
@@ -30,7 +31,8 @@ class Operation(NamedTuple):
 
 class Trace(NamedTuple):
     operations: Sequence[Operation]  # the costliest first
-    host_gap: float  # share of the time between the first and the last step in which no step ran
+    host_gap: float  # share of the time between the first and the last call of the program in which none ran
+    chunk: int = 1  # steps per call
 
 
 def traced(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
@@ -40,12 +42,13 @@ def traced(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
     first = 2 * chunk
     steps = first + CALLS * chunk
     earlier = set(folder.rglob("*.xplane.pb"))
-    fit(experiment.algorithm, source, steps, chunk=chunk, hooks=[Profile(folder, first, steps)], layout=layout)
+    with products_in(case.dtype):
+        fit(experiment.algorithm, source, steps, chunk=chunk, hooks=[Profile(folder, first, steps)], layout=layout)
     (path,) = set(folder.rglob("*.xplane.pb")) - earlier
     ready = program(experiment.algorithm, source, chunk, layout)
     step = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))
     ready.source.close()
-    return read(path, CALLS * chunk, step.compile().as_text())
+    return read(path, CALLS * chunk, step.compile().as_text())._replace(chunk=chunk)
 
 
 def read(path: Path, steps: int, program_text: str = "") -> Trace:
@@ -53,6 +56,8 @@ def read(path: Path, steps: int, program_text: str = "") -> Trace:
     containers = set(_CONTAINER.findall(program_text))
     found = _events(jax.profiler.ProfileData.from_file(str(path)))
     events = [event for event in found if event[0] not in containers]
+    if not events:
+        raise UserError(f"{path} names no operation of the training step: open it in TensorBoard or Perfetto instead")
     spent, times = defaultdict(float), defaultdict(int)
     for name, start, end, _ in events:
         spent[name] += end - start
@@ -71,12 +76,10 @@ def _events(data: Any) -> Iterator[tuple[str, float, float, Any]]:
     planes = [plane for plane in data.planes if plane.name.startswith("/device:")]
     for plane in planes or data.planes:
         for line in plane.lines:
-            if planes and line.name != "XLA Ops":
-                continue
             for event in line.events:
                 stats = dict(event.stats)
-                name = stats.get("hlo_op", event.name if planes else None)
-                if name is not None and "advance" in str(stats.get("hlo_module", "")):
+                name = stats.get("hlo_op", event.name if line.name == "XLA Ops" else None)
+                if name is not None and "advance" in str(stats.get("hlo_module", "advance")):
                     yield str(name), event.start_ns, event.start_ns + event.duration_ns, stats.get("run_id")
 
 

@@ -108,17 +108,26 @@ def _by_xla(x_BHWC: Array, kernel: Array) -> Array:
 def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, size: tuple[int, int]) -> Array:
     """sum over pixels p of x[p + offset of tap] y[p]: (tall, wide, C, features), a few images at a time.
 
-    One product for all taps: x beside its shifts along a row, y beside its shifts along a column.
+    One product for all taps: x beside its shifts along a row, y beside its shifts along a column. A batch that is
+    divided over devices is not walked through, which would first gather it.
     """
     (tall, wide), (batch, height, _, channels) = size, x_BHWC.shape
     features = y_BHWC.shape[-1]
-    block = next(n for n in range(max(2048 // (height * x_BHWC.shape[2]), 1), 0, -1) if batch % n == 0)
+    divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
+    most = batch if divided else max(2048 // (height * x_BHWC.shape[2]), 1)
+    block = next(n for n in range(most, 0, -1) if batch % n == 0)
+
+    def product(x: Array, y: Array) -> Array:
+        return _beside(x, wide, axis=2).T @ _beside(y, tall, axis=1, backwards=True)
 
     def add(i: Array, total: Array) -> Array:
-        x, y = (lax.dynamic_slice_in_dim(a, i * block, block) for a in (x_BHWC, y_BHWC))
-        return total + _beside(x, wide, axis=2).T @ _beside(y, tall, axis=1, backwards=True)
+        return total + product(*(lax.dynamic_slice_in_dim(a, i * block, block) for a in (x_BHWC, y_BHWC)))
 
-    total = lax.fori_loop(0, batch // block, add, jnp.zeros((wide * channels, tall * features), x_BHWC.dtype))
+    if block == batch:
+        total = product(x_BHWC, y_BHWC)
+    else:
+        zeros = jnp.zeros((wide * channels, tall * features), x_BHWC.dtype)
+        total = lax.fori_loop(0, batch // block, add, zeros)
     return total.reshape(wide, channels, tall, features).transpose(2, 0, 1, 3)
 
 

@@ -48,12 +48,14 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
 def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
     """Time of a step and examples per second over `along`: "batch" or "devices"."""
     figure, axes = panels(2)
+    others = [name for name in ("batch", "chunk", "dtype", "devices") if name != along]
+    kind = lambda m: (m.config, *(f"{name} {getattr(m, name)}" for name in others))
     for axis, name, value in zip(
         axes, ("ms per step", "examples per second"), (lambda m: 1000 * m.p50, lambda m: m.examples_per_second)
     ):
-        for config in dict.fromkeys(m.config for m in found):
-            line = sorted((getattr(m, along), value(m)) for m in found if m.config == config)
-            axis.plot(*zip(*line), "o-", markersize=3, label=config)
+        for one in dict.fromkeys(kind(m) for m in found):
+            line = sorted((getattr(m, along), value(m)) for m in found if kind(m) == one)
+            axis.plot(*zip(*line), "o-", markersize=3, label=", ".join(one))
         axis.set_xscale("log", base=2)
         axis.set(yscale="log", xlabel=along, ylabel=name)
         axis.legend(fontsize=8)
