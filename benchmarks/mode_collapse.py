@@ -166,7 +166,7 @@ def table(recipes: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
     """Columns and rows of what was found of a set, in the order of RECIPES."""
     rows = []
     for title in (title for title in RECIPES if title in recipes):
-        found = {metric: np.array(values) for metric, values in recipes[title].items() if metric != "seconds"}
+        found = {name: np.array(values) for name, values in recipes[title].items() if name not in ("seconds", "date")}
         cells = [f"{v.mean():.3g} ± {v.std(ddof=1) / math.sqrt(len(v)):.1g}" for v in found.values()]
         columns = ["recipe", *found, "least " + next(iter(found))]
         rows.append([title, *cells, f"{min(next(iter(found.values()))):g}"])
@@ -188,12 +188,15 @@ def main() -> None:
         recipes = sets[name]["recipes"]
         for title in chosen.only:
             found, seconds = played(game, name, RECIPES[title], chosen.seeds)
-            recipes[title] = {"seconds": seconds} | {metric: list(values) for metric, values in found.items()}
+            measured = {"seconds": seconds, "date": time.strftime("%Y-%m-%d")}
+            recipes[title] = measured | {metric: list(values) for metric, values in found.items()}
             write_json(results, {"where": where, "sets": sets})
             print(name, *table({title: recipes[title]})[1][0], sep="  ", flush=True)
     for name, one in sets.items():
         columns, rows = table(one["recipes"])
-        texts += [f"`{name}`, {one['steps']:,} steps, {one['seeds']} seeds:", markdown_table(columns, rows)]
+        dates = sorted({recipe["date"] for recipe in one["recipes"].values()})
+        when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+        texts += [f"`{name}`, {one['steps']:,} steps, {one['seeds']} seeds, {when}:", markdown_table(columns, rows)]
     print("\n\n".join(texts))
     if chosen.write:
         write_section(chosen.write, "modes", "\n\n".join([f"{where}. Mean ± standard error over seeds.", *texts]))
