@@ -39,6 +39,7 @@ from gen_jax.models.flow import Flow
 
 KINDS, SIZES, BATCH, POINTS, WARM = ("realnvp", "maf", "spline"), (2, 16, 64), 512, 4096, 300
 SEEDS, STEPS = 5, 2000  # of the comparison of quality
+SLOW = "XLA on CPUs runs a layer slower inside the loop over depth than written out, which takes longer to compile"
 CHUNK = 20  # steps that are timed together, and that one call of our compiled program takes
 
 
@@ -183,7 +184,7 @@ def compare(report: Report, kind: str, size: int) -> None:
     losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
     for name in ("flowjax", "zuko"):
         quality = f"{losses['gen_jax']:.2f} / {losses[name]:.2f} nats"
-        report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling)
+        report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling, SLOW)
     counts = {"flowjax": theirs.parameters, "zuko": int(other.many(3))}
     uses = {"density": (mine.density, theirs.density), "sample": (mine.sample, theirs.sample)}
     for number, (use, pair) in enumerate(uses.items()):

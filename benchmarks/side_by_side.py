@@ -170,7 +170,7 @@ def misses(record: Mapping[str, Any]) -> list[str]:
     rows = [(f"{row['what']}, against {row['rival']}: {row['ratio']:.2f}x", row) for row in record["rows"]]
     rows += [(f"{fact['what']}: {fact['value']:.4g} {fact['unit']}".strip(), fact) for fact in record["facts"]]
     return [
-        f"Missed: {said} (target {row['target']})" + (f": {row['why']}." if row["why"] else ".")
+        f"Missed: {said} (target {row['target']}): {row['why'] or 'not looked into'}."
         for said, row in rows
         if row["met"] is False
     ]
