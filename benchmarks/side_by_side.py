@@ -116,7 +116,7 @@ class Report:
         record = {
             "where": machine(),
             "seconds": time.perf_counter() - self.began,
-            "environment": environment(),
+            "environment": {name: value for name, value in environment().items() if name != "command"},
             "rows": self.rows,
             "facts": self.facts,
             "notes": self.notes,

@@ -104,6 +104,12 @@ def operations(trace: Trace, n: int = 10) -> Cells:
     return header, rows
 
 
+def gaps(traces: Mapping[str, Trace]) -> Cells:
+    """How long no step ran, from the first call of the program to the last."""
+    rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces.items()]
+    return ["config", "steps per call", "of the time"], rows
+
+
 def save(path: Path, found: Sequence[Measurement]) -> None:
     record = {"where": machine(), **environment(), "measurements": [dataclasses.asdict(m) for m in found]}
     write_json(path, record)

@@ -111,23 +111,23 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [work(case, m.model_flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
+    traces = {}
     if profile:
-        for case, m in zip(done, rows):
-            trace = traced(case, out / "profile" / m.config, data_dir)
-            calls = "steps" if trace.chunk == 1 else f"calls of {trace.chunk} steps"
-            title = f"{m.config}: the costliest operations; between {calls} {100 * trace.host_gap:.1f} % of the time"
-            shown.append((title, report.operations(trace)))
+        traces = {m.config: traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)}
+        shown.append(("between calls of the compiled step, in the loop of `fit`", report.gaps(traces)))
+    costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces.items()]
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
-    for title, (header, cells) in shown:
+    for title, (header, cells) in (*shown, *costliest):
         drawn = Table(title=title)
         for name in header:
             drawn.add_column(name, overflow="fold")
         for row in cells:
             drawn.add_row(*row)
         console.print(drawn)
-    text = "\n\n".join([f"{machine()}.", *(f"{title}:\n\n{markdown_table(*table)}" for title, table in shown)])
-    (out / "bench.md").write_text(text + "\n")
+    told = lambda tables: "\n\n".join(f"{title}:\n\n{markdown_table(*table)}" for title, table in tables)
+    text = f"{machine()}.\n\n{told(shown)}"
+    (out / "bench.md").write_text(f"{text}\n\n{told(costliest)}\n")
     plots.roofline(rows, machine()).savefig(out / "roofline.png")
     if scale and scale[0] in ("batch", "devices"):
         plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
