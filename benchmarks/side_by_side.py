@@ -116,7 +116,9 @@ class Report:
         record = {
             "where": machine(),
             "seconds": time.perf_counter() - self.began,
-            "environment": {name: value for name, value in environment().items() if name != "command"},
+            "environment": {
+                name: value for name, value in environment().items() if name not in ("command", "platform")
+            },
             "rows": self.rows,
             "facts": self.facts,
             "notes": self.notes,
