@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from gen_jax.algorithms import em
+from gen_jax.benchmark.closed_form import features
 from gen_jax.core import State
 from gen_jax.estimators.common import KINDS
 from gen_jax.models.blocks import block_size
@@ -95,11 +96,6 @@ def gmmx_step(x, means, kind: str):
     return jax.jit(step), begin
 
 
-def features(kind: str, d: int) -> int:
-    """Of which log-densities are sums."""
-    return {"full": d * (d + 1) // 2 + d + 1, "diag": 2 * d + 1, "tied": d + 1}[kind]
-
-
 def products_alone(n: int, k: int, features: int, dtype):
     """The two matrix products of an iteration and nothing else, block by block."""
     block = min(block_size(), n)
@@ -132,7 +128,7 @@ def measure(report: Report, name: str) -> None:
         theirs = scikit_learn(x, means, kind, iterations).score(x)
         rivals = {"gen_jax": lambda: step(after, batch)}
 
-        rivals["products alone"] = products_alone(n, k, features(kind, d), dtype)
+        rivals["products alone"] = products_alone(n, k, features(KINDS[kind], d), dtype)
         quality = {"scikit-learn": f"{ours - theirs:+.1e} nats"}
         if peer := gmmx_step(batch["x"], means, kind):
             advance, model_ = peer
@@ -181,7 +177,7 @@ def main() -> None:
     for name in ("full (100k, 64) K=100", "diag (1M, 64) K=64"):
         if chosen.only in name:
             n, d, _, kind, dtype = CASES[name]
-            block = block_size() * features(kind, d) * np.dtype(dtype).itemsize / 1e6
+            block = block_size() * features(KINDS[kind], d) * np.dtype(dtype).itemsize / 1e6
             data = n * d * np.dtype(dtype).itemsize / 1e6
             grown = peak_megabytes(__file__, name)
             what = f"memory of EM, {name}: {data:.0f} MB of data, {grown:.0f} MB more, of which a block {block:.1f}"

@@ -24,8 +24,8 @@ if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko",
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
+from gen_jax.benchmark.report import drawn
 from gen_jax.logs import environment, machine, write_json
 from gen_jax.readme import markdown_table, write_section
 
@@ -126,13 +126,8 @@ class Report:
         if not options().only:
             write_json(RESULTS / f"{self.name}.json", record)
         console = Console(width=160)
-        for header, rows in tables(record):
-            table = Table(title=machine())
-            for column in header:
-                table.add_column(column, overflow="fold")
-            for row in rows:
-                table.add_row(*row)
-            console.print(table)
+        for cells in tables(record):
+            console.print(drawn(machine(), cells))
         if path := options().write:
             write_section(path, self.name, as_markdown(record))
 

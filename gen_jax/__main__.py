@@ -229,7 +229,7 @@ def bench(
 
     run.check(seconds, out)
     if devices or scale == ("devices",):
-        run.several_cpu_devices(min(devices) if devices and min(devices) < 1 else max(devices, default=4))
+        run.several_cpu_devices(*(devices or [4]))
     if write:
         check_section(write, "bench")
     found = run.cases(configs, scale, data_dir, batch=batch, dtype=dtype, devices=devices, chunk=chunk)

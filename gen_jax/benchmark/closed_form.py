@@ -39,7 +39,7 @@ def products(model: Any, batch: Batch) -> float | None:
 def _(model: GMM, batch: Batch) -> float:
     """Two products per example, component and feature: densities, then weighted sums."""
     n, *shape = batch["x"].shape
-    return 4.0 * n * model.components * _features(model.kind, math.prod(shape))
+    return 4.0 * n * model.components * features(model.kind, math.prod(shape))
 
 
 @products.register
@@ -48,11 +48,11 @@ def _(model: HMM, batch: Batch) -> float | None:
     if not isinstance(model.emission, Gaussian):
         return None
     n, steps, *shape = batch["x"].shape
-    features = _features(model.emission.kind, math.prod(shape))
-    return n * steps * model.states * (6.0 * model.states + 4.0 * features)
+    seen = features(model.emission.kind, math.prod(shape))
+    return n * steps * model.states * (6.0 * model.states + 4.0 * seen)
 
 
-def _features(kind: Any, size: int) -> int:
+def features(kind: Any, size: int) -> int:
     """Of which the log-density of a normal with such a covariance is a weighted sum."""
     if isinstance(kind, Spherical):
         return size + 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from rich.table import Table
 
 from gen_jax.benchmark.measure import Measurement
 from gen_jax.benchmark.trace import Trace
@@ -104,9 +105,27 @@ def operations(trace: Trace, n: int = 10) -> Cells:
     return header, rows
 
 
-def gaps(traces: Mapping[str, Trace]) -> Cells:
+def drawn(title: str, cells: Cells) -> Table:
+    """Cells for the terminal."""
+    header, rows = cells
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def names(found: Sequence[Measurement]) -> list[str]:
+    """What each is called: its config, and what else it takes where a config was measured more than once."""
+    configs = [m.config for m in found]
+    whole = lambda m: f"{m.config}, batch {m.batch:,}, chunk {m.chunk}, {m.dtype}, {m.devices} devices"
+    return [m.config if configs.count(m.config) == 1 else whole(m) for m in found]
+
+
+def gaps(traces: Sequence[tuple[str, Trace]]) -> Cells:
     """How long no step ran, from the first call of the program to the last."""
-    rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces.items()]
+    rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces]
     return ["config", "steps per call", "of the time"], rows
 
 

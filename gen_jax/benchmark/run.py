@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from gen_jax import plots
 from gen_jax.benchmark import report
@@ -69,12 +68,12 @@ def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
     raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
 
 
-def several_cpu_devices(n: int) -> None:
-    """Makes so many devices of a CPU, which share its cores; only before JAX has begun, and without an accelerator."""
-    if n < 1:
-        raise UserError(f"--devices must be at least 1, got {n}")
+def several_cpu_devices(*numbers: int) -> None:
+    """Makes as many devices of a CPU as the most of these; they share its cores. Only before JAX has begun."""
+    if min(numbers) < 1:
+        raise UserError(f"--devices must be at least 1, got {min(numbers)}")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", n)
+        jax.config.update("jax_num_cpu_devices", max(numbers))
 
 
 def bench(
@@ -111,20 +110,16 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [work(case, m.model_flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
-    traces = {}
+    traces = []
     if profile:
-        traces = {m.config: traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)}
+        found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
+        traces = list(zip(report.names(rows), found))
         shown.append(("between calls of the compiled step, in the loop of `fit`", report.gaps(traces)))
-    costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces.items()]
+    costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
-    for title, (header, cells) in (*shown, *costliest):
-        drawn = Table(title=title)
-        for name in header:
-            drawn.add_column(name, overflow="fold")
-        for row in cells:
-            drawn.add_row(*row)
-        console.print(drawn)
+    for title, cells in (*shown, *costliest):
+        console.print(report.drawn(title, cells))
     told = lambda tables: "\n\n".join(f"{title}:\n\n{markdown_table(*table)}" for title, table in tables)
     text = f"{machine()}.\n\n{told(shown)}"
     (out / "bench.md").write_text(f"{text}\n\n{told(costliest)}\n")
