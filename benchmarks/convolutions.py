@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from side_by_side import ROOT, Report, options
+from side_by_side import Report, beside, options
 
 from gen_jax.benchmark.closed_form import layers
 from gen_jax.data import load
@@ -116,10 +116,9 @@ class Rival:
     """PyTorch in a process of its own, which is sent layers and answers with seconds."""
 
     def __init__(self):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, __file__, "--case", "PyTorch"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, env=beside(), stdin=pipe, stdout=pipe, text=True)
 
     def __call__(self, layer: Layer) -> float:
         self.process.stdin.write(json.dumps(layer) + "\n")

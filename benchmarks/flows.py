@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import Elsewhere, Report, in_turns, options
+from side_by_side import Elsewhere, Report, in_turns, options, torch_device
 
 from gen_jax.algorithms import descent
 from gen_jax.data import load
@@ -137,23 +137,27 @@ def zuko(kind: str, size: int) -> Rival:
     torch.manual_seed(0)
     common = dict(transforms=4, hidden_features=(64, 64))
     make = zuko.flows.NSF if kind == "spline" else zuko.flows.MAF
+    device = torch_device()
     flow = make(size, **common, **({} if kind == "maf" else {"passes": 2}), **({"bins": 8} if kind == "spline" else {}))
+    flow = flow.to(device)
     adam = torch.optim.Adam(flow.parameters(), 1e-3)
-    x, rng = data(size), np.random.default_rng(0)
+    x = torch.from_numpy(data(size)).to(device)
 
     def train() -> float:
         for _ in range(CHUNK):
             adam.zero_grad()
-            loss = -flow().log_prob(torch.from_numpy(x[rng.integers(0, len(x), BATCH)])).mean()
+            loss = -flow().log_prob(x[torch.randint(len(x), (BATCH,), device=device)]).mean()
             loss.backward()
             adam.step()
         return float(loss)
 
-    points = torch.from_numpy(x[:POINTS])
+    points = x[:POINTS]
 
     def without_gradients(f: Callable[[], Any]) -> None:
         with torch.no_grad():
             f()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return Rival(
         train,

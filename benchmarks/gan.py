@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several
+from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several, torch_device
 
 from gen_jax.algorithms import descent, population
 from gen_jax.data import Resident, load
@@ -142,21 +142,21 @@ def torch_images(x: np.ndarray, channels_last: bool) -> Step:
     import torch
     from torch import nn
 
-    torch.set_num_threads(os.cpu_count())
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    device, layout = torch_device(), torch.channels_last if channels_last else torch.contiguous_format
     leaky, norm = lambda: nn.LeakyReLU(0.2), lambda width: nn.BatchNorm2d(width, momentum=0.2)
     first = nn.Sequential(nn.Linear(LATENT, 128 * 49), nn.ReLU(), nn.Unflatten(1, (128, 7, 7)))
     rest = [norm(128)]
     for before, width in ((128, 128), (128, 64)):
         rest += [nn.Upsample(scale_factor=2), nn.Conv2d(before, width, 3, 1, 1), leaky(), norm(width)]
-    rest = nn.Sequential(*rest, nn.Conv2d(64, 1, 3, 1, 1), nn.Sigmoid()).to(memory_format=layout)
+    rest = nn.Sequential(*rest, nn.Conv2d(64, 1, 3, 1, 1), nn.Sigmoid()).to(device, memory_format=layout)
     judge = []
     for before, width in ((1, 32), (32, 64), (64, 128)):
         judge += [nn.Conv2d(before, width, 3, 2, 1), leaky(), nn.Dropout(0.25)]
-    judge = nn.Sequential(*judge, nn.Flatten(), nn.Linear(128 * 16, 1)).to(memory_format=layout)
-    generate = lambda: rest(first(torch.randn(BATCH, LATENT)).contiguous(memory_format=layout))
-    stream = batches(x)
-    real = lambda: torch.from_numpy(next(stream)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    judge = nn.Sequential(*judge, nn.Flatten(), nn.Linear(128 * 16, 1)).to(device, memory_format=layout)
+    first = first.to(device)
+    generate = lambda: rest(first(torch.randn(BATCH, LATENT, device=device)).contiguous(memory_format=layout))
+    data = torch.from_numpy(x).permute(0, 3, 1, 2).to(device)
+    real = lambda: data[torch.randint(len(data), (BATCH,), device=device)].contiguous(memory_format=layout)
     return _torch_step(generate, [*first.parameters(), *rest.parameters()], judge, real, 2e-4)
 
 
@@ -164,13 +164,13 @@ def torch_plane(x: np.ndarray) -> Step:
     import torch
     from torch import nn
 
-    torch.set_num_threads(os.cpu_count())
+    device = torch_device()
     mlp = lambda outputs: nn.Sequential(
         nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, outputs)
-    )
-    generator, judge, stream = mlp(2), mlp(1), batches(x, 64)
-    real = lambda: torch.from_numpy(next(stream))
-    return _torch_step(lambda: generator(torch.randn(64, 2)), generator.parameters(), judge, real, 1e-3)
+    ).to(device)
+    generator, judge, data = mlp(2), mlp(1), torch.from_numpy(x).to(device)
+    real = lambda: data[torch.randint(len(data), (64,), device=device)]
+    return _torch_step(lambda: generator(torch.randn(64, 2, device=device)), generator.parameters(), judge, real, 1e-3)
 
 
 def _torch_step(generate, parameters, judge, real, rate: float) -> Step:
@@ -227,7 +227,9 @@ def main() -> None:
     report, only = Report("gan"), options().only
     if only in "convolutional":
         rivals = {"gen_jax": several(ours(), 5)}
-        rivals |= {name: several(Elsewhere(__file__, name), 5) for name in ELSEWHERE if "plane" not in name}
+        libraries = ("Keras", "PyTorch") if jax.default_backend() == "cpu" else ("PyTorch",)
+        names = [name for name in ELSEWHERE if "plane" not in name and name.startswith(libraries)]
+        rivals |= {name: several(Elsewhere(__file__, name), 5) for name in names}
         times = in_turns(rivals, rounds=5)
         for name in list(rivals)[1:]:
             target = ">= 4" if "tutorial" in name else ">= 1" if "PyTorch" in name else ""

@@ -148,10 +148,11 @@ def measure(report: Report, name: str) -> None:
     again.fit(joined, lengths)
     target_value = again.score(joined, lengths)
     quality["hmmlearn"] = f"{(trained - target_value) / abs(target_value):+.1e}"
-    seconds = in_turns(
-        {"gen_jax": lambda: baum_welch(state, source), "hmmlearn": by_hmmlearn, "dynamax": by_dynamax}, rounds=3
-    )
-    for rival in ("hmmlearn", "dynamax"):
+    rivals = {"gen_jax": lambda: baum_welch(state, source), "hmmlearn": by_hmmlearn, "dynamax": by_dynamax}
+    if jax.default_backend() != "cpu" and steps > 10_000:
+        del rivals["dynamax"]  # whose steps one after the other would take minutes
+    seconds = in_turns(rivals, rounds=3)
+    for rival in list(rivals)[1:]:
         what = f"{name}: {ITERATIONS} Baum-Welch iterations"
         report.row(what, seconds["gen_jax"], rival, seconds[rival], target, quality[rival], compiling)
         compiling = 0.0
@@ -160,8 +161,7 @@ def measure(report: Report, name: str) -> None:
 def scans(report: Report) -> None:
     """Serial against associative and chunked scans on one sequence, K = 16."""
     rng = np.random.default_rng(0)
-    longest = 10_000 if jax.default_backend() == "cpu" else 1_000_000
-    for time_ in [t for t in (1000, 10_000, 100_000, 1_000_000) if t <= longest]:
+    for time_ in (1000, 10_000) if jax.default_backend() == "cpu" else (1000, 100_000):
         chain = (
             jnp.log(jnp.asarray(rng.dirichlet(np.ones(16)), jnp.float32)),
             jnp.log(jnp.asarray(rng.dirichlet(np.ones(16), size=16), jnp.float32)),

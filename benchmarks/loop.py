@@ -7,7 +7,6 @@ a hand-written loop does it and as `fit` does; how fast streamed data comes; and
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import ROOT, Report, Seconds, in_turns
+from side_by_side import ROOT, Report, Seconds, beside, in_turns
 
 from gen_jax.algorithms import descent
 from gen_jax.benchmark.measure import Case, measured
@@ -121,7 +120,7 @@ def start_up() -> dict[str, float]:
 
     def first_step(cache: str) -> float:
         with tempfile.TemporaryDirectory() as workdir:
-            env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+            env = beside(JAX_COMPILATION_CACHE_DIR=cache)
             words = ["train.py", "configs/vae_digits.py", "--steps", "1", "--workdir", workdir, "--no-progress"]
             began = time.time()
             subprocess.run([sys.executable, *words], cwd=ROOT, env=env, check=True, capture_output=True)

@@ -3,14 +3,14 @@
 PYTHONPATH=. python benchmarks/run.py [--only gmm hmm] [--write README.md]          (needs the `bench` extra)
 
 Each script runs in a process of its own and leaves `results/NAME.json`; then `python -m gen_jax bench` measures configs
-of every family, with a trace of their steps. The summary says which targets hold, which do not, and why. `--summary`
-only writes it again, from the results that are there.
+of every family, with a trace of their steps. The summary says which targets hold, which do not, and why. On an
+accelerator records go into a folder of its name, so that they can be brought elsewhere: `--records` runs nothing and
+writes the tables of all records that are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -18,9 +18,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from side_by_side import RESULTS, ROOT, misses
+from side_by_side import RESULTS, ROOT, as_markdown, beside, misses, results
 
-from gen_jax.logs import read_json
+from gen_jax.benchmark import report
+from gen_jax.logs import read_json, write_json
 from gen_jax.readme import check_section, markdown_table, write_section
 
 SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
@@ -33,18 +34,16 @@ CONFIGS = (
 def run(words: list[str]) -> tuple[float, bool]:
     """Minutes that a command of this project takes, and whether it succeeded; what it says is shown."""
     start = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=beside(TF_CPP_MIN_LOG_LEVEL="3"))
     return (time.perf_counter() - start) / 60, done.returncode == 0
 
 
-def summary() -> str:
-    """What became of the targets of all results that are there."""
+def summary(folder: Path) -> str:
+    """What became of the targets of the scripts whose records are in a folder."""
     rows, missed = [], []
     for name in SCRIPTS:
-        record = read_json(RESULTS / f"{name}.json")
-        if record is None or "environment" not in record:
-            rows.append([name, "not run", "", ""])
+        record = read_json(folder / f"{name}.json")
+        if record is None:
             continue
         targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
         commit = (record["environment"]["commit"] or "unknown")[:9]
@@ -55,34 +54,43 @@ def summary() -> str:
     return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else [])])
 
 
+def write_records(path: Path) -> None:
+    """The tables of all records into a Markdown file, those of an accelerator between markers `DEVICE/NAME`."""
+    for folder in [RESULTS, *(f for f in RESULTS.iterdir() if f.is_dir())]:
+        where = "" if folder == RESULTS else f"{folder.name}/"
+        write_section(path, f"{where}summary", summary(folder))
+        for name in (*SCRIPTS, "bench"):
+            if record := read_json(folder / f"{name}.json"):
+                text = report.as_markdown(record) if name == "bench" else as_markdown(record)
+                write_section(path, f"{where}{name}", text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "configs"], default=[*SCRIPTS, "configs"])
     parser.add_argument("--write", type=Path, help="a Markdown file with sections for the tables")
-    parser.add_argument("--summary", action="store_true", help="run nothing")
+    parser.add_argument("--records", action="store_true", help="run nothing, write what is recorded")
     chosen = parser.parse_args()
-    write = ["--write", str(chosen.write.resolve())] if chosen.write else []
     if chosen.write:
         check_section(chosen.write, "summary")
     took, failed = {}, []
-    for name in () if chosen.summary else chosen.only:
+    for name in () if chosen.records else chosen.only:
         print(f"--- {name}", flush=True)
         if name == "configs":
             configs = [f"configs/{config}.py" for config in CONFIGS]
-            took[name], fine = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench", *write])
+            took[name], fine = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench"])
+            if fine:
+                write_json(results() / "bench.json", report.opened(ROOT / "runs/bench/bench.json"))
         else:
-            took[name], fine = run([f"benchmarks/{name}.py", *write])
+            took[name], fine = run([f"benchmarks/{name}.py"])
         failed += [] if fine else [name]
-    text = summary()
-    if took:
-        text += f"\n\nThe last run took {sum(took.values()):.0f} minutes."
     table = Table("benchmark", "minutes")
     for name, minutes in took.items():
         table.add_row(name, f"{minutes:.1f}")
     Console().print(table)
-    print(text)
+    print(summary(RESULTS if chosen.records else results()))
     if chosen.write:
-        write_section(chosen.write, "summary", text)
+        write_records(chosen.write)
     if failed:
         sys.exit(f"failed, their results are those of before: {', '.join(failed)}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ from gen_jax.logs import environment, machine, write_json
 from gen_jax.readme import markdown_table, write_section
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results"  # of CPUs; of an accelerator in a folder of its name
 COLUMNS = ("what", "gen_jax", "rival", "its time", "ratio", "target", "quality", "compiling")
 
 
@@ -51,18 +52,30 @@ class Seconds(float):
 
 
 def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, Seconds]:
-    """Seconds of each after one call to warm up, the rivals taking turns.
+    """Seconds of each after two calls to warm up, the rivals taking turns.
 
-    There is a pause before each: some libraries leave threads spinning for a while.
+    There is a pause before each: some libraries leave threads spinning for a while. After it a GPU has fallen asleep,
+    so short calls are repeated: first for a while untimed, then timed together. What takes long is called only twice.
     """
-    seen: dict[str, list[float]] = {name: [] for name in rivals}
-    for round_ in range(rounds + 1):
-        for name, run in rivals.items():
-            time.sleep(0.2)
-            start = time.perf_counter()
+
+    def seconds(run: Callable[[], Any], n: int) -> float:
+        start = time.perf_counter()
+        for _ in range(n):
             jax.block_until_ready(run())
-            if round_:
-                seen[name].append(time.perf_counter() - start)
+        return (time.perf_counter() - start) / n
+
+    seen: dict[str, list[float]] = {name: [] for name in rivals}
+    once = {name: (seconds(run, 1), seconds(run, 1))[1] for name, run in rivals.items()}
+    for _ in range(rounds):
+        for name, run in rivals.items():
+            if once[name] > (5 if jax.default_backend() == "cpu" else 0.5):
+                seen[name] = [once[name]]
+                continue
+            time.sleep(0.2)
+            repeats = max(1, min(50, int(0.05 / once[name])))
+            if repeats > 1:
+                seconds(run, repeats)
+            seen[name].append(seconds(run, repeats))
     return {name: Seconds(values) for name, values in seen.items()}
 
 
@@ -112,7 +125,8 @@ class Report:
         print(text, flush=True)
 
     def finish(self) -> None:
-        RESULTS.mkdir(exist_ok=True)
+        folder = results()
+        folder.mkdir(parents=True, exist_ok=True)
         record = {
             "where": machine(),
             "seconds": time.perf_counter() - self.began,
@@ -124,12 +138,27 @@ class Report:
             "notes": self.notes,
         }
         if not options().only:
-            write_json(RESULTS / f"{self.name}.json", record)
+            write_json(folder / f"{self.name}.json", record)
         console = Console(width=160)
         for cells in tables(record):
             console.print(drawn(machine(), cells))
         if path := options().write:
             write_section(path, self.name, as_markdown(record))
+
+
+def results() -> Path:
+    """Where the records of this device are kept."""
+    kind = jax.devices()[0].device_kind
+    return RESULTS if jax.default_backend() == "cpu" else RESULTS / re.sub(r"\W+", "_", kind.lower())
+
+
+def torch_device() -> str:
+    """Where PyTorch computes: on the GPU if there is one, with products as JAX does them there (TF32)."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    torch.set_float32_matmul_precision("high")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def met(value: float, target: str) -> bool | None:
@@ -184,11 +213,16 @@ def options() -> argparse.Namespace:
     return chosen
 
 
+def beside(**more: str) -> dict[str, str]:
+    """The environment of a process beside this one, which finds this project."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
 def peak_megabytes(script: str, case: str) -> float:
     """The growth of memory while a case of a script runs in a process of its own, which prints it as its last word."""
     command = [sys.executable, script, "--case", case]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=beside(), capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
@@ -219,10 +253,8 @@ class Elsewhere:
 
     def __init__(self, script: str, name: str):
         command = [sys.executable, script, "--case", f"{name}/served"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=beside(), stdin=pipe, stdout=pipe, text=True)
 
     def many(self, n: int) -> float:
         """n steps; the loss of the last."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several
+from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several, torch_device
 
 from gen_jax.data import load
 from gen_jax.data.catalogue import preferred
@@ -104,14 +104,13 @@ def keras(x: np.ndarray) -> Step:
     return lambda: step(tf.constant(next(stream)))
 
 
-def torch(x: np.ndarray, channels_last: bool) -> Step:
-    """The convolutional network in PyTorch."""
+def torch(x: np.ndarray, channels_last: bool, compiled: bool = False) -> Step:
+    """The convolutional network in PyTorch; compiled, its loss is one program and Adam another."""
     import torch
     from torch import nn
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count())
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    device, layout = torch_device(), torch.channels_last if channels_last else torch.contiguous_format
     encoder = nn.Sequential(
         nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 16)
     )
@@ -124,18 +123,25 @@ def torch(x: np.ndarray, channels_last: bool) -> Step:
         nn.ReLU(),
         nn.ConvTranspose2d(32, 1, 3, 1, 1),
     )
-    parts = [part.to(memory_format=layout) for part in (encoder, first, rest)]
-    adam = torch.optim.Adam([p for part in parts for p in part.parameters()], 1e-3)
-    stream = batches(x)
+    parts = [part.to(device, memory_format=layout) for part in (encoder, first, rest)]
+    parameters = [p for part in parts for p in part.parameters()]
+    adam = torch.optim.Adam(parameters, 1e-3, fused=True if compiled else None)
+    data = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
 
-    def run():
-        x = torch.from_numpy(next(stream)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        adam.zero_grad()
+    def loss_of(x):
         mean, log_variance = encoder(x).chunk(2, dim=1)
         z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         logits = rest(first(z).contiguous(memory_format=layout))
         cross = functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((1, 2, 3))
-        loss = (cross + 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance).sum(1)).mean()
+        return (cross + 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance).sum(1)).mean()
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+
+    def run():
+        adam.zero_grad()
+        batch = data[torch.randint(len(data), (BATCH,), device=device)]
+        loss = loss_of(batch.contiguous(memory_format=layout))
         loss.backward()
         adam.step()
         return loss.detach()
@@ -200,21 +206,21 @@ ELSEWHERE = {
     "Keras on TensorFlow": keras,
     "PyTorch": partial(torch, channels_last=False),
     "PyTorch, channels last": partial(torch, channels_last=True),
+    "PyTorch, compiled": partial(torch, channels_last=True, compiled=True),
 }
+ON_CPU = tuple(ELSEWHERE)[:3]
+ON_GPU = tuple(ELSEWHERE)[1:]
 
 
 def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[str, str], n: int = 10) -> None:
-    """Times per step of every rival, and the loss that each has after as many steps (nats, mean of the last three)."""
+    """Times per step of every rival, and the loss that each has after 100 steps (nats, mean of the last three)."""
     slow = {name: 1 if "not compiled" in name or "own layers" in name else n for name in rivals}
+    after = lambda step: np.mean([float(step()) for _ in range(100)][-3:])
+    losses = {name: after(step) for name, step in rivals.items() if slow[name] > 1}
     times = in_turns({name: several(step, slow[name]) for name, step in rivals.items()}, rounds=7)
-    done = {name: 8 * slow[name] for name in rivals}
-    losses = {}
-    for name, step in rivals.items():
-        more = 100 - done[name] if slow[name] > 1 else 2
-        losses[name] = np.mean([float(step()) for _ in range(max(3, more))][-3:])
     (mine, own), *others = ((name, times[name] / slow[name]) for name in rivals)
     for name, theirs in others:
-        quality = f"{losses[mine]:.0f} / {losses[name]:.0f}" if slow[name] > 1 else ""
+        quality = f"{losses[mine]:.0f} / {losses[name]:.0f}" if name in losses else ""
         report.row(what, own, name, theirs, targets.get(name, ""), quality, 0.0)
 
 
@@ -233,7 +239,8 @@ def main() -> None:
     report, x, only = Report("vae"), images(), options().only
     if only in "convolutional":
         rivals = {"gen_jax": ours("vae_mnist")}
-        rivals |= {name: Elsewhere(__file__, name) for name in ELSEWHERE}
+        names = ON_CPU if jax.default_backend() == "cpu" else ON_GPU
+        rivals |= {name: Elsewhere(__file__, name) for name in names}
         rivals["Flax's own layers"] = flax(FlaxConv(), x)
         targets = {name: ">= 1" for name in rivals}
         compare(report, "convolutional, 2 latents, batch 128", rivals, targets)

@@ -22,7 +22,7 @@ from gen_jax.errors import UserError
 from gen_jax.sharding import Layout, over_data
 
 Values = Mapping[str, Any]  # metric name -> float, or one float per member of a population
-_AHEAD = 2  # calls of the compiled step that may be under way: enough to keep the device busy, few enough to stop soon
+AHEAD = 2  # calls of the compiled step that may be under way: enough to keep the device busy, few enough to stop soon
 
 
 class Hook:
@@ -189,7 +189,7 @@ def _run(ready: Program, steps: int, chunk: int, report_every: int, hooks: Seque
         state, totals, token = advance(state, totals, source.window(step, n), n if chunk == 1 else np.int32(n))
         step += n
         running.append(token)
-        if len(running) > _AHEAD:
+        if len(running) > AHEAD:
             running.popleft().block_until_ready()
         stop = interrupted = _any(hook.poll(step) for hook in hooks)
         if unread:  # the report of an earlier step, which by now is finished

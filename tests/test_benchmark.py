@@ -120,6 +120,24 @@ def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
     assert (tmp_path / "roofline.png").exists()
 
 
+def test_a_scale_of_batches_ends_where_memory_does(tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def failing(case, *others):
+        tried.append(case.batch)
+        if case.batch >= 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return measured(case, 0.05)
+
+    monkeypatch.setattr(run, "measured", failing)
+    scale = ("batch", "32:256")
+    run.bench(cases(["configs/gmm_blobs.py"], scale), scale, out=tmp_path)
+    assert tried == [32, 64]
+    assert "| gmm_blobs |  | 64 |" in (tmp_path / "bench.md").read_text()
+    with pytest.raises(UserError, match="not even the smallest batch"):
+        run.bench(cases(["configs/gmm_blobs.py"], ("batch", "64:256")), scale, out=tmp_path)
+
+
 def test_known_peaks_are_found_by_the_name_of_the_device(monkeypatch):
     class Device:
         device_kind = "NVIDIA H100 80GB HBM3"

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from gen_jax.errors import UserError
+
 
 class Cost(NamedTuple):
     """Of one step. Bytes are those that instructions read and write, caches or not."""
@@ -37,7 +39,7 @@ def cost(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
     """What a traced function costs; `compiled` is its program where there is one already.
 
     On accelerators operations are counted before the compiler turns products into calls of libraries, which it then
-    does not count; bytes are always those of the compiled program.
+    does not count, and on the CPU beside them, whose backend can; bytes are always those of the compiled program.
     """
     return _whole(jaxpr, _own(jaxpr, compiled))
 
@@ -56,10 +58,19 @@ def _whole(jaxpr: ClosedJaxpr, total: Cost) -> Cost:
 def _own(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
     """As XLA counts it."""
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jaxpr.in_avals]
-    lowered = jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes)
-    after = (compiled or lowered.compile()).cost_analysis() or {}
-    counted = after if jax.default_backend() == "cpu" else lowered.cost_analysis() or {}
+    lowered = lambda: jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes)
+    counted = after = (compiled or lowered().compile()).cost_analysis() or {}
+    if jax.default_backend() != "cpu":
+        with jax.default_device(_cpu()):
+            counted = lowered().cost_analysis() or {}
     return Cost(max(counted.get("flops", 0.0), 0.0), max(after.get("bytes accessed", 0.0), 0.0))
+
+
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        raise UserError("operations are counted on the CPU: name it too, as in JAX_PLATFORMS=cuda,cpu") from None
 
 
 def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:

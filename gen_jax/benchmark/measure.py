@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment, Loaded, load
-from gen_jax.loop import Program, program
+from gen_jax.loop import AHEAD, Program, program
 from gen_jax.models.hmm import HMM
 
 
@@ -231,18 +232,24 @@ def turns(chunk: int) -> Any:
 
 
 def calls(ready: Program, chunk: int, seconds: float) -> Iterator[float]:
-    """Seconds per step of call after call, each waited for, after two to warm up; at least five of them."""
-    state, step = ready.state, int(ready.state.step)
-    begin, n = None, 0
-    while n < 7 or time.perf_counter() - begin < seconds:
-        window, zeros = ready.source.window(step, chunk), jax.block_until_ready(ready.zeros())
-        start = time.perf_counter()
-        state, _, token = ready.advance(state, zeros, window, turns(chunk))
-        token.block_until_ready()
-        spent = time.perf_counter() - start
-        step, n, begin = step + chunk, n + 1, begin or start
-        if n > 2:
-            yield spent / chunk
+    """Seconds per step from the end of a call to the end of the next, at least five times, after some to warm up.
+
+    As in the loop, the next calls are under way by then.
+    """
+    state, totals, step = ready.state, ready.zeros(), int(ready.state.step)
+    running, ends, begin = deque(), [], time.perf_counter()
+    while len(ends) < 8 or time.perf_counter() - begin < seconds:
+        window = ready.source.window(step, chunk)
+        state, totals, token = ready.advance(state, totals, window, turns(chunk))
+        running.append(token)
+        step += chunk
+        if len(running) > AHEAD:
+            running.popleft().block_until_ready()
+            ends.append(time.perf_counter())
+            begin = ends[0]
+            if len(ends) > 3:
+                yield (ends[-1] - ends[-2]) / chunk
+    jax.block_until_ready(state)
 
 
 def _size(tree: Any) -> int:

@@ -15,8 +15,10 @@ from gen_jax.benchmark.measure import Measurement
 from gen_jax.benchmark.trace import Trace
 from gen_jax.errors import UserError
 from gen_jax.logs import environment, machine, read_json, write_json
+from gen_jax.readme import markdown_table
 
 Cells = tuple[list[str], list[list[str]]]  # header and rows
+GAPS = ["config", "steps per call", "of the time"]
 KEY = ("config", "batch", "chunk", "dtype", "devices")
 
 
@@ -126,12 +128,32 @@ def names(found: Sequence[Measurement]) -> list[str]:
 def gaps(traces: Sequence[tuple[str, Trace]]) -> Cells:
     """How long no step ran, from the first call of the program to the last."""
     rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces]
-    return ["config", "steps per call", "of the time"], rows
+    return GAPS, rows
 
 
-def save(path: Path, found: Sequence[Measurement]) -> None:
-    record = {"where": machine(), **environment(), "measurements": [dataclasses.asdict(m) for m in found]}
-    write_json(path, record)
+def save(path: Path, found: Sequence[Measurement], traces: Sequence[tuple[str, Trace]] = ()) -> None:
+    rows, idle = [dataclasses.asdict(m) for m in found], gaps(traces)[1]
+    write_json(path, {"where": machine(), **environment(), "measurements": rows, "gaps": idle})
+
+
+def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
+    """What every run shows, with titles, from what `save` wrote."""
+    found = [Measurement(**row) for row in record["measurements"]]
+    shown = [("time", speeds(found)), ("limits", limits(found))]
+    if record["gaps"]:
+        shown.append(
+            ("in the loop of `fit`, while it was traced, nothing of the compiled step ran", (GAPS, record["gaps"]))
+        )
+    return shown
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    return told(record["where"], tables(record))
+
+
+def told(where: str, shown: Sequence[tuple[str, Cells]]) -> str:
+    """Tables with titles, as Markdown."""
+    return "\n\n".join([f"{where}.", *(f"{title}:\n\n{markdown_table(*cells)}" for title, cells in shown)])
 
 
 def opened(path: Path) -> Mapping[str, Any]:
@@ -140,7 +162,7 @@ def opened(path: Path) -> Mapping[str, Any]:
     if record is None:
         raise UserError(f"--compare {path}: there is no such file")
     fields = {field.name for field in dataclasses.fields(Measurement)}
-    rows = record.get("measurements") if isinstance(record, dict) and "where" in record else None
+    rows = record.get("measurements") if isinstance(record, dict) and {"where", "gaps"} <= record.keys() else None
     if not isinstance(rows, list) or any(not isinstance(row, dict) or fields - row.keys() for row in rows):
         raise UserError(f"--compare {path}: this is no file that `bench` wrote")
     return record

@@ -21,7 +21,7 @@ from gen_jax.benchmark.report import Cells
 from gen_jax.benchmark.trace import traced
 from gen_jax.errors import UserError
 from gen_jax.logs import machine
-from gen_jax.readme import markdown_table, write_section
+from gen_jax.readme import write_section
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
 
@@ -92,19 +92,28 @@ def bench(
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
     rows, done, failed = [], [], []
+    full: dict[Case, int | None] = {}  # the first batch that does not fit, of what else the case says
     for case in found:
+        alike = replace(case, batch=None)
+        if alike in full:
+            continue
         try:
             rows.append(measured(case, seconds, data_dir))
             print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
             done.append(case)
         except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
-            failed.append(f"{case}: {str(error).splitlines()[0]}")
+            if "RESOURCE_EXHAUSTED" in str(error) and scale[:1] == ("batch",):
+                full[alike] = case.batch
+            else:
+                failed.append(f"{case}: {str(error).splitlines()[0]}")
         report.save(out / "bench.json", rows)
         jax.clear_caches()
         gc.collect()
     if not rows:
-        raise UserError("; ".join(failed))
-    shown += [("time", report.speeds(rows)), ("limits", report.limits(rows))]
+        raise UserError("; ".join(failed) or "not even the smallest batch fits into the memory of this device")
+    if full:
+        too_large = [[Path(case.config).stem, case.dtype or "", f"{batch:,}"] for case, batch in full.items()]
+        shown.append(("do not fit into memory, with their data", (["config", "type", "batch"], too_large)))
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
@@ -114,15 +123,15 @@ def bench(
     if profile:
         found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
         traces = list(zip(report.names(rows), found))
-        shown.append(("between calls of the compiled step, in the loop of `fit`", report.gaps(traces)))
+        report.save(out / "bench.json", rows, traces)
+    shown = report.tables(report.opened(out / "bench.json")) + shown
     costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
     for title, cells in (*shown, *costliest):
         console.print(report.drawn(title, cells))
-    told = lambda tables: "\n\n".join(f"{title}:\n\n{markdown_table(*table)}" for title, table in tables)
-    text = f"{machine()}.\n\n{told(shown)}"
-    (out / "bench.md").write_text(f"{text}\n\n{told(costliest)}\n")
+    text = report.told(machine(), shown)
+    (out / "bench.md").write_text(report.told(machine(), [*shown, *costliest]) + "\n")
     plots.roofline(rows, machine()).savefig(out / "roofline.png")
     if scale and scale[0] in ("batch", "devices"):
         plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")

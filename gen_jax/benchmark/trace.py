@@ -31,7 +31,7 @@ class Operation(NamedTuple):
 
 class Trace(NamedTuple):
     operations: Sequence[Operation]  # the costliest first
-    host_gap: float  # share of the time between the first and the last call of the program in which none ran
+    host_gap: float  # share of the time between the first and the last call of the program in which nothing of it ran
     chunk: int = 1  # steps per call
 
 
@@ -79,19 +79,27 @@ def _events(data: Any) -> Iterator[tuple[str, float, float, Any]]:
             for event in line.events:
                 stats = dict(event.stats)
                 name = stats.get("hlo_op", event.name if line.name == "XLA Ops" else None)
+                if str(name).startswith("command_buffer"):  # kernels that a GPU is sent together
+                    name = event.name
                 if name is not None and "advance" in str(stats.get("hlo_module", "advance")):
                     yield str(name), event.start_ns, event.start_ns + event.duration_ns, stats.get("run_id")
 
 
 def _gap(events: Sequence[tuple[str, float, float, Any]]) -> float:
-    """Between the end of each execution and the start of the next, as a share of all."""
+    """Between the end of each execution and the start of the next, as a share of all.
+
+    Of GPUs, whose traces do not say which execution a kernel belongs to: between the kernels.
+    """
     spans: dict[Any, tuple[float, float]] = {}
-    for _, start, end, run in events:
+    for i, (_, start, end, run) in enumerate(events):
+        run = ("kernel", i) if run is None else run
         low, high = spans.get(run, (start, end))
         spans[run] = min(low, start), max(high, end)
     ordered = sorted(spans.values())
-    idle = sum(max(after[0] - before[1], 0) for before, after in zip(ordered, ordered[1:]))
-    return idle / max(ordered[-1][1] - ordered[0][0], 1.0) if ordered else 0.0
+    until, idle = ordered[0][1], 0.0
+    for start, end in ordered:
+        idle, until = idle + max(start - until, 0), max(until, end)
+    return idle / max(until - ordered[0][0], 1.0)
 
 
 def _short(origin: str) -> str:

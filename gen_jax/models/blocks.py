@@ -17,7 +17,7 @@ matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # never TF32 or b
 
 def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:
     """`f` of all rows of x (N, ...), which returns something for each row, computed block by block."""
-    n, block = len(x), rows or block_size()
+    n, block = len(x), _even(len(x), rows or block_size())
     if n <= block:
         return f(x)
     whole = n // block
@@ -38,7 +38,7 @@ def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = Non
     it, with weight 0 where it does.
     """
     *arrays, weights = arrays
-    n, block = len(weights), min(rows or block_size(), len(weights))
+    n, block = len(weights), _even(len(weights), rows or block_size())
     if n == block:
         return f(*arrays, weights)
 
@@ -53,9 +53,17 @@ def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = Non
     return lax.fori_loop(0, -(-n // block), lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
 
 
-def block_size() -> int:
-    """Rows whose features stay in a CPU's cache, or that fill an accelerator."""
-    return 1024 if jax.default_backend() == "cpu" else 1 << 16
+def block_size(numbers: int = 256) -> int:
+    """Rows of so many numbers each that stay in a CPU's cache, or that fill an accelerator but not its memory."""
+    if jax.default_backend() == "cpu":
+        return min(max((1 << 18) // numbers, 512), 1 << 16)
+    return max((1 << 27) // numbers, 1 << 12)
+
+
+def _even(n: int, rows: int) -> int:
+    """At most about so many rows, such that blocks of them overlap little."""
+    even = -(-n // -(-n // rows))
+    return min(-(-even // 64) * 64 if rows >= 64 else even, rows, n)
 
 
 @custom_vmap

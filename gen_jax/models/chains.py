@@ -48,7 +48,7 @@ def chunked(steps: int) -> Scan:
 
 def automatic(batch: int, time: int, states: int) -> Scan:
     """On a CPU the K-fold work of pieces never pays; elsewhere it does where few sequences leave the machine idle."""
-    idle = batch * states**2 <= 1 << 14 and time >= 512
+    idle = batch * states**2 <= 1 << 14 and time >= 64
     return Scan(32, associative=True) if idle and jax.default_backend() != "cpu" else SERIAL
 
 
@@ -248,7 +248,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
         joint = predicted * likelihood
         scale = joint.sum(axis=0)
         filtered = joint / jnp.where(scale > 0, scale, 1)
-        return matmul(transition.T, filtered), (filtered, scale)
+        return _product(transition.T, filtered), (filtered, scale)
 
     filtered, scale = lax.scan(step, start, likelihood, unroll=_unroll(start))[1]
     return _Chain(transition, likelihood, best, operators, filtered, scale)
@@ -267,7 +267,7 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
     def step(beta: Array, inputs):
         likelihood, scale = inputs
         ahead = likelihood * beta / jnp.where(scale > 0, scale, 1)
-        return matmul(chain.transition, ahead), (beta, ahead)
+        return _product(chain.transition, ahead), (beta, ahead)
 
     return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True, unroll=_unroll(end))[1]
 
@@ -439,6 +439,11 @@ def _cut(a: Array, steps: int, value: float = 0) -> Array:
     pieces = -(-time // steps)
     a = jnp.pad(a, ((0, 0), (0, pieces * steps - time), (0, 0)), constant_values=value)
     return jnp.transpose(a.reshape(batch, pieces, steps, k), (2, 3, 0, 1)).reshape(steps, k, batch * pieces)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix product; a small one as sums, which the compiler fuses with what is around it."""
+    return (a[:, :, None] * b).sum(axis=1) if a.size * b.shape[1] <= 1 << 13 else matmul(a, b)
 
 
 def _unroll(carry: Array) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import PyTree
-from gen_jax.models.blocks import jointly, matmul
+from gen_jax.models.blocks import block_size, jointly, matmul
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -239,7 +239,8 @@ class Full:
             about = self.rebased(Stats(count, first, second), means)
             return Stats(count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats)
+        rows = block_size(natural.shape[1])
+        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
 
@@ -299,7 +300,7 @@ class Tied(Full):
             about = self.rebased(Stats(raw[0][:, -1], raw[0][:, :-1], raw[1]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        return Way(prepare, log_prob, sums, stats), jnp.sqrt(jnp.sum(precision**2))
+        return Way(prepare, log_prob, sums, stats, block_size(2 * d)), jnp.sqrt(jnp.sum(precision**2))
 
 
 class Diagonal(Full):
@@ -412,7 +413,8 @@ class Diagonal(Full):
             about = self.rebased(Stats(raw[:, -1], raw[:, d : 2 * d], raw[:, :d]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
 
-        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats)
+        rows = block_size(natural.shape[1])
+        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=1).max())
 
 

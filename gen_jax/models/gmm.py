@@ -123,8 +123,10 @@ class GMM:
             def block(x: Array, weight: Array) -> PyTree:
                 prepared = way.prepare(x)
                 joint = jnp.maximum(way.log_prob(prepared) + log_weights, -1e30)  # finite, however far a point is
-                log_prob = jax.nn.logsumexp(joint, axis=0)
-                return way.sums(prepared, jnp.exp(joint - log_prob) * weight), jnp.sum(log_prob * weight)
+                best = joint.max(axis=0)
+                each = jnp.exp(joint - best)  # once, for the density and for the responsibilities
+                density = each.sum(axis=0)
+                return way.sums(prepared, each * (weight / density)), jnp.sum((jnp.log(density) + best) * weight)
 
             sums, total = over_blocks(block, x, weight, rows=way.rows)
             return way.stats(sums), total
