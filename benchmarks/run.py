@@ -49,7 +49,7 @@ def summary(folder: Path) -> str:
         commit = (record["environment"]["commit"] or "unknown")[:9]
         where = f"{record['where']}, commit {commit}" + " and changes" * record["environment"]["uncommitted_changes"]
         rows.append([name, f"{sum(targets)} of {len(targets)}", f"{record['seconds'] / 60:.1f}", where])
-        missed += [f"- {name}: {one.removeprefix('Missed: ')}" for one in misses(record)]
+        missed += [f"- {name}: {'; '.join(which)}: **{why}**." for why, which in misses(record).items()]
     table = markdown_table(["benchmark", "targets met", "minutes", "where"], rows)
     return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else [])])
 

@@ -22,7 +22,6 @@ from side_by_side import ROOT, Report, options
 from gen_jax.algorithms import em
 from gen_jax.benchmark.estimate import Cluster, table, work
 from gen_jax.benchmark.measure import Case, measured
-from gen_jax.benchmark.run import several_cpu_devices
 from gen_jax.data import Resident
 from gen_jax.loop import program
 from gen_jax.models.covariances import DIAGONAL
@@ -30,7 +29,7 @@ from gen_jax.models.emissions import Gaussian
 from gen_jax.models.gmm import GMM, random_from_data
 from gen_jax.models.hmm import HMM
 from gen_jax.readme import markdown_table
-from gen_jax.sharding import Layout, start_processes
+from gen_jax.sharding import Layout, several_cpu_devices, start_processes
 
 ROUNDS = 7
 LARGEST = ("gmm_digits", "hmm_chorales", "hvae_mnist", "sngan_mnist", "realnvp_mnist")  # of each family
@@ -88,12 +87,11 @@ def over_processes(report: Report, name: str) -> None:
 
 
 def over_devices(report: Report) -> None:
-    path = "configs/vae_digits.py"
-    one, *more = (measured(Case(path, devices=n)).p50 for n in (1, 2, 4))
-    for n, found in zip((2, 4), more):
-        report.row(
-            f"vae_digits: a batch divided over {n} devices on the same cores", found, "1 device", one, "", "", 0.0
-        )
+    for config in ("vae_digits", "gmm_digits", "hmm_gaussian"):
+        one, *more = (measured(Case(f"configs/{config}.py", devices=n)).p50 for n in (1, 2, 4))
+        for n, found in zip((2, 4), more):
+            what = f"{config}: a batch divided over {n} devices on the same cores"
+            report.row(what, found, "1 device", one, "", "", 0.0)
 
 
 def main() -> None:

@@ -188,18 +188,18 @@ def tables(record: Mapping[str, Any]) -> list[tuple[Sequence[str], list[list[str
 
 def as_markdown(record: Mapping[str, Any]) -> str:
     texts = [markdown_table(header, rows) for header, rows in tables(record)]
-    return "\n\n".join([f"{record['where']}.", *texts, *record["notes"], *misses(record)])
+    return "\n\n".join([f"{record['where']}.", *texts, *record["notes"]])
 
 
-def misses(record: Mapping[str, Any]) -> list[str]:
-    """A sentence for each target that was missed."""
+def misses(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The targets that were missed, by the reason."""
     rows = [(f"{row['what']}, against {row['rival']}: {row['ratio']:.2f}x", row) for row in record["rows"]]
     rows += [(f"{fact['what']}: {fact['value']:.4g} {fact['unit']}".strip(), fact) for fact in record["facts"]]
-    return [
-        f"Missed: {said} (target {row['target']}): {row['why'] or 'not looked into'}."
-        for said, row in rows
-        if row["met"] is False
-    ]
+    found: dict[str, list[str]] = {}
+    for said, row in rows:
+        if row["met"] is False:
+            found.setdefault(row["why"] or "not looked into", []).append(f"{said} (target {row['target']})")
+    return found
 
 
 def options() -> argparse.Namespace:

@@ -226,10 +226,11 @@ def bench(
     """
     from gen_jax.benchmark import run
     from gen_jax.readme import check_section
+    from gen_jax.sharding import several_cpu_devices
 
     run.check(seconds, out)
     if devices or scale == ("devices",):
-        run.several_cpu_devices(*(devices or [4]))
+        several_cpu_devices(*(devices or [4]))
     if write:
         check_section(write, "bench")
     found = run.cases(configs, scale, data_dir, batch=batch, dtype=dtype, devices=devices, chunk=chunk)

@@ -21,6 +21,7 @@ from gen_jax.core import Algorithm, Batch, Metrics, PyTree, State
 from gen_jax.errors import UserError
 
 P = PartitionSpec
+_FORCED = re.compile(r"xla_force_host_platform_device_count=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,27 @@ def summed(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> P
         return f(state, batch)
     local = lambda state, batch: jax.lax.psum(f(state, batch), "data")
     return jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=False)(state, batch)
+
+
+def several_cpu_devices(*numbers: int) -> None:
+    """Makes as many devices of a CPU as the most of these; they share its cores. Only before JAX has begun."""
+    if min(numbers) < 1:
+        raise UserError(f"--devices must be at least 1, got {min(numbers)}")
+    if not _FORCED.search(os.environ.get("XLA_FLAGS", "")):
+        jax.config.update("jax_num_cpu_devices", max(numbers))
+        _enough_threads()
+
+
+def _enough_threads() -> None:
+    """XLA gives the devices of a CPU as many threads as it has cores. With fewer than two for each, programs can wait
+    for ever for parts of their own that have no thread to run on: EM on four devices and two cores, for one."""
+    forced = _FORCED.search(os.environ.get("XLA_FLAGS", ""))
+    devices = int(forced[1]) if forced else jax.config.jax_num_cpu_devices
+    if devices > 1:
+        os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, 2 * devices)))
+
+
+_enough_threads()
 
 
 def start_processes() -> None:

@@ -179,6 +179,8 @@ def test_a_batch_larger_than_the_data_repeats_it():
     experiment, source = lay_out(Case("configs/vae_digits.py", batch=4096))
     x = source.arrays["x"]
     assert len(x) == 4096 and np.array_equal(x[: 4096 - 1347], x[1347:])
+    experiment, source = lay_out(Case("configs/vae_mnist.py", batch=60_000))  # which trains on a part of a split
+    assert len(source.arrays["x"]) == 60_000
 
 
 def test_a_run_is_compared_with_an_earlier_one(found, tmp_path):

@@ -1,5 +1,11 @@
 """Layouts: the same numbers wherever a run lies."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import optax
@@ -14,6 +20,7 @@ from gen_jax.models.gmm import GMM
 from gen_jax.models.nets import MLP
 from gen_jax.sharding import Layout, P
 
+ROOT = Path(__file__).parent.parent
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
 
 
@@ -100,3 +107,14 @@ def test_rules_that_do_nothing_or_cannot_be_are_refused():
     ]:
         with pytest.raises(UserError, match=message):
             fit(gan(), Resident({"x": X}, 16), 1, layout=Layout(data=4, rules=rules))
+
+
+def test_em_of_four_devices_of_one_cpu_ends(tmp_path):
+    """With as many threads as two cores have, XLA's programs waited for each other for ever."""
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env.pop("PJRT_NPROC", None)
+    words = ["train.py", "configs/gmm_digits.py", "--steps", "2", "--workdir", str(tmp_path / "run"), "--no-progress"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["environment"]["devices"] == ["cpu"] * 4

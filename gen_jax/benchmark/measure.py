@@ -174,7 +174,7 @@ def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
     if experiment.batch and experiment.batch > size:
         index = np.arange(experiment.batch) % size
         repeated = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
-        data = replace(data, splits={**data.splits, experiment.train: repeated})
+        data, experiment = replace(data, splits={"repeated": repeated}), replace(experiment, train="repeated")
     return experiment, experiment.source(data)
 
 

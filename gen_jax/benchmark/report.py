@@ -131,16 +131,25 @@ def gaps(traces: Sequence[tuple[str, Trace]]) -> Cells:
     return GAPS, rows
 
 
-def save(path: Path, found: Sequence[Measurement], traces: Sequence[tuple[str, Trace]] = ()) -> None:
+def save(
+    path: Path,
+    found: Sequence[Measurement],
+    traces: Sequence[tuple[str, Trace]] = (),
+    too_large: Sequence[Sequence[str]] = (),
+) -> None:
+    """What was measured as JSON; `too_large` are the rows of what did not fit into memory."""
     rows, idle = [dataclasses.asdict(m) for m in found], gaps(traces)[1]
-    write_json(path, {"where": machine(), **environment(), "measurements": rows, "gaps": idle})
+    tables = {"measurements": rows, "gaps": idle, "too_large": list(too_large)}
+    write_json(path, {"where": machine(), **environment(), **tables})
 
 
 def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
     """What every run shows, with titles, from what `save` wrote."""
     found = [Measurement(**row) for row in record["measurements"]]
     shown = [("time", speeds(found)), ("limits", limits(found))]
-    if record["gaps"]:
+    if record.get("too_large"):
+        shown.append(("do not fit into memory, with their data", (["config", "type", "batch"], record["too_large"])))
+    if record.get("gaps"):
         shown.append(
             ("in the loop of `fit`, while it was traced, nothing of the compiled step ran", (GAPS, record["gaps"]))
         )
@@ -162,7 +171,7 @@ def opened(path: Path) -> Mapping[str, Any]:
     if record is None:
         raise UserError(f"--compare {path}: there is no such file")
     fields = {field.name for field in dataclasses.fields(Measurement)}
-    rows = record.get("measurements") if isinstance(record, dict) and {"where", "gaps"} <= record.keys() else None
+    rows = record.get("measurements") if isinstance(record, dict) and "where" in record else None
     if not isinstance(rows, list) or any(not isinstance(row, dict) or fields - row.keys() for row in rows):
         raise UserError(f"--compare {path}: this is no file that `bench` wrote")
     return record

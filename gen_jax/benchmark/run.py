@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -68,14 +67,6 @@ def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
     raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
 
 
-def several_cpu_devices(*numbers: int) -> None:
-    """Makes as many devices of a CPU as the most of these; they share its cores. Only before JAX has begun."""
-    if min(numbers) < 1:
-        raise UserError(f"--devices must be at least 1, got {min(numbers)}")
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", max(numbers))
-
-
 def bench(
     found: Sequence[Case],
     scale: Sequence[str] = (),
@@ -111,9 +102,6 @@ def bench(
         gc.collect()
     if not rows:
         raise UserError("; ".join(failed) or "not even the smallest batch fits into the memory of this device")
-    if full:
-        too_large = [[Path(case.config).stem, case.dtype or "", f"{batch:,}"] for case, batch in full.items()]
-        shown.append(("do not fit into memory, with their data", (["config", "type", "batch"], too_large)))
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
@@ -123,7 +111,8 @@ def bench(
     if profile:
         found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
         traces = list(zip(report.names(rows), found))
-        report.save(out / "bench.json", rows, traces)
+    too_large = [[Path(case.config).stem, case.dtype or "", f"{batch:,}"] for case, batch in full.items()]
+    report.save(out / "bench.json", rows, traces, too_large)
     shown = report.tables(report.opened(out / "bench.json")) + shown
     costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
     if earlier:
