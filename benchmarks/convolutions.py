@@ -9,7 +9,6 @@ layers of a config, each distinct layer measured once. Of PyTorch the faster mem
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from side_by_side import Report, beside, options
+from side_by_side import Report, beside, options, torch_device
 
 from gen_jax.benchmark.closed_form import layers
 from gen_jax.data import load
@@ -72,15 +71,15 @@ def theirs(layer: Layer, channels_last: bool) -> Callable[[], Any]:
     import torch
     from torch.nn import functional
 
-    torch.set_num_threads(os.cpu_count())
+    device = torch_device()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     tall, wide, channels, features = layer.kernel
     batch, height, width, _ = layer.x
-    x = torch.ones(batch, channels, height, width).to(memory_format=layout).requires_grad_()
+    x = torch.ones(batch, channels, height, width).to(device, memory_format=layout).requires_grad_()
     pads = (tall // 2, wide // 2)
     shape = (channels, features, tall, wide) if layer.kind == "transposed" else (features, channels, tall, wide)
-    kernel = torch.ones(shape).to(memory_format=layout).requires_grad_()
-    bias = torch.zeros(features, requires_grad=True)
+    kernel = torch.ones(shape).to(device, memory_format=layout).requires_grad_()
+    bias = torch.zeros(features, device=device, requires_grad=True)
 
     def forward():
         if layer.kind == "transposed":
@@ -93,6 +92,8 @@ def theirs(layer: Layer, channels_last: bool) -> Callable[[], Any]:
     def run():
         x.grad = kernel.grad = bias.grad = None
         forward().backward(cotangent)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
@@ -118,7 +119,9 @@ class Rival:
     def __init__(self):
         command = [sys.executable, __file__, "--case", "PyTorch"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=beside(), stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(
+            command, env=beside(JAX_BACKEND=jax.default_backend()), stdin=pipe, stdout=pipe, text=True
+        )
 
     def __call__(self, layer: Layer) -> float:
         self.process.stdin.write(json.dumps(layer) + "\n")

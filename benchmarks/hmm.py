@@ -123,6 +123,8 @@ def measure(report: Report, name: str) -> None:
     }
     ours = float(tasks["forward"][0][0](state, batch).sum())
     quality = {rival: f"{(ours - value) / abs(value):+.1e}" for rival, value in values.items()}
+    gpu = jax.default_backend() == "gpu"
+    why = "steps that wait for each other take longer to start than to compute" if gpu else ""
     for task, ((program, compiling), of_hmmlearn, of_dynamax) in tasks.items():
         seconds = in_turns(
             {
@@ -132,7 +134,8 @@ def measure(report: Report, name: str) -> None:
             }
         )
         for rival in ("hmmlearn", "dynamax"):
-            report.row(f"{name}: {task}", seconds["gen_jax"], rival, seconds[rival], target, quality[rival], compiling)
+            cells = seconds["gen_jax"], rival, seconds[rival], target, quality[rival], compiling
+            report.row(f"{name}: {task}", *cells, why)
             compiling = 0.0
 
     baum_welch, compiling = compiled(chunk(em(model), ITERATIONS).step, state, source)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from side_by_side import RESULTS, ROOT, as_markdown, beside, misses, results
+from side_by_side import RESULTS, ROOT, as_markdown, beside, misses, results, section, without_paths
 
 from gen_jax.benchmark import report
 from gen_jax.logs import read_json, write_json
@@ -54,15 +54,20 @@ def summary(folder: Path) -> str:
     return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else [])])
 
 
-def write_records(path: Path) -> None:
-    """The tables of all records into a Markdown file, those of an accelerator between markers `DEVICE/NAME`."""
-    for folder in [RESULTS, *(f for f in RESULTS.iterdir() if f.is_dir())]:
-        where = "" if folder == RESULTS else f"{folder.name}/"
-        write_section(path, f"{where}summary", summary(folder))
-        for name in (*SCRIPTS, "bench"):
-            if record := read_json(folder / f"{name}.json"):
-                text = report.as_markdown(record) if name == "bench" else as_markdown(record)
-                write_section(path, f"{where}{name}", text)
+def records() -> list[Path]:
+    """What is recorded, of CPUs and of every accelerator."""
+    names = {*SCRIPTS, "bench"}
+    return sorted(path for path in RESULTS.rglob("*.json") if path.stem in names)
+
+
+def write_records(page: Path) -> None:
+    """The tables of all records into a Markdown file."""
+    for path in records():
+        record = read_json(path)
+        text = report.as_markdown(record) if path.stem == "bench" else as_markdown(record)
+        write_section(page, section(path), text)
+    for folder in {path.parent for path in records()}:
+        write_section(page, section(folder / "summary"), summary(folder))
 
 
 def main() -> None:
@@ -71,8 +76,12 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a Markdown file with sections for the tables")
     parser.add_argument("--records", action="store_true", help="run nothing, write what is recorded")
     chosen = parser.parse_args()
-    if chosen.write:
-        check_section(chosen.write, "summary")
+    if chosen.records and not records():
+        sys.exit("there are no records yet: run without --records")
+    expected = {section(path) for path in records()}
+    expected |= {section(results() / name) for name in ("summary", "bench", *chosen.only) if name != "configs"}
+    for name in expected if chosen.write else ():
+        check_section(chosen.write, name)
     took, failed = {}, []
     for name in () if chosen.records else chosen.only:
         print(f"--- {name}", flush=True)
@@ -80,15 +89,18 @@ def main() -> None:
             configs = [f"configs/{config}.py" for config in CONFIGS]
             took[name], fine = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench"])
             if fine:
-                write_json(results() / "bench.json", report.opened(ROOT / "runs/bench/bench.json"))
+                record = read_json(ROOT / "runs" / "bench" / "bench.json")
+                write_json(results() / "bench.json", without_paths(record))
         else:
             took[name], fine = run([f"benchmarks/{name}.py"])
         failed += [] if fine else [name]
-    table = Table("benchmark", "minutes")
-    for name, minutes in took.items():
-        table.add_row(name, f"{minutes:.1f}")
-    Console().print(table)
-    print(summary(RESULTS if chosen.records else results()))
+    if took:
+        table = Table("benchmark", "minutes")
+        for name, minutes in took.items():
+            table.add_row(name, f"{minutes:.1f}")
+        Console().print(table)
+    for folder in {path.parent for path in records()} if chosen.records else {results()}:
+        print(summary(folder))
     if chosen.write:
         write_records(chosen.write)
     if failed:

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
-from side_by_side import ROOT, Report, options
+from side_by_side import Report, beside, options
 
 from gen_jax.algorithms import em
 from gen_jax.benchmark.estimate import Cluster, table, work
@@ -67,13 +68,9 @@ def seconds(name: str, times: int, processes: int) -> float:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     running = []
     for rank in range(processes):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_COORDINATOR_ADDRESS": address,
-            "JAX_NUM_PROCESSES": str(processes),
-            "JAX_PROCESS_ID": str(rank),
-        }
+        environment = beside(
+            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(processes), JAX_PROCESS_ID=str(rank)
+        )
         command = [sys.executable, __file__, "--case", f"{name}/{times}/{rank}"]
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     return max(float(process.communicate()[0].split()[-1]) for process in running)
@@ -87,9 +84,10 @@ def over_processes(report: Report, name: str) -> None:
 
 
 def over_devices(report: Report) -> None:
+    numbers = [n for n in (1, 2, 4) if n <= jax.device_count()]
     for config in ("vae_digits", "gmm_digits", "hmm_gaussian"):
-        one, *more = (measured(Case(f"configs/{config}.py", devices=n)).p50 for n in (1, 2, 4))
-        for n, found in zip((2, 4), more):
+        one, *more = (measured(Case(f"configs/{config}.py", devices=n)).p50 for n in numbers)
+        for n, found in zip(numbers[1:], more):
             what = f"{config}: a batch divided over {n} devices on the same cores"
             report.row(what, found, "1 device", one, "", "", 0.0)
 
@@ -97,11 +95,11 @@ def over_devices(report: Report) -> None:
 def main() -> None:
     if case := options().case:
         return worker(case)
-    several_cpu_devices(4)
     report, only = Report("scaling"), options().only
     for name in PROBLEMS:
         if only in name:
             over_processes(report, name)
+    several_cpu_devices(4)  # after the processes, which inherit what it changes
     if only in "devices":
         over_devices(report)
     if only in "accelerators":

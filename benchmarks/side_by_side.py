@@ -130,9 +130,7 @@ class Report:
         record = {
             "where": machine(),
             "seconds": time.perf_counter() - self.began,
-            "environment": {
-                name: value for name, value in environment().items() if name not in ("command", "platform")
-            },
+            "environment": without_paths(environment()),
             "rows": self.rows,
             "facts": self.facts,
             "notes": self.notes,
@@ -143,7 +141,7 @@ class Report:
         for cells in tables(record):
             console.print(drawn(machine(), cells))
         if path := options().write:
-            write_section(path, self.name, as_markdown(record))
+            write_section(path, section(folder / self.name), as_markdown(record))
 
 
 def results() -> Path:
@@ -152,13 +150,25 @@ def results() -> Path:
     return RESULTS if jax.default_backend() == "cpu" else RESULTS / re.sub(r"\W+", "_", kind.lower())
 
 
+def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what names this very machine."""
+    return {name: value for name, value in record.items() if name not in ("command", "platform")}
+
+
+def section(record: Path) -> str:
+    """The markers in the README of a record: its name, and before it that of its device if that is no CPU."""
+    return str(record.relative_to(RESULTS).with_suffix(""))
+
+
 def torch_device() -> str:
-    """Where PyTorch computes: on the GPU if there is one, with products as JAX does them there (TF32)."""
+    """Where PyTorch computes, in a process beside ours: as JAX does here; products on a GPU are TF32, as there."""
     import torch
 
     torch.set_num_threads(os.cpu_count())
+    if os.environ.get("JAX_BACKEND") != "gpu":
+        return "cpu"
     torch.set_float32_matmul_precision("high")
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda"
 
 
 def met(value: float, target: str) -> bool | None:
@@ -254,7 +264,8 @@ class Elsewhere:
     def __init__(self, script: str, name: str):
         command = [sys.executable, script, "--case", f"{name}/served"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=beside(), stdin=pipe, stdout=pipe, text=True)
+        environment = beside(JAX_BACKEND=jax.default_backend())
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
 
     def many(self, n: int) -> float:
         """n steps; the loss of the last."""

@@ -208,8 +208,8 @@ ELSEWHERE = {
     "PyTorch, channels last": partial(torch, channels_last=True),
     "PyTorch, compiled": partial(torch, channels_last=True, compiled=True),
 }
-ON_CPU = tuple(ELSEWHERE)[:3]
-ON_GPU = tuple(ELSEWHERE)[1:]
+ON_CPU = ("Keras on TensorFlow", "PyTorch", "PyTorch, channels last")
+ON_GPU = ("PyTorch", "PyTorch, channels last", "PyTorch, compiled")
 
 
 def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[str, str], n: int = 10) -> None:

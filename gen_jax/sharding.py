@@ -40,6 +40,7 @@ class Layout:
     rules: Sequence[tuple[str, PartitionSpec]] = ()
 
     def mesh(self) -> Mesh:
+        _enough_threads()
         devices = jax.devices()
         data = self.data or len(devices) // self.model
         asked = data * self.model
@@ -120,11 +121,14 @@ def several_cpu_devices(*numbers: int) -> None:
 
 def _enough_threads() -> None:
     """XLA gives the devices of a CPU as many threads as it has cores. With fewer than two for each, programs can wait
-    for ever for parts of their own that have no thread to run on: EM on four devices and two cores, for one."""
-    forced = _FORCED.search(os.environ.get("XLA_FLAGS", ""))
-    devices = int(forced[1]) if forced else jax.config.jax_num_cpu_devices
-    if devices > 1:
-        os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, 2 * devices)))
+    for ever for parts of their own that have no thread to run on: EM on four devices and two cores, for one. Only
+    before JAX has begun."""
+    forced = _FORCED.findall(os.environ.get("XLA_FLAGS", ""))
+    devices = int(forced[-1]) if forced else jax.config.jax_num_cpu_devices
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(os.environ.get("PJRT_NPROC") or cores)
+    if devices > 1 and threads < 2 * devices:
+        os.environ["PJRT_NPROC"] = str(2 * devices)
 
 
 _enough_threads()

@@ -17,7 +17,7 @@ from gen_jax.benchmark.cost import cost
 from gen_jax.benchmark.estimate import Cluster, Work, reduced_bytes, work
 from gen_jax.benchmark.measure import Case, lay_out, measured
 from gen_jax.benchmark.run import cases
-from gen_jax.benchmark.trace import traced
+from gen_jax.benchmark.trace import _gap, traced
 from gen_jax.errors import UserError, exits
 from gen_jax.loop import abstract_state, program
 
@@ -133,7 +133,7 @@ def test_a_scale_of_batches_ends_where_memory_does(tmp_path, monkeypatch, capsys
     scale = ("batch", "32:256")
     run.bench(cases(["configs/gmm_blobs.py"], scale), scale, out=tmp_path)
     assert tried == [32, 64]
-    assert "| gmm_blobs |  | 64 |" in (tmp_path / "bench.md").read_text()
+    assert "| gmm_blobs |  |  | 64 |" in (tmp_path / "bench.md").read_text()
     with pytest.raises(UserError, match="not even the smallest batch"):
         run.bench(cases(["configs/gmm_blobs.py"], ("batch", "64:256")), scale, out=tmp_path)
 
@@ -207,6 +207,19 @@ def test_a_trace_names_the_costliest_operations(tmp_path):
     assert 0 <= trace.host_gap < 1
     assert any("dot_general" in o.origin and "ConvDecoder" in o.origin for o in trace.operations[:10])
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_idle_time_lies_between_executions_or_between_kernels():
+    event = lambda start, end, run=None: ("kernel", start, end, run)
+    assert _gap([event(0, 10, 1), event(20, 30, 1), event(40, 60, 2)]) == pytest.approx(10 / 60)
+    assert _gap([event(0, 10), event(5, 20), event(30, 40)]) == pytest.approx(10 / 40)
+    assert _gap([event(0, 40), event(5, 10)]) == 0
+
+
+def test_operations_of_an_accelerator_are_counted_beside_it(monkeypatch):
+    product = jax.make_jaxpr(lambda a, b: a @ b)(np.ones((8, 16), np.float32), np.ones((16, 4), np.float32))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert cost(product).flops == 2 * 8 * 16 * 4
 
 
 def test_the_estimate_is_its_formula():

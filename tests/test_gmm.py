@@ -16,7 +16,8 @@ from gen_jax.data import Resident, Streamed
 from gen_jax.errors import UserError
 from gen_jax.loop import fit
 from gen_jax.models import gaussians
-from gen_jax.models.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Frame
+from gen_jax.models.blocks import block_size
+from gen_jax.models.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Frame, inverses
 from gen_jax.models.gaussians import Prior
 from gen_jax.models.gmm import GMM, kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
 from gen_jax.sharding import Layout
@@ -295,8 +296,30 @@ def test_blocks_cover_every_example_once(monkeypatch, same):
     whole = step(model, start, {"x": x})[0]
     values = log_prob(model, start, x)
     monkeypatch.setattr("gen_jax.models.covariances.block_size", lambda numbers: 96)
+    same(begin(model, x).params, start.params, rtol=1e-4, atol=1e-5)
     same(jax.jit(em(model).step)(start, {"x": x})[0].params, whole.params, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model.log_prob(start, {"x": x}), values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])
+def test_blocks_fit_into_memory(monkeypatch, backend, name):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    k, d = 500, 8
+    kind = KINDS[name]
+    unit = kind.from_dense(jnp.broadcast_to(jnp.eye(d), (k, d, d)), jnp.ones(k))
+    params = {"means": jnp.zeros((k, d)), **kind.pack(unit)}
+    for way in (kind.fast(params, Frame(jnp.zeros(d), jnp.ones(d)))[0], kind.exact(params)):
+        rows = way.rows or block_size()
+        assert rows % 64 == 0 and 4 * k * rows <= 2**28
+    assert block_size(10**9) == (512 if backend == "cpu" else 64)
+
+
+def test_inverses_on_accelerators_are_those_on_cpus(monkeypatch):
+    factor = jnp.linalg.cholesky(jnp.cov(jax.random.normal(jax.random.key(0), (6, 40))) + jnp.eye(6))
+    expected = inverses(factor)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(inverses(factor), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag"])

@@ -61,16 +61,18 @@ def _own(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
     lowered = lambda: jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes)
     counted = after = (compiled or lowered().compile()).cost_analysis() or {}
     if jax.default_backend() != "cpu":
-        with jax.default_device(_cpu()):
+        with jax.default_device(host()):
             counted = lowered().cost_analysis() or {}
     return Cost(max(counted.get("flops", 0.0), 0.0), max(after.get("bytes accessed", 0.0), 0.0))
 
 
-def _cpu() -> jax.Device:
+def host() -> jax.Device:
+    """The CPU beside an accelerator; a UserError where JAX was told not to use it."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
-        raise UserError("operations are counted on the CPU: name it too, as in JAX_PLATFORMS=cuda,cpu") from None
+        platforms = f"JAX_PLATFORMS={jax.config.jax_platforms},cpu"
+        raise UserError(f"operations are counted on the CPU beside the device: name it too, {platforms}") from None
 
 
 def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:

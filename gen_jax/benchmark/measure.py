@@ -1,4 +1,4 @@
-"""Times the very step that trains: what `fit` would run, one call after the other."""
+"""Times the very step that trains: what `fit` would run, with as many calls under way as there."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def turns(chunk: int) -> Any:
 def calls(ready: Program, chunk: int, seconds: float) -> Iterator[float]:
     """Seconds per step from the end of a call to the end of the next, at least five times, after some to warm up.
 
-    As in the loop, the next calls are under way by then.
+    As in the loop, the next calls are under way by then, and what a source takes to make batches counts.
     """
     state, totals, step = ready.state, ready.zeros(), int(ready.state.step)
     running, ends, begin = deque(), [], time.perf_counter()

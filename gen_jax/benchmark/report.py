@@ -126,7 +126,7 @@ def names(found: Sequence[Measurement]) -> list[str]:
 
 
 def gaps(traces: Sequence[tuple[str, Trace]]) -> Cells:
-    """How long no step ran, from the first call of the program to the last."""
+    """How long nothing of the steps ran, from the first call of the program to the last."""
     rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces]
     return GAPS, rows
 
@@ -139,8 +139,8 @@ def save(
 ) -> None:
     """What was measured as JSON; `too_large` are the rows of what did not fit into memory."""
     rows, idle = [dataclasses.asdict(m) for m in found], gaps(traces)[1]
-    tables = {"measurements": rows, "gaps": idle, "too_large": list(too_large)}
-    write_json(path, {"where": machine(), **environment(), **tables})
+    contents = {"measurements": rows, "gaps": idle, "too_large": list(too_large)}
+    write_json(path, {"where": machine(), **environment(), **contents})
 
 
 def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
@@ -148,7 +148,9 @@ def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
     found = [Measurement(**row) for row in record["measurements"]]
     shown = [("time", speeds(found)), ("limits", limits(found))]
     if record.get("too_large"):
-        shown.append(("do not fit into memory, with their data", (["config", "type", "batch"], record["too_large"])))
+        shown.append(
+            ("do not fit into memory, with their data", (["config", "chunk", "type", "batch"], record["too_large"]))
+        )
     if record.get("gaps"):
         shown.append(
             ("in the loop of `fit`, while it was traced, nothing of the compiled step ran", (GAPS, record["gaps"]))
@@ -157,11 +159,11 @@ def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
-    return told(record["where"], tables(record))
+    return "\n\n".join([told(record["where"], tables(record)), *record.get("notes", [])])
 
 
 def told(where: str, shown: Sequence[tuple[str, Cells]]) -> str:
-    """Tables with titles, as Markdown."""
+    """Tables with titles, as Markdown, below the name of the machine."""
     return "\n\n".join([f"{where}.", *(f"{title}:\n\n{markdown_table(*cells)}" for title, cells in shown)])
 
 

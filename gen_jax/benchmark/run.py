@@ -14,12 +14,13 @@ from rich.console import Console
 
 from gen_jax import plots
 from gen_jax.benchmark import report
+from gen_jax.benchmark.cost import host
 from gen_jax.benchmark.estimate import Cluster, table, work
 from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
 from gen_jax.benchmark.report import Cells
 from gen_jax.benchmark.trace import traced
 from gen_jax.errors import UserError
-from gen_jax.logs import machine
+from gen_jax.logs import machine, read_json
 from gen_jax.readme import write_section
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
@@ -111,9 +112,11 @@ def bench(
     if profile:
         found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
         traces = list(zip(report.names(rows), found))
-    too_large = [[Path(case.config).stem, case.dtype or "", f"{batch:,}"] for case, batch in full.items()]
+    too_large = [
+        [Path(case.config).stem, str(case.chunk or ""), case.dtype or "", f"{batch:,}"] for case, batch in full.items()
+    ]
     report.save(out / "bench.json", rows, traces, too_large)
-    shown = report.tables(report.opened(out / "bench.json")) + shown
+    shown = report.tables(read_json(out / "bench.json")) + shown
     costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
@@ -136,5 +139,6 @@ def check(seconds: float, out: Path) -> None:
     """What can be wrong with the command line beside the cases."""
     if not 0 < seconds <= 600:
         raise UserError(f"--seconds must be between 0 and 600, got {seconds}")
+    host()
     if any(path.is_file() for path in (out, *out.parents)):
         raise UserError(f"--out {out}: a file is in the way, name a folder")

@@ -12,7 +12,9 @@ from jax.custom_batching import custom_vmap
 
 from gen_jax.core import PyTree
 
-matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # never TF32 or bfloat16: for sums that cancel, inverses
+# Never TF32 or bfloat16: for sums that cancel, inverses, recursions.
+matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:
@@ -53,17 +55,21 @@ def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = Non
     return lax.fori_loop(0, -(-n // block), lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
 
 
-def block_size(numbers: int = 256) -> int:
+def block_size(numbers: int = 384) -> int:
     """Rows of so many numbers each that stay in a CPU's cache, or that fill an accelerator but not its memory."""
     if jax.default_backend() == "cpu":
-        return min(max((1 << 18) // numbers, 512), 1 << 16)
-    return max((1 << 27) // numbers, 1 << 12)
+        return _aligned(min(max((3 << 17) // numbers, 512), 1 << 16))
+    return _aligned((1 << 25) // numbers)
 
 
 def _even(n: int, rows: int) -> int:
-    """At most about so many rows, such that blocks of them overlap little."""
-    even = -(-n // -(-n // rows))
-    return min(-(-even // 64) * 64 if rows >= 64 else even, rows, n)
+    """At most so many rows, such that blocks of them overlap little."""
+    return min(_aligned(-(-n // max(-(-n // rows), 1))), rows, n)
+
+
+def _aligned(rows: int) -> int:
+    """The next multiple of 64: products of other numbers of rows are slower on CPUs."""
+    return max(-(-rows // 64), 1) * 64
 
 
 @custom_vmap

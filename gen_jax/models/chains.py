@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import fold
-from gen_jax.models.blocks import jointly, matmul
+from gen_jax.models.blocks import einsum, jointly, matmul
 
 
 class Scan(NamedTuple):
@@ -92,8 +92,8 @@ def _log_evidence_forward(log_initial, log_transition, log_likelihood, scan):
 
 def _log_evidence_backward(scan, residuals, g):
     marginals, pairs = residuals
-    first = jnp.einsum("b,bk->k", g, marginals[:, 0])
-    return first, jnp.einsum("b,bij->ij", g, pairs), g[:, None, None] * marginals
+    first = einsum("b,bk->k", g, marginals[:, 0])
+    return first, einsum("b,bij->ij", g, pairs), g[:, None, None] * marginals
 
 
 log_evidence.defvjp(_log_evidence_forward, _log_evidence_backward)
@@ -118,7 +118,7 @@ def posterior(
     def fast() -> Posterior:
         before, ahead_BTK = chain.unpacked(chain.filtered), chain.unpacked(ahead)
         seen = counted[:, 1:, None].astype(before.dtype)
-        pairs = jnp.einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen, precision=lax.Precision.HIGHEST)
+        pairs = einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen)
         return Posterior(chain.log_evidence(), chain.unpacked(chain.filtered * beta), pairs * chain.transition)
 
     slow = lambda: _log_posterior(log_initial, log_transition, log_likelihood, counted)
@@ -241,7 +241,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
     if pieces > 1:
         operators = _operators(initial, transition, likelihood, pieces)
         before = _composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a piece | x so far)
-        rest = jnp.einsum("ij,ibp->jbp", transition, before, precision=lax.Precision.HIGHEST)
+        rest = einsum("ij,ibp->jbp", transition, before)
         start = jnp.concatenate([start[..., None], rest], axis=2).reshape(k, -1)
 
     def step(predicted: Array, likelihood: Array):
@@ -298,7 +298,7 @@ def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int
         scale = joint.sum(axis=0)
         states = joint / jnp.where(scale > 0, scale, 1)
         return (
-            jnp.einsum("ij,ihr->jhr", transition, states, precision=lax.Precision.HIGHEST),
+            einsum("ij,ihr->jhr", transition, states),
             log_scale + jnp.log(scale),
         ), None
 
@@ -315,7 +315,7 @@ def _compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Arr
     (a, log_a), (b, log_b) = first, then
     weight = log_b[:, :, None] + jnp.log(a)
     shift = _finite(weight.max(axis=1, keepdims=True))
-    states = jnp.einsum("pkjb,pjib->pkib", b, jnp.exp(weight - shift), precision=lax.Precision.HIGHEST)
+    states = einsum("pkjb,pjib->pkib", b, jnp.exp(weight - shift))
     scale = states.sum(axis=1)
     return states / jnp.where(scale > 0, scale, 1)[:, None], log_a + shift[:, 0] + jnp.log(scale)
 
@@ -328,7 +328,7 @@ def _composed(operators: tuple[Array, Array], associative: bool) -> Array:
 
     def step(known: Array, operator):
         weight = operator[1] + jnp.log(known)
-        new = jnp.einsum("jib,ib->jb", operator[0], jnp.exp(weight - _finite(weight.max(axis=0))))
+        new = einsum("jib,ib->jb", operator[0], jnp.exp(weight - _finite(weight.max(axis=0))))
         total = new.sum(axis=0)
         new = new / jnp.where(total > 0, total, 1)
         return new, new
@@ -344,7 +344,7 @@ def _composed_backward(operators: tuple[Array, Array], associative: bool) -> Arr
         return jnp.moveaxis(jnp.exp(later - _finite(later.max(axis=1, keepdims=True))), 0, 2)
 
     def step(after: Array, operator):
-        weight = operator[1] + jnp.log(jnp.einsum("jib,jb->ib", operator[0], after))
+        weight = operator[1] + jnp.log(einsum("jib,jb->ib", operator[0], after))
         new = jnp.exp(weight - _finite(weight.max(axis=0)))
         return new, new
 

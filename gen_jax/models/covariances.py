@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import PyTree
-from gen_jax.models.blocks import block_size, jointly, matmul
+from gen_jax.models.blocks import block_size, einsum, jointly, matmul
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -106,7 +106,7 @@ class Full:
 
     def draw(self, params: PyTree, component: Array, noise: Array) -> Array:
         """Points (N, D) of given components (N,) from standard normal noise (N, D)."""
-        return params["means"][component] + jnp.einsum("nij,nj->ni", self._factors(params)[component], noise)
+        return params["means"][component] + einsum("nij,nj->ni", self._factors(params)[component], noise)
 
     def distribution(self, params: PyTree) -> distrax.Distribution:
         return Triangular(params["means"], self._factors(params))
@@ -200,18 +200,18 @@ class Full:
 
         def sums(each, r: Array):
             _, precision, weighted = each
-            completed = jnp.einsum("kij,kbj->kbi", covariances, weighted)  # E[x | what is there] - mean
-            outer = jnp.einsum("kb,kbi,kbj->kij", r, completed, completed)
+            completed = einsum("kij,kbj->kbi", covariances, weighted)  # E[x | what is there] - mean
+            outer = einsum("kb,kbi,kbj->kij", r, completed, completed)
             return (
                 r.sum(axis=1),
-                jnp.einsum("kb,kbi->ki", r, completed),
+                einsum("kb,kbi->ki", r, completed),
                 outer,
-                jnp.einsum("kb,kbij->kij", r, precision),
+                einsum("kb,kbij->kij", r, precision),
             )
 
         def stats(sums) -> Stats:
             count, first, outer, precision = sums
-            left = count[:, None, None] * covariances - covariances @ precision @ covariances
+            left = count[:, None, None] * covariances - matmul(matmul(covariances, precision), covariances)
             return self._gathered((count, first, outer + left))
 
         rows = max(1, (1 << 22) // covariances.size)
@@ -225,7 +225,7 @@ class Full:
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
         inverse = inverses(factor)
         precision = matmul(inverse.mT, inverse)
-        linear = jnp.einsum("kij,kj->ki", precision, means, precision=lax.Precision.HIGHEST)
+        linear = einsum("kij,kj->ki", precision, means)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         quadratic = precision[:, row, column] * np.where(row == column, -0.5, -1.0).astype(means.dtype)
         natural = jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)
@@ -239,7 +239,7 @@ class Full:
             about = self.rebased(Stats(count, first, second), means)
             return Stats(count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        rows = block_size(natural.shape[1])
+        rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
         way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
@@ -252,7 +252,7 @@ class Tied(Full):
         return matmul(factor, factor.T)
 
     def from_dense(self, covariances, weights):
-        return jnp.einsum("k,kij->ij", weights / weights.sum(), covariances)
+        return einsum("k,kij->ij", weights / weights.sum(), covariances)
 
     def take(self, params, components):
         return {**params, "means": params["means"][components]}
@@ -262,7 +262,7 @@ class Tied(Full):
 
     def maximised(self, params, stats, weight, target):
         count, shift = _safe(stats)
-        within = stats.second - jnp.einsum("k,ki,kj->ij", count, shift, shift, precision=lax.Precision.HIGHEST)
+        within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
 
     def rebased(self, stats, shift):
@@ -300,7 +300,7 @@ class Tied(Full):
             about = self.rebased(Stats(raw[0][:, -1], raw[0][:, :-1], raw[1]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        return Way(prepare, log_prob, sums, stats, block_size(2 * d)), jnp.sqrt(jnp.sum(precision**2))
+        return Way(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(jnp.sum(precision**2))
 
 
 class Diagonal(Full):
@@ -375,7 +375,7 @@ class Diagonal(Full):
 
             return Stats(*jax.vmap(component)(means, r))
 
-        return Way(lambda x: x, log_prob, sums, lambda sums: sums)
+        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
 
     def missing(self, params):
         means, scale = params["means"], self.scale(params)
@@ -396,7 +396,7 @@ class Diagonal(Full):
 
             return Stats(*jax.vmap(component)(means, scale, r))
 
-        return Way(lambda x: x, log_prob, sums, lambda sums: sums)
+        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
 
     def fast(self, params, frame):
         d = params["means"].shape[1]
@@ -413,7 +413,7 @@ class Diagonal(Full):
             about = self.rebased(Stats(raw[:, -1], raw[:, d : 2 * d], raw[:, :d]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
 
-        rows = block_size(natural.shape[1])
+        rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
         way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
         return way, jnp.sqrt(jnp.sum(precision**2, axis=1).max())
 
@@ -456,17 +456,19 @@ def _safe(stats: Stats) -> tuple[Array, Array]:
 
 
 def inverses(factor: Array) -> Array:
-    """Of lower triangular matrices (..., D, D), by forward substitution.
+    """Of lower triangular matrices (..., D, D), on a CPU by forward substitution.
 
-    Not by `solve_triangular`: on a CPU that calls a BLAS whose threads go on spinning, and what runs next takes a third
+    Not by `triangular_solve` there: that calls a BLAS whose threads go on spinning, and what runs next takes a third
     longer.
     """
     identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    if jax.default_backend() != "cpu":
+        return lax.linalg.triangular_solve(factor, jnp.broadcast_to(identity, factor.shape), left_side=True, lower=True)
     unit = factor / jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None]
     start = identity / jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None]
 
     def row(i: Array, inverse: Array) -> Array:
-        known = jnp.einsum("...j,...jd->...d", unit[..., i, :], inverse * (jnp.arange(len(identity)) < i)[:, None])
+        known = einsum("...j,...jd->...d", unit[..., i, :], inverse * (jnp.arange(len(identity)) < i)[:, None])
         return inverse.at[..., i, :].add(-known)
 
     return lax.fori_loop(1, len(identity), row, start)
@@ -480,7 +482,7 @@ class Triangular(distrax.MultivariateNormalTri):
     """
 
     def log_prob(self, value: Array) -> Array:
-        white = jnp.einsum("...ij,...j->...i", inverses(self.scale_tri), value - self.loc)
+        white = einsum("...ij,...j->...i", inverses(self.scale_tri), value - self.loc)
         log_diagonal = jnp.log(jnp.diagonal(self.scale_tri, axis1=-2, axis2=-1))
         return -0.5 * jnp.sum(white**2 + LOG_2PI, axis=-1) - log_diagonal.sum(axis=-1)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
-from gen_jax.models.blocks import by_blocks, matmul, over_blocks
+from gen_jax.models.blocks import block_size, by_blocks, matmul, over_blocks
 from gen_jax.models.covariances import FULL, Frame, Full, Stats, Way, alive
 from gen_jax.models.gaussians import Gaussians, Prior, spread
 
@@ -34,9 +34,9 @@ def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) ->
 
         def block(x: Array, weight: Array) -> tuple[Array, Array]:
             r = assign(x, None) * weight
-            return r @ frame.into(x), r.sum(axis=1)
+            return matmul(r, frame.into(x)), r.sum(axis=1)
 
-        first, count = over_blocks(block, x, weight)
+        first, count = over_blocks(block, x, weight, rows=block_size(x.shape[1] + 2 * k))
         return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centres)
 
     return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centres(key, x, weight, k)), frame)
@@ -108,7 +108,7 @@ class GMM:
             def block(x: Array, index: Array, weight: Array) -> PyTree:
                 return way.sums(way.prepare(x), assign(x, index) * weight * self._used(self.components)[:, None])
 
-            return way.stats(over_blocks(block, x, jnp.arange(len(x)), weight))
+            return way.stats(over_blocks(block, x, jnp.arange(len(x)), weight, rows=way.rows))
 
         stats = replace(self.gaussians, missing=False).ways(params, x, gather)
         params = {"logits": jnp.zeros(self.components, x.dtype), **params}
