@@ -2,8 +2,9 @@
 
 PYTHONPATH=. python benchmarks/convolutions.py [--only sngan] [--write README.md]          (needs the `bench` extra)
 
-Each layer is run by itself at the config's batch, in both libraries with its own threads; times are summed over the
-layers of a config, each distinct layer measured once. Of PyTorch the faster memory format counts, layer by layer.
+Each layer is run by itself at the config's whole batch, in both libraries with its own threads; times are summed over
+the layers of a config, each distinct layer measured once. Of PyTorch the faster memory format counts, layer by layer. A
+step that takes its batch in parts which stay in the caches can take less than the sum.
 """
 
 from __future__ import annotations
@@ -148,14 +149,17 @@ def main() -> None:
         jax.clear_caches()
         return pair
 
+    alike: dict[tuple[Layer, ...], list[str]] = {}  # configs by their layers
     for config in sorted(Path("configs").glob("*.py")):
         if chosen.only in config.stem and (found := layers_of(config)):
-            pairs = [(layer, *measured(layer)) for layer in found]
-            (mine, its), lost = map(sum, list(zip(*pairs))[1:]), [(a - b, layer) for layer, a, b in pairs if a > b]
-            worst = max(lost, default=(0, None))[1]
-            why = "" if worst is None else f"most is lost in {worst.kind} {worst.kernel} of {worst.x}"
-            what = f"{config.stem}, {len(found)} convolutions"
-            report.row(what, mine, "PyTorch", its, ">= 1", "", 0.0, why)
+            alike.setdefault(tuple(sorted(found)), []).append(config.stem)
+    for found, configs in alike.items():
+        pairs = [(layer, *measured(layer)) for layer in found]
+        (mine, its), lost = map(sum, list(zip(*pairs))[1:]), [(a - b, layer) for layer, a, b in pairs if a > b]
+        worst = max(lost, default=(0, None))[1]
+        why = "" if worst is None else f"most is lost in {worst.kind} {worst.kernel} of {worst.x}"
+        what = f"{', '.join(configs)}: {len(found)} convolutions"
+        report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", "", 0.0, why)
     rival.process.terminate()
     report.finish()
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,8 @@ from gen_jax.logs import read_json, write_json
 from gen_jax.readme import check_section, markdown_table, write_section
 
 SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
+OURS = ("products alone", "bare compiled step", "step by step in fit", "hand-written loop", "serial scan", "1 process")
+OURS += ("1 device", "step of vae_mnist")  # no other library, but bounds and other ways of our own
 CONFIGS = (
     "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons "
     "nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
@@ -39,19 +42,34 @@ def run(words: list[str]) -> tuple[float, bool]:
 
 
 def summary(folder: Path) -> str:
-    """What became of the targets of the scripts whose records are in a folder."""
-    rows, missed = [], []
+    """How much faster than each rival, and what became of the targets, of the scripts whose records are in a folder."""
+    rows, ratios, missed = [], {}, []
     for name in SCRIPTS:
         record = read_json(folder / f"{name}.json")
         if record is None:
             continue
+        for row in record["rows"]:
+            if row["rival"] not in OURS:
+                ratios.setdefault(row["rival"], []).append(row["ratio"])
         targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
         commit = (record["environment"]["commit"] or "unknown")[:9]
         where = f"{record['where']}, commit {commit}" + " and changes" * record["environment"]["uncommitted_changes"]
         rows.append([name, f"{sum(targets)} of {len(targets)}", f"{record['seconds'] / 60:.1f}", where])
-        missed += [f"- {name}: {'; '.join(which)}: **{why}**." for why, which in misses(record).items()]
-    table = markdown_table(["benchmark", "targets met", "minutes", "where"], rows)
-    return "\n\n".join([table, *(["Missed:", "\n".join(missed)] if missed else [])])
+        missed += [[name, one, why] for why, which in misses(record).items() for one in which]
+    times = [
+        [rival, f"{len(found)}", *(_times(f(found)) for f in (min, median, max)), f"{sum(r < 1 for r in found)}"]
+        for rival, found in ratios.items()
+    ]
+    tables = [
+        (["rival", "rows", "least", "median", "most", "rows in which it is faster"], times),
+        (["benchmark", "targets met", "minutes", "where"], rows),
+        (["benchmark", "missed", "because"], missed),
+    ]
+    return "\n\n".join(markdown_table(*table) for table in tables if table[1])
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
 def records() -> list[Path]:
@@ -74,7 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "configs"], default=[*SCRIPTS, "configs"])
     parser.add_argument("--write", type=Path, help="a Markdown file with sections for the tables")
-    parser.add_argument("--records", action="store_true", help="run nothing, write what is recorded")
+    parser.add_argument(
+        "--records", action="store_true", help="run nothing: the summaries of all records, and their tables"
+    )
     chosen = parser.parse_args()
     if chosen.records and not records():
         sys.exit("there are no records yet: run without --records")
@@ -100,7 +120,7 @@ def main() -> None:
             table.add_row(name, f"{minutes:.1f}")
         Console().print(table)
     for folder in {path.parent for path in records()} if chosen.records else {results()}:
-        print(summary(folder))
+        print(f"{'cpu' if folder == RESULTS else folder.name}:\n\n{summary(folder)}\n")
     if chosen.write:
         write_records(chosen.write)
     if failed:

@@ -208,7 +208,7 @@ def misses(record: Mapping[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for said, row in rows:
         if row["met"] is False:
-            found.setdefault(row["why"] or "not looked into", []).append(f"{said} (target {row['target']})")
+            found.setdefault(row["why"] or "not looked into", []).append(f"{said} ({row['target']})")
     return found
 
 

@@ -221,7 +221,8 @@ def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[st
     (mine, own), *others = ((name, times[name] / slow[name]) for name in rivals)
     for name, theirs in others:
         quality = f"{losses[mine]:.0f} / {losses[name]:.0f}" if name in losses else ""
-        report.row(what, own, name, theirs, targets.get(name, ""), quality, 0.0)
+        why = "oneDNN's convolutions, see `benchmarks/convolutions.py`" if "Keras" in name else ""
+        report.row(what, own, name, theirs, targets.get(name, ""), quality, 0.0, why)
 
 
 def throughput(report: Report, config: str, sizes: list[int]) -> None:

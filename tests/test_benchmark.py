@@ -292,7 +292,7 @@ def test_the_command_leaves_tables_and_pictures(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert not exits_with and "gmm_blobs" in printed
     for batch in (100, 200):
-        assert f"gmm_blobs, batch {batch}, chunk 1, float32, 1 devices: the costliest operations" in printed
+        assert f"gmm_blobs, batch {batch}, chunk 1, float32, 1 device: the costliest operations" in printed
     assert {"bench.json", "bench.md", "roofline.png", "scale_batch.png", "profile"} == {f.name for f in out.iterdir()}
     record = json.loads((out / "bench.json").read_text())
     assert [m["batch"] for m in record["measurements"]] == [100, 200]

@@ -71,10 +71,17 @@ def _(model: VAE, batch: Batch) -> float:
     return 3.0 * n * (forward(model.encoder.init, x, *context) + model.samples * forward(model.decoder.init, z))
 
 
-@products.register(HVAE)
-@products.register(VQVAE)
-def _(model: Any, batch: Batch) -> float:
+@products.register
+def _(model: HVAE, batch: Batch) -> float:
     return 3.0 * len(batch["x"]) * forward(model.init, _one(batch))
+
+
+@products.register
+def _(model: VQVAE, batch: Batch) -> float:
+    """The networks; and two products with the codebook: distances, and the sums of what each code stands for."""
+    _, extra = jax.eval_shape(model.init, jax.random.key(0), _one(batch))
+    codebook = 4.0 * math.prod(model.grid) * extra["codebook"].size
+    return len(batch["x"]) * (3.0 * forward(model.init, _one(batch)) + codebook)
 
 
 @products.register

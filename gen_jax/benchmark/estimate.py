@@ -84,7 +84,13 @@ def reduced_bytes(state: State) -> int:
 
 
 def table(found: Sequence[Work], cluster: Cluster = Cluster()) -> tuple[list[str], list[list[str]]]:
-    header = ["config", "batch per device", "FLOPs per device", "summed", *(f"{n:,} devices" for n in ACCELERATORS)]
+    header = [
+        "config",
+        "batch per device",
+        "FLOPs per device",
+        "summed",
+        *(f"efficiency of {n:,}" for n in ACCELERATORS),
+    ]
     header.append(f"batch per device for 90 % at {ACCELERATORS[-1]:,}")
     rows = [
         [

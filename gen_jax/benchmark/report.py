@@ -49,7 +49,7 @@ def speeds(found: Sequence[Measurement]) -> Cells:
             f"{m.steps_per_second:,.5g}",
             f"{m.examples_per_second:,.0f}",
             f"{m.tracing:.2f}, {m.lowering:.2f}, {m.compiling:.2f} s",
-            f"{m.memory / 1e6:.1f} MB",
+            f"{m.memory / 1e6:,.1f} MB" if m.memory > 1e6 else f"{m.memory / 1e3:,.1f} kB",
             *([f"{m.tokens_per_second:,.0f}" if m.tokens else ""] if tokens else []),
             *([f"{m.devices}"] if several else []),
         ]
@@ -61,11 +61,14 @@ def speeds(found: Sequence[Measurement]) -> Cells:
 def limits(found: Sequence[Measurement]) -> Cells:
     """How near a step comes to what the device can do."""
     known = any(m.known_flops for m in found)
-    header = ["config", "batch", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy", "bound by"]
+    header = ["config", "batch", "chunk", "type", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy"]
+    header.append("bound by")
     rows = [
         [
             m.config,
             f"{m.batch:,}",
+            f"{m.chunk}",
+            m.dtype,
             f"{m.flops / 1e6:,.4g}" + ("+" if m.endless_loops else ""),
             f"{m.formula / 1e6:,.4g}" if m.formula else "—",
             f"{m.model_flops / m.p50 / 1e9:,.4g}",
@@ -121,7 +124,9 @@ def drawn(title: str, cells: Cells) -> Table:
 def names(found: Sequence[Measurement]) -> list[str]:
     """What each is called: its config, and what else it takes where a config was measured more than once."""
     configs = [m.config for m in found]
-    whole = lambda m: f"{m.config}, batch {m.batch:,}, chunk {m.chunk}, {m.dtype}, {m.devices} devices"
+    whole = lambda m: (
+        f"{m.config}, batch {m.batch:,}, chunk {m.chunk}, {m.dtype}, {m.devices} device" + "s" * (m.devices > 1)
+    )
     return [m.config if configs.count(m.config) == 1 else whole(m) for m in found]
 
 

@@ -108,6 +108,9 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [work(case, m.model_flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
+    plots.roofline(rows, machine()).savefig(out / "roofline.png")
+    if scale and scale[0] in ("batch", "devices"):
+        plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
     traces = []
     if profile:
         found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
@@ -124,9 +127,6 @@ def bench(
         console.print(report.drawn(title, cells))
     text = report.told(machine(), shown)
     (out / "bench.md").write_text(report.told(machine(), [*shown, *costliest]) + "\n")
-    plots.roofline(rows, machine()).savefig(out / "roofline.png")
-    if scale and scale[0] in ("batch", "devices"):
-        plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
     print("written:", *sorted(str(path) for path in out.iterdir()))
     if write:
         write_section(*write, text)
@@ -138,7 +138,7 @@ def bench(
 def check(seconds: float, out: Path) -> None:
     """What can be wrong with the command line beside the cases."""
     if not 0 < seconds <= 600:
-        raise UserError(f"--seconds must be between 0 and 600, got {seconds}")
+        raise UserError(f"--seconds must be above 0 and at most 600, got {seconds}")
     host()
     if any(path.is_file() for path in (out, *out.parents)):
         raise UserError(f"--out {out}: a file is in the way, name a folder")
