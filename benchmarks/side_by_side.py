@@ -65,7 +65,9 @@ def in_turns(rivals: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[s
         return (time.perf_counter() - start) / n
 
     seen: dict[str, list[float]] = {name: [] for name in rivals}
-    once = {name: (seconds(run, 1), seconds(run, 1))[1] for name, run in rivals.items()}
+    for run in rivals.values():
+        seconds(run, 1)  # which may compile
+    once = {name: seconds(run, 1) for name, run in rivals.items()}
     for _ in range(rounds):
         for name, run in rivals.items():
             if once[name] > (5 if jax.default_backend() == "cpu" else 0.5):

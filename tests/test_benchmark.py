@@ -1,6 +1,8 @@
 """What `bench` says: operations against counts by hand, limits against what is known, and its command line."""
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -243,6 +245,14 @@ def test_what_is_summed_over_devices():
     assert reduced_bytes(state) == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state.opt))
     found = work(Case("configs/gmm_blobs.py"))
     assert found.moved == reduced_bytes(state) and found.flops == 4 * 1000 * 3 * (3 + 2 + 1)
+
+
+def test_devices_of_a_cpu_are_made_before_jax_begins(tmp_path):
+    words = ["bench", "configs/gmm_blobs.py", "--devices", "2", "--seconds", "0.05", "--out", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-m", "gen_jax", *words], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "bench.json").read_text())["measurements"][0]["devices"] == 2
 
 
 def test_cases_are_all_combinations():

@@ -141,11 +141,13 @@ def save(
     found: Sequence[Measurement],
     traces: Sequence[tuple[str, Trace]] = (),
     too_large: Sequence[Sequence[str]] = (),
-) -> None:
-    """What was measured as JSON; `too_large` are the rows of what did not fit into memory."""
+) -> dict[str, Any]:
+    """Writes what was measured as JSON, and returns it; `too_large` are the rows of what did not fit into memory."""
     rows, idle = [dataclasses.asdict(m) for m in found], gaps(traces)[1]
     contents = {"measurements": rows, "gaps": idle, "too_large": list(too_large)}
-    write_json(path, {"where": machine(), **environment(), **contents})
+    record = {"where": machine(), **environment(), **contents}
+    write_json(path, record)
+    return record
 
 
 def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:

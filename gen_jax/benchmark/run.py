@@ -20,7 +20,7 @@ from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
 from gen_jax.benchmark.report import Cells
 from gen_jax.benchmark.trace import traced
 from gen_jax.errors import UserError
-from gen_jax.logs import machine, read_json
+from gen_jax.logs import machine
 from gen_jax.readme import write_section
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
@@ -37,6 +37,7 @@ def cases(
         raise UserError(
             "which configs? For example: python -m gen_jax bench configs/vae_digits.py configs/gmm_digits.py"
         )
+    host()
     along, sizes = _sizes(scale)
     if sizes and axes.get(along):
         raise UserError(f"--scale {along} chooses the sizes itself: leave --{along} out")
@@ -118,8 +119,7 @@ def bench(
     too_large = [
         [Path(case.config).stem, str(case.chunk or ""), case.dtype or "", f"{batch:,}"] for case, batch in full.items()
     ]
-    report.save(out / "bench.json", rows, traces, too_large)
-    shown = report.tables(read_json(out / "bench.json")) + shown
+    shown = report.tables(report.save(out / "bench.json", rows, traces, too_large)) + shown
     costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
@@ -136,9 +136,8 @@ def bench(
 
 
 def check(seconds: float, out: Path) -> None:
-    """What can be wrong with the command line beside the cases."""
+    """What can be wrong with the command line beside the cases; JAX does not begin here."""
     if not 0 < seconds <= 600:
         raise UserError(f"--seconds must be above 0 and at most 600, got {seconds}")
-    host()
     if any(path.is_file() for path in (out, *out.parents)):
         raise UserError(f"--out {out}: a file is in the way, name a folder")
