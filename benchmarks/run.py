@@ -3,9 +3,9 @@
 PYTHONPATH=. python benchmarks/run.py [--only gmm hmm] [--write README.md]          (needs the `bench` extra)
 
 Each script runs in a process of its own and leaves `results/NAME.json`; then `python -m gen_jax bench` measures configs
-of every family, with a trace of their steps. The summary says which targets hold, which do not, and why. On an
-accelerator records go into a folder of its name, so that they can be brought elsewhere: `--records` runs nothing and
-writes the tables of all records that are there.
+of every family, with a trace of their steps, and on accelerators image models in two types and ever larger batches. The
+summary says which targets hold, which do not, and why. On an accelerator records go into a folder of its name, so that
+they can be brought elsewhere: `--records` runs nothing and writes the tables of all records that are there.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ from gen_jax.readme import check_section, markdown_table, write_section
 SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
 OURS = ("products alone", "bare compiled step", "step by step in fit", "hand-written loop", "serial scan", "1 process")
 OURS += ("1 device", "step of vae_mnist")  # no other library, but bounds and other ways of our own
-CONFIGS = (
-    "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons "
-    "nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
-).split()
+FAMILIES = "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons"
+FAMILIES += " nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
+IMAGES = "vae_mnist hvae_mnist dcgan_mnist sngan_mnist realnvp_mnist glow_mnist"
+STEPS = {  # of configs, by `python -m gen_jax bench`: which, how, and whether that is for accelerators only
+    "bench": (FAMILIES, "--profile", False),
+    "bench_types": (IMAGES, "--dtype float32 bfloat16", True),
+    "bench_batches": ("vae_mnist dcgan_mnist", "--scale batch 2048:1048576", True),
+}
 
 
 def run(words: list[str]) -> tuple[float, bool]:
@@ -74,7 +78,7 @@ def _times(ratio: float) -> str:
 
 def records() -> list[Path]:
     """What is recorded, of CPUs and of every accelerator."""
-    names = {*SCRIPTS, "bench"}
+    names = {*SCRIPTS, *STEPS}
     return sorted(path for path in RESULTS.rglob("*.json") if path.stem in names)
 
 
@@ -82,7 +86,7 @@ def write_records(page: Path) -> None:
     """The tables of all records into a Markdown file."""
     for path in records():
         record = read_json(path)
-        text = report.as_markdown(record) if path.stem == "bench" else as_markdown(record)
+        text = report.as_markdown(record) if path.stem in STEPS else as_markdown(record)
         write_section(page, section(path), text)
     for folder in {path.parent for path in records()}:
         write_section(page, section(folder / "summary"), summary(folder))
@@ -90,7 +94,8 @@ def write_records(page: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "configs"], default=[*SCRIPTS, "configs"])
+    here = [name for name, (*_, large) in STEPS.items() if results() != RESULTS or not large]
+    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, *here], default=[*SCRIPTS, *here])
     parser.add_argument("--write", type=Path, help="a Markdown file with sections for the tables")
     parser.add_argument(
         "--records", action="store_true", help="run nothing: the summaries of all records, and their tables"
@@ -99,18 +104,20 @@ def main() -> None:
     if chosen.records and not records():
         sys.exit("there are no records yet: run without --records")
     expected = {section(path) for path in records()}
-    expected |= {section(results() / name) for name in ("summary", "bench", *chosen.only) if name != "configs"}
+    expected |= {section(results() / name) for name in ("summary", *chosen.only)}
     for name in expected if chosen.write else ():
         check_section(chosen.write, name)
     took, failed = {}, []
     for name in () if chosen.records else chosen.only:
         print(f"--- {name}", flush=True)
-        if name == "configs":
-            configs = [f"configs/{config}.py" for config in CONFIGS]
-            took[name], fine = run(["-m", "gen_jax", "bench", *configs, "--profile", "--out", "runs/bench"])
+        if name in STEPS:
+            names, how, _ = STEPS[name]
+            configs = [f"configs/{config}.py" for config in names.split()]
+            out = Path("runs") / name
+            took[name], fine = run(["-m", "gen_jax", "bench", *configs, *how.split(), "--out", str(out)])
+            record = read_json(ROOT / out / "bench.json")
             if fine:
-                record = read_json(ROOT / "runs" / "bench" / "bench.json")
-                write_json(results() / "bench.json", without_paths(record))
+                write_json(results() / f"{name}.json", without_paths(record))
         else:
             took[name], fine = run([f"benchmarks/{name}.py"])
         failed += [] if fine else [name]
