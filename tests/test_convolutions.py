@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from gen_jax.models import convolutions
 from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose, convolved
 from gen_jax.models.nets import ConvDecoder, doubled
 from gen_jax.sharding import Layout
@@ -67,11 +68,15 @@ def test_doubled_convolutions_are_those_of_repeated_pixels(backend, size, featur
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
-@pytest.mark.parametrize("kernel, size", [((3, 3), (12, 11)), ((5, 3), (8, 17)), ((1, 3), (16, 8))])
-def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size):
-    x = jax.random.normal(jax.random.key(0), (6, *size, 16))
+@pytest.mark.parametrize(
+    "kernel, size, channels",
+    [((3, 3), (12, 11), 16), ((3, 5), (5, 17), 33), ((3, 1), (4, 3), 16), ((3, 3), (28, 28), 34)],
+)
+def test_filtered_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size, channels, monkeypatch):
+    monkeypatch.setattr(convolutions, "BLOCK", 1 << 17)  # which divides the largest of these batches
+    x = jax.random.normal(jax.random.key(0), (6, *size, channels))
     params = nn.Conv(17, kernel).init(jax.random.key(1), x)
-    assert "conv_general_dilated" in str(jax.make_jaxpr(Conv(17, kernel).apply)(params, x))
+    assert "_filtered" in str(jax.make_jaxpr(Conv(17, kernel).apply)(params, x))
     weigh = lambda y: jnp.sum(jnp.sin(jnp.arange(y.size)).reshape(y.shape) * y**2)
 
     def penalty(module, params, x):
@@ -86,7 +91,7 @@ def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-def test_wide_convolutions_of_a_divided_batch_are_not_gathered():
+def test_filtered_convolutions_of_a_divided_batch_are_not_gathered():
     mesh = Layout(data=2).mesh()
     cut, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     x = jax.device_put(jnp.ones((32, 12, 12, 16)), cut)
@@ -100,7 +105,7 @@ def test_wide_convolutions_of_a_divided_batch_are_not_gathered():
     assert "all-reduce" in program and "all-gather" not in program
 
 
-def test_wide_convolutions_of_a_population():
+def test_filtered_convolutions_of_a_population():
     xs = jax.random.normal(jax.random.key(0), (3, 2, 12, 11, 16))
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 16, 16))
     loss = lambda x, kernel: jnp.sum(jnp.sin(convolved(x, kernel)))

@@ -322,6 +322,15 @@ def test_inverses_on_accelerators_are_those_on_cpus(monkeypatch):
     np.testing.assert_allclose(inverses(factor), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch):
+    x, model = jax.random.normal(jax.random.key(0), (300, d)), GMM(3)
+    start = em(model).init(jax.random.key(1), {"x": x})
+    expected = em(model).step(start, {"x": x})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    same(em(model).step(start, {"x": x})[0].params, expected[0].params, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["full", "tied", "diag"])
 def test_stepwise_em_reaches_what_em_reaches(name):
     x, model = points(4000), GMM(3, kind=KINDS[name])

@@ -3,7 +3,7 @@
 The same maps and parameters as `flax.linen.Conv` and `flax.linen.ConvTranspose`. On a CPU they are written as matrix
 products with slices, pads and concatenations around them, the gradient of which are such products again: the kernel
 gradients of XLA's own convolutions are slow there, that of a transposed one takes thirty times its forward pass. Where
-XLA's forward pass is the fastest (many channels of large images), it is taken, with gradients of our own.
+there are many channels, Winograd's filtering halves the arithmetic of 3x3 kernels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+BLOCK = 1 << 21  # numbers that stay in a CPU's cache
 
 
 class Conv(nn.Module):
@@ -65,8 +65,8 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
     tall, wide, channels, features = kernel.shape
-    if _is_wide(x_BHWC.shape, kernel.shape, strides):
-        return _centred(x_BHWC, kernel)
+    if _is_filtered(x_BHWC.shape, kernel.shape, strides):
+        return _filtered(x_BHWC, kernel)
     if strides == (1, 1) and features < channels:
         return sum(
             _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
@@ -86,57 +86,90 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     return (patches @ kernel.reshape(-1, features)).reshape(-1, *size, features)
 
 
-def _is_wide(x: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
-    """Whether XLA's own convolution, with gradients of our own, is faster than products: where these would be large."""
+def _is_filtered(x: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
+    """Whether what Winograd's filtering saves is worth its sums: many channels, and rows for its tiles."""
     tall, wide, channels, features = kernel
-    odd = strides == (1, 1) and tall % 2 == wide % 2 == 1 and tall * wide > 1
-    return odd and x[1] * x[2] >= 128 and 16 <= channels <= features <= 2 * channels
+    return strides == (1, 1) and tall == 3 and wide % 2 == 1 and 16 <= channels <= 2 * features and x[1] >= 4
+
+
+# Winograd's minimal filtering F(4, 3): four outputs of three taps by six products instead of twelve, here of the rows
+# of a column (Lavin & Gray 2016, arXiv:1509.09308, section 4.3; their B^T, G and A^T).
+_INPUTS = np.array(
+    [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+    + [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+)
+_TAPS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
 @jax.custom_vjp
-def _centred(x_BHWC: Array, kernel: Array) -> Array:
-    """The convolution by a kernel of odd sides, by XLA, with gradients that are fast on CPUs."""
-    return _by_xla(x_BHWC, kernel)
+def _filtered(x_BHWC: Array, kernel: Array) -> Array:
+    """The convolution by a kernel (3, odd, C, features), a few images at a time, with gradients of the same kind."""
+    _, wide, channels, features = kernel.shape
+    taps = jnp.einsum("ai,ijcf->ajcf", _TAPS.astype(kernel.dtype), kernel).reshape(6, wide * channels, features)
 
+    def few(x: Array) -> Array:
+        batch, height, width, _ = x.shape
+        rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x, wide), taps)])
+        y = jnp.stack([row.reshape(batch, -1, width, features) for row in rows], axis=2)
+        return y.reshape(batch, -1, width, features)[:, :height]
 
-@sequential_vmap  # a convolution for each member of a population: XLA's grouped ones are slow
-def _by_xla(x_BHWC: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x_BHWC, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+    size = _images(x_BHWC, features, wide)
+    if size == len(x_BHWC):
+        return few(x_BHWC)
+    put = lambda i, y: lax.dynamic_update_slice_in_dim(y, few(_block(x_BHWC, i, size)), i * size, 0)
+    return lax.fori_loop(0, len(x_BHWC) // size, put, jnp.zeros((*x_BHWC.shape[:3], features), x_BHWC.dtype))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, size: tuple[int, int]) -> Array:
-    """sum over pixels p of x[p + offset of tap] y[p]: (tall, wide, C, features), a few images at a time.
+def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
+    """sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features), a few images at a time."""
+    channels, features, tiles = x_BHWC.shape[-1], y_BHWC.shape[-1], -(-x_BHWC.shape[1] // 4)
 
-    One product for all taps: x beside its shifts along a row, y beside its shifts along a column. A batch that is
-    divided over devices is not walked through, which would first gather it.
-    """
-    (tall, wide), (batch, height, _, channels) = size, x_BHWC.shape
-    features = y_BHWC.shape[-1]
-    divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
-    most = batch if divided else max(2048 // (height * x_BHWC.shape[2]), 1)
-    block = next(n for n in range(most, 0, -1) if batch % n == 0)
+    def few(x: Array, y: Array) -> Array:
+        y = jnp.pad(y, ((0, 0), (0, 4 * tiles - y.shape[1]), (0, 0), (0, 0)))
+        outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
+        return jnp.stack([v.T @ u.reshape(-1, features) for v, u in zip(_inputs(x, wide), outputs)])
 
-    def product(x: Array, y: Array) -> Array:
-        return _beside(x, wide, axis=2).T @ _beside(y, tall, axis=1, backwards=True)
-
-    def add(i: Array, total: Array) -> Array:
-        return total + product(*(lax.dynamic_slice_in_dim(a, i * block, block) for a in (x_BHWC, y_BHWC)))
-
-    if block == batch:
-        total = product(x_BHWC, y_BHWC)
+    size = _images(x_BHWC, features, wide)
+    if size == len(x_BHWC):
+        total = few(x_BHWC, y_BHWC)
     else:
-        zeros = jnp.zeros((wide * channels, tall * features), x_BHWC.dtype)
-        total = lax.fori_loop(0, batch // block, add, zeros)
-    return total.reshape(wide, channels, tall, features).transpose(2, 0, 1, 3)
+        add = lambda i, total: total + few(_block(x_BHWC, i, size), _block(y_BHWC, i, size))
+        zeros = jnp.zeros((6, wide * channels, features), x_BHWC.dtype)
+        total = lax.fori_loop(0, len(x_BHWC) // size, add, zeros)
+    return jnp.einsum("ai,acf->icf", _TAPS.astype(total.dtype), total).reshape(3, wide, channels, features)
 
 
-def _beside(x_BHWC: Array, n: int, axis: int, backwards: bool = False) -> Array:
-    """(B H W, n C): every pixel beside those up to n // 2 away along an axis, zero outside."""
-    pads = [(n // 2, n // 2) if i == axis else (0, 0) for i in range(4)]
-    x, size = jnp.pad(x_BHWC, pads), x_BHWC.shape[axis]
-    shifts = [lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(n)]
-    return jnp.concatenate(shifts[::-1] if backwards else shifts, axis=-1).reshape(-1, n * x.shape[-1])
+def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
+    """Of every tile of four rows the six inputs of its products, each pixel beside its neighbours: (B T W, wide C)."""
+    _, height, width, _ = x_BHWC.shape
+    tiles = -(-height // 4)
+    x = jnp.pad(x_BHWC, ((0, 0), (1, 4 * tiles + 1 - height), (wide // 2, wide // 2), (0, 0)))
+    lines = _sums(_INPUTS, [lax.slice_in_dim(x, i, i + 4 * tiles - 3, 4, axis=1) for i in range(6)])
+    beside = [jnp.concatenate([line[:, :, j : j + width] for j in range(wide)], axis=-1) for line in lines]
+    return [line.reshape(-1, line.shape[-1]) for line in beside]
+
+
+def _sums(weights: np.ndarray, terms: Sequence[Array]) -> list[Array]:
+    """One weighted sum for each row of the weights; zeros cost nothing."""
+    return [sum(term * float(w) for w, term in zip(row, terms) if w) for row in weights]
+
+
+def _images(x_BHWC: Array, features: int, wide: int) -> int:
+    """How many images at a time, so that what is made of them stays in the cache, and the batch is divided evenly.
+
+    A batch that lies on several devices is not walked through, which would first gather it.
+    """
+    batch, height, width, channels = x_BHWC.shape
+    if jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1:
+        return batch
+    most = BLOCK // (height * width * (wide * channels + 3 * features))
+    return next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
+
+
+def _block(a: Array, i: Array, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(a, i * size, size)
 
 
 def _turned(kernel: Array) -> Array:
@@ -145,13 +178,13 @@ def _turned(kernel: Array) -> Array:
 
 
 # Each is linear in each of its arguments, and the transposes are each other: so gradients of gradients are fast too.
-_centred.defvjp(
-    lambda x, kernel: (_centred(x, kernel), (x, kernel)),
-    lambda kept, y: (_centred(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[:2])),
+_filtered.defvjp(
+    lambda x, kernel: (_filtered(x, kernel), (x, kernel)),
+    lambda kept, y: (convolved(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[1])),
 )
 _kernel_gradient.defvjp(
-    lambda x, y, size: (_kernel_gradient(x, y, size), (x, y)),
-    lambda size, kept, kernel: (_centred(kept[1], _turned(kernel)), _centred(kept[0], kernel)),
+    lambda x, y, wide: (_kernel_gradient(x, y, wide), (x, y)),
+    lambda wide, kept, kernel: (convolved(kept[1], _turned(kernel)), convolved(kept[0], kernel)),
 )
 
 

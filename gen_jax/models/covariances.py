@@ -228,14 +228,18 @@ class Full:
         linear = einsum("kij,kj->ki", precision, means)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         quadratic = precision[:, row, column] * np.where(row == column, -0.5, -1.0).astype(means.dtype)
-        natural = jnp.concatenate([quadratic, linear, constant[:, None]], axis=1)
+        # GPUs multiply by eights: XLA would copy all features to append zeros.
+        spare = 0 if jax.default_backend() == "cpu" else -(len(row) + d + 1) % 8
+        zeros = jnp.zeros((len(means), spare), means.dtype)
+        natural = jnp.concatenate([zeros, quadratic, linear, constant[:, None]], axis=1)
 
         def prepare(x: Array) -> Array:
             x = frame.into(x).T
-            return jnp.concatenate([*(x[i] * x[i:] for i in range(d)), x, jnp.ones_like(x[:1])])
+            zeros = jnp.zeros((spare, x.shape[1]), x.dtype)
+            return jnp.concatenate([zeros, *(x[i] * x[i:] for i in range(d)), x, jnp.ones_like(x[:1])])
 
         def stats(raw: Array) -> Stats:
-            second, first, count = raw[:, packed], raw[:, -1 - d : -1], raw[:, -1]
+            second, first, count = raw[:, spare + packed], raw[:, -1 - d : -1], raw[:, -1]
             about = self.rebased(Stats(count, first, second), means)
             return Stats(count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
