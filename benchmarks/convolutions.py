@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,8 +160,30 @@ def main() -> None:
         why = "" if worst is None else f"most is lost in {worst.kind} {worst.kernel} of {worst.x}"
         what = f"{', '.join(configs)}: {len(found)} convolutions"
         report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", "", 0.0, why)
+    if not chosen.only and jax.default_backend() == "cpu":
+        report.note(limits(rival))
     rival.process.terminate()
     report.finish()
+
+
+def limits(rival: Rival) -> str:
+    """How fast the matrix products are that the convolutions of many channels are made of, and what PyTorch reaches."""
+    pixels, channels = 16 * 28 * 28, 64
+    x, y, kernel = (jnp.ones(shape) for shape in ((pixels, 3 * channels), (pixels, channels), (3 * channels, channels)))
+    products = {
+        "forward": (jax.jit(jnp.matmul), x, kernel),
+        "of kernel gradients": (jax.jit(lambda x, y: x.T @ y), x, y),
+    }
+    once = lambda program, *arguments: jax.block_until_ready(program(*arguments))
+    rate = lambda *product: 2 * x.size * channels / seconds(partial(once, *product)) / 1e9
+    found = ", ".join(f"{name} {rate(*product):.0f}" for name, product in products.items())
+    layer = Layer("plain", (128, 28, 28, channels), (3, 3, channels, channels), 1)
+    flops = 6 * 9 * channels**2 * layer.x[0] * 28 * 28
+    return (
+        f"GFLOP/s of XLA's products of {channels} channels: {found}. Of the whole layer {layer.kernel} of {layer.x}, "
+        f"counted without Winograd's savings: gen_jax {flops / seconds(ours(layer)) / 1e9:.0f}, PyTorch "
+        f"{flops / rival(layer) / 1e9:.0f}."
+    )
 
 
 if __name__ == "__main__":

@@ -323,7 +323,7 @@ def test_inverses_on_accelerators_are_those_on_cpus(monkeypatch):
 
 
 @pytest.mark.parametrize("d", [2, 3, 5])
-def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch):
+def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch, same):
     x, model = jax.random.normal(jax.random.key(0), (300, d)), GMM(3)
     start = em(model).init(jax.random.key(1), {"x": x})
     expected = em(model).step(start, {"x": x})
