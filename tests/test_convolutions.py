@@ -91,6 +91,25 @@ def test_filtered_convolutions_are_flaxs_with_gradients_of_gradients(kernel, siz
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("features", [2, 20])
+@pytest.mark.parametrize("module", [Conv, ConvTranspose, ConvDoubled, partial(Conv, strides=2)])
+def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, features, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (6, 5, 7, 16))
+    params = module(features).init(jax.random.key(1), x)
+    loss = lambda params, x: jnp.sum(jnp.sin(module(features).apply(params, x)))
+
+    def twice(params, x):
+        value, gradients = jax.value_and_grad(loss, (0, 1))(params, x)
+        return value + sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients))
+
+    whole = jax.value_and_grad(twice, (0, 1))(params, x)
+    monkeypatch.setattr(convolutions, "BLOCK", 2 * 5 * 7 * 16)
+    assert "scan" in str(jax.make_jaxpr(loss)(params, x)) or "while" in str(jax.make_jaxpr(loss)(params, x))
+    found = jax.value_and_grad(twice, (0, 1))(params, x)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
 def test_filtered_convolutions_of_a_divided_batch_are_not_gathered():
     mesh = Layout(data=2).mesh()
     cut, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-BLOCK = 1 << 21  # numbers that stay in a CPU's cache
+BLOCK = 3 << 19  # numbers that stay in a CPU's cache
 
 
 class Conv(nn.Module):
@@ -64,14 +64,52 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     """The convolution by a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
-    tall, wide, channels, features = kernel.shape
-    if _is_filtered(x_BHWC.shape, kernel.shape, strides):
-        return _filtered(x_BHWC, kernel)
+    (tall, wide, channels, features), pixels = kernel.shape, x_BHWC.shape[1] * x_BHWC.shape[2]
+    if _is_filtered(x_BHWC, kernel.shape, strides):
+        return _few_at_a_time(_filtered, pixels * 3 * wide * channels // 2, x_BHWC, kernel)
     if strides == (1, 1) and features < channels:
-        return sum(
-            _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
-            for tap, (i, j) in zip(_taps(x_BHWC, kernel), np.ndindex(tall, wide))
+        return _few_at_a_time(_by_taps, pixels * tall * wide * features, x_BHWC, kernel)
+    between = pixels * tall * wide * channels // (strides[0] * strides[1])
+    return _few_at_a_time(partial(_by_patches, strides=strides), between, x_BHWC, kernel)
+
+
+def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Array, kernel: Array) -> Array:
+    """f(x, kernel), and its gradient, of a few images at a time if what is made between would not stay in the cache.
+
+    between: numbers that are made of an image. A batch that lies on several devices is not walked through, which would
+    first gather it.
+    """
+    batch, most = len(x_BHWC), max(BLOCK // between, 1)
+    size = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
+    divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
+    if batch * between <= 2 * BLOCK or 4 * size < most or divided:
+        return f(x_BHWC, kernel)
+    cut = lambda a, i: lax.dynamic_slice_in_dim(a, i * size, size)
+    put = lambda a, part, i: lax.dynamic_update_slice_in_dim(a, part, i * size, 0)
+
+    @jax.custom_vjp
+    def run(x: Array, kernel: Array) -> Array:
+        y = jax.eval_shape(f, x, kernel)
+        return lax.fori_loop(
+            0, batch // size, lambda i, y: put(y, f(cut(x, i), kernel), i), jnp.zeros(y.shape, y.dtype)
         )
+
+    def backward(kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
+        x, kernel = kept
+
+        def add(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+            part, of_kernel = jax.vjp(f, cut(x, i), kernel)[1](cut(y, i))
+            return put(found[0], part, i), found[1] + of_kernel
+
+        return lax.fori_loop(0, batch // size, add, (jnp.zeros_like(x), jnp.zeros_like(kernel)))
+
+    run.defvjp(lambda x, kernel: (run(x, kernel), (x, kernel)), backward)
+    return run(x_BHWC, kernel)
+
+
+def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    """The pixels that each output sees side by side, times the kernel."""
+    tall, wide, channels, features = kernel.shape
     size = tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
     ends = [(n - 1) * s + 1 for n, s in zip(size, strides)]
     pads = [max(end - 1 + k - n, 0) for end, k, n in zip(ends, (tall, wide), x_BHWC.shape[1:3])]
@@ -86,10 +124,20 @@ def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -
     return (patches @ kernel.reshape(-1, features)).reshape(-1, *size, features)
 
 
-def _is_filtered(x: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
+def _by_taps(x_BHWC: Array, kernel: Array) -> Array:
+    """Every pixel times every tap, shifted and summed."""
+    tall, wide = kernel.shape[:2]
+    return sum(
+        _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
+        for tap, (i, j) in zip(_taps(x_BHWC, kernel), np.ndindex(tall, wide))
+    )
+
+
+def _is_filtered(x_BHWC: Array, kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
     """Whether what Winograd's filtering saves is worth its sums: many channels, and rows for its tiles."""
     tall, wide, channels, features = kernel
-    return strides == (1, 1) and tall == 3 and wide % 2 == 1 and 16 <= channels <= 2 * features and x[1] >= 4
+    fits = strides == (1, 1) and tall == 3 and wide % 2 == 1 and x_BHWC.shape[1] >= 4
+    return fits and 16 <= channels <= 2 * features and jnp.finfo(x_BHWC.dtype).bits >= 32  # not exact in half precision
 
 
 # Winograd's minimal filtering F(4, 3): four outputs of three taps by six products instead of twelve, here of the rows
@@ -104,40 +152,22 @@ _OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0
 
 @jax.custom_vjp
 def _filtered(x_BHWC: Array, kernel: Array) -> Array:
-    """The convolution by a kernel (3, odd, C, features), a few images at a time, with gradients of the same kind."""
+    """The convolution by a kernel (3, odd, C, features), with gradients of the same kind."""
+    batch, height, width, _ = x_BHWC.shape
     _, wide, channels, features = kernel.shape
     taps = jnp.einsum("ai,ijcf->ajcf", _TAPS.astype(kernel.dtype), kernel).reshape(6, wide * channels, features)
-
-    def few(x: Array) -> Array:
-        batch, height, width, _ = x.shape
-        rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x, wide), taps)])
-        y = jnp.stack([row.reshape(batch, -1, width, features) for row in rows], axis=2)
-        return y.reshape(batch, -1, width, features)[:, :height]
-
-    size = _images(x_BHWC, features, wide)
-    if size == len(x_BHWC):
-        return few(x_BHWC)
-    put = lambda i, y: lax.dynamic_update_slice_in_dim(y, few(_block(x_BHWC, i, size)), i * size, 0)
-    return lax.fori_loop(0, len(x_BHWC) // size, put, jnp.zeros((*x_BHWC.shape[:3], features), x_BHWC.dtype))
+    rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x_BHWC, wide), taps)])
+    y = jnp.stack([row.reshape(batch, -1, width, features) for row in rows], axis=2)
+    return y.reshape(batch, -1, width, features)[:, :height]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
-    """sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features), a few images at a time."""
-    channels, features, tiles = x_BHWC.shape[-1], y_BHWC.shape[-1], -(-x_BHWC.shape[1] // 4)
-
-    def few(x: Array, y: Array) -> Array:
-        y = jnp.pad(y, ((0, 0), (0, 4 * tiles - y.shape[1]), (0, 0), (0, 0)))
-        outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
-        return jnp.stack([v.T @ u.reshape(-1, features) for v, u in zip(_inputs(x, wide), outputs)])
-
-    size = _images(x_BHWC, features, wide)
-    if size == len(x_BHWC):
-        total = few(x_BHWC, y_BHWC)
-    else:
-        add = lambda i, total: total + few(_block(x_BHWC, i, size), _block(y_BHWC, i, size))
-        zeros = jnp.zeros((6, wide * channels, features), x_BHWC.dtype)
-        total = lax.fori_loop(0, len(x_BHWC) // size, add, zeros)
+    """sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features)."""
+    channels, features = x_BHWC.shape[-1], y_BHWC.shape[-1]
+    y = jnp.pad(y_BHWC, ((0, 0), (0, -x_BHWC.shape[1] % 4), (0, 0), (0, 0)))
+    outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
+    total = jnp.stack([v.T @ u.reshape(-1, features) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
     return jnp.einsum("ai,acf->icf", _TAPS.astype(total.dtype), total).reshape(3, wide, channels, features)
 
 
@@ -154,22 +184,6 @@ def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
 def _sums(weights: np.ndarray, terms: Sequence[Array]) -> list[Array]:
     """One weighted sum for each row of the weights; zeros cost nothing."""
     return [sum(term * float(w) for w, term in zip(row, terms) if w) for row in weights]
-
-
-def _images(x_BHWC: Array, features: int, wide: int) -> int:
-    """How many images at a time, so that what is made of them stays in the cache, and the batch is divided evenly.
-
-    A batch that lies on several devices is not walked through, which would first gather it.
-    """
-    batch, height, width, channels = x_BHWC.shape
-    if jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1:
-        return batch
-    most = BLOCK // (height * width * (wide * channels + 3 * features))
-    return next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
-
-
-def _block(a: Array, i: Array, size: int) -> Array:
-    return lax.dynamic_slice_in_dim(a, i * size, size)
 
 
 def _turned(kernel: Array) -> Array:
@@ -198,6 +212,11 @@ def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
         raise ValueError(f"a doubled image is convolved by kernels 3x3, got {kernel.shape[:2]}")
     if jax.default_backend() != "cpu":
         return convolved(jnp.repeat(jnp.repeat(x_BHWC, 2, axis=1), 2, axis=2), kernel)
+    between = 16 * x_BHWC.shape[1] * x_BHWC.shape[2] * kernel.shape[3]
+    return _few_at_a_time(_doubled_by_taps, between, x_BHWC, kernel)
+
+
+def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
     batch, height, width, _ = x_BHWC.shape
     positions = [(row, column) for row in range(2) for column in range(2)]
     joined = [_joined(_joined(kernel, row, 0), column, 1) for row, column in positions]
@@ -220,6 +239,12 @@ def transposed(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) 
     """The transposed convolution by a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_transpose(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
+    tall, wide, _, features = kernel.shape
+    between = x_BHWC.shape[1] * x_BHWC.shape[2] * tall * wide * features
+    return _few_at_a_time(partial(_transposed_by_taps, strides=strides), between, x_BHWC, kernel)
+
+
+def _transposed_by_taps(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     tall, wide, _, features = kernel.shape
     batch, height, width, _ = x_BHWC.shape
     taps = _taps(x_BHWC, kernel)
