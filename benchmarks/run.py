@@ -115,9 +115,8 @@ def main() -> None:
             configs = [f"configs/{config}.py" for config in names.split()]
             out = Path("runs") / name
             took[name], fine = run(["-m", "gen_jax", "bench", *configs, *how.split(), "--out", str(out)])
-            record = read_json(ROOT / out / "bench.json")
             if fine:
-                write_json(results() / f"{name}.json", without_paths(record))
+                write_json(results() / f"{name}.json", without_paths(read_json(ROOT / out / "bench.json")))
         else:
             took[name], fine = run([f"benchmarks/{name}.py"])
         failed += [] if fine else [name]

@@ -22,6 +22,7 @@ from gen_jax.benchmark.run import cases
 from gen_jax.benchmark.trace import _gap, traced
 from gen_jax.errors import UserError, exits
 from gen_jax.loop import abstract_state, program
+from gen_jax.models import convolutions
 
 N = 64
 PRODUCT = 2 * N**3
@@ -70,7 +71,8 @@ def test_loops_of_unknown_length_are_said():
     "config, low, high",
     [("vae_digits", 0.9, 1.1), ("realnvp_moons", 0.9, 1.1), ("hvae_digits", 0.9, 1.1), ("gan_ring8", 0.8, 1.1)],
 )
-def test_the_formula_of_a_family_agrees_with_xla(config, low, high):
+def test_the_formula_of_a_family_agrees_with_xla(config, low, high, monkeypatch):
+    monkeypatch.setattr(convolutions, "_is_filtered", lambda *_: False)  # which takes half of the formula's products
     experiment, source = lay_out(Case(f"configs/{config}.py"))
     ready = program(experiment.algorithm, source, 1)
     counted = cost(ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, 1), 1).jaxpr)

@@ -104,7 +104,7 @@ def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, feature
 
     whole = jax.value_and_grad(twice, (0, 1))(params, x)
     monkeypatch.setattr(convolutions, "BLOCK", 2 * 5 * 7 * 16)
-    assert "scan" in str(jax.make_jaxpr(loss)(params, x)) or "while" in str(jax.make_jaxpr(loss)(params, x))
+    assert "dynamic_update_slice" in str(jax.make_jaxpr(loss)(params, x))
     found = jax.value_and_grad(twice, (0, 1))(params, x)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())

@@ -80,7 +80,7 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
     first gather it.
     """
     batch, most = len(x_BHWC), max(BLOCK // between, 1)
-    size = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
+    size = next(n for n in range(max(min(most, batch), 1), 0, -1) if batch % n == 0)
     divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
     if batch * between <= 2 * BLOCK or 4 * size < most or divided:
         return f(x_BHWC, kernel)
@@ -217,6 +217,7 @@ def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
 
 
 def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
+    """Every pixel times the sums of taps that see it, shifted and summed for each position within a pixel."""
     batch, height, width, _ = x_BHWC.shape
     positions = [(row, column) for row in range(2) for column in range(2)]
     joined = [_joined(_joined(kernel, row, 0), column, 1) for row, column in positions]
@@ -245,6 +246,7 @@ def transposed(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) 
 
 
 def _transposed_by_taps(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    """Every pixel times every tap, shifted and summed for each position modulo the strides."""
     tall, wide, _, features = kernel.shape
     batch, height, width, _ = x_BHWC.shape
     taps = _taps(x_BHWC, kernel)
