@@ -78,6 +78,9 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
 
     between: numbers that are made of an image. A batch that lies on several devices is not walked through, which would
     first gather it.
+
+    Not by `blocks.by_blocks` and `over_blocks`: both gradients are made of the same shifts of y, so one walk that makes
+    them together is faster.
     """
     batch, most = len(x_BHWC), max(BLOCK // between, 1)
     size = next(n for n in range(max(min(most, batch), 1), 0, -1) if batch % n == 0)
