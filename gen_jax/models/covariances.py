@@ -219,33 +219,27 @@ class Full:
 
     def fast(self, params: PyTree, frame: Frame) -> tuple[Way, Array]:
         d = params["means"].shape[1]
-        row, column = np.triu_indices(d)
-        packed = np.zeros((d, d), int)
+        row, column = np.triu_indices(d + 1)  # the last is the product 1 x 1
+        packed = np.zeros((d + 1, d + 1), int)
         packed[row, column] = packed[column, row] = np.arange(len(row))
         means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
         inverse = inverses(factor)
         precision = matmul(inverse.mT, inverse)
         linear = einsum("kij,kj->ki", precision, means)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
-        quadratic = precision[:, row, column] * np.where(row == column, -0.5, -1.0).astype(means.dtype)
+        quadratic = -precision * (1 - 0.5 * jnp.eye(d, dtype=means.dtype))  # each pair of coordinates occurs once
+        upper = jnp.concatenate([quadratic, linear[:, :, None]], axis=2)[:, row[:-1], column[:-1]]
         # GPUs multiply by eights: XLA would copy all features to append zeros.
-        spare = 0 if jax.default_backend() == "cpu" else -(len(row) + d + 1) % 8
-        zeros = jnp.zeros((len(means), spare), means.dtype)
-        natural = jnp.concatenate([zeros, quadratic, linear, constant[:, None]], axis=1)
-
-        def prepare(x: Array) -> Array:
-            x = frame.into(x).T
-            zeros = jnp.zeros((spare, x.shape[1]), x.dtype)
-            return jnp.concatenate([zeros, *(x[i] * x[i:] for i in range(d)), x, jnp.ones_like(x[:1])])
+        spare = 0 if jax.default_backend() == "cpu" else -len(row) % 8
+        natural = jnp.concatenate([upper, constant[:, None], jnp.zeros((len(means), spare), means.dtype)], axis=1)
 
         def stats(raw: Array) -> Stats:
-            second, first, count = raw[:, spare + packed], raw[:, -1 - d : -1], raw[:, -1]
-            about = self.rebased(Stats(count, first, second), means)
-            return Stats(count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
+            moments = raw.T[:, packed]  # (K, D + 1, D + 1) sums of y y^T
+            about = self.rebased(Stats(moments[:, d, d], moments[:, :d, d], moments[:, :d, :d]), means)
+            return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
-        rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
-        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
-        return way, jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
+        pairs = np.pad(row, (0, spare), "edge"), np.pad(column, (0, spare), "edge")
+        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
 
 class Tied(Full):
@@ -298,10 +292,10 @@ class Tied(Full):
             return matmul(natural, f) - 0.5 * jnp.sum(matmul(inverse, f[:-1]) ** 2, axis=0)
 
         def sums(f: Array, r: Array):
-            return matmul(r, f.T), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
+            return _weighted(f, r), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
 
         def stats(raw) -> Stats:
-            about = self.rebased(Stats(raw[0][:, -1], raw[0][:, :-1], raw[1]), means)
+            about = self.rebased(Stats(raw[0][-1], raw[0][:-1].T, raw[1]), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
 
         return Way(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(jnp.sum(precision**2))
@@ -409,17 +403,13 @@ class Diagonal(Full):
         constant = -0.5 * jnp.sum(precision * means**2, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         natural = jnp.concatenate([-0.5 * precision, precision * means, constant[:, None]], axis=1)
 
-        def prepare(x: Array) -> Array:
-            x = frame.into(x).T
-            return jnp.concatenate([x**2, x, jnp.ones_like(x[:1])])
-
         def stats(raw: Array) -> Stats:
-            about = self.rebased(Stats(raw[:, -1], raw[:, d : 2 * d], raw[:, :d]), means)
+            about = self.rebased(Stats(raw[-1], raw[d : 2 * d].T, raw[:d].T), means)
             return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
 
-        rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
-        way = Way(prepare, lambda f: matmul(natural, f), lambda f, r: matmul(r, f.T), stats, rows)
-        return way, jnp.sqrt(jnp.sum(precision**2, axis=1).max())
+        each = np.arange(d)
+        pairs = np.concatenate([each, each, [d]]), np.concatenate([each, np.full(d + 1, d)])
+        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=1).max())
 
 
 class Spherical(Diagonal):
@@ -446,6 +436,23 @@ class Spherical(Diagonal):
 
 
 FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()
+
+
+def _linear(natural: Array, pairs: tuple[np.ndarray, np.ndarray], frame: Frame, stats: Callable) -> Way:
+    """Densities linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
+
+    def prepare(x: Array) -> Array:
+        x = frame.into(x).T
+        y = jnp.concatenate([x, jnp.ones_like(x[:1])])
+        return y[pairs[0]] * y[pairs[1]]  # gathers: products side by side take three times as long on CPUs
+
+    rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
+    return Way(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
+
+
+def _weighted(features: Array, r: Array) -> Array:
+    """(F, K) sums of features (F, B) by responsibilities (K, B); their transpose takes up to twice as long on CPUs."""
+    return matmul(features, r.T)
 
 
 def alive(stats: Stats) -> Array:
