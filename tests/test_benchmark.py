@@ -56,6 +56,11 @@ def test_of_branches_the_costliest_counts():
     loop = lambda n: lambda x: lax.fori_loop(0, n, lambda i, c: c @ x, x)
     found = flops(lambda p, x: lax.switch(p, [loop(3), loop(9), lambda x: x], x), 1, x)
     assert found.flops == pytest.approx(9 * PRODUCT, rel=0.01) and not found.endless
+    plain = lambda x: x @ x @ x @ x @ x  # which XLA counts in full, instead of a turn of the loops
+    found = flops(lambda p, x: lax.switch(p, [loop(3), plain], x), 1, x)
+    assert found.flops == pytest.approx(4 * PRODUCT, rel=0.01)
+    found = flops(lambda p, x: lax.switch(p, [loop(9), plain], x), 1, x)
+    assert found.flops == pytest.approx(9 * PRODUCT, rel=0.01)
 
 
 def test_loops_of_unknown_length_are_said():
@@ -66,7 +71,7 @@ def test_loops_of_unknown_length_are_said():
     assert flops(branch, True, jnp.ones((N, N)), 3).endless == 1
 
 
-# What XLA counts beside the products of the formula: at most so many times as much; GANs that repeat pixels need less.
+# How many times as much as the products of the formula XLA counts; a first layer needs no gradient of its input.
 @pytest.mark.parametrize(
     "config, low, high",
     [("vae_digits", 0.9, 1.1), ("realnvp_moons", 0.9, 1.1), ("hvae_digits", 0.9, 1.1), ("gan_ring8", 0.8, 1.1)],

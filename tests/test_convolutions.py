@@ -111,7 +111,8 @@ def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, feature
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-def test_filtered_convolutions_of_a_divided_batch_are_not_gathered():
+def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
+    monkeypatch.setattr(convolutions, "BLOCK", 1 << 14)  # so that they would walk through the batch if it were whole
     mesh = Layout(data=2).mesh()
     cut, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     x = jax.device_put(jnp.ones((32, 12, 12, 16)), cut)
@@ -133,6 +134,33 @@ def test_filtered_convolutions_of_a_population():
     for i in range(3):
         for a, b in zip(found, jax.grad(loss, (0, 1))(xs[i], kernels[i])):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("module", [Conv, ConvTranspose, ConvDoubled, partial(Conv, strides=2)])
+@pytest.mark.parametrize("channels, features", [(16, 16), (3, 5), (5, 2)])
+def test_convolutions_of_no_images(module, channels, features):
+    x = jnp.zeros((0, 8, 8, channels))
+    params = module(features).init(jax.random.key(0), x)
+    gradient = jax.grad(lambda p: jnp.sum(module(features).apply(p, x)))(params)
+    assert all(not a.any() for a in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    "size, channels, features", [((8, 32, 32), 64, 64), ((16, 32, 32), 16, 128), ((1, 100, 31), 64, 64)]
+)
+def test_kernel_gradients_of_many_rows_are_flaxs(size, channels, features):
+    x = jax.random.normal(jax.random.key(0), (*size, channels))
+    params = nn.Conv(features, (3, 3)).init(jax.random.key(1), x)
+    loss = lambda module: lambda p: jnp.mean(jnp.sin(module(features, (3, 3)).apply(p, x)))
+    for a, b in zip(*(jax.tree.leaves(jax.grad(loss(module))(params)) for module in (Conv, nn.Conv))):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_kernel_gradients_of_a_few_images_at_a_time_are_summed_in_float32(monkeypatch):
+    x, kernel = jnp.ones((1024, 4, 4, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    monkeypatch.setattr(convolutions, "BLOCK", 16)
+    gradient = jax.grad(lambda k: jnp.sum(convolved(x, k).astype(jnp.float32)))(kernel)
+    assert float(gradient[0, 0, 0, 0]) == x.size
 
 
 def test_narrowing_convolutions_are_flaxs():

@@ -85,9 +85,10 @@ def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
         elif name == "while":
             yield None
         elif name == "cond":
-            looping = [branch for branch in params["branches"] if any(True for _ in parts(branch.jaxpr))]
-            if looping:
-                yield Part(max(looping, key=lambda branch: cost(branch).flops), 1, 1)
+            branches = params["branches"]
+            if any(True for branch in branches for _ in parts(branch.jaxpr)):  # else XLA has counted the right one
+                yield Part(max(branches, key=lambda branch: cost(branch).flops), 1, 0)
+                yield Part(max(branches, key=lambda branch: _own(branch).flops), 0, 1)
         else:
             for value in params.values():
                 for inner in value if isinstance(value, (tuple, list)) else [value]:

@@ -58,18 +58,18 @@ def matmul_peak(dtype: str = "float32") -> float:
 def copy_bandwidth(footprint: int) -> float:
     """Bytes/s that copying reads and writes in a working set of about so many bytes: a CPU's caches serve small ones.
 
-    On accelerators not below 64 MB, where launching a copy would take longer than the copy.
+    On accelerators not below 128 MB, which their caches do not hold.
     """
-    least = 1 << (16 if jax.default_backend() == "cpu" else 25)
+    least = 1 << (16 if jax.default_backend() == "cpu" else 27)
     return _copy_bandwidth(min(max(footprint // 2, least), 1 << 28).bit_length() - 1)
 
 
 @lru_cache
 def _copy_bandwidth(bits: int) -> float:
     x = jnp.zeros((1 << bits) // 4, jnp.float32)
-    turns = max(1, (1 << 29) // x.nbytes)
+    turns = max(7, (1 << 29) // x.nbytes)
     copy = jax.jit(lambda x: lax.fori_loop(0, turns, lambda _, x: x + 1, x))
-    return 2 * x.nbytes * turns / _fastest(copy, x)
+    return 2 * x.nbytes * (turns + 1) / _fastest(copy, x)  # the argument is copied first
 
 
 def _fastest(f: Callable[..., Any], *arguments: Any) -> float:

@@ -107,15 +107,15 @@ def bench(
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
-        works = [work(case, m.model_flops, data_dir) for case, m in zip(done, rows)]
+        works = [work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
     plots.roofline(rows, machine()).savefig(out / "roofline.png")
     if scale and scale[0] in ("batch", "devices"):
         plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
     traces = []
     if profile:
-        found = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
-        traces = list(zip(report.names(rows), found))
+        seen = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
+        traces = list(zip(report.names(rows), seen))
     too_large = [
         [Path(case.config).stem, str(case.chunk or ""), case.dtype or "", f"{batch:,}"] for case, batch in full.items()
     ]

@@ -57,6 +57,8 @@ class ConvDoubled(Conv):
     """(B, H, W, C) -> (B, 2H, 2W, features): the convolution of the image with every pixel repeated 2x2."""
 
     def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+        if strides != (1, 1):
+            raise ValueError(f"a doubled image is convolved without strides, got {strides}")
         return convolved_doubled(x_BHWC, kernel)
 
 
@@ -82,7 +84,7 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
     Not by `blocks.by_blocks` and `over_blocks`: both gradients are made of the same shifts of y, so one walk that makes
     them together is faster.
     """
-    batch, most = len(x_BHWC), max(BLOCK // between, 1)
+    batch, most = len(x_BHWC), max(BLOCK // max(between, 1), 1)
     size = next(n for n in range(max(min(most, batch), 1), 0, -1) if batch % n == 0)
     divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
     if batch * between <= 2 * BLOCK or 4 * size < most or divided:
@@ -104,7 +106,9 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
             part, of_kernel = jax.vjp(f, cut(x, i), kernel)[1](cut(y, i))
             return put(found[0], part, i), found[1] + of_kernel
 
-        return lax.fori_loop(0, batch // size, add, (jnp.zeros_like(x), jnp.zeros_like(kernel)))
+        start = jnp.zeros_like(x), jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
+        of_x, of_kernel = lax.fori_loop(0, batch // size, add, start)
+        return of_x, of_kernel.astype(kernel.dtype)
 
     run.defvjp(lambda x, kernel: (run(x, kernel), (x, kernel)), backward)
     return run(x_BHWC, kernel)
@@ -160,8 +164,9 @@ def _filtered(x_BHWC: Array, kernel: Array) -> Array:
     _, wide, channels, features = kernel.shape
     taps = jnp.einsum("ai,ijcf->ajcf", _TAPS.astype(kernel.dtype), kernel).reshape(6, wide * channels, features)
     rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x_BHWC, wide), taps)])
-    y = jnp.stack([row.reshape(batch, -1, width, features) for row in rows], axis=2)
-    return y.reshape(batch, -1, width, features)[:, :height]
+    tiles = -(-height // 4)
+    y = jnp.stack([row.reshape(batch, tiles, width, features) for row in rows], axis=2)
+    return y.reshape(batch, 4 * tiles, width, features)[:, :height]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -170,8 +175,21 @@ def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
     channels, features = x_BHWC.shape[-1], y_BHWC.shape[-1]
     y = jnp.pad(y_BHWC, ((0, 0), (0, -x_BHWC.shape[1] % 4), (0, 0), (0, 0)))
     outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
-    total = jnp.stack([v.T @ u.reshape(-1, features) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
+    total = jnp.stack([_over_rows(v, u.reshape(-1, features)) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
     return jnp.einsum("ai,acf->icf", _TAPS.astype(total.dtype), total).reshape(3, wide, channels, features)
+
+
+def _over_rows(x: Array, y: Array) -> Array:
+    """x^T y, (K, N), of rows x (T, K) and y (T, N).
+
+    Large ones as the sum of two halves, the longer side of the result last: XLA on CPUs turns a single product its own
+    way, which takes up to half as long again.
+    """
+    if len(x) * x.shape[1] * y.shape[1] < 1 << 23 or len(x) % 2:
+        return x.T @ y
+    if x.shape[1] > y.shape[1]:
+        return _over_rows(y, x).T
+    return jnp.einsum("btk,btn->bkn", *(a.reshape(2, -1, a.shape[1]) for a in (x, y))).sum(axis=0)
 
 
 def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
@@ -221,7 +239,7 @@ def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
 
 def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
     """Every pixel times the sums of taps that see it, shifted and summed for each position within a pixel."""
-    batch, height, width, _ = x_BHWC.shape
+    (batch, height, width, _), features = x_BHWC.shape, kernel.shape[3]
     positions = [(row, column) for row in range(2) for column in range(2)]
     joined = [_joined(_joined(kernel, row, 0), column, 1) for row, column in positions]
     taps = iter(_taps(x_BHWC, jnp.concatenate(joined, axis=0)))
@@ -229,8 +247,8 @@ def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
         sum(_shifted(next(taps), row + i - 1, column + j - 1) for i in range(2) for j in range(2))
         for row, column in positions
     ]
-    y = jnp.stack(phases, axis=3).reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
-    return y.reshape(batch, 2 * height, 2 * width, -1)
+    y = jnp.stack(phases, axis=3).reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(batch, 2 * height, 2 * width, features)
 
 
 def _joined(kernel: Array, position: int, axis: int) -> Array:
@@ -278,7 +296,7 @@ def _taps(x_BHWC: Array, kernel: Array) -> Sequence[Array]:
     tall, wide, channels, features = kernel.shape
     taps = x_BHWC.reshape(-1, channels) @ kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     # Split, not indexed: the gradient is one concatenation, not a sum of padded arrays as large as `taps`.
-    return lax.split(taps.reshape(*x_BHWC.shape[:3], -1), [features] * (tall * wide), axis=3)
+    return lax.split(taps.reshape(*x_BHWC.shape[:3], tall * wide * features), [features] * (tall * wide), axis=3)
 
 
 def _shifted(x: Array, up: int, left: int) -> Array:
