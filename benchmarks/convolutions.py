@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -21,7 +19,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from side_by_side import Report, beside, options, torch_device
+from rivals import Elsewhere, answer, torch_device
+from side_by_side import Report, options
 
 from gen_jax.benchmark.closed_form import layers
 from gen_jax.data import load
@@ -114,34 +113,17 @@ def seconds(run: Callable[[], Any]) -> float:
     return statistics.median(rounds)
 
 
-class Rival:
-    """PyTorch in a process of its own, which is sent layers and answers with seconds."""
-
-    def __init__(self):
-        command = [sys.executable, __file__, "--case", "PyTorch"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, env=beside(JAX_BACKEND=jax.default_backend()), stdin=pipe, stdout=pipe, text=True
-        )
-
-    def __call__(self, layer: Layer) -> float:
-        self.process.stdin.write(json.dumps(layer) + "\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-
-def serve() -> None:
-    for line in sys.stdin:
-        kind, x, kernel, strides = json.loads(line)
-        layer = Layer(kind, tuple(x), tuple(kernel), strides)
-        print(min(seconds(theirs(layer, last)) for last in (False, True)), flush=True)
+def by_torch(layer: str) -> float:
+    """Seconds of a layer, in JSON, in the faster of PyTorch's memory formats."""
+    return min(seconds(theirs(Layer(*json.loads(layer)), last)) for last in (False, True))
 
 
 def main() -> None:
     chosen = options()
     if chosen.case:
-        return serve()
-    report, rival = Report("convolutions"), Rival()
+        return answer(by_torch)
+    report, torch = Report("convolutions"), Elsewhere(__file__, "PyTorch")
+    rival = lambda layer: torch.ask(json.dumps(layer))
 
     @lru_cache
     def measured(layer: Layer) -> tuple[float, float]:
@@ -162,11 +144,11 @@ def main() -> None:
         report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", "", 0.0, why)
     if not chosen.only and jax.default_backend() == "cpu":
         report.note(limits(rival))
-    rival.process.terminate()
+    torch.process.terminate()
     report.finish()
 
 
-def limits(rival: Rival) -> str:
+def limits(rival: Callable[[Layer], float]) -> str:
     """How fast the matrix products are that the convolutions of many channels are made of, and what PyTorch reaches."""
     pixels, channels = 16 * 28 * 28, 64
     x, y, kernel = (jnp.ones(shape) for shape in ((pixels, 3 * channels), (pixels, channels), (3 * channels, channels)))

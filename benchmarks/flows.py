@@ -9,7 +9,6 @@ Four layers with networks of two hidden layers of 64; splines of 8 bins on [-4, 
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import Elsewhere, Report, in_turns, options, torch_device
+from rivals import Elsewhere, answer, torch_device
+from side_by_side import Report, in_turns, options
 
 from gen_jax.algorithms import descent
 from gen_jax.data import load
@@ -170,13 +170,11 @@ def zuko(kind: str, size: int) -> Rival:
 
 
 def served(case: str) -> None:
-    """zuko in a process of its own: 0 trains, 1 evaluates densities, 2 draws samples; "n" of them at a time."""
+    """zuko in a process of its own, which is told what to do."""
     _, kind, size = case.removesuffix("/served").split("/")
     rival = zuko(kind, int(size))
-    for line in sys.stdin:
-        what = int(line)
-        value = rival.parameters if what == 3 else (rival.train, rival.density, rival.sample)[what]()
-        print(float(value or 0), flush=True)
+    uses = rival._asdict() | {"parameters": lambda: rival.parameters}
+    answer(lambda use: uses[use.strip()]() or 0)
 
 
 def compare(report: Report, kind: str, size: int) -> None:
@@ -184,20 +182,22 @@ def compare(report: Report, kind: str, size: int) -> None:
     x = data(size)
     mine, theirs = ours(kind, x, x[:POINTS]), flowjax(kind, x, x[:POINTS])
     other = Elsewhere(__file__, f"zuko/{kind}/{size}")
-    train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.many, 0)}
+    train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.ask, "train")}
     times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
     losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
     for name in ("flowjax", "zuko"):
         quality = f"{losses['gen_jax']:.2f} / {losses[name]:.2f} nats"
-        report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling, SLOW)
-    counts = {"flowjax": theirs.parameters, "zuko": int(other.many(3))}
+        why = SLOW if name == "flowjax" and jax.default_backend() == "cpu" else ""
+        report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling, why)
+    counts = {"flowjax": theirs.parameters, "zuko": int(other.ask("parameters"))}
     uses = {"density": (mine.density, theirs.density), "sample": (mine.sample, theirs.sample)}
-    for number, (use, pair) in enumerate(uses.items()):
-        times = in_turns({"gen_jax": pair[0], "flowjax": pair[1], "zuko": partial(other.many, number + 1)})
+    for use, pair in uses.items():
+        times = in_turns({"gen_jax": pair[0], "flowjax": pair[1], "zuko": partial(other.ask, use)})
         for name, parameters in counts.items():
             quality = f"{mine.parameters:,} / {parameters:,} parameters"
             cells = times["gen_jax"], name, times[name], ">= 1", quality, 0.0
-            report.row(f"{use} of {POINTS}, {what}", *cells, SPREAD if kind == "spline" else "")
+            spread = kind == "spline" and jax.default_backend() == "cpu"
+            report.row(f"{use} of {POINTS}, {what}", *cells, SPREAD if spread else "")
     report.note(f"Seconds to the first step, {what}: gen_jax {mine.compiling:.1f}, flowjax {theirs.compiling:.1f}.")
     other.process.terminate()
 

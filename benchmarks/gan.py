@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several, torch_device
+from rivals import Elsewhere, Step, batches, images, serve, several, torch_device, trained
+from side_by_side import Report, in_turns, options
 
 from gen_jax.algorithms import descent, population
 from gen_jax.data import Resident, load
-from gen_jax.data.catalogue import preferred
-from gen_jax.experiment import load as load_config
 from gen_jax.loop import compiled, initial_state, zero_metrics
 from gen_jax.models.gan import GAN
 from gen_jax.models.nets import MLP
@@ -31,35 +30,8 @@ from gen_jax.models.nets import MLP
 BATCH, LATENT, CHUNK = 32, 100, 500
 
 
-def images() -> np.ndarray:
-    """(N, 28, 28, 1) in [0, 1]."""
-    return load(preferred("mnist", "digits28"))["train"]["x"][:12_800].astype(np.float32) / 255
-
-
 def points() -> np.ndarray:
     return np.asarray(load("ring8")["train"]["x"])
-
-
-def batches(x: np.ndarray, size: int = BATCH):
-    """Random batches for ever."""
-    rng = np.random.default_rng(0)
-    while True:
-        yield x[rng.integers(0, len(x), size)]
-
-
-def ours() -> Step:
-    """The step of `dcgan_mnist`, with its moving average."""
-    experiment = load_config("configs/dcgan_mnist.py").build()
-    source = jax.tree.map(jnp.asarray, experiment.source(load(experiment.data)))
-    algorithm = experiment.algorithm
-    step = jax.jit(lambda state, source: algorithm.step(state, source.batch_at(state.step)), donate_argnums=0)
-    held = [initial_state(algorithm, source)]
-
-    def run():
-        held[0], metrics = step(held[0], source)
-        return metrics["generator_loss"].value
-
-    return run
 
 
 def _keras_networks():
@@ -85,7 +57,7 @@ def keras_tutorial(x: np.ndarray) -> Step:
 
     generator, discriminator = _keras_networks()
     adam = lambda: keras.optimizers.Adam(2e-4, beta_1=0.5)
-    rng, stream = np.random.default_rng(0), batches(x)
+    rng, stream = np.random.default_rng(0), batches(x, BATCH)
     real, fake = np.ones((BATCH, 1)), np.zeros((BATCH, 1))
     discriminator.compile(loss="binary_crossentropy", optimizer=adam(), metrics=["accuracy"])
     discriminator.train_on_batch(next(stream), real)  # what is trained is what is trainable at the first call
@@ -134,7 +106,7 @@ def keras_compiled(x: np.ndarray) -> Step:
             loss = cross(1.0, judge(fake))
         return descend(outer, loss, 0)
 
-    stream = batches(x)
+    stream = batches(x, BATCH)
     return lambda: step(tf.constant(next(stream)))
 
 
@@ -226,14 +198,14 @@ def main() -> None:
         return serve(rival(data()))
     report, only = Report("gan"), options().only
     if only in "convolutional":
-        rivals = {"gen_jax": several(ours(), 5)}
+        rivals = {"gen_jax": several(trained("dcgan_mnist", "generator_loss"), 5)}
         libraries = ("Keras", "PyTorch") if jax.default_backend() == "cpu" else ("PyTorch",)
         names = [name for name in ELSEWHERE if "plane" not in name and name.startswith(libraries)]
         rivals |= {name: several(Elsewhere(__file__, name), 5) for name in names}
         times = in_turns(rivals, rounds=5)
         for name in list(rivals)[1:]:
             target = ">= 4" if "tutorial" in name else ">= 1" if "PyTorch" in name else ""
-            why = "XLA's matrix products take most of the step; Keras in one tf.function is about as fast as ours"
+            why = "XLA's matrix products take most of the step"
             what = f"DCGAN 28x28, batch {BATCH}"
             report.row(what, times["gen_jax"] / 5, name, times[name] / 5, target, "", 0.0, why)
     if only in "plane":

@@ -22,7 +22,7 @@ from gen_jax.algorithms import em
 from gen_jax.benchmark.closed_form import features
 from gen_jax.core import State
 from gen_jax.estimators.common import KINDS
-from gen_jax.models.blocks import block_size
+from gen_jax.models.blocks import block_size, matmul
 from gen_jax.models.gmm import GMM
 
 REGULARISATION = 1e-6
@@ -104,10 +104,10 @@ def products_alone(n: int, k: int, features: int, dtype):
     def run(natural, ones):
         def body(_, carry):
             total, f = carry
-            total = total + jnp.matmul(jnp.matmul(natural, f), f.T)
+            total = total + matmul(f, matmul(natural, f).T)
             return total, f + 0 * total[0, 0]
 
-        return lax.fori_loop(0, -(-n // block), body, (jnp.zeros_like(natural), ones))[0]
+        return lax.fori_loop(0, -(-n // block), body, (jnp.zeros_like(natural.T), ones))[0]
 
     program = jax.jit(run)
     return lambda: program(natural, ones)

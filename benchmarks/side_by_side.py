@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from rich.console import Console
 
 from gen_jax.benchmark.report import drawn
 from gen_jax.logs import environment, machine, write_json
-from gen_jax.readme import markdown_table, write_section
+from gen_jax.readme import check_section, markdown_table, write_section
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"  # of CPUs; of an accelerator in a folder of its name
@@ -96,6 +95,9 @@ class Report:
 
     def __init__(self, name: str):
         self.name, self.rows, self.facts, self.notes, self.began = name, [], [], [], time.perf_counter()
+        self.options = options()
+        if self.options.write:
+            check_section(self.options.write, section(results() / name))
 
     def row(
         self,
@@ -137,12 +139,12 @@ class Report:
             "facts": self.facts,
             "notes": self.notes,
         }
-        if not options().only:
+        if not self.options.only:
             write_json(folder / f"{self.name}.json", record)
         console = Console(width=160)
         for cells in tables(record):
             console.print(drawn(machine(), cells))
-        if path := options().write:
+        if path := self.options.write:
             write_section(path, section(folder / self.name), as_markdown(record))
 
 
@@ -160,17 +162,6 @@ def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
 def section(record: Path) -> str:
     """The markers in the README of a record: its name, and before it that of its device if that is no CPU."""
     return str(record.relative_to(RESULTS).with_suffix(""))
-
-
-def torch_device() -> str:
-    """Where PyTorch computes, in a process beside ours: as JAX does here; products on a GPU are TF32, as there."""
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
-    if os.environ.get("JAX_BACKEND") != "gpu":
-        return "cpu"
-    torch.set_float32_matmul_precision("high")
-    return "cuda"
 
 
 def met(value: float, target: str) -> bool | None:
@@ -255,45 +246,3 @@ def growth(run: Callable[[], Any]) -> float:
     done.set()
     thread.join()
     return (peak[0] - before) / 1e6
-
-
-Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
-
-
-class Elsewhere:
-    """A rival in a process of its own, so that its threads and memory are its own too."""
-
-    def __init__(self, script: str, name: str):
-        command = [sys.executable, script, "--case", f"{name}/served"]
-        pipe = subprocess.PIPE
-        environment = beside(JAX_BACKEND=jax.default_backend())
-        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
-
-    def many(self, n: int) -> float:
-        """n steps; the loss of the last."""
-        self.process.stdin.write(f"{n}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def __call__(self) -> float:
-        return self.many(1)
-
-
-def serve(step: Step) -> None:
-    for line in sys.stdin:
-        for _ in range(int(line)):
-            loss = step()
-        print(float(loss), flush=True)
-
-
-def several(step: Step, n: int) -> Callable[[], float]:
-    """n steps as one thing to time, waiting for the last."""
-    if isinstance(step, Elsewhere):
-        return partial(step.many, n)
-
-    def run():
-        for _ in range(n):
-            loss = step()
-        return float(loss)
-
-    return run

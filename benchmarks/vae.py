@@ -15,46 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from side_by_side import Elsewhere, Report, Step, in_turns, options, serve, several, torch_device
-
-from gen_jax.data import load
-from gen_jax.data.catalogue import preferred
-from gen_jax.experiment import load as load_config
-from gen_jax.loop import initial_state
+from rivals import Elsewhere, Step, batches, compiled_step, images, serve, several, torch_device, trained
+from side_by_side import Report, in_turns, options
 
 BATCH = 128
-
-
-def images() -> np.ndarray:
-    """(N, 28, 28, 1) in [0, 1]."""
-    return load(preferred("mnist", "digits28"))["train"]["x"][:12_800].astype(np.float32) / 255
-
-
-def batches(x: np.ndarray, size: int = BATCH):
-    """Random batches for ever."""
-    rng = np.random.default_rng(0)
-    while True:
-        yield x[rng.integers(0, len(x), size)]
-
-
-def compiled_step(config: str, **knobs):
-    """The config's own algorithm on its own data, which lies on the device: the compiled step, the state, the data."""
-    experiment = load_config(f"configs/{config}.py", knobs).build()
-    source = jax.tree.map(jnp.asarray, experiment.source(load(experiment.data)))
-    algorithm = experiment.algorithm
-    step = jax.jit(lambda state, source: algorithm.step(state, source.batch_at(state.step)), donate_argnums=0)
-    return step, initial_state(algorithm, source), source
-
-
-def ours(config: str, **knobs) -> Step:
-    step, state, source = compiled_step(config, **knobs)
-    held = [state]
-
-    def run():
-        held[0], metrics = step(held[0], source)
-        return metrics["loss"].value
-
-    return run
 
 
 def keras(x: np.ndarray) -> Step:
@@ -100,7 +64,7 @@ def keras(x: np.ndarray) -> Step:
         adam.apply_gradients(zip(tape.gradient(loss, variables), variables))
         return loss
 
-    stream = batches(x)
+    stream = batches(x, BATCH)
     return lambda: step(tf.constant(next(stream)))
 
 
@@ -190,7 +154,7 @@ def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = F
 
     step = jax.jit(step) if jit else step
     params = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jax.random.key(0))
-    held, stream, rng = [params, tx.init(params), jax.random.key(1)], batches(x), np.random.default_rng(0)
+    held, stream, rng = [params, tx.init(params), jax.random.key(1)], batches(x, BATCH), np.random.default_rng(0)
 
     def run():
         held[2], key = jax.random.split(held[2])
@@ -228,7 +192,7 @@ def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[st
 def throughput(report: Report, config: str, sizes: list[int]) -> None:
     found = []
     for size in sizes:
-        step = ours(config, batch=size)
+        step = trained(config, "loss", batch=size)
         seconds = in_turns({"": several(step, 5)}, rounds=3)[""] / 5
         found.append(f"{size}: {size / seconds:,.0f}")
     report.note(f"Examples per second by batch, {config}: {'; '.join(found)}.")
@@ -239,7 +203,7 @@ def main() -> None:
         return serve(ELSEWHERE[case.removesuffix("/served")](images()))
     report, x, only = Report("vae"), images(), options().only
     if only in "convolutional":
-        rivals = {"gen_jax": ours("vae_mnist")}
+        rivals = {"gen_jax": trained("vae_mnist", "loss")}
         names = ON_CPU if jax.default_backend() == "cpu" else ON_GPU
         rivals |= {name: Elsewhere(__file__, name) for name in names}
         rivals["Flax's own layers"] = flax(FlaxConv(), x)
@@ -247,7 +211,7 @@ def main() -> None:
         compare(report, "convolutional, 2 latents, batch 128", rivals, targets)
     if only in "mlp":
         rivals = {
-            "gen_jax": ours("vae_flax_example"),
+            "gen_jax": trained("vae_flax_example", "loss"),
             "Flax's example, not compiled": flax(FlaxMLP(), x, jit=False, binarised=True),
             "Flax's example, jitted": flax(FlaxMLP(), x, binarised=True),
         }
