@@ -102,12 +102,8 @@ def products_alone(n: int, k: int, features: int, dtype):
     natural, ones = jnp.ones((k, features), dtype), jnp.ones((features, block), dtype)
 
     def run(natural, ones):
-        def body(_, carry):
-            total, f = carry
-            total = total + matmul(f, matmul(natural, f).T)
-            return total, f + 0 * total[0, 0]
-
-        return lax.fori_loop(0, -(-n // block), body, (jnp.zeros_like(natural.T), ones))[0]
+        body = lambda _, natural: 1e-6 * matmul(ones, matmul(natural, ones).T).T  # different at every turn
+        return lax.fori_loop(0, -(-n // block), body, natural)
 
     program = jax.jit(run)
     return lambda: program(natural, ones)

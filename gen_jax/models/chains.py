@@ -158,7 +158,7 @@ def most_probable(
         begin = _composed_maxima(operators, scan.associative).reshape(k, -1)
         ends = operators
     shifted = lambda scores, x: (lambda s: (s - _finite(s.max(axis=0)), s))(step(scores, x)[0])
-    scores = lax.scan(shifted, begin, (values, moves, first), unroll=_unroll(begin))[1]
+    scores = lax.scan(shifted, begin, (values, moves, first))[1]
     last = scores[-1].reshape(k, batch, pieces)
     final = jnp.argmax(last[..., -1], axis=0)
     if pieces > 1:
@@ -178,7 +178,7 @@ def most_probable(
         state_before = jnp.where(move[0], found, state)
         return state_before, state
 
-    begin_state, states = lax.scan(back, final, (scores[:-1], moves[1:]), reverse=True, unroll=_unroll(begin))
+    begin_state, states = lax.scan(back, final, (scores[:-1], moves[1:]), reverse=True)
     states = jnp.concatenate([begin_state[None], states]).reshape(-1, batch, pieces)
     states = jnp.transpose(states, (1, 2, 0)).reshape(batch, -1)[:, :time].astype(jnp.int32)
     return Path(states, log_joint(log_initial, log_transition, log_likelihood, states, mask))
@@ -250,7 +250,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
         filtered = joint / jnp.where(scale > 0, scale, 1)
         return _product(transition.T, filtered), (filtered, scale)
 
-    filtered, scale = lax.scan(step, start, likelihood, unroll=_unroll(start))[1]
+    filtered, scale = lax.scan(step, start, likelihood)[1]
     return _Chain(transition, likelihood, best, operators, filtered, scale)
 
 
@@ -269,7 +269,7 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
         ahead = likelihood * beta / jnp.where(scale > 0, scale, 1)
         return _product(chain.transition, ahead), (beta, ahead)
 
-    return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True, unroll=_unroll(end))[1]
+    return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True)[1]
 
 
 def _sound(chain: _Chain, beta: Array) -> Array:
@@ -444,8 +444,3 @@ def _cut(a: Array, steps: int, value: float = 0) -> Array:
 def _product(a: Array, b: Array) -> Array:
     """The matrix product; a small one as sums, which the compiler fuses with what is around it."""
     return (a[:, :, None] * b).sum(axis=1) if a.size * b.shape[1] <= 1 << 13 else matmul(a, b)
-
-
-def _unroll(carry: Array) -> int:
-    """Steps per iteration of a loop: several where a step is so small that the loop itself costs time."""
-    return 8 if carry.shape[-1] < 8 else 1
