@@ -102,7 +102,10 @@ def products_alone(n: int, k: int, features: int, dtype):
     natural, ones = jnp.ones((k, features), dtype), jnp.ones((features, block), dtype)
 
     def run(natural, ones):
-        body = lambda _, natural: matmul(ones, matmul(natural, ones).T).T / ones.size  # which stays 1
+        def body(_, natural):
+            joint = lax.optimization_barrier(matmul(natural, ones))  # not turned into the product of the transposes
+            return lax.optimization_barrier(matmul(ones, joint.T)).T / ones.size  # which stays 1
+
         return lax.fori_loop(0, -(-n // block), body, natural)
 
     program = jax.jit(run)
