@@ -25,7 +25,7 @@ from side_by_side import Report, options
 from gen_jax.benchmark.closed_form import layers
 from gen_jax.data import load
 from gen_jax.experiment import load as load_config
-from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose
+from gen_jax.models.convolutions import Conv, ConvDoubled, ConvTranspose, over_rows
 
 ROUNDS, SECONDS = 5, 0.1
 
@@ -122,8 +122,8 @@ def main() -> None:
     chosen = options()
     if chosen.case:
         return answer(by_torch)
-    report, torch = Report("convolutions"), Elsewhere(__file__, "PyTorch")
-    rival = lambda layer: torch.ask(json.dumps(layer))
+    report, elsewhere = Report("convolutions"), Elsewhere(__file__, "PyTorch")
+    rival = lambda layer: elsewhere.ask(json.dumps(layer))
 
     @lru_cache
     def measured(layer: Layer) -> tuple[float, float]:
@@ -144,7 +144,7 @@ def main() -> None:
         report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", "", 0.0, why)
     if not chosen.only and jax.default_backend() == "cpu":
         report.note(limits(rival))
-    torch.process.terminate()
+    elsewhere.process.terminate()
     report.finish()
 
 
@@ -154,7 +154,7 @@ def limits(rival: Callable[[Layer], float]) -> str:
     x, y, kernel = (jnp.ones(shape) for shape in ((pixels, 3 * channels), (pixels, channels), (3 * channels, channels)))
     products = {
         "forward": (jax.jit(jnp.matmul), x, kernel),
-        "of kernel gradients": (jax.jit(lambda x, y: x.T @ y), x, y),
+        "of kernel gradients": (jax.jit(over_rows), x, y),
     }
     once = lambda program, *arguments: jax.block_until_ready(program(*arguments))
     rate = lambda *product: 2 * x.size * channels / seconds(partial(once, *product)) / 1e9

@@ -228,10 +228,10 @@ def main() -> None:
     report = Report("flows")
     for kind in KINDS:
         for size in SIZES:
-            if options().only in f"{kind}{size}":
+            if report.options.only in f"{kind}{size}":
                 compare(report, kind, size)
     for name in ("two_moons", "checkerboard", "ring8"):
-        if options().only.startswith("quality") and options().only in f"quality {name}":
+        if report.options.only.startswith("quality") and report.options.only in f"quality {name}":
             quality(report, name)
     report.finish()
 

@@ -196,7 +196,8 @@ def main() -> None:
     if case := options().case:
         rival, data = ELSEWHERE[case.removesuffix("/served")]
         return serve(rival(data()))
-    report, only = Report("gan"), options().only
+    report = Report("gan")
+    only = report.options.only
     if only in "convolutional":
         rivals = {"gen_jax": several(trained("dcgan_mnist", "generator_loss"), 5)}
         libraries = ("Keras", "PyTorch") if jax.default_backend() == "cpu" else ("PyTorch",)

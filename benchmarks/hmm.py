@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hmmlearn.hmm import GaussianHMM
-from side_by_side import Report, compiled, in_turns, options
+from side_by_side import Report, compiled, in_turns
 
 from gen_jax.algorithms import chunk, em
 from gen_jax.core import State
@@ -193,9 +193,9 @@ def main() -> None:
     report = Report("hmm")
     began = time.perf_counter()
     for name in CASES:
-        if options().only in name:
+        if report.options.only in name:
             measure(report, name)
-    if options().only in "scans":
+    if report.options.only in "scans":
         scans(report)
     print(f"{time.perf_counter() - began:.0f} s")
     report.finish()

@@ -82,12 +82,8 @@ class Elsewhere:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-    def many(self, n: int) -> float:
-        """n steps; the loss of the last."""
-        return self.ask(n)
-
     def __call__(self) -> float:
-        return self.many(1)
+        return self.ask(1)
 
 
 def answer(reply: Callable[[str], float]) -> None:
@@ -104,7 +100,7 @@ def serve(step: Step) -> None:
 def several(step: Step, n: int) -> Callable[[], float]:
     """n steps as one thing to time, waiting for the last."""
     if isinstance(step, Elsewhere):
-        return partial(step.many, n)
+        return partial(step.ask, n)
 
     def run():
         for _ in range(n):

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from gen_jax.benchmark.report import drawn
 from gen_jax.logs import environment, machine, write_json
-from gen_jax.readme import check_section, markdown_table, write_section
+from gen_jax.readme import markdown_table, write_section
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"  # of CPUs; of an accelerator in a folder of its name
@@ -96,8 +96,6 @@ class Report:
     def __init__(self, name: str):
         self.name, self.rows, self.facts, self.notes, self.began = name, [], [], [], time.perf_counter()
         self.options = options()
-        if self.options.write:
-            check_section(self.options.write, section(results() / name))
 
     def row(
         self,
@@ -213,6 +211,8 @@ def options() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.only and chosen.write:
         parser.error("--write is for whole runs: leave --only out")
+    if chosen.write and not chosen.write.is_file():
+        parser.error(f"--write {chosen.write}: there is no such file")
     return chosen
 
 

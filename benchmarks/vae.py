@@ -201,7 +201,8 @@ def throughput(report: Report, config: str, sizes: list[int]) -> None:
 def main() -> None:
     if case := options().case:
         return serve(ELSEWHERE[case.removesuffix("/served")](images()))
-    report, x, only = Report("vae"), images(), options().only
+    report, x = Report("vae"), images()
+    only = report.options.only
     if only in "convolutional":
         rivals = {"gen_jax": trained("vae_mnist", "loss")}
         names = ON_CPU if jax.default_backend() == "cpu" else ON_GPU

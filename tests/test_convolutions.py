@@ -115,8 +115,8 @@ def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
     monkeypatch.setattr(convolutions, "BLOCK", 1 << 14)  # so that they would walk through the batch if it were whole
     mesh = Layout(data=2).mesh()
     cut, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    x = jax.device_put(jnp.ones((32, 12, 12, 16)), cut)
-    kernel = jax.device_put(jnp.ones((3, 3, 16, 16)), everywhere)
+    x = jax.device_put(jnp.ones((32, 32, 32, 64)), cut)
+    kernel = jax.device_put(jnp.ones((3, 3, 64, 64)), everywhere)
 
     def gradient(x, kernel):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -169,6 +169,11 @@ def test_narrowing_convolutions_are_flaxs():
         x = jax.random.normal(jax.random.key(0), (2, 5, 6, 7))
         params = nn.Conv(2, kernel).init(jax.random.key(1), x)
         np.testing.assert_allclose(Conv(2, kernel).apply(params, x), nn.Conv(2, kernel).apply(params, x), atol=1e-5)
+
+
+def test_doubled_convolutions_refuse_strides():
+    with pytest.raises(ValueError, match="without strides"):
+        ConvDoubled(2, strides=2).init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 
 def test_doubled_puts_channels_into_pixels():

@@ -49,9 +49,11 @@ def _whole(jaxpr: ClosedJaxpr, total: Cost) -> Cost:
     for part in parts(jaxpr.jaxpr):
         if part is None:
             total = total._replace(endless=total.endless + 1)
-            continue
-        once = _own(part.body)
-        total = total.plus(_whole(part.body, once), part.runs).plus(once, -part.counted)
+        elif isinstance(part, Cost):
+            total = total.plus(part)
+        else:
+            once = _own(part.body)
+            total = total.plus(_whole(part.body, once), part.runs).plus(once, -part.counted)
     return total
 
 
@@ -75,8 +77,9 @@ def host() -> jax.Device:
         raise UserError(f"operations are counted on the CPU beside the device: name it too, {platforms}") from None
 
 
-def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
-    """The outermost loops, and branches that hold loops; None stands for a loop of unknown length."""
+def parts(jaxpr: Jaxpr) -> Iterator[Part | Cost | None]:
+    """The outermost loops; None stands for one of unknown length. And what conditionals with loops in them cost beyond
+    what was counted of them: the most of any branch."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "scan":
@@ -86,9 +89,11 @@ def parts(jaxpr: Jaxpr) -> Iterator[Part | None]:
             yield None
         elif name == "cond":
             branches = params["branches"]
-            if any(True for branch in branches for _ in parts(branch.jaxpr)):  # else XLA has counted the right one
-                yield Part(max(branches, key=lambda branch: cost(branch).flops), 1, 0)
-                yield Part(max(branches, key=lambda branch: _own(branch).flops), 0, 1)
+            if any(True for branch in branches for _ in parts(branch.jaxpr)):
+                once = [_own(branch) for branch in branches]
+                costliest = max(map(_whole, branches, once), key=lambda found: found.flops)
+                counted = Cost(max(c.flops for c in once), max(c.bytes for c in once))
+                yield costliest.plus(counted, -1)
         else:
             for value in params.values():
                 for inner in value if isinstance(value, (tuple, list)) else [value]:

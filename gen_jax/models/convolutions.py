@@ -86,8 +86,7 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
     """
     batch, most = len(x_BHWC), max(BLOCK // max(between, 1), 1)
     size = next(n for n in range(max(min(most, batch), 1), 0, -1) if batch % n == 0)
-    divided = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
-    if batch * between <= 2 * BLOCK or 4 * size < most or divided:
+    if batch * between <= 2 * BLOCK or 4 * size < most or _is_divided():
         return f(x_BHWC, kernel)
     cut = lambda a, i: lax.dynamic_slice_in_dim(a, i * size, size)
     put = lambda a, part, i: lax.dynamic_update_slice_in_dim(a, part, i * size, 0)
@@ -112,6 +111,11 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
 
     run.defvjp(lambda x, kernel: (run(x, kernel), (x, kernel)), backward)
     return run(x_BHWC, kernel)
+
+
+def _is_divided() -> bool:
+    """Whether batches lie on several devices."""
+    return jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
 
 
 def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
@@ -175,20 +179,20 @@ def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
     channels, features = x_BHWC.shape[-1], y_BHWC.shape[-1]
     y = jnp.pad(y_BHWC, ((0, 0), (0, -x_BHWC.shape[1] % 4), (0, 0), (0, 0)))
     outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
-    total = jnp.stack([_over_rows(v, u.reshape(-1, features)) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
+    total = jnp.stack([over_rows(v, u.reshape(-1, features)) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
     return jnp.einsum("ai,acf->icf", _TAPS.astype(total.dtype), total).reshape(3, wide, channels, features)
 
 
-def _over_rows(x: Array, y: Array) -> Array:
+def over_rows(x: Array, y: Array) -> Array:
     """x^T y, (K, N), of rows x (T, K) and y (T, N).
 
-    Large ones as the sum of two halves, the longer side of the result last: XLA on CPUs turns a single product its own
-    way, which takes up to half as long again.
+    Large ones as the sum of two halves, the longer side of the result last: for a single product XLA on CPUs chooses
+    the order itself, one that takes up to half as long again.
     """
-    if len(x) * x.shape[1] * y.shape[1] < 1 << 23 or len(x) % 2:
+    if len(x) * x.shape[1] * y.shape[1] < 1 << 23 or len(x) % 2 or _is_divided():
         return x.T @ y
     if x.shape[1] > y.shape[1]:
-        return _over_rows(y, x).T
+        return over_rows(y, x).T
     return jnp.einsum("btk,btn->bkn", *(a.reshape(2, -1, a.shape[1]) for a in (x, y))).sum(axis=0)
 
 
