@@ -25,7 +25,7 @@ def config(
     model = GMM(components, start=random_from_data)
     return Experiment(
         model,
-        best_of(em(model), restarts, "log_likelihood", iterations=2 if smoke else 30),
+        best_of(em(model), 2 if smoke else restarts, "log_likelihood", iterations=2 if smoke else 30),
         data="blobs",
         steps=min(steps, 20) if smoke else steps,
         report_every=1,

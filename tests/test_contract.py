@@ -154,6 +154,9 @@ def test_law_07_chunk_equals_step_by_step(case, same):
     for _ in range(4):
         state, _ = step(state)
     chunked, _ = jax.jit(chunk(case.algorithm, 4).step)(case.start, source)
+    if hasattr(case.model, "e_step"):  # its sums over all examples may cancel: bounded as means
+        examples = len(jax.tree.leaves(case.batch)[0])
+        chunked, state = (s._replace(opt=jax.tree.map(lambda a: a / examples, s.opt)) for s in (chunked, state))
     same(chunked, state, rtol=2e-4, atol=2e-5)
 
 
@@ -215,9 +218,8 @@ def test_law_12_training_improves(case):
     if hasattr(case.model, "e_step"):
         case.fit(20, report_every=1, hooks=[See()])
         curve = np.array([row.get("log_posterior", row["log_likelihood"]) for row in rows])
-        rounding = 1e-5 * abs(curve[0])
-        assert np.all(np.diff(curve) >= -rounding)
-        assert curve[-1] > curve[0] or np.ptp(curve) < rounding  # k-means may leave nothing to gain
+        assert np.all(np.diff(curve) >= -1e-5 * abs(curve[0]))
+        assert curve[-1] > curve[0]
     elif len(case.model.objectives) == 1:
         case.fit(40, report_every=1, hooks=[See()])
         assert np.mean([r["loss"] for r in rows[-10:]]) < np.mean([r["loss"] for r in rows[:10]])
