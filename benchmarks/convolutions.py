@@ -141,7 +141,7 @@ def main() -> None:
         worst = max(lost, default=(0, None))[1]
         why = "" if worst is None else f"most is lost in {worst.kind} {worst.kernel} of {worst.x}"
         what = f"{', '.join(configs)}: {len(found)} convolutions"
-        report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", "", 0.0, why)
+        report.row(what, mine, "PyTorch, layer by layer", its, ">= 1", why=why)
     if not chosen.only and jax.default_backend() == "cpu":
         report.note(limits(rival))
     elsewhere.process.terminate()

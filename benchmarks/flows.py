@@ -9,6 +9,7 @@ Four layers with networks of two hidden layers of 64; splines of 8 bins on [-4, 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,13 +40,13 @@ from gen_jax.models.flow import Flow
 
 KINDS, SIZES, BATCH, POINTS, WARM = ("realnvp", "maf", "spline"), (2, 16, 64), 512, 4096, 300
 SEEDS, STEPS = 5, 2000  # of the comparison of quality
-SLOW = "XLA on CPUs runs a layer slower inside the loop over depth than written out, which takes longer to compile"
+SLOW = "both are XLA's programs of the same networks, whose products and their gradients take most of a step"
 SPREAD = "its time lies in some 75 loops over the values of a layer, by a trace, none of them above 5 %"
 CHUNK = 20  # steps that are timed together, and that one call of our compiled program takes
 
 
 class Rival(NamedTuple):
-    """What is timed. `train` takes CHUNK steps and returns the last loss."""
+    """What is timed. `train` takes CHUNK steps and returns their mean loss."""
 
     train: Callable[[], float]
     density: Callable[[], Any]
@@ -92,7 +93,8 @@ def ours(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Rival:
 
 
 def flowjax(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Rival:
-    """With the step and the loss of its own `fit_to_data`, whose loop takes a key and a batch per step."""
+    """With the step and the loss of its own `fit_to_data`, whose loop takes a key and a batch per step, from arrays on
+    the device."""
     import equinox as eqx
     import flowjax.bijections as bijections
     import flowjax.flows as flows
@@ -108,11 +110,13 @@ def flowjax(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Riva
     held = list(eqx.partition(flow, eqx.is_inexact_array, is_leaf=lambda a: isinstance(a, paramax.NonTrainable)))
     tx, loss = optax.adam(1e-3), MaximumLikelihoodLoss()
     held += [tx.init(held[0]), jax.random.key(seed + 1)]
-    rng = np.random.default_rng(seed)
+    rng, device = np.random.default_rng(seed), jnp.asarray(x)
+    drawn = jax.jit(lambda x, index: x[index])
+    batches = itertools.cycle([drawn(device, rng.integers(0, len(x), BATCH)) for _ in range(len(x) // BATCH)])
 
     def one():
         held[3], key = jax.random.split(held[3])
-        batch = x[rng.integers(0, len(x), BATCH)]
+        batch = next(batches)
         held[0], held[2], value = step(held[0], held[1], batch, optimizer=tx, opt_state=held[2], loss_fn=loss, key=key)
         return value
 
@@ -121,9 +125,7 @@ def flowjax(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Riva
     seconds = time.perf_counter() - start
 
     def train() -> float:
-        for _ in range(CHUNK):
-            value = one()
-        return float(value)
+        return float(jnp.stack([one() for _ in range(CHUNK)]).mean())
 
     density = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).log_prob(jnp.asarray(points)))
     sample = eqx.filter_jit(lambda params: eqx.combine(params, held[1]).sample(jax.random.key(0), (POINTS,)))
@@ -141,16 +143,18 @@ def zuko(kind: str, size: int) -> Rival:
     device = torch_device()
     flow = make(size, **common, **({} if kind == "maf" else {"passes": 2}), **({"bins": 8} if kind == "spline" else {}))
     flow = flow.to(device)
-    adam = torch.optim.Adam(flow.parameters(), 1e-3)
+    adam = torch.optim.Adam(flow.parameters(), 1e-3, fused=True)
     x = torch.from_numpy(data(size)).to(device)
 
     def train() -> float:
+        losses = []
         for _ in range(CHUNK):
             adam.zero_grad()
             loss = -flow().log_prob(x[torch.randint(len(x), (BATCH,), device=device)]).mean()
             loss.backward()
             adam.step()
-        return float(loss)
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
 
     points = x[:POINTS]
 
@@ -183,8 +187,8 @@ def compare(report: Report, kind: str, size: int) -> None:
     mine, theirs = ours(kind, x, x[:POINTS]), flowjax(kind, x, x[:POINTS])
     other = Elsewhere(__file__, f"zuko/{kind}/{size}")
     train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.ask, "train")}
-    times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
     losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
+    times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
     for name in ("flowjax", "zuko"):
         quality = f"{losses['gen_jax']:.2f} / {losses[name]:.2f} nats"
         why = SLOW if name == "flowjax" and jax.default_backend() == "cpu" else ""
@@ -198,7 +202,7 @@ def compare(report: Report, kind: str, size: int) -> None:
             cells = times["gen_jax"], name, times[name], ">= 1", quality, 0.0
             spread = kind == "spline" and jax.default_backend() == "cpu"
             report.row(f"{use} of {POINTS}, {what}", *cells, SPREAD if spread else "")
-    report.note(f"Seconds to the first step, {what}: gen_jax {mine.compiling:.1f}, flowjax {theirs.compiling:.1f}.")
+    report.fact(f"first step, {what}", mine.compiling / theirs.compiling, "times as long as flowjax's")
     other.process.terminate()
 
 

@@ -33,7 +33,7 @@ from gen_jax.readme import markdown_table
 from gen_jax.sharding import Layout, several_cpu_devices, start_processes
 
 ROUNDS = 7
-LARGEST = ("gmm_digits", "hmm_chorales", "hvae_mnist", "sngan_mnist", "realnvp_mnist")  # of each family
+LARGE = ("gmm_digits", "hmm_chorales", "hvae_mnist", "sngan_mnist", "realnvp_mnist")
 
 
 def problem(name: str, times: int) -> tuple[object, np.ndarray]:
@@ -78,7 +78,7 @@ def seconds(name: str, times: int, processes: int) -> float:
 
 def over_processes(report: Report, name: str) -> None:
     one, strong, weak = (seconds(name, times, processes) for times, processes in ((1, 1), (1, 2), (2, 2)))
-    report.row(f"{name}: the same data over 2 processes", strong, "1 process", one, "", "", 0.0)
+    report.row(f"{name}: the same data over 2 processes", strong, "1 process", one)
     report.fact(f"{name}: efficiency of 2 processes, strong scaling", one / strong / 2, "")
     report.fact(f"{name}: efficiency of 2 processes, weak scaling", one / weak, "")
 
@@ -89,7 +89,7 @@ def over_devices(report: Report) -> None:
         one, *more = (measured(Case(f"configs/{config}.py", devices=n)).p50 for n in numbers)
         for n, found in zip(numbers[1:], more):
             what = f"{config}: a batch divided over {n} devices on the same cores"
-            report.row(what, found, "1 device", one, "", "", 0.0)
+            report.row(what, found, "1 device", one)
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def main() -> None:
     if only in "devices":
         over_devices(report)
     if only in "accelerators":
-        header, rows = table([work(Case(f"configs/{config}.py")) for config in LARGEST])
-        said = "On paper, the largest config of each family on H100s, by the formula of `gen_jax/benchmark/estimate.py`"
+        header, rows = table([work(Case(f"configs/{config}.py")) for config in LARGE])
+        said = "On paper, a large config of each family on H100s, by the formula of `gen_jax/benchmark/estimate.py`"
         report.note(f"{said} ({Cluster()}):\n\n{markdown_table(header, rows)}")
     report.finish()
 

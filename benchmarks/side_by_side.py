@@ -103,9 +103,9 @@ class Report:
         ours: float,
         rival: str,
         theirs: float,
-        target: str,
-        quality: str,
-        compiling: float,
+        target: str = "",
+        quality: str = "",
+        compiling: float = 0.0,
         why: str = "",
     ) -> None:
         """Times in seconds, kept as lists; `quality` says how equal the results are, `why` what a miss comes from."""

@@ -89,7 +89,7 @@ def torch(x: np.ndarray, channels_last: bool, compiled: bool = False) -> Step:
     )
     parts = [part.to(device, memory_format=layout) for part in (encoder, first, rest)]
     parameters = [p for part in parts for p in part.parameters()]
-    adam = torch.optim.Adam(parameters, 1e-3, fused=True if compiled else None)
+    adam = torch.optim.Adam(parameters, 1e-3, fused=True)
     data = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
 
     def loss_of(x):
@@ -154,13 +154,12 @@ def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = F
 
     step = jax.jit(step) if jit else step
     params = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jax.random.key(0))
-    held, stream, rng = [params, tx.init(params), jax.random.key(1)], batches(x, BATCH), np.random.default_rng(0)
+    x = (np.random.default_rng(0).random(x.shape) < x).astype(np.float32) if binarised else x
+    held, stream = [params, tx.init(params), jax.random.key(1)], batches(x, BATCH)
 
     def run():
         held[2], key = jax.random.split(held[2])
-        batch = next(stream)
-        batch = (rng.random(batch.shape) < batch).astype(np.float32) if binarised else batch
-        held[0], held[1], value = step(held[0], held[1], batch, key)
+        held[0], held[1], value = step(held[0], held[1], next(stream), key)
         return value
 
     return run
@@ -186,7 +185,7 @@ def compare(report: Report, what: str, rivals: dict[str, Step], targets: dict[st
     for name, theirs in others:
         quality = f"{losses[mine]:.0f} / {losses[name]:.0f}" if name in losses else ""
         why = "oneDNN's convolutions, see `benchmarks/convolutions.py`" if "Keras" in name else ""
-        report.row(what, own, name, theirs, targets.get(name, ""), quality, 0.0, why)
+        report.row(what, own, name, theirs, targets.get(name, ""), quality, why=why)
 
 
 def throughput(report: Report, config: str, sizes: list[int]) -> None:

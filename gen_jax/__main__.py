@@ -228,7 +228,7 @@ def bench(
     from gen_jax.readme import check_section
     from gen_jax.sharding import several_cpu_devices
 
-    run.check(seconds, out)
+    run.check(seconds, out, compare)
     if devices or scale == ("devices",):
         several_cpu_devices(*(devices or [4]))
     if write:

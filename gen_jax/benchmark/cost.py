@@ -1,7 +1,8 @@
 """Operations and bytes of a compiled step, as XLA counts them, with every turn of a loop counted.
 
 XLA's own analysis counts the body of a loop once, and of a conditional the costliest branch. Here the body of each
-`scan` (and of each `fori_loop` whose bounds are known) is compiled by itself, and what its other turns cost is added.
+`scan` (and of each `fori_loop` whose bounds are known) is compiled by itself, and what its other turns cost is added;
+and of a player who moves on every n-th step only, a step has the n-th part.
 """
 
 from __future__ import annotations
@@ -35,25 +36,26 @@ class Part(NamedTuple):
     counted: int
 
 
-def cost(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
-    """What a traced function costs; `compiled` is its program where there is one already.
+def cost(jaxpr: ClosedJaxpr, compiled: Any = None, every: int = 1) -> Cost:
+    """What a traced function costs; `compiled` is its program where there is one already. Conditionals take their
+    costliest branch once in `every` runs, the cheapest else.
 
     On accelerators operations are counted before the compiler turns products into calls of libraries, which it then
     does not count, and on the CPU beside them, whose backend can; bytes are always those of the compiled program.
     """
-    return _whole(jaxpr, _own(jaxpr, compiled))
+    return _whole(jaxpr, _own(jaxpr, compiled), every)
 
 
-def _whole(jaxpr: ClosedJaxpr, total: Cost) -> Cost:
+def _whole(jaxpr: ClosedJaxpr, total: Cost, every: int) -> Cost:
     """The cost of a function of which `total` was counted."""
-    for part in parts(jaxpr.jaxpr):
+    for part in parts(jaxpr.jaxpr, every):
         if part is None:
             total = total._replace(endless=total.endless + 1)
         elif isinstance(part, Cost):
             total = total.plus(part)
         else:
             once = _own(part.body)
-            total = total.plus(_whole(part.body, once), part.runs).plus(once, -part.counted)
+            total = total.plus(_whole(part.body, once, every), part.runs).plus(once, -part.counted)
     return total
 
 
@@ -77,9 +79,9 @@ def host() -> jax.Device:
         raise UserError(f"operations are counted on the CPU beside the device: name it too, {platforms}") from None
 
 
-def parts(jaxpr: Jaxpr) -> Iterator[Part | Cost | None]:
-    """The outermost loops; None stands for one of unknown length. And what conditionals with loops in them cost beyond
-    what was counted of them: the most of any branch."""
+def parts(jaxpr: Jaxpr, every: int = 1) -> Iterator[Part | Cost | None]:
+    """The outermost loops; None stands for one of unknown length. And what conditionals cost beyond what was counted
+    of them, the most of any branch: for those with loops in them, and those that seldom take the costliest."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "scan":
@@ -89,15 +91,15 @@ def parts(jaxpr: Jaxpr) -> Iterator[Part | Cost | None]:
             yield None
         elif name == "cond":
             branches = params["branches"]
-            if any(True for branch in branches for _ in parts(branch.jaxpr)):
+            if every > 1 or any(True for branch in branches for _ in parts(branch.jaxpr)):
                 once = [_own(branch) for branch in branches]
-                costliest = max(map(_whole, branches, once), key=lambda found: found.flops)
+                whole = sorted(_whole(branch, its, every) for branch, its in zip(branches, once))
                 counted = Cost(max(c.flops for c in once), max(c.bytes for c in once))
-                yield costliest.plus(counted, -1)
+                yield whole[0].plus(whole[0], -1 / every).plus(whole[-1], 1 / every).plus(counted, -1)
         else:
             for value in params.values():
                 for inner in value if isinstance(value, (tuple, list)) else [value]:
-                    yield from parts(_jaxpr(inner)) if _jaxpr(inner) else ()
+                    yield from parts(_jaxpr(inner), every) if _jaxpr(inner) else ()
 
 
 def _jaxpr(value: Any) -> Jaxpr | None:

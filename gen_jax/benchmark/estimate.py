@@ -88,7 +88,7 @@ def table(found: Sequence[Work], cluster: Cluster = Cluster()) -> tuple[list[str
         "config",
         "batch per device",
         "FLOPs per device",
-        "summed",
+        "all-reduced",
         *(f"efficiency of {n:,}" for n in ACCELERATORS),
     ]
     header.append(f"batch per device for 90 % at {ACCELERATORS[-1]:,}")
@@ -97,7 +97,7 @@ def table(found: Sequence[Work], cluster: Cluster = Cluster()) -> tuple[list[str
             w.config,
             f"{w.batch:,}",
             f"{w.flops:.3g}",
-            f"{w.moved / 1e6:.3g} MB",
+            f"{w.moved / 1e6:.3g} MB" if w.moved >= 1e6 else f"{w.moved / 1e3:.3g} kB",
             *(f"{100 * w.efficiency(n, cluster):.1f} %" for n in ACCELERATORS),
             f"{w.batch_for(0.9, ACCELERATORS[-1], cluster):,}",
         ]

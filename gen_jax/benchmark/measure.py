@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -69,7 +69,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one case. Times are in seconds, of one step where nothing else is said; None is what is not known."""
+    """Of one case. Times are in seconds, of one step where nothing else is said; None is what is not known. Where a
+    player moves on every n-th step only, a step is the mean of n."""
 
     config: str
     model: str
@@ -167,14 +168,16 @@ def products_in(dtype: str | None) -> Any:
 
 
 def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
-    """The experiment of a case, laid out on its devices, and its data; where the batch is larger, examples repeat."""
+    """The experiment of a case, laid out on its devices, and its data; of too few, some repeat."""
     experiment = case.experiment()
     data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
     size = len(data[experiment.train]["x"])
-    if experiment.batch and experiment.batch > size:
+    whole = case.loaded().build().batch is None  # a step is of all examples: of another number of them, too
+    if experiment.batch and (whole or experiment.batch > size):
         index = np.arange(experiment.batch) % size
-        repeated = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
-        data, experiment = replace(data, splits={"repeated": repeated}), replace(experiment, train="repeated")
+        taken = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
+        data = replace(data, splits={"taken": taken})
+        experiment = replace(experiment, train="taken", batch=None if whole else experiment.batch)
     return experiment, experiment.source(data)
 
 
@@ -191,12 +194,14 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     compiling = time.perf_counter() - end
     memory = compiled.memory_analysis()
     if chunk == 1 and case.devices == 1:
-        spent = cost(traced.jaxpr, compiled)
+        spent = cost(traced.jaxpr, compiled, seldom(experiment.model))
     else:  # of the plain step on one device: a chunk's length is not known to the program, nor the whole to one part
         view = jax.eval_shape(lambda source: source, ready.source.example())
         step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
-        spent = cost(jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view))
-    times = list(calls(ready, chunk, seconds))
+        jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
+        spent = cost(jaxpr, None, seldom(experiment.model))
+    cycle = math.lcm(*every(experiment.model), chunk) // chunk  # calls after which every player has moved as often
+    times = np.convolve(list(calls(ready, chunk, seconds, 4 + cycle)), np.full(cycle, 1 / cycle), "valid")
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
     maker, x = known(dtype), batch["x"]
@@ -211,9 +216,9 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         tracing=middle - start,
         lowering=end - middle,
         compiling=compiling,
-        p50=statistics.median(times),
+        p50=float(np.median(times)),
         p95=float(np.percentile(times, 95)),
-        steps=len(times) * chunk,
+        steps=(len(times) + cycle - 1) * chunk,
         tokens=x.shape[0] * x.shape[1] if isinstance(experiment.model, HMM) else None,
         memory=needs,
         flops=spent.flops,
@@ -231,14 +236,25 @@ def turns(chunk: int) -> Any:
     return 1 if chunk == 1 else np.int32(chunk)
 
 
-def calls(ready: Program, chunk: int, seconds: float) -> Iterator[float]:
-    """Seconds per step from the end of a call to the end of the next, at least five times, after some to warm up.
+def every(model: Any) -> list[int]:
+    """On every how manieth step the players move."""
+    return [objective.every for objective in getattr(model, "objectives", ())]
+
+
+def seldom(model: Any) -> int:
+    """On every how manieth step the players move that do not on every one: 1 if there are none, or not all alike."""
+    found = set(every(model)) - {1}
+    return found.pop() if len(found) == 1 else 1
+
+
+def calls(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
+    """Seconds per step from the end of a call to the end of the next, at least `least` times, after some to warm up.
 
     As in the loop, the next calls are under way by then, and what a source takes to make batches counts.
     """
     state, totals, step = ready.state, ready.zeros(), int(ready.state.step)
     running, ends, begin = deque(), [], time.perf_counter()
-    while len(ends) < 8 or time.perf_counter() - begin < seconds:
+    while len(ends) < least + 3 or time.perf_counter() - begin < seconds:
         window = ready.source.window(step, chunk)
         state, totals, token = ready.advance(state, totals, window, turns(chunk))
         running.append(token)

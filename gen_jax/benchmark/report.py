@@ -192,14 +192,15 @@ def against(found: Sequence[Measurement], earlier: Mapping[str, Any]) -> Cells:
     rows = []
     for m in found:
         old = before.get(tuple(getattr(m, name) for name in KEY))
+        case = [f"{getattr(m, name)}" for name in KEY]
         if old is None:
-            rows.append([m.config, f"{m.batch:,}", "—", _time(m.p50), "", "not measured then"])
+            rows.append([*case, "—", _time(m.p50), "", "not measured then"])
             continue
         slower = m.p50 > max(1.1 * old["p50"], old["p95"])
         faster = old["p50"] > max(1.1 * m.p50, m.p95)
         said = "slower" if slower else "faster" if faster else "the same"
-        rows.append([m.config, f"{m.batch:,}", _time(old["p50"]), _time(m.p50), f"{m.p50 / old['p50']:.2f}x", said])
-    return ["config", "batch", "step p50 then", "now", "ratio", "verdict"], rows
+        rows.append([*case, _time(old["p50"]), _time(m.p50), f"{m.p50 / old['p50']:.2f}x", said])
+    return [*KEY, "step p50 then", "now", "ratio", "verdict"], rows
 
 
 def _time(seconds: float) -> str:

@@ -109,9 +109,11 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
-    plots.roofline(rows, machine()).savefig(out / "roofline.png")
+    pictures = {"roofline": plots.roofline(rows, machine())}
     if scale and scale[0] in ("batch", "devices"):
-        plots.scaling(rows, scale[0], machine()).savefig(out / f"scale_{scale[0]}.png")
+        pictures[f"scale_{scale[0]}"] = plots.scaling(rows, scale[0], machine())
+    for name, figure in pictures.items():
+        figure.savefig(out / f"{name}.png")
     traces = []
     if profile:
         seen = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
@@ -127,7 +129,8 @@ def bench(
         console.print(report.drawn(title, cells))
     text = report.told(machine(), shown)
     (out / "bench.md").write_text(report.told(machine(), [*shown, *costliest]) + "\n")
-    print("written:", *sorted(str(path) for path in out.iterdir()))
+    files = ["bench.json", "bench.md", *(f"{name}.png" for name in pictures), *["profile"] * profile]
+    print("written:", *(str(out / name) for name in files))
     if write:
         write_section(*write, text)
     if failed:
@@ -135,9 +138,13 @@ def bench(
     return rows
 
 
-def check(seconds: float, out: Path) -> None:
+def check(seconds: float, out: Path, compare: Path | None = None) -> None:
     """What can be wrong with the command line beside the cases; JAX does not begin here."""
     if not 0 < seconds <= 600:
         raise UserError(f"--seconds must be above 0 and at most 600, got {seconds}")
     if any(path.is_file() for path in (out, *out.parents)):
         raise UserError(f"--out {out}: a file is in the way, name a folder")
+    if compare and compare.resolve() == (out / "bench.json").resolve():
+        raise UserError(
+            f"--compare {compare} is what this run would write over: give it another folder, --out runs/now"
+        )

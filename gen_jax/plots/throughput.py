@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def roofline(found: Sequence[Measurement], title: str) -> Figure:
     """Each step by its FLOPs per byte and its FLOP/s, under the roof of the measured peaks (Williams et al. 2009).
 
-    The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones.
+    The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones, so that
+    a step can lie above the lower one.
     """
     figure, (axis,) = panels(1)
     figure.set_size_inches(9, 6)
@@ -28,18 +29,23 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
     low = min(x for x, _ in points) / 3
     high = 3 * max(peak / min(slopes), max(x for x, _ in points))
     x = np.geomspace(low, high, 200)
-    for slope, style in sorted({(min(slopes), "-"), (max(slopes), "--")}):
-        axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1)
-        axis.annotate(f"{slope / 1e9:.0f} GB/s", (x[3], slope * x[3]), color="grey", fontsize=8, ha="left", va="bottom")
+    for slope, style, where in ((min(slopes), "-", "largest"), (max(slopes), "--", "smallest"))[: len(set(slopes))]:
+        roof = f"copies at {slope / 1e9:.0f} GB/s, of the {where} working set"
+        axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1, label=roof)
     axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="grey", fontsize=8, ha="right", va="bottom")
     colours = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
     for bound, colour in colours.items():
-        chosen = [point for point, m in zip(points, found) if m.roofline[0] == bound]
-        axis.scatter(*(zip(*chosen) if chosen else ((), ())), s=18, color=colour, label=f"bound by {bound}")
-    for point, m in zip(points, found):
+        if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
+            axis.scatter(*zip(*chosen), s=18, color=colour, label=f"bound by {bound}")
+    taken: list[tuple[float, float]] = []  # places of names, in widths and heights of one
+    for point, m in sorted(zip(points, found), key=lambda pair: pair[0][1]):
         several = sum(other.config == m.config for other in found) > 1
         name = f"{m.config}, {m.batch:,}" if several else m.config
-        axis.annotate(name, point, fontsize=6.5, xytext=(4, 2), textcoords="offset points")
+        across, up = (8 * np.log10(value / least) for value, least in zip(point, (low, peak)))
+        while any(abs(across - a) < 2.2 and abs(up - b) < 0.45 for a, b in taken):
+            up += 0.1
+        taken.append((across, up))
+        axis.annotate(name, point, (point[0] * 1.07, peak * 10 ** (up / 8)), fontsize=6.5)
     axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
     axis.legend(fontsize=8, loc="lower right")
     return figure
@@ -56,8 +62,12 @@ def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
         for one in dict.fromkeys(kind(m) for m in found):
             line = sorted((getattr(m, along), value(m)) for m in found if kind(m) == one)
             axis.plot(*zip(*line), "o-", markersize=3, label=", ".join(one))
+        low, high = axis.get_ylim()
+        sizes = sorted({getattr(m, along) for m in found})
         axis.set_xscale("log", base=2)
-        axis.set(yscale="log", xlabel=along, ylabel=name)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)
+        axis.set(yscale="log", ylim=(min(low, high / 10), high) if low > 0 else None, xlabel=along, ylabel=name)
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

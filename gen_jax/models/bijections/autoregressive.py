@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.models.bijections.conditioners import Masked
-from gen_jax.models.bijections.coupling import groups
+from gen_jax.models.bijections.coupling import move
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, check_vectors
 from gen_jax.models.likelihoods import of_each_example
@@ -33,21 +33,21 @@ class MaskedAutoregressive(Layer):
         return self._module.init(key, x, context)["params"]
 
     def inverse(self, params, x, context=None):
-        z, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
+        z, log_slopes = move(self.transformer.forward, self._raw(params, x, context), x)
         return z, of_each_example(log_slopes)
 
     def forward(self, params, z, context=None):
         def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
-            new = self.transformer.inverse(self._raw(params, x, context), z)[0]
+            new = move(self.transformer.inverse, self._raw(params, x, context), z)[0]
             return jnp.where(jnp.arange(z.shape[-1]) == i, new, x)
 
         x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
-        _, log_slopes = self.transformer.forward(self._raw(params, x, context), x)
+        _, log_slopes = move(self.transformer.forward, self._raw(params, x, context), x)
         return x, -of_each_example(log_slopes)
 
     @property
     def _module(self) -> nn.Module:
         return Masked(self.transformer.outputs, self.hidden, self.activation)
 
-    def _raw(self, params, x, context) -> list[Array]:
-        return groups(self._module.apply({"params": params}, x, context), self.transformer.outputs)
+    def _raw(self, params, x, context) -> Array:
+        return self._module.apply({"params": params}, x, context)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from gen_jax.core import PyTree
 from gen_jax.models.bijections.conditioners import Dense
@@ -17,6 +19,7 @@ from gen_jax.models.bijections.layer import Layer, Mapped
 from gen_jax.models.likelihoods import of_each_example
 
 Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
+VECTOR = 16  # float32 numbers that a CPU takes at once: loops over shorter rows, of many arrays, go number by number
 
 
 class _Moving(Layer):
@@ -55,7 +58,7 @@ class Coupling(_Moving):
     def _map(self, f, params, x, context):
         kept, moved = halves(x)
         raw = self._module(moved).apply({"params": params}, kept, *_given(context))
-        moved, log_slopes = f(groups(raw, self.transformer.outputs), moved)
+        moved, log_slopes = move(f, raw, moved)
         return jnp.concatenate([kept, moved], axis=-1), of_each_example(log_slopes)
 
 
@@ -75,13 +78,23 @@ class Checkerboard(_Moving):
     def _map(self, f, params, x, context):
         moves = ((np.indices(x.shape[1:3]).sum(axis=0) + self.odd) % 2 == 1)[None, :, :, None]
         raw = self._module(x).apply({"params": params}, jnp.where(moves, 0, x), *_given(context))
-        y, log_slopes = f(groups(raw, self.transformer.outputs), x)
+        y, log_slopes = move(f, raw, x)
         return jnp.where(moves, y, x), of_each_example(jnp.where(moves, log_slopes, 0))
 
 
-def groups(raw: Array, n: int) -> list[Array]:
-    """(..., n * size) -> n arrays (..., size): a split, whose gradient is a concatenation, not a sum."""
-    return lax.split(raw, [raw.shape[-1] // n] * n, axis=raw.ndim - 1)
+def move(f: Callable[[Sequence[Array], Array], tuple[Array, Array]], raw: Array, x: Array) -> tuple[Array, Array]:
+    """Values (..., D) and log-slopes by a direction of a transformer with n parameters (..., n * D), group by group."""
+    size = x.shape[-1]
+    n = raw.shape[-1] // size
+    if n <= 2 or size >= VECTOR or jax.default_backend() != "cpu":
+        return f(lax.split(raw, [size] * n, axis=raw.ndim - 1), x)
+    raw, rows = (_rows_first(a.reshape(-1, a.shape[-1]).T) for a in (raw, x))
+    return tuple(_rows_first(a).T.reshape(x.shape) for a in f(lax.split(raw, [size] * n), rows))
+
+
+def _rows_first(a: Array) -> Array:
+    """In memory too, where a transposed array would else be read with strides."""
+    return with_layout_constraint(a, Layout((0, 1)))
 
 
 def halves(x: Array) -> list[Array]:
