@@ -126,7 +126,9 @@ def environment() -> dict[str, Any]:
     packages = ("jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)README.md", ":(top,exclude)benchmarks/results")
+        ),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),

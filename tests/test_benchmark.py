@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 
 from gen_jax import __main__ as tools
-from gen_jax.benchmark import device, report, run
+from gen_jax.benchmark import device, measure, report, run
 from gen_jax.benchmark.closed_form import products
 from gen_jax.benchmark.cost import cost
 from gen_jax.benchmark.estimate import Cluster, Work, reduced_bytes, work
@@ -28,8 +28,8 @@ N = 64
 PRODUCT = 2 * N**3
 
 
-def flops(f, *arguments):
-    return cost(jax.jit(f).trace(*arguments).jaxpr)
+def flops(f, *arguments, every=1):
+    return cost(jax.jit(f).trace(*arguments).jaxpr, every=every)
 
 
 def test_every_turn_of_a_loop_is_counted():
@@ -114,6 +114,38 @@ def test_a_divided_step_counts_as_the_whole():
     assert two.flops == pytest.approx(one.flops, rel=0.05) and two.bytes == pytest.approx(one.bytes, rel=0.1)
     header, rows = report.division([one, two])
     assert [row[header.index("devices")] for row in rows] == ["1", "2"] and rows[0][-1] == "100 %"
+
+
+def test_a_branch_that_is_seldom_taken_counts_so_often():
+    x = jnp.ones((N, N))
+    step = lambda p, x: lax.cond(p, lambda x: x @ x @ x @ x @ x, lambda x: x, x) @ x
+    assert flops(step, True, x).flops == pytest.approx(5 * PRODUCT, rel=0.01)
+    assert flops(step, True, x, every=4).flops == pytest.approx(2 * PRODUCT, rel=0.01)
+    loop = lambda p, x: lax.fori_loop(0, 3, lambda i, c: step(p, c), x)
+    assert flops(loop, True, x, every=4).flops == pytest.approx(6 * PRODUCT, rel=0.02)
+
+
+def test_a_step_is_the_mean_of_the_turns_of_all_players():
+    """`sngan_mnist` trains its generator on every fifth step: no such step, nor one without it, is the step."""
+    experiment, source = lay_out(Case("configs/sngan_mnist.py"))
+    assert measure.seldom(experiment.model) == 5 and max(measure.every(experiment.model)) == 5
+    np.testing.assert_allclose(measure.means([1, 1, 1, 1, 6, 1, 1, 1, 1, 6], 5), np.full(6, 2.0))
+    assert measure.seldom(lay_out(Case("configs/vae_digits.py"))[0].model) == 1
+
+
+def test_a_batch_of_all_examples_is_all_of_them():
+    """EM takes all examples as one batch: the same number of them is the same step, and another one of its kind."""
+    own = measured(Case("configs/gmm_blobs.py"), 0.05)
+    same = measured(Case("configs/gmm_blobs.py", batch=own.batch), 0.05)
+    half = measured(Case("configs/gmm_blobs.py", batch=own.batch // 2), 0.05)
+    assert (own.flops, own.memory) == (same.flops, same.memory)
+    assert half.flops == pytest.approx(own.flops / 2, rel=0.1)
+
+
+def test_a_run_does_not_write_over_what_it_is_compared_with(tmp_path):
+    run.check(1.0, tmp_path / "now", tmp_path / "bench.json")
+    with pytest.raises(UserError, match="write over"):
+        run.check(1.0, tmp_path, tmp_path / "bench.json")
 
 
 def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):

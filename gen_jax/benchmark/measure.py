@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
         spent = cost(jaxpr, None, seldom(experiment.model))
     cycle = math.lcm(*every(experiment.model), chunk) // chunk  # calls after which every player has moved as often
-    times = np.convolve(list(calls(ready, chunk, seconds, 4 + cycle)), np.full(cycle, 1 / cycle), "valid")
+    times = means(list(calls(ready, chunk, seconds, 4 + cycle)), cycle)
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
     maker, x = known(dtype), batch["x"]
@@ -229,6 +229,11 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         peak_bandwidth=apart * copy_bandwidth(needs),
         known_flops=maker and apart * maker.flops,
     )
+
+
+def means(times: Sequence[float], n: int) -> np.ndarray:
+    """Of every n times that follow each other."""
+    return np.convolve(times, np.full(n, 1 / n), "valid")
 
 
 def turns(chunk: int) -> Any:

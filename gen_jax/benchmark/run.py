@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from gen_jax import plots
@@ -69,6 +72,24 @@ def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
     raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
 
 
+@contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Within, a step that is timed and then traced is compiled once; programs kept by other runs are not used."""
+
+    def keep(folder: str | None) -> None:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+    before = jax.config.jax_compilation_cache_dir
+    with tempfile.TemporaryDirectory() as folder:
+        keep(folder)
+        try:
+            yield
+        finally:
+            keep(before)
+
+
+@_compiled_once()
 def bench(
     found: Sequence[Case],
     scale: Sequence[str] = (),

@@ -135,12 +135,13 @@ class Stack(Around):
     """`depth` layers of one kind, each with parameters of its own, as a loop.
 
     unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
-    many, however deep the stack is. With 1, on CPUs, layers run at down to half the speed of 2, and 4 gains no more.
+    many, however deep the stack is. On CPUs a loop stores what its gradient needs slowly: 1 takes up to twice as long
+    as 2, and 2 up to 1.6 times as long as 4; a stack of no more layers than that is no loop at all.
     """
 
     layer: Layer
     depth: int
-    unroll: int = 2
+    unroll: int = 4
 
     def __post_init__(self):
         if min(self.depth, self.unroll) < 1:
