@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from gen_jax.core import State
 from gen_jax.errors import UserError
@@ -31,7 +31,7 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
         raise UserError("a manifold is drawn of two latent dimensions or more: take `traversals`")
     context = getattr(model, "context", None)
     given = {name: jnp.repeat(a, n * n, axis=0) for name, a in context.example(1).items()} if context else None
-    steps = norm.ppf(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
+    steps = ndtri(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
     across, up = np.meshgrid(steps, steps[::-1])
     z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel()).at[:, 1].set(up.ravel())
     images = np.asarray(jax.jit(lambda z: model.decode(state, z, given).mean())(z))
