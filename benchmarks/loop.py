@@ -22,7 +22,7 @@ import optax
 from side_by_side import ROOT, Report, Seconds, beside, in_turns
 
 from gen_jax.algorithms import descent
-from gen_jax.benchmark.measure import Case, calls, measured
+from gen_jax.benchmark.measure import Case, calls, measured, programs_kept
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import Mean, Objective, fold
 from gen_jax.data import Resident, load
@@ -139,10 +139,8 @@ def start_up() -> dict[str, float]:
 
 def main() -> None:
     report = Report("loop")
-    with tempfile.TemporaryDirectory() as folder:  # or every run of `fit` would wait for the compiler again
-        jax.config.update("jax_compilation_cache_dir", folder)
+    with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):  # of every run of `fit` anew
         steps(report)
-        jax.config.update("jax_compilation_cache_dir", None)
     pipeline(report)
     for (what, seconds), target in zip(start_up().items(), ("< 2", "< 20", "< 8")):
         report.fact(what, seconds, "s", target)

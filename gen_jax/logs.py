@@ -122,7 +122,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What else decides a run's numbers: commit, versions, machine, devices."""
+    """What else decides a run's numbers: commit, versions, machine, devices. Changes of README.md and of records of
+    benchmarks are none."""
     packages = ("jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     return {
         "commit": _git("rev-parse", "HEAD"),

@@ -125,12 +125,13 @@ def test_a_branch_that_is_seldom_taken_counts_so_often():
     assert flops(loop, True, x, every=4).flops == pytest.approx(6 * PRODUCT, rel=0.02)
 
 
-def test_a_step_is_the_mean_of_the_turns_of_all_players():
-    """`sngan_mnist` trains its generator on every fifth step: no such step, nor one without it, is the step."""
-    experiment, source = lay_out(Case("configs/sngan_mnist.py"))
-    assert measure.seldom(experiment.model) == 5 and max(measure.every(experiment.model)) == 5
-    np.testing.assert_allclose(measure.means([1, 1, 1, 1, 6, 1, 1, 1, 1, 6], 5), np.full(6, 2.0))
-    assert measure.seldom(lay_out(Case("configs/vae_digits.py"))[0].model) == 1
+@pytest.mark.parametrize("chunk, steps", [(1, 15), (3, 45)])
+def test_a_step_is_the_mean_of_the_turns_of_all_players(chunk, steps, monkeypatch):
+    """`wgan_gp_digits` trains its generator on every third step: no such step, nor one without it, is the step."""
+    times = [1, 1, 4] * 5 if chunk == 1 else [2] * 15
+    monkeypatch.setattr(measure, "calls", lambda *arguments: iter(times))
+    found = measured(Case("configs/wgan_gp_digits.py", chunk=chunk))
+    assert (found.p50, found.p95, found.steps) == (pytest.approx(2), pytest.approx(2), steps)
 
 
 def test_a_batch_of_all_examples_is_all_of_them():

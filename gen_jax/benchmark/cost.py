@@ -2,7 +2,7 @@
 
 XLA's own analysis counts the body of a loop once, and of a conditional the costliest branch. Here the body of each
 `scan` (and of each `fori_loop` whose bounds are known) is compiled by itself, and what its other turns cost is added;
-and of a player who moves on every n-th step only, a step has the n-th part.
+and where players move on every n-th step only, all on the same, a step has the n-th part of that.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
 
 def cost(jaxpr: ClosedJaxpr, compiled: Any = None, every: int = 1) -> Cost:
-    """What a traced function costs; `compiled` is its program where there is one already. Conditionals take their
-    costliest branch once in `every` runs, the cheapest else.
+    """What a traced function costs; `compiled` is its program where there is one already. The outermost
+    conditionals take their costliest branch once in `every` runs, otherwise the cheapest.
 
     On accelerators operations are counted before the compiler turns products into calls of libraries, which it then
     does not count, and on the CPU beside them, whose backend can; bytes are always those of the compiled program.
@@ -46,7 +46,7 @@ def cost(jaxpr: ClosedJaxpr, compiled: Any = None, every: int = 1) -> Cost:
     return _whole(jaxpr, _own(jaxpr, compiled), every)
 
 
-def _whole(jaxpr: ClosedJaxpr, total: Cost, every: int) -> Cost:
+def _whole(jaxpr: ClosedJaxpr, total: Cost, every: int = 1) -> Cost:
     """The cost of a function of which `total` was counted."""
     for part in parts(jaxpr.jaxpr, every):
         if part is None:
@@ -93,9 +93,10 @@ def parts(jaxpr: Jaxpr, every: int = 1) -> Iterator[Part | Cost | None]:
             branches = params["branches"]
             if every > 1 or any(True for branch in branches for _ in parts(branch.jaxpr)):
                 once = [_own(branch) for branch in branches]
-                whole = sorted(_whole(branch, its, every) for branch, its in zip(branches, once))
+                whole = sorted(map(_whole, branches, once))
                 counted = Cost(max(c.flops for c in once), max(c.bytes for c in once))
-                yield whole[0].plus(whole[0], -1 / every).plus(whole[-1], 1 / every).plus(counted, -1)
+                mean = [a + (b - a) / every for a, b in zip(whole[0], whole[-1])]
+                yield Cost(*mean[:2], max(its.endless for its in whole)).plus(counted, -1)
         else:
             for value in params.values():
                 for inner in value if isinstance(value, (tuple, list)) else [value]:

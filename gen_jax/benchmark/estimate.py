@@ -19,7 +19,7 @@ import jax
 
 from gen_jax.benchmark.closed_form import products
 from gen_jax.benchmark.cost import cost
-from gen_jax.benchmark.measure import Case, lay_out
+from gen_jax.benchmark.measure import Case, cadence, lay_out
 from gen_jax.core import State
 from gen_jax.loop import abstract_state
 
@@ -71,7 +71,7 @@ def work(case: Case, flops: float | None = None, data_dir: Path | None = None) -
     flops = (
         flops
         or products(experiment.model, batch)
-        or cost(jax.make_jaxpr(experiment.algorithm.step)(state, batch)).flops
+        or cost(jax.make_jaxpr(experiment.algorithm.step)(state, batch), every=cadence(experiment.model)).flops
     )
     source.close()
     return Work(Path(case.config).stem, len(batch["x"]), flops, reduced_bytes(state))

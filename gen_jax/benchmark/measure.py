@@ -6,12 +6,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax.benchmark.closed_form import products
 from gen_jax.benchmark.cost import cost
@@ -161,6 +163,22 @@ def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> 
             ready.source.close()
 
 
+@contextmanager
+def programs_kept(folder: Path) -> Iterator[None]:
+    """A context in which programs that take a second and more to compile are kept in this folder, and found there."""
+
+    def use(path: str | None) -> None:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", path)
+
+    before = jax.config.jax_compilation_cache_dir
+    use(str(folder))
+    try:
+        yield
+    finally:
+        use(before)
+
+
 def products_in(dtype: str | None) -> Any:
     """A context in which accelerators round the inputs of products, for "bfloat16"."""
     rounded = dtype == "bfloat16" and jax.default_backend() != "cpu"
@@ -168,11 +186,14 @@ def products_in(dtype: str | None) -> Any:
 
 
 def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
-    """The experiment of a case, laid out on its devices, and its data; of too few, some repeat."""
+    """The experiment of a case, laid out on its devices, and its data, which repeat where they are fewer than a batch.
+
+    Where the config takes all examples as one batch, a case's batch is a data set of that size.
+    """
     experiment = case.experiment()
     data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
     size = len(data[experiment.train]["x"])
-    whole = case.loaded().build().batch is None  # a step is of all examples: of another number of them, too
+    whole = case.loaded().build().batch is None
     if experiment.batch and (whole or experiment.batch > size):
         index = np.arange(experiment.batch) % size
         taken = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
@@ -194,13 +215,13 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     compiling = time.perf_counter() - end
     memory = compiled.memory_analysis()
     if chunk == 1 and case.devices == 1:
-        spent = cost(traced.jaxpr, compiled, seldom(experiment.model))
+        spent = cost(traced.jaxpr, compiled, cadence(experiment.model))
     else:  # of the plain step on one device: a chunk's length is not known to the program, nor the whole to one part
         view = jax.eval_shape(lambda source: source, ready.source.example())
         step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
         jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
-        spent = cost(jaxpr, None, seldom(experiment.model))
-    cycle = math.lcm(*every(experiment.model), chunk) // chunk  # calls after which every player has moved as often
+        spent = cost(jaxpr, None, cadence(experiment.model))
+    cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls after which every player has moved as often
     times = means(list(calls(ready, chunk, seconds, 4 + cycle)), cycle)
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
@@ -232,7 +253,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
 
 
 def means(times: Sequence[float], n: int) -> np.ndarray:
-    """Of every n times that follow each other."""
+    """Of every n consecutive times."""
     return np.convolve(times, np.full(n, 1 / n), "valid")
 
 
@@ -241,14 +262,14 @@ def turns(chunk: int) -> Any:
     return 1 if chunk == 1 else np.int32(chunk)
 
 
-def every(model: Any) -> list[int]:
-    """On every how manieth step the players move."""
+def cadences(model: Any) -> list[int]:
+    """n of each objective that is taken on every n-th step."""
     return [objective.every for objective in getattr(model, "objectives", ())]
 
 
-def seldom(model: Any) -> int:
-    """On every how manieth step the players move that do not on every one: 1 if there are none, or not all alike."""
-    found = set(every(model)) - {1}
+def cadence(model: Any) -> int:
+    """The one cadence above 1; 1 where there is none, or several."""
+    found = set(cadences(model)) - {1}
     return found.pop() if len(found) == 1 else 1
 
 

@@ -6,22 +6,20 @@ import gc
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from gen_jax import plots
 from gen_jax.benchmark import report
 from gen_jax.benchmark.cost import host
 from gen_jax.benchmark.estimate import Cluster, table, work
-from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured
+from gen_jax.benchmark.measure import Case, Measurement, lay_out, measured, programs_kept
 from gen_jax.benchmark.report import Cells
-from gen_jax.benchmark.trace import traced
+from gen_jax.benchmark.trace import Trace, traced
 from gen_jax.errors import UserError
 from gen_jax.logs import machine
 from gen_jax.readme import write_section
@@ -72,24 +70,6 @@ def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
     raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
 
 
-@contextmanager
-def _compiled_once() -> Iterator[None]:
-    """Within, a step that is timed and then traced is compiled once; programs kept by other runs are not used."""
-
-    def keep(folder: str | None) -> None:
-        compilation_cache.reset_cache()
-        jax.config.update("jax_compilation_cache_dir", folder)
-
-    before = jax.config.jax_compilation_cache_dir
-    with tempfile.TemporaryDirectory() as folder:
-        keep(folder)
-        try:
-            yield
-        finally:
-            keep(before)
-
-
-@_compiled_once()
 def bench(
     found: Sequence[Case],
     scale: Sequence[str] = (),
@@ -106,15 +86,19 @@ def bench(
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
     rows, done, failed = [], [], []
+    seen: dict[int, Trace] = {}  # of which row
     full: dict[Case, int | None] = {}  # the first batch that does not fit, of what else the case says
     for case in found:
         alike = replace(case, batch=None)
         if alike in full:
             continue
         try:
-            rows.append(measured(case, seconds, data_dir))
-            print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
-            done.append(case)
+            with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):
+                rows.append(measured(case, seconds, data_dir))
+                done.append(case)
+                print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
+                if profile:
+                    seen[len(rows) - 1] = traced(case, out / "profile" / rows[-1].config, data_dir)
         except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
             if "RESOURCE_EXHAUSTED" in str(error) and scale[:1] == ("batch",):
                 full[alike] = case.batch
@@ -135,10 +119,7 @@ def bench(
         pictures[f"scale_{scale[0]}"] = plots.scaling(rows, scale[0], machine())
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png")
-    traces = []
-    if profile:
-        seen = [traced(case, out / "profile" / m.config, data_dir) for case, m in zip(done, rows)]
-        traces = list(zip(report.names(rows), seen))
+    traces = [(name, seen[i]) for i, name in enumerate(report.names(rows)) if i in seen]
     too_large = [
         [Path(case.config).stem, str(case.chunk or ""), case.dtype or "", f"{batch:,}"] for case, batch in full.items()
     ]

@@ -29,24 +29,26 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
     low = min(x for x, _ in points) / 3
     high = 3 * max(peak / min(slopes), max(x for x, _ in points))
     x = np.geomspace(low, high, 200)
-    for slope, style, where in ((min(slopes), "-", "largest"), (max(slopes), "--", "smallest"))[: len(set(slopes))]:
-        roof = f"copies at {slope / 1e9:.0f} GB/s, of the {where} working set"
+    for slope, style, which in ((min(slopes), "-", "slowest"), (max(slopes), "--", "fastest"))[: len(set(slopes))]:
+        roof = f"{which} copy in a step's working set, {slope / 1e9:.0f} GB/s"
         axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1, label=roof)
     axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="grey", fontsize=8, ha="right", va="bottom")
     colours = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
     for bound, colour in colours.items():
         if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
             axis.scatter(*zip(*chosen), s=18, color=colour, label=f"bound by {bound}")
-    taken: list[tuple[float, float]] = []  # places of names, in widths and heights of one
+    axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
+    taken: list[np.ndarray] = []  # where names begin, in points
     for point, m in sorted(zip(points, found), key=lambda pair: pair[0][1]):
         several = sum(other.config == m.config for other in found) > 1
         name = f"{m.config}, {m.batch:,}" if several else m.config
-        across, up = (8 * np.log10(value / least) for value, least in zip(point, (low, peak)))
-        while any(abs(across - a) < 2.2 and abs(up - b) < 0.45 for a, b in taken):
-            up += 0.1
-        taken.append((across, up))
-        axis.annotate(name, point, (point[0] * 1.07, peak * 10 ** (up / 8)), fontsize=6.5)
-    axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
+        begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
+        up = 0
+        while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
+            up += 1
+        taken.append(begin + (0, up))
+        line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5} if up > 4 else None
+        axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6.5, arrowprops=line)
     axis.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -68,6 +70,7 @@ def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)
         axis.set(yscale="log", ylim=(min(low, high / 10), high) if low > 0 else None, xlabel=along, ylabel=name)
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

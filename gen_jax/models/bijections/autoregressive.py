@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
+from gen_jax.core import PyTree
 from gen_jax.models.bijections.conditioners import Masked
 from gen_jax.models.bijections.coupling import move
 from gen_jax.models.bijections.elementwise import Affine, Transformer
-from gen_jax.models.bijections.layer import Layer, check_vectors
+from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
 from gen_jax.models.likelihoods import of_each_example
 
 
@@ -33,21 +34,23 @@ class MaskedAutoregressive(Layer):
         return self._module.init(key, x, context)["params"]
 
     def inverse(self, params, x, context=None):
-        z, log_slopes = move(self.transformer.forward, self._raw(params, x, context), x)
+        z, log_slopes = self._move(self.transformer.forward, params, x, context, x)
         return z, of_each_example(log_slopes)
 
     def forward(self, params, z, context=None):
         def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
-            new = move(self.transformer.inverse, self._raw(params, x, context), z)[0]
+            new = self._move(self.transformer.inverse, params, x, context, z)[0]
             return jnp.where(jnp.arange(z.shape[-1]) == i, new, x)
 
         x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
-        _, log_slopes = move(self.transformer.forward, self._raw(params, x, context), x)
+        _, log_slopes = self._move(self.transformer.forward, params, x, context, x)
         return x, -of_each_example(log_slopes)
 
     @property
     def _module(self) -> nn.Module:
         return Masked(self.transformer.outputs, self.hidden, self.activation)
 
-    def _raw(self, params, x, context) -> Array:
-        return self._module.apply({"params": params}, x, context)
+    def _move(self, f: Callable[..., Mapped], params: PyTree, x: Array, context: Array | None, values: Array) -> Mapped:
+        """`values` by a direction of the transformer, with the parameters that x tells."""
+        raw = self._module.apply({"params": params}, x, context)
+        return move(f, self.transformer.outputs, raw, values)

@@ -58,7 +58,7 @@ class Coupling(_Moving):
     def _map(self, f, params, x, context):
         kept, moved = halves(x)
         raw = self._module(moved).apply({"params": params}, kept, *_given(context))
-        moved, log_slopes = move(f, raw, moved)
+        moved, log_slopes = move(f, self.transformer.outputs, raw, moved)
         return jnp.concatenate([kept, moved], axis=-1), of_each_example(log_slopes)
 
 
@@ -78,23 +78,23 @@ class Checkerboard(_Moving):
     def _map(self, f, params, x, context):
         moves = ((np.indices(x.shape[1:3]).sum(axis=0) + self.odd) % 2 == 1)[None, :, :, None]
         raw = self._module(x).apply({"params": params}, jnp.where(moves, 0, x), *_given(context))
-        y, log_slopes = move(f, raw, x)
+        y, log_slopes = move(f, self.transformer.outputs, raw, x)
         return jnp.where(moves, y, x), of_each_example(jnp.where(moves, log_slopes, 0))
 
 
-def move(f: Callable[[Sequence[Array], Array], tuple[Array, Array]], raw: Array, x: Array) -> tuple[Array, Array]:
+def move(f: Callable[[Sequence[Array], Array], Mapped], n: int, raw: Array, x: Array) -> Mapped:
     """Values (..., D) and log-slopes by a direction of a transformer with n parameters (..., n * D), group by group."""
     size = x.shape[-1]
-    n = raw.shape[-1] // size
-    if n <= 2 or size >= VECTOR or jax.default_backend() != "cpu":
+    narrow = size < VECTOR <= x.size // size
+    if n <= 2 or not narrow or jax.default_backend() != "cpu":
         return f(lax.split(raw, [size] * n, axis=raw.ndim - 1), x)
-    raw, rows = (_rows_first(a.reshape(-1, a.shape[-1]).T) for a in (raw, x))
-    return tuple(_rows_first(a).T.reshape(x.shape) for a in f(lax.split(raw, [size] * n), rows))
+    raw, rows = (_by_rows(a.reshape(-1, a.shape[-1]).T) for a in (raw, x))
+    return tuple(_by_rows(a).T.reshape(x.shape) for a in f(lax.split(raw, [size] * n), rows))
 
 
-def _rows_first(a: Array) -> Array:
-    """In memory too, where a transposed array would else be read with strides."""
-    return with_layout_constraint(a, Layout((0, 1)))
+def _by_rows(a: Array) -> Array:
+    """Row after row in memory: XLA would keep a transposed array as it was, and read it with strides."""
+    return with_layout_constraint(jnp.asarray(a), Layout((0, 1)))
 
 
 def halves(x: Array) -> list[Array]:
