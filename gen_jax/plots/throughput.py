@@ -55,6 +55,8 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
 
 def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
     """Time of a step and examples per second over `along`: "batch" or "devices"."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = panels(2)
     others = [name for name in ("batch", "chunk", "dtype", "devices") if name != along]
     kind = lambda m: (m.config, *(f"{name} {getattr(m, name)}" for name in others))
@@ -64,12 +66,14 @@ def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
         for one in dict.fromkeys(kind(m) for m in found):
             line = sorted((getattr(m, along), value(m)) for m in found if kind(m) == one)
             axis.plot(*zip(*line), "o-", markersize=3, label=", ".join(one))
+        axis.set(xlabel=along, ylabel=name, yscale="log")
         low, high = axis.get_ylim()
+        axis.set_ylim(min(low, high / 10), high)  # or noise would fill the picture
         sizes = sorted({getattr(m, along) for m in found})
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)
-        axis.set(yscale="log", ylim=(min(low, high / 10), high) if low > 0 else None, xlabel=along, ylabel=name)
-        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,g}")
         axis.yaxis.set_minor_formatter("")
         axis.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
