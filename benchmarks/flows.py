@@ -39,7 +39,6 @@ from gen_jax.models.flow import Flow
 
 KINDS, SIZES, BATCH, POINTS, WARM = ("realnvp", "maf", "spline"), (2, 16, 64), 512, 4096, 300
 SEEDS, STEPS = 5, 2000  # of the comparison of quality
-SLOW = "both are XLA's programs of the same networks, whose products and their gradients take most of a step"
 SPREAD = "its time lies in some 75 loops over the values of a layer, by a trace, none of them above 5 %"
 CHUNK = 20  # steps that are timed together, and that one call of our compiled program takes
 
@@ -194,10 +193,9 @@ def compare(report: Report, kind: str, size: int) -> None:
     train = {"gen_jax": mine.train, "flowjax": theirs.train, "zuko": partial(other.ask, "train")}
     losses = {name: np.mean([run() for _ in range(WARM // CHUNK)][-5:]) for name, run in train.items()}
     times = {name: seconds / CHUNK for name, seconds in in_turns(train).items()}
+    why = SPREAD if kind == "spline" and jax.default_backend() == "cpu" else ""
     for name in ("flowjax", "zuko"):
         quality = f"{losses['gen_jax']:.2f} / {losses[name]:.2f} nats"
-        why = SPREAD if kind == "spline" else SLOW
-        why = why if name == "flowjax" and jax.default_backend() == "cpu" else ""
         report.row(f"step, {what}", times["gen_jax"], name, times[name], ">= 2", quality, mine.compiling, why)
     counts = {"flowjax": theirs.parameters, "zuko": int(other.ask("parameters"))}
     uses = {"density": (mine.density, theirs.density), "sample": (mine.sample, theirs.sample)}
@@ -206,8 +204,7 @@ def compare(report: Report, kind: str, size: int) -> None:
         for name, parameters in counts.items():
             quality = f"{mine.parameters:,} / {parameters:,} parameters"
             cells = times["gen_jax"], name, times[name], ">= 1", quality, 0.0
-            spread = kind == "spline" and jax.default_backend() == "cpu"
-            report.row(f"{use} of {POINTS}, {what}", *cells, SPREAD if spread else "")
+            report.row(f"{use} of {POINTS}, {what}", *cells, why)
     report.fact(f"first step, {what}", mine.compiling / theirs.compiling, "times as long as flowjax's")
     other.process.terminate()
 

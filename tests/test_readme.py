@@ -82,7 +82,7 @@ def test_the_commands_exist(capsys):
     """Every command of the README is understood; the configs it names exist."""
     lines = [shlex.split(line, comments=True) for block in SHELL[1:] for line in block.splitlines()]
     lines = [words for words in lines if words and words[0] == "python"]
-    assert len(lines) == 17
+    assert len(lines) == 16
     for words in lines:
         if words[1] == "train.py":
             load(ROOT / words[2])
