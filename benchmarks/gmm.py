@@ -19,7 +19,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from gen_jax.algorithms import em
-from gen_jax.benchmark.closed_form import features
 from gen_jax.core import State
 from gen_jax.estimators.common import KINDS
 from gen_jax.models.blocks import block_size, matmul
@@ -130,7 +129,7 @@ def measure(report: Report, name: str) -> None:
     three = time.perf_counter() - began
     theirs = learner.score(x)
     rivals = {"gen_jax": lambda: step(after, batch)}
-    rivals["products alone"] = products_alone(n, k, features(KINDS[kind], d))
+    rivals["products alone"] = products_alone(n, k, KINDS[kind].features(d))
     apart = {"scikit-learn": ours - theirs}
     if peer := gmmx_step(batch["x"], means, kind):
         advance, model_ = peer
@@ -191,7 +190,7 @@ def main() -> None:
     for name in ("full (100k, 64) K=100", "diag (1M, 64) K=64"):
         if chosen.only in name and jax.default_backend() == "cpu":
             n, d, k, kind = CASES[name]
-            numbers = features(KINDS[kind], d) + k
+            numbers = KINDS[kind].features(d) + k
             block = block_size(numbers) * numbers * 4 / 1e6
             data = 4 * n * d / 1e6
             grown = peak_megabytes(__file__, name)

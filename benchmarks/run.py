@@ -14,18 +14,21 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from side_by_side import RESULTS, ROOT, as_markdown, beside, misses, results, section, without_paths
 
 from gen_jax.benchmark import report
-from gen_jax.logs import read_json, write_json
+from gen_jax.logs import environment, machine, read_json, write_json
 from gen_jax.readme import check_section, markdown_table, write_section
 
 SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
+WHOLE = "whole.json"  # the record of the last run of all: what each part took
 OURS = ("products alone", "bare compiled step", "step by step in fit", "hand-written loop", "serial scan", "1 process")
 OURS += ("1 device", "step of vae_mnist")  # no other library, but bounds and other ways of our own
 FAMILIES = "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons"
@@ -56,8 +59,7 @@ def summary(folder: Path) -> str:
             if row["rival"] not in OURS:
                 ratios.setdefault(row["rival"], []).append(row["ratio"])
         targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
-        commit = (record["environment"]["commit"] or "unknown")[:9]
-        where = f"{record['where']}, commit {commit}" + " and changes" * record["environment"]["uncommitted_changes"]
+        where = f"{record['where']}, commit {_commit(record['environment'])}"
         rows.append([name, f"{sum(targets)} of {len(targets)}", f"{record['seconds'] / 60:.1f}", where])
         missed += [[name, one, why] for why, which in misses(record).items() for one in which]
     times = [
@@ -69,7 +71,18 @@ def summary(folder: Path) -> str:
         (["benchmark", "targets met", "minutes", "where"], rows),
         (["benchmark", "missed", "because"], missed),
     ]
-    return "\n\n".join(markdown_table(*table) for table in tables if table[1])
+    texts = [markdown_table(*table) for table in tables if table[1]]
+    if whole := read_json(folder / WHOLE):
+        parts = ", ".join(f"{name} {minutes:.1f}" for name, minutes in whole["minutes"].items())
+        texts.append(
+            f"The last run of all of them took {sum(whole['minutes'].values()):.0f} minutes ({parts}): "
+            f"{whole['where']}, commit {_commit(whole['environment'])}."
+        )
+    return "\n\n".join(texts)
+
+
+def _commit(of: Mapping[str, Any]) -> str:
+    return (of["commit"] or "unknown")[:9] + " and changes" * of["uncommitted_changes"]
 
 
 def _times(ratio: float) -> str:
@@ -120,6 +133,9 @@ def main() -> None:
         else:
             took[name], fine = run([f"benchmarks/{name}.py"])
         failed += [] if fine else [name]
+    if took and not failed and len(took) == len([*SCRIPTS, *here]):
+        whole = {"where": machine(), "environment": without_paths(environment()), "minutes": took}
+        write_json(results() / WHOLE, whole)
     if took:
         table = Table("benchmark", "minutes")
         for name, minutes in took.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko",
 import jax
 from rich.console import Console
 
+from gen_jax.benchmark.device import place
 from gen_jax.benchmark.report import drawn
 from gen_jax.logs import environment, machine, write_json
 from gen_jax.readme import markdown_table, write_section
@@ -148,8 +148,7 @@ class Report:
 
 def results() -> Path:
     """Where the records of this device are kept."""
-    kind = jax.devices()[0].device_kind
-    return RESULTS if jax.default_backend() == "cpu" else RESULTS / re.sub(r"\W+", "_", kind.lower())
+    return RESULTS / place()
 
 
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:

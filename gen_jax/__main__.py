@@ -222,19 +222,21 @@ def bench(
         profile: also trace a few steps of training, and list the ten costliest operations
         compare: the bench.json of an earlier run, to see what has become slower
         out: the folder for bench.json, bench.md, pictures and traces
-        write: also write the tables into this Markdown file, between its bench markers
+        write: also write the tables into this Markdown file, between its bench markers (on accelerators NAME/bench)
     """
     from gen_jax.benchmark import run
+    from gen_jax.benchmark.device import place
     from gen_jax.readme import check_section
     from gen_jax.sharding import several_cpu_devices
 
     run.check(seconds, out, compare)
     if devices or scale == ("devices",):
         several_cpu_devices(*(devices or [4]))
+    section = str(Path(place()) / "bench")
     if write:
-        check_section(write, "bench")
+        check_section(write, section)
     found = run.cases(configs, scale, data_dir, batch=batch, dtype=dtype, devices=devices, chunk=chunk)
-    run.bench(found, scale, seconds, out, compare, profile, (write, "bench") if write else None, data_dir)
+    run.bench(found, scale, seconds, out, compare, profile, (write, section) if write else None, data_dir)
 
 
 def plot(workdir: Workdir, out: Path | None = None) -> None:

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from gen_jax.core import Batch
 from gen_jax.models.convolutions import ConvTranspose
-from gen_jax.models.covariances import Diagonal, Spherical, Tied
 from gen_jax.models.emissions import Gaussian
 from gen_jax.models.flow import Flow
 from gen_jax.models.gan import GAN
@@ -39,7 +38,7 @@ def products(model: Any, batch: Batch) -> float | None:
 def _(model: GMM, batch: Batch) -> float:
     """Two products per example, component and feature: densities, then weighted sums."""
     n, *shape = batch["x"].shape
-    return 4.0 * n * model.components * features(model.kind, math.prod(shape))
+    return 4.0 * n * model.components * model.kind.features(math.prod(shape))
 
 
 @products.register
@@ -48,19 +47,8 @@ def _(model: HMM, batch: Batch) -> float | None:
     if not isinstance(model.emission, Gaussian):
         return None
     n, steps, *shape = batch["x"].shape
-    seen = features(model.emission.kind, math.prod(shape))
+    seen = model.emission.kind.features(math.prod(shape))
     return n * steps * model.states * (6.0 * model.states + 4.0 * seen)
-
-
-def features(kind: Any, size: int) -> int:
-    """Of which the log-density of a normal with such a covariance is a weighted sum."""
-    if isinstance(kind, Spherical):
-        return size + 2
-    if isinstance(kind, Tied):
-        return size + 1
-    if isinstance(kind, Diagonal):
-        return 2 * size + 1
-    return size * (size + 1) // 2 + size + 1
 
 
 @products.register

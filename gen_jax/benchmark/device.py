@@ -38,6 +38,11 @@ KNOWN = {
 }
 
 
+def place() -> str:
+    """What the records and tables of this device are filed under: nothing of CPUs, otherwise its name."""
+    return "" if jax.default_backend() == "cpu" else re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower())
+
+
 def known(dtype: str = "float32") -> Peaks | None:
     """What the maker of this device says of it; None where that is not known here."""
     kind = jax.devices()[0].device_kind

@@ -120,6 +120,10 @@ class Full:
         """Free parameters of the covariances."""
         return k * d * (d + 1) // 2
 
+    def features(self, d: int) -> int:
+        """Of which the log-density of an example is a weighted sum."""
+        return d * (d + 1) // 2 + d + 1
+
     def maximised(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
         """Shifts of the means (K, D) and new covariances.
 
@@ -258,6 +262,9 @@ class Tied(Full):
     def free(self, k, d):
         return d * (d + 1) // 2
 
+    def features(self, d):
+        return d + 1
+
     def maximised(self, params, stats, weight, target):
         count, shift = _safe(stats)
         within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
@@ -342,6 +349,9 @@ class Diagonal(Full):
     def free(self, k, d):
         return k * d
 
+    def features(self, d):
+        return 2 * d + 1
+
     def maximised(self, params, stats, weight, target):
         count, shift = _safe(stats)
         within = stats.second - count[:, None] * shift**2
@@ -423,6 +433,9 @@ class Spherical(Diagonal):
 
     def free(self, k, d):
         return k
+
+    def features(self, d):
+        return d + 2
 
     def maximised(self, params, stats, weight, target):
         shift, variances = super().maximised(params, stats, weight, target)
