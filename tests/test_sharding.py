@@ -15,7 +15,8 @@ import pytest
 from gen_jax.algorithms import accumulate, descent, em, population
 from gen_jax.data import Resident, Streamed
 from gen_jax.errors import UserError
-from gen_jax.loop import fit
+from gen_jax.experiment import load as load_config
+from gen_jax.loop import fit, program
 from gen_jax.models.gan import GAN
 from gen_jax.models.gmm import GMM
 from gen_jax.models.nets import MLP
@@ -83,6 +84,13 @@ def test_batches_lie_along_the_data_axis():
     assert window.batches["x"].shape == (2, 16, 2)
     assert window.batches["x"].addressable_shards[0].data.shape == (2, 4, 2)
     source.close()
+
+
+def test_a_divided_step_of_splines_gathers_no_examples():
+    experiment = load_config(str(ROOT / "configs/nsf_checkerboard.py")).with_knobs({"smoke": True}).build()
+    ready = program(experiment.algorithm, Resident({"x": X}, 64), 1, Layout(data=2))
+    text = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, 1), 1).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
 
 
 def test_too_many_devices_are_named():

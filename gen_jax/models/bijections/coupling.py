@@ -86,7 +86,8 @@ def move(f: Callable[[Sequence[Array], Array], Mapped], n: int, raw: Array, x: A
     """Values (..., D) and log-slopes by a direction of a transformer with n parameters (..., n * D), group by group."""
     size = x.shape[-1]
     narrow = size < VECTOR <= x.size // size
-    if n <= 2 or not narrow or jax.default_backend() != "cpu":
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1  # rows would be gathered from all devices
+    if n <= 2 or not narrow or not alone:
         return f(lax.split(raw, [size] * n, axis=raw.ndim - 1), x)
     raw, rows = (_by_rows(a.reshape(-1, a.shape[-1]).T) for a in (raw, x))
     return tuple(_by_rows(a).T.reshape(x.shape) for a in f(lax.split(raw, [size] * n), rows))
