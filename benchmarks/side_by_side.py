@@ -170,7 +170,7 @@ def met(value: float, target: str) -> bool | None:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    shown = dict(row, ratio=f"{row['ratio']:.2f}x", compiling=f"{row['compiling']:.1f} s" if row["compiling"] else "")
+    shown = dict(row, ratio=f"{row['ratio']:.4g}x", compiling=f"{row['compiling']:.1f} s" if row["compiling"] else "")
     for name in ("gen_jax", "its time"):
         shown[name] = str(Seconds(row[name]))
     return [shown[c] for c in COLUMNS[:5]] + [_reached(row)] + [shown[c] for c in COLUMNS[6:]]
@@ -193,7 +193,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
 
 def misses(record: Mapping[str, Any]) -> dict[str, list[str]]:
     """The targets that were missed, by the reason."""
-    rows = [(f"{row['what']}, against {row['rival']}: {row['ratio']:.2f}x", row) for row in record["rows"]]
+    rows = [(f"{row['what']}, against {row['rival']}: {row['ratio']:.4g}x", row) for row in record["rows"]]
     rows += [(f"{fact['what']}: {fact['value']:.4g} {fact['unit']}".strip(), fact) for fact in record["facts"]]
     found: dict[str, list[str]] = {}
     for said, row in rows:

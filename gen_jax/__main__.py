@@ -220,7 +220,7 @@ def bench(
         scale: "batch LOW:HIGH" (doubling), "devices" (1, 2, 4, ...), or "accelerators" (on paper: 8 to 1,024)
         seconds: for how long each case is timed
         profile: also trace a few steps of training, and list the ten costliest operations
-        compare: the bench.json of an earlier run, to see what has become slower
+        compare: the bench.json of an earlier run; slower is what takes a tenth more, and longer than its p95 was
         out: the folder for bench.json, bench.md, pictures and traces
         write: also write the tables into this Markdown file, between its bench markers (on accelerators NAME/bench)
     """

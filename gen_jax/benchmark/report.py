@@ -60,7 +60,7 @@ def speeds(found: Sequence[Measurement]) -> Cells:
 
 def limits(found: Sequence[Measurement]) -> Cells:
     """How near a step comes to what the device can do."""
-    known = any(m.known_flops for m in found)
+    known, several = any(m.known_flops for m in found), any(m.devices > 1 for m in found)
     header = ["config", "batch", "chunk", "type", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy"]
     header.append("bound by")
     rows = [
@@ -77,10 +77,11 @@ def limits(found: Sequence[Measurement]) -> Cells:
             f"{100 * m.bandwidth / m.peak_bandwidth:.0f} %",
             f"{m.roofline[0]} ({100 * m.roofline[1]:.0f} % of the roof)",
             *([f"{100 * m.known_utilisation:.1f} %" if m.known_flops else ""] if known else []),
+            *([f"{m.devices}"] if several else []),
         ]
         for m in found
     ]
-    return header + ["of data sheet"] * known, rows
+    return header + ["of data sheet"] * known + ["devices"] * several, rows
 
 
 def division(found: Sequence[Measurement]) -> Cells:
@@ -102,7 +103,7 @@ def _alike(m: Measurement) -> tuple:
 
 def operations(trace: Trace, n: int = 10) -> Cells:
     """The costliest operations of a step."""
-    header = ["operation", "ms per step", "calls", "share", "comes from"]
+    header = ["operation", "ms per step", "calls", "of all operations", "comes from"]
     rows = [
         [o.name, f"{1000 * o.seconds:.3f}", f"{o.calls:g}", f"{100 * o.share:.1f} %", o.origin]
         for o in trace.operations[:n]

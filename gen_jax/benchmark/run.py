@@ -96,7 +96,8 @@ def bench(
             with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):
                 rows.append(measured(case, seconds, data_dir))
                 done.append(case)
-                print(f"{rows[-1].config}, batch {rows[-1].batch:,}: {rows[-1].words}", flush=True)
+                divided = f", {case.devices} devices" if case.devices > 1 else ""
+                print(f"{rows[-1].config}, batch {rows[-1].batch:,}{divided}: {rows[-1].words}", flush=True)
                 if profile:
                     seen[len(rows) - 1] = traced(case, out / "profile" / rows[-1].config, data_dir)
         except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured

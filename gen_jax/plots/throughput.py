@@ -41,7 +41,8 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
     taken: list[np.ndarray] = []  # where names begin, in points
     for point, m in sorted(zip(points, found), key=lambda pair: pair[0][1]):
         several = sum(other.config == m.config for other in found) > 1
-        name = f"{m.config}, {m.batch:,}" if several else m.config
+        divided = f", {m.devices} devices" if m.devices > 1 else ""
+        name = f"{m.config}, batch {m.batch:,}{divided}" if several else m.config
         begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
         up = 0
         while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
