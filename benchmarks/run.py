@@ -60,14 +60,8 @@ def summary(folder: Path) -> str:
                 ratios.setdefault(row["rival"], []).append(row["ratio"])
         targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
         where = f"{record['where']}, commit {_commit(record['environment'])}"
-        rows.append(
-            [
-                name,
-                f"{sum(targets)} of {len(targets)}" if targets else "none set",
-                f"{record['seconds'] / 60:.1f}",
-                where,
-            ]
-        )
+        reached = f"{sum(targets)} of {len(targets)}" if targets else "none set"
+        rows.append([name, reached, f"{record['seconds'] / 60:.1f}", where])
         missed += [[name, one, why] for why, which in misses(record).items() for one in which]
     times = [
         [rival, f"{len(found)}", *(_times(f(found)) for f in (min, median, max)), f"{sum(r < 1 for r in found)}"]

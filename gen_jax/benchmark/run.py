@@ -115,7 +115,7 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
-    pictures = {"roofline": plots.roofline(rows, machine())}
+    pictures = {"roofline": plots.roofline(rows, report.names(rows), machine())}
     if scale and scale[0] in ("batch", "devices"):
         pictures[f"scale_{scale[0]}"] = plots.scaling(rows, scale[0], machine())
     for name, figure in pictures.items():

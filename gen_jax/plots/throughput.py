@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gen_jax.benchmark.measure import Measurement
 
 
-def roofline(found: Sequence[Measurement], title: str) -> Figure:
+def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> Figure:
     """Each step by its FLOPs per byte and its FLOP/s, under the roof of the measured peaks (Williams et al. 2009).
 
     The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones, so that
@@ -39,10 +39,7 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
             axis.scatter(*zip(*chosen), s=18, color=colour, label=f"bound by {bound}")
     axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
     taken: list[np.ndarray] = []  # where names begin, in points
-    for point, m in sorted(zip(points, found), key=lambda pair: pair[0][1]):
-        several = sum(other.config == m.config for other in found) > 1
-        divided = f", {m.devices} devices" if m.devices > 1 else ""
-        name = f"{m.config}, batch {m.batch:,}{divided}" if several else m.config
+    for point, name in sorted(zip(points, names), key=lambda pair: pair[0][1]):
         begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
         up = 0
         while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
@@ -50,7 +47,7 @@ def roofline(found: Sequence[Measurement], title: str) -> Figure:
         taken.append(begin + (0, up))
         line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5} if up > 4 else None
         axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6.5, arrowprops=line)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="upper left")
     return figure
 
 
