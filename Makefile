@@ -13,7 +13,7 @@ PEERS := $(VENV)-bench
 .PHONY: train test test-all compare bench lock clean
 
 train: $(READY)
-	$(BIN)/python train.py configs/vae_digits.py
+	$(BIN)/python train.py configs/vae/vae_digits.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" -n 2
@@ -23,10 +23,10 @@ test-all: $(READY)
 
 compare: $(READY)
 	$(BIN)/python -m gen_jax compare --out runs/compare --configs \
-		configs/gmm_digits.py configs/vae_digits.py configs/nsf_digits.py configs/dcgan_digits.py
+		configs/mixture/gmm_digits.py configs/vae/vae_digits.py configs/flow/nsf_digits.py configs/gan/dcgan_digits.py
 
 bench: $(PEERS)/ready
-	PYTHONPATH=. $(PEERS)/bin/python benchmarks/run.py --write README.md
+	$(PEERS)/bin/python -m benchmarks.run --write README.md
 
 # The peers live in an environment of their own: tests must not find TensorFlow or PyTorch.
 $(PEERS)/ready: requirements.lock pyproject.toml

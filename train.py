@@ -1,15 +1,15 @@
-"""Trains a config, or resumes it:  python train.py configs/vae_digits.py [--knob value ...]"""
+"""Trains a config, or resumes it:  python train.py configs/vae/vae_digits.py [--knob value ...]"""
 
 import sys
 
 import gen_jax  # noqa: F401  (first, to know when the process began)
-from gen_jax.errors import UserError, exits
+from gen_jax.errors import exits
 
-USAGE = """usage: python train.py configs/NAME.py [--knob value ...]
+USAGE = """usage: python train.py CONFIG [--knob value ...]
 
-Trains the experiment of a config file and leaves checkpoints, metrics, pictures and an evaluation in a working
-directory; the same command again resumes it. `python train.py configs/NAME.py --help` lists the knobs of a config,
-`python -m gen_jax configs` lists the configs."""
+Trains an experiment and leaves checkpoints, metrics, pictures and an evaluation in a working directory; the same
+command again resumes it. CONFIG is a config file or the name of one below configs/, such as vae_digits.
+`python train.py CONFIG --help` lists the knobs of a config, `python -m gen_jax configs` lists the configs."""
 
 
 def main() -> None:
@@ -17,11 +17,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         sys.exit(0 if arguments else 2)
-    if arguments[0].startswith("-"):
-        raise UserError(f"the config file comes first: python train.py configs/NAME.py {' '.join(arguments)}")
-    from gen_jax.command import train
+    from gen_jax.cli.main import train_main
 
-    train(arguments[0], arguments[1:])
+    train_main(arguments)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from side_by_side import beside
 
+from benchmarks.harness import beside
+from gen_jax.configs import load as load_config
 from gen_jax.data import load
 from gen_jax.data.catalogue import preferred
-from gen_jax.experiment import load as load_config
 from gen_jax.loop import initial_state
 
 Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
@@ -48,7 +48,7 @@ def torch_device() -> str:
 
 def compiled_step(config: str, **knobs):
     """The config's own algorithm on its own data, which lies on the device: the compiled step, the state, the data."""
-    experiment = load_config(f"configs/{config}.py", knobs).build()
+    experiment = load_config(config, knobs).build()
     source = jax.tree.map(jnp.asarray, experiment.source(load(experiment.data)))
     algorithm = experiment.algorithm
     step = jax.jit(lambda state, source: algorithm.step(state, source.batch_at(state.step)), donate_argnums=0)
@@ -70,8 +70,8 @@ def trained(config: str, metric: str, **knobs) -> Step:
 class Elsewhere:
     """A rival in a process of its own, so that its threads and memory are its own too."""
 
-    def __init__(self, script: str, name: str):
-        command = [sys.executable, script, "--case", f"{name}/served"]
+    def __init__(self, module: str, name: str):
+        command = [sys.executable, "-m", module, "--case", f"{name}/served"]
         pipe = subprocess.PIPE
         environment = beside(JAX_BACKEND=jax.default_backend())
         self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)

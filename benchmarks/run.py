@@ -1,6 +1,6 @@
 """All benchmarks, one after the other, and what became of their targets:  make bench
 
-PYTHONPATH=. python benchmarks/run.py [--only gmm hmm] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.run [--only gmm hmm] [--write README.md]          (needs the `bench` extra)
 
 Each script runs in a process of its own and leaves `results/NAME.json`; then `python -m gen_jax bench` measures configs
 of every family, with a trace of their steps, and on accelerators image models in two types and ever larger batches. The
@@ -21,13 +21,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from side_by_side import RESULTS, ROOT, as_markdown, beside, misses, results, section, without_paths
 
-from gen_jax.benchmark import report
+from benchmarks.harness import RESULTS, ROOT, as_markdown, beside, misses, results, section, without_paths
 from gen_jax.logs import environment, machine, read_json, write_json
-from gen_jax.readme import check_section, markdown_table, write_section
+from gen_jax.markdown import check_section, markdown_table, write_section
+from gen_jax.profiling import report
 
-SCRIPTS = ("loop", "gmm", "hmm", "vae", "flows", "gan", "convolutions", "evaluation", "scaling")
+SCRIPTS = ("loop", "mixture", "hmm", "vae", "flow", "gan", "convolutions", "metrics", "scaling")
 WHOLE = "whole.json"  # the record of the last run of all: what each part took
 OURS = ("products alone", "bare compiled step", "step by step in fit", "hand-written loop", "serial scan", "1 process")
 OURS += ("1 device", "step of vae_mnist")  # no other library, but bounds and other ways of our own
@@ -126,13 +126,12 @@ def main() -> None:
         print(f"--- {name}", flush=True)
         if name in STEPS:
             names, how, _ = STEPS[name]
-            configs = [f"configs/{config}.py" for config in names.split()]
             out = Path("runs") / name
-            took[name], fine = run(["-m", "gen_jax", "bench", *configs, *how.split(), "--out", str(out)])
+            took[name], fine = run(["-m", "gen_jax", "bench", *names.split(), *how.split(), "--out", str(out)])
             if fine:
                 write_json(results() / f"{name}.json", without_paths(read_json(ROOT / out / "bench.json")))
         else:
-            took[name], fine = run([f"benchmarks/{name}.py"])
+            took[name], fine = run(["-m", f"benchmarks.speed.{name}"])
         failed += [] if fine else [name]
     if took and not failed and len(took) == len([*SCRIPTS, *here]):
         whole = {"where": machine(), "environment": without_paths(environment()), "minutes": took}

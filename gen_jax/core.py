@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +123,32 @@ class Bound(Model, Protocol):
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) evidence lower bounds in nats, by one sample from the posterior."""
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """A model with a prior, a posterior and a likelihood of one latent vector per example: VAE."""
+
+    def encode(self, state: State, batch: Batch) -> Any:
+        """q(z | x), a distribution of vectors (B, latent)."""
+
+    def decode(self, state: State, z: Array, given: Batch | None = None) -> Any:
+        """p(x | z) of vectors (n, latent), a distribution of the single values of x."""
+
+    def prior_of(self, state: State) -> Any:
+        """p(z)."""
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A model whose examples are noise moved through a bijection: flow."""
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether each value of x depends on no noise after its own, in their order, and the noise is independent."""
+
+    def of(self, state: State, batch: Batch | None = None) -> Any:
+        """The distribution of x, a base and a bijector."""
 
 
 def fold(key: Array, *names: int | str | Array) -> Array:

@@ -3,13 +3,11 @@
 Exit codes: 0 done, 2 wrong usage, 70 training met NaN, 74 a checkpoint or file failed, 75 stopped and saved (retry).
 """
 
-import contextlib
-import io
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 
 class UserError(ValueError):
@@ -60,34 +58,6 @@ def exits(main: Callable[[], None]) -> None:
     if code and "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
         os._exit(code)  # an orderly exit would wait for the other processes, which wait for this one
     sys.exit(code)
-
-
-@contextlib.contextmanager
-def one_line_usage_errors() -> Iterator[None]:
-    """Turns the box in which tyro explains a wrong argument into a UserError with its first line."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            yield
-    except SystemExit as error:
-        if error.code != 2:
-            raise
-        raise UserError(_said_in_box(printed.getvalue())) from None
-
-
-def _said_in_box(text: str) -> str:
-    """The message in a box of lines: the part between its title and what it says about help."""
-    parts: list[list[str]] = [[]]
-    for line in text.splitlines():
-        line = line.strip().strip("|│").strip()
-        if line.startswith(("╭", "╰")) or len(line) > 3 and set(line) <= {"-", "─"}:
-            parts.append([])
-        elif line:
-            parts[-1].append(line)
-    said = [
-        " ".join(part) for part in parts[: next((i for i, p in enumerate(parts) if "helptext" in str(p)), None)] if part
-    ]
-    return said[-1].removeprefix("Error ") if said else " ".join(text.split())
 
 
 def code_of(error: BaseException) -> int:

@@ -11,7 +11,6 @@ workdir/
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import time
@@ -26,23 +25,19 @@ import numpy as np
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.configs import Loaded, load
 from gen_jax.core import State
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import Preempted, UserError
-from gen_jax.evaluation.likelihood import Estimate, Split
+from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
-from gen_jax.experiment import Experiment, Loaded, load
+from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
 from gen_jax.logs import Writer, environment, read_json, read_record, write_json
 from gen_jax.loop import abstract_state, fit
 from gen_jax.sharding import Layout, is_writer
-
-
-def default_workdir(loaded: Loaded, seed: int) -> Path:
-    """runs/NAME, followed by what differs from the defaults, so that variants do not collide."""
-    parts = [f"{name}={value}" for name, value in loaded.changed.items()] + ([f"seed={seed}"] if seed else [])
-    return Path("runs", "-".join([loaded.name, *(part.replace("/", "_") for part in parts)]))
+from gen_jax.workdir import default_workdir, text_changes
 
 
 def use_compilation_cache(on: bool = True) -> None:
@@ -336,13 +331,6 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
     return Run.prepare(
         loaded.with_knobs(kept), workdir, record["seed"], data_dir=data_dir, layout=one, training=False
     ), warning
-
-
-def text_changes(workdir: Path, text: str) -> str:
-    """A unified diff from the recorded config to `text`; "" if they are the same."""
-    path = workdir / "config.py"
-    before = path.read_text() if path.exists() else text
-    return "\n".join(difflib.unified_diff(before.splitlines(), text.splitlines(), "recorded", "now", lineterm="", n=1))
 
 
 def _as(default: Any, value: Any) -> Any:

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.algorithms import accumulate, chunk, descent, em, member, population, with_ema
+from gen_jax.algorithms import accumulate, chunk, descent, em, with_ema
 from gen_jax.core import Mean, Objective, fold, weights
 from gen_jax.data import Resident
 from gen_jax.loop import fit
-from gen_jax.models.gmm import GMM
+from gen_jax.models.mixture import GMM
+from gen_jax.restarts import member, population
 
 KEY = jax.random.key(0)
 

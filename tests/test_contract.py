@@ -11,13 +11,13 @@ import pytest
 
 from gen_jax.algorithms import chunk
 from gen_jax.checkpoint import Checkpoints
+from gen_jax.configs import load
 from gen_jax.data import load as load_data
-from gen_jax.experiment import load
 from gen_jax.loop import Hook, abstract_state, fit, initial_state
-from gen_jax.models.bounds import elbo
+from gen_jax.models.vae.bounds import elbo
 from gen_jax.sharding import Layout
 
-CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*/*.py"))
 # Their models and algorithms are much like those of other configs, or take long to compile: all laws for them by
 # `make test-all`, one step by `make test`.
 TWINS = (

@@ -18,7 +18,7 @@ from gen_jax.errors import NonFiniteError, UserError
 from gen_jax.hooks import Checkpoint, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, StopWhen
 from gen_jax.logs import Writer, read_metrics
 from gen_jax.loop import Hook, fit
-from gen_jax.models.gmm import GMM
+from gen_jax.models.mixture import GMM
 from gen_jax.sharding import Layout
 
 

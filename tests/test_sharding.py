@@ -12,14 +12,15 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.algorithms import accumulate, descent, em, population
+from gen_jax.algorithms import accumulate, descent, em
+from gen_jax.configs import load as load_config
 from gen_jax.data import Resident, Streamed
 from gen_jax.errors import UserError
-from gen_jax.experiment import load as load_config
 from gen_jax.loop import fit, program
+from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN
-from gen_jax.models.gmm import GMM
-from gen_jax.models.nets import MLP
+from gen_jax.models.mixture import GMM
+from gen_jax.restarts import population
 from gen_jax.sharding import Layout, P
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,7 @@ def test_batches_lie_along_the_data_axis():
 
 
 def test_a_divided_step_of_splines_gathers_no_examples():
-    experiment = load_config(str(ROOT / "configs/nsf_checkerboard.py")).with_knobs({"smoke": True}).build()
+    experiment = load_config(str(ROOT / "configs/flow/nsf_checkerboard.py")).with_knobs({"smoke": True}).build()
     ready = program(experiment.algorithm, Resident({"x": X}, 64), 1, Layout(data=2))
     text = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, 1), 1).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text
@@ -123,7 +124,15 @@ def test_em_of_four_devices_of_one_cpu_ends(tmp_path):
     """With as many threads as two cores have, XLA's programs waited for each other for ever."""
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     env.pop("PJRT_NPROC", None)
-    words = ["train.py", "configs/gmm_digits.py", "--steps", "2", "--workdir", str(tmp_path / "run"), "--no-progress"]
+    words = [
+        "train.py",
+        "configs/mixture/gmm_digits.py",
+        "--steps",
+        "2",
+        "--workdir",
+        str(tmp_path / "run"),
+        "--no-progress",
+    ]
     cores = sorted(os.sched_getaffinity(0))[:2]
     command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, *words]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)

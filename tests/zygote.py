@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orbax.checkpoint import v1  # noqa: F401  (imported before the children need it)
 
-from gen_jax.experiment import load
+from gen_jax.configs import load
 from gen_jax.run import Run, use_compilation_cache
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"

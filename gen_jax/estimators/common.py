@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from sklearn.utils import check_random_state
 
-from gen_jax.models.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
+from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
 
 KINDS: Mapping[str, Full] = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
 

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gen_jax.algorithms import converge, em, member, population
+from gen_jax.algorithms import em
 from gen_jax.core import Batch, PyTree, State
 from gen_jax.estimators.common import (
     KINDS,
@@ -28,8 +28,10 @@ from gen_jax.estimators.common import (
     precision,
     probabilities,
 )
-from gen_jax.models.gaussians import Prior
-from gen_jax.models.gmm import GMM, kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
+from gen_jax.models.mixture.gaussians import Prior
+from gen_jax.models.mixture.gmm import GMM
+from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
+from gen_jax.restarts import converge, member, population
 
 STARTS = {
     "kmeans": kmeans,

@@ -1,22 +1,20 @@
 """Metrics for every family of models."""
 
-from gen_jax.evaluation.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.flows import in_float64, invertibility, log_integral
+from gen_jax.evaluation.gan import stability
 from gen_jax.evaluation.latents import active_units, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.evaluation.likelihood import (
-    Estimate,
-    Metric,
-    Split,
     accuracy,
     elbo,
     importance_weighted,
     log_likelihood,
     log_likelihood_per_step,
 )
+from gen_jax.evaluation.metric import Estimate, Metric, Split
 from gen_jax.evaluation.modes import mode_coverage
-from gen_jax.evaluation.players import stability
 from gen_jax.evaluation.report import evaluator
-from gen_jax.evaluation.samples import sample_quality
+from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
+from gen_jax.evaluation.samples.quality import sample_quality
 from gen_jax.evaluation.suite import cost, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from gen_jax.evaluation.likelihood import Estimate
+from gen_jax.evaluation.metric import Estimate
 from gen_jax.evaluation.report import as_json
 from gen_jax.logs import write_json, write_text
-from gen_jax.readme import markdown_table
+from gen_jax.markdown import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

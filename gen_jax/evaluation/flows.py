@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import State, fold, weights
-from gen_jax.evaluation.likelihood import Estimate, Measure, Metric, Split, log_likelihood
+from gen_jax.evaluation.likelihood import log_likelihood
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 
 SIDE = 128  # the most dimensions of which whole Jacobians are looked at
 

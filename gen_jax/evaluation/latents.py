@@ -14,8 +14,8 @@ from jax import Array
 from gen_jax.core import Batch, State
 from gen_jax.data.source import epoch, transformed
 from gen_jax.errors import UserError
-from gen_jax.evaluation.likelihood import Estimate, Measure, Split, mean_over
-from gen_jax.models.posteriors import kl_by_dimension, mean
+from gen_jax.evaluation.metric import Estimate, Measure, Split, mean_over
+from gen_jax.models.vae.posteriors import kl_by_dimension, mean
 
 ACTIVE = 0.01  # the variance of posterior means above which a latent dimension is active
 

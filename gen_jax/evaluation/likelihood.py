@@ -6,9 +6,7 @@ A metric is a function of a model that returns `measure(state, split, key) -> {n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,102 +14,8 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import Batch, Bound, Density, State
-from gen_jax.data.source import Arrays, epoch, transformed
-from gen_jax.data.transforms import Transform
-from gen_jax.errors import UserError
-
-
-class Estimate(NamedTuple):
-    """A measured number and what is needed to compare it."""
-
-    value: float
-    error: float  # standard error; NaN if unknown
-    unit: str  # "nats", "bits/dim", "modes", ...
-    kind: str  # "exact", "bound", "estimate"
-    n: int  # examples or samples it is from
-    how: str = ""  # what else must be equal to compare: numbers of samples, binarisation
-
-
-class Split(NamedTuple):
-    """One split as evaluation sees it: raw arrays, and the transforms the model was trained with."""
-
-    name: str
-    arrays: Arrays
-    transforms: tuple[Transform, ...] = ()
-    batch: int = 256
-    training: Arrays | None = None  # what the model was trained on
-    data: str = ""  # the data set
-
-    @property
-    def size(self) -> int:
-        return len(self.arrays["x"])
-
-    @property
-    def protocol(self) -> str:
-        """What the data went through, where that changes likelihoods."""
-        names = (getattr(transform, "protocol", "") for transform in self.transforms)
-        return ", ".join(name for name in names if name)
-
-    def part(self, start: int, stop: int) -> Split:
-        """Some of its examples, as a split."""
-        return self._replace(arrays={name: a[start:stop] for name, a in self.arrays.items()})
-
-    def head(self, n: int) -> Batch:
-        """The first n examples, as the model sees them."""
-        raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
-        return transformed(raw, self.transforms, 0, 0)
-
-    @property
-    def reference(self) -> Split:
-        """The training examples, as a split."""
-        if self.training is None:
-            raise UserError(f"{self.name} comes without the training examples to compare with")
-        return self._replace(arrays=self.training)
-
-    def trained_on(self, n: int) -> Batch:
-        """The first n training examples, as the model sees them."""
-        return self.reference.head(n)
-
-    def pixels(self, x: Any) -> np.ndarray:
-        """Images as the model sees them (N, H, W, C) as intensities: of stored integers in [0, 1], of floats held to
-        the range of the data. Anything else as it is."""
-        x, raw = np.asarray(x), self.arrays["x"]
-        for transform in reversed(self.transforms):
-            x = getattr(transform, "pixels", lambda x: x)(x)
-        if raw.ndim == 4 and not any(hasattr(transform, "pixels") for transform in self.transforms):
-            both = [np.asarray(a["x"]) for a in (self.arrays, self.training or self.arrays)]
-            low, high = min(a.min() for a in both), max(a.max() for a in both)
-            x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)
-        return x.astype(np.float32)
-
-
-Measure = Callable[[State, Split, Array], Mapping[str, Estimate]]
-Metric = Callable[[Any], Measure]
-PerExample = Callable[[State, Batch, Array], Array]
-
-
-def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[float, float]]:
-    """Makes (state, split, key) -> (mean, standard error) of a function (B,) over every example exactly once."""
-
-    @partial(jax.jit, static_argnums=1)
-    def moments(state: State, transforms: tuple[Transform, ...], raw: Batch, mask: Array, number: Array, key: Array):
-        batch = transformed(raw, transforms, 0, number)
-        values = per_example(state, batch, jax.random.fold_in(key, number))
-        safe = jnp.where(mask > 0, values, 0.0)
-        mean = safe.sum() / mask.sum()
-        return mean, jnp.sum(mask * (values - mean) ** 2, where=mask > 0), mask.sum()
-
-    def run(state: State, split: Split, key: Array) -> tuple[float, float]:
-        mean, squares, count = 0.0, 0.0, 0.0  # float64, merged batch by batch (Chan, Golub & LeVeque 1983)
-        for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
-            m, s, c = (float(v) for v in moments(state, split.transforms, raw, mask, np.int32(number), key))
-            delta, total = m - mean, count + c
-            squares += s + delta**2 * count * c / total
-            mean, count = mean + delta * c / total, total
-        error = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
-        return mean, error
-
-    return run
+from gen_jax.data.source import epoch, transformed
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, mean_over
 
 
 def log_likelihood(model: Density) -> Measure:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Model, State
-from gen_jax.evaluation.likelihood import Estimate, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Metric, Split
 
 
 def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) -> Metric:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gen_jax.core import State
 from gen_jax.errors import UserError
-from gen_jax.evaluation.likelihood import Estimate, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Metric, Split
 
 
 def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:

@@ -14,21 +14,13 @@ from jax import Array
 
 from gen_jax.core import State
 from gen_jax.errors import UserError
-from gen_jax.evaluation.classes import class_coverage, train_on_synthetic
-from gen_jax.evaluation.features import Encoder, load_small, raw, small
 from gen_jax.evaluation.latents import latent_accuracy
-from gen_jax.evaluation.likelihood import (
-    Estimate,
-    Measure,
-    Metric,
-    Split,
-    elbo,
-    importance_weighted,
-    log_likelihood,
-    log_likelihood_per_step,
-)
-from gen_jax.evaluation.samples import DRAWN, sample_quality
-from gen_jax.models.contexts import Labels
+from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
+from gen_jax.evaluation.samples.features import Encoder, load_small, raw, small
+from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
+from gen_jax.models.common.conditioning import Labels
 
 Choice = Encoder | Callable[[Split], Encoder]
 
@@ -118,8 +110,8 @@ def opened(name: str) -> Choice | None:
     """An encoder of the command line: "small", "raw", or a file that `python -m gen_jax encoder` wrote; "" for none."""
     if name in ("", "small", "raw"):
         return {"": None, "small": small, "raw": raw}[name]
-    from gen_jax.evaluation import inception
-    from gen_jax.evaluation.tensors import kind_of
+    from gen_jax.evaluation.samples import inception
+    from gen_jax.evaluation.samples.weights_io import kind_of
 
     path = Path(name)
     if not path.is_file():

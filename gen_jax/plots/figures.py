@@ -12,7 +12,7 @@ from jax import Array
 
 from gen_jax.core import State
 from gen_jax.errors import UserError
-from gen_jax.evaluation.likelihood import Split
+from gen_jax.evaluation.metric import Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from jax import Array
 
 from gen_jax.core import State, weights
 from gen_jax.errors import UserError
-from gen_jax.evaluation.likelihood import Split
+from gen_jax.evaluation.metric import Split
 from gen_jax.models.bijections.layer import unrolled
 from gen_jax.plots.figures import covering, panels, show
 

@@ -10,12 +10,13 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri
 
+from gen_jax.applications.imputation import impute
 from gen_jax.core import State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import count_active
 from gen_jax.evaluation.latents import latents as encoded
-from gen_jax.evaluation.likelihood import Split
-from gen_jax.models.posteriors import mean
+from gen_jax.evaluation.metric import Split
+from gen_jax.models.vae.posteriors import mean
 from gen_jax.plots.figures import panels, show, tiled
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def imputations(model: Any, state: State, split: Split, key: Array, rows: int = 
     x = np.asarray(batch["x"])
     mask = np.zeros(x.shape, bool)
     mask[:, : x.shape[1] // 2] = True
-    drawn = np.asarray(jax.jit(lambda batch, mask: model.impute(state, batch, mask, key, n))(batch, mask))
+    drawn = np.asarray(jax.jit(lambda batch, mask: impute(model, state, batch, mask, key, n))(batch, mask))
     seen = np.where(mask, x, x.min())
     images = np.concatenate([x[:, None], seen[:, None], drawn.swapaxes(0, 1)], axis=1)
     title = f"{split.name}, its upper half, and {n} completions of it"

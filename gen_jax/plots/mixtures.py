@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import State
-from gen_jax.evaluation.likelihood import Split
+from gen_jax.evaluation.metric import Split
 from gen_jax.plots.figures import panels, show
 
 if TYPE_CHECKING:

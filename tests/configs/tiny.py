@@ -13,8 +13,8 @@ from gen_jax.data.modes import ring
 from gen_jax.evaluation import mode_coverage
 from gen_jax.experiment import Experiment
 from gen_jax.loop import Hook
+from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN
-from gen_jax.models.nets import MLP
 
 
 class Sleep(Hook):

@@ -17,3 +17,37 @@ from gen_jax.models.bijections.images import Half, Squeezed, glow, realnvp
 from gen_jax.models.bijections.layer import Chain, Flattened, Inverted, Layer, Stack
 from gen_jax.models.bijections.linear import ActNorm, Linear, Permutation, Reverse, Standardise
 from gen_jax.models.bijections.planar import Planar, Radial
+
+__all__ = [
+    "ActNorm",
+    "Affine",
+    "Chain",
+    "Checkerboard",
+    "Continuous",
+    "Convolutional",
+    "Coupling",
+    "Dense",
+    "Elementwise",
+    "Field",
+    "Flattened",
+    "Half",
+    "Inverted",
+    "Layer",
+    "Linear",
+    "Masked",
+    "MaskedAutoregressive",
+    "Permutation",
+    "Planar",
+    "Radial",
+    "RationalQuadraticSpline",
+    "Reverse",
+    "Scalar",
+    "Softplus",
+    "Squash",
+    "Squeezed",
+    "Stack",
+    "Standardise",
+    "SumOfSigmoids",
+    "glow",
+    "realnvp",
+]

@@ -14,7 +14,7 @@ from gen_jax.models.bijections.conditioners import Masked
 from gen_jax.models.bijections.coupling import move
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
-from gen_jax.models.likelihoods import of_each_example
+from gen_jax.models.common.arrays import of_each_example
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.models.convolutions import Conv
+from gen_jax.models.common.convolutions import Conv
 
 ZEROS = nn.initializers.zeros
 

@@ -16,7 +16,7 @@ from gen_jax.core import PyTree
 from gen_jax.models.bijections.conditioners import Dense
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped
-from gen_jax.models.likelihoods import of_each_example
+from gen_jax.models.common.arrays import of_each_example
 
 Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
 VECTOR = 16  # float32 numbers that a CPU takes at once: loops over shorter rows, of many arrays, go number by number

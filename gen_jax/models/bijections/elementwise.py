@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.models.bijections.layer import Layer, solve
-from gen_jax.models.likelihoods import of_each_example
+from gen_jax.models.common.arrays import of_each_example
 
 
 class Transformer(Protocol):

@@ -11,8 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.models.bijections.layer import Layer
-from gen_jax.models.blocks import matmul
-from gen_jax.models.covariances import inverses
+from gen_jax.models.common.linalg import inverses, matmul
 
 
 @dataclass(frozen=True)

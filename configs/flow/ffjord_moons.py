@@ -1,0 +1,47 @@
+"""Continuous flow on two moons (FFJORD, Grathwohl et al. 2019, arXiv:1810.01367).
+
+python train.py configs/flow/ffjord_moons.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent
+from gen_jax.evaluation import invertibility, log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.models.bijections import Continuous, Field, Standardise
+from gen_jax.models.flow import Flow, Normal
+from gen_jax.optimizers import adamw
+
+
+def config(
+    width: int = 64,
+    probes: int = 0,
+    tolerance: float = 1e-4,
+    lr: float = 5e-3,
+    batch: int = 256,
+    steps: int = 1000,
+    smoke: bool = False,
+) -> Experiment:
+    """An ordinary differential equation from noise to data, solved adaptively.
+
+    Args:
+        width: of the two hidden layers of the field
+        probes: of the estimate of the trace; 0 for the exact trace
+        tolerance: of the solver
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+    """
+    width, tolerance = (8, 1e-2) if smoke else (width, tolerance)
+    layer = Continuous(Field((width, width)), probes, tolerance)
+    model = Flow(Normal((2,)), [layer, Standardise()])
+    return Experiment(
+        model,
+        descent(model, {"flow": adamw(lr, steps, clip=10.0)}),
+        data="two_moons",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        metrics=[log_likelihood, invertibility],
+        plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
+        evaluate_every=500,
+        plot_every=500,
+        checkpoint_every=500,
+    )

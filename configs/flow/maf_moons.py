@@ -1,0 +1,43 @@
+"""Masked autoregressive flow on two moons (Papamakarios et al. 2017, arXiv:1705.07057).
+
+python train.py configs/flow/maf_moons.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent
+from gen_jax.evaluation import invertibility, log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.models.bijections import Chain, MaskedAutoregressive, Reverse, Stack, Standardise
+from gen_jax.models.flow import Flow, Normal
+from gen_jax.optimizers import adamw
+
+
+def config(
+    width: int = 64,
+    depth: int = 5,
+    lr: float = 1e-3,
+    batch: int = 256,
+    steps: int = 5000,
+    smoke: bool = False,
+) -> Experiment:
+    """Affine autoregressive layers, every other one in the reverse order.
+
+    Args:
+        width: of the two hidden layers of each network
+        depth: autoregressive layers
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+    """
+    width, depth = (8, 2) if smoke else (width, depth)
+    layer = Chain([MaskedAutoregressive(hidden=(width, width)), Reverse()])
+    model = Flow(Normal((2,)), [Stack(layer, depth), Standardise()])
+    return Experiment(
+        model,
+        descent(model, {"flow": adamw(lr, steps, clip=10.0)}),
+        data="two_moons",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        metrics=[log_likelihood, invertibility],
+        plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
+        chunk=10,
+    )

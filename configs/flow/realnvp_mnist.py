@@ -1,0 +1,53 @@
+"""RealNVP on MNIST (Dinh et al. 2017, arXiv:1605.08803).
+
+python -m gen_jax data prepare mnist --manual-dir DIR
+python train.py configs/flow/realnvp_mnist.py                   (made for a GPU)
+"""
+
+from functools import partial
+from typing import Literal
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.transforms import dequantise
+from gen_jax.evaluation import invertibility, log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.models.bijections import Convolutional, Squash, realnvp
+from gen_jax.models.flow import Flow, Normal
+from gen_jax.optimizers import adamw
+
+
+def config(
+    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    levels: int = 2,
+    width: int = 64,
+    lr: float = 1e-3,
+    batch: int = 128,
+    steps: int = 20000,
+    smoke: bool = False,
+) -> Experiment:
+    """Uniformly dequantised, in logits with alpha = 0.05; bits per dimension of 8-bit images.
+
+    Args:
+        data: the set
+        levels: resolutions after the first
+        width: features of the networks
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+    """
+    levels, width = (1, 4) if smoke else (levels, width)
+    network = partial(Convolutional, width=width, blocks=1 if smoke else 2)
+    model = Flow(Normal((28, 28, 1)), [realnvp(levels, network), Squash()])
+    batch = 16 if smoke else batch
+    return Experiment(
+        model,
+        with_ema(descent(model, {"flow": adamw(lr, steps, clip=50.0)}), "flow", 0.999),
+        data=data,
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[dequantise()],
+        metrics=[log_likelihood, invertibility],
+        plots=[plots.samples, plots.temperatures],
+        **validated(data),
+    )

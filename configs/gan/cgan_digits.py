@@ -1,0 +1,61 @@
+"""Conditional GAN on 8x8 digits: by projection (Miyato & Koyama 2018) or by a classifier (AC-GAN, Odena et al. 2017).
+
+python train.py configs/gan/cgan_digits.py
+python train.py configs/gan/cgan_digits.py --way classifier
+"""
+
+from typing import Literal
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.transforms import scale
+from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.experiment import Experiment
+from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, r1
+
+
+def config(
+    way: Literal["projection", "classifier"] = "projection",
+    latent: int = 64,
+    penalty: float = 1.0,
+    lr: float = 1e-3,
+    ema: float = 0.99,
+    batch: int = 64,
+    steps: int = 3000,
+    smoke: bool = False,
+) -> Experiment:
+    """The label scales and shifts what the generator's batch normalisation leaves.
+
+    Args:
+        way: how the discriminator sees to it that images are of their class
+        latent: dimensions of the generator's noise
+        penalty: weight of the discriminator's squared gradients on real examples (R1)
+        lr: learning rate of Adam for both players
+        ema: decay of the averaged generator that evaluation and samples use
+        batch: real examples, and generated ones, per step
+    """
+    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    told = way == "projection"
+    model = GAN(
+        DCGANGenerator((8, 8), channels),
+        DCGANDiscriminator(channels[:0:-1], outputs=1 if told else 11, dropout=0.0),
+        latent,
+        penalties=(r1(penalty),),
+        context=Labels(10),
+        auxiliary=0.0 if told else 1.0,
+    )
+    tx = optax.adam(lr, b1=0.5, b2=0.99)
+    drawn = 200 if smoke else 2000
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[scale(0, 1, levels=17)],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
+    )

@@ -1,0 +1,153 @@
+"""DCGAN on the embedded 8x8 digits (Radford et al. 2016), every part of it a knob.
+
+python train.py configs/gan/dcgan_digits.py
+python train.py configs/gan/dcgan_digits.py --loss hinge --penalty r1 --norm spectral
+"""
+
+from typing import Literal
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.transforms import scale
+from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.experiment import Experiment
+from gen_jax.models.common import normalization
+from gen_jax.models.gan import (
+    GAN,
+    Adaptive,
+    Augmentation,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    Each,
+    InstanceNoise,
+    MinibatchDeviation,
+    MinibatchDiscrimination,
+    Unrolling,
+    brightness,
+    consistency,
+    cutout,
+    gradient_penalty,
+    losses,
+    r1,
+    r2,
+    translation,
+    zero_centred,
+)
+
+WITH_LABELS = {
+    "minimax": losses.minimax,
+    "non_saturating": losses.non_saturating,
+    "least_squares": losses.least_squares,
+}
+LOSSES = {"hinge": losses.hinge, "wasserstein": losses.wasserstein, "relativistic": losses.relativistic}
+PENALTIES = {
+    "none": lambda weight, every: (),
+    "gradient_penalty": lambda weight, every: (gradient_penalty(weight, every=every),),
+    "zero_centred": lambda weight, every: (zero_centred(weight, every),),
+    "r1": lambda weight, every: (r1(weight, every),),
+    "r2": lambda weight, every: (r2(weight, every),),
+    "consistency": lambda weight, every: (consistency(translation(), weight, every),),
+}
+NORMS = {
+    "none": normalization.none,
+    "batch": normalization.batch,
+    "instance": normalization.instance,
+    "pixel": normalization.pixel,
+    "spectral": normalization.spectral,
+}
+
+
+def config(
+    latent: int = 64,
+    loss: Literal[
+        "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"
+    ] = "non_saturating",
+    smoothing: float = 0.0,
+    penalty: Literal["none", "gradient_penalty", "zero_centred", "r1", "r2", "consistency"] = "r1",
+    penalty_weight: float = 1.0,
+    penalty_every: int = 1,
+    norm: Literal["none", "instance", "pixel", "spectral", "batch"] = "none",
+    augmentation: Literal["none", "noise", "diff", "adaptive"] = "none",
+    batchwise: Literal["none", "discrimination", "deviation"] = "none",
+    packing: int = 1,
+    unrolled: int = 0,
+    mode_seeking: float = 0.0,
+    every: int = 1,
+    dropout: float = 0.0,
+    lr: float = 1e-3,
+    lr_discriminator: float = 1e-3,
+    ema: float = 0.99,
+    batch: int = 64,
+    steps: int = 3000,
+    smoke: bool = False,
+) -> Experiment:
+    """A generator with batch normalisation against strided convolutions.
+
+    Args:
+        latent: dimensions of the generator's noise
+        loss: see `gen_jax.models.gan.losses`
+        smoothing: of the label "real", for the losses that have labels
+        penalty: see `gen_jax.models.gan.regularizers`
+        penalty_weight: its weight
+        penalty_every: it is computed on every n-th step, n times as strong
+        norm: what normalises the discriminator
+        augmentation: noise that fades, DiffAugment, or DiffAugment with a probability that adapts (ADA)
+        batchwise: a look at the whole batch before the discriminator's last layer
+        packing: examples the discriminator judges together
+        unrolled: steps of the discriminator that the generator foresees
+        mode_seeking: weight of the loss that wants different images of different noise
+        every: steps of the discriminator for each of the generator
+        dropout: in the discriminator
+        lr: learning rate of the generator (Adam)
+        lr_discriminator: learning rate of the discriminator
+        ema: decay of the averaged generator that evaluation and samples use
+        batch: real examples, and generated ones, per step
+    """
+    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    looks = {
+        "none": (),
+        "discrimination": (MinibatchDiscrimination(),),
+        "deviation": (MinibatchDeviation(),),
+    }
+    changes = (brightness(0.3), translation(), cutout(0.3))
+    augmentations = {
+        "none": Augmentation(),
+        "noise": InstanceNoise(0.2, max(1, steps // 2)),
+        "diff": Each(changes),
+        "adaptive": Adaptive(changes, examples=50_000),
+    }
+    if smoothing and loss not in WITH_LABELS:
+        raise ValueError(f"the loss {loss} has no labels to smooth: use smoothing=0")
+    by_discriminator = optax.adam(lr_discriminator, b1=0.5, b2=0.99, eps_root=1e-16)
+    model = GAN(
+        DCGANGenerator((8, 8), channels),
+        DCGANDiscriminator(
+            channels[:0:-1],
+            norm=NORMS[norm],
+            batchwise=looks[batchwise],
+            dropout=dropout,
+        ),
+        latent,
+        WITH_LABELS[loss](smoothing) if loss in WITH_LABELS else LOSSES[loss](),
+        penalties=PENALTIES[penalty](penalty_weight, penalty_every),
+        every=every,
+        augmentation=augmentations[augmentation],
+        packing=packing,
+        mode_seeking=mode_seeking,
+        unrolling=Unrolling(unrolled, by_discriminator) if unrolled else None,
+    )
+    tx = {"discriminator": by_discriminator, "generator": optax.adam(lr, b1=0.5, b2=0.99)}
+    drawn = 200 if smoke else 2000
+    return Experiment(
+        model,
+        with_ema(descent(model, tx), "generator", ema),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[scale(0, 1, levels=17)],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
+        plot_every=500,
+    )

@@ -1,0 +1,63 @@
+"""Residual GAN with spectral normalisation on MNIST (Miyato et al. 2018, arXiv:1802.05957).
+
+python -m gen_jax data prepare mnist --manual-dir DIR
+python train.py configs/gan/sngan_mnist.py                                   # on two cores
+python train.py configs/gan/sngan_mnist.py --width 128 --steps 50000         # on an accelerator
+"""
+
+from typing import Literal
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.transforms import scale
+from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.experiment import Experiment
+from gen_jax.models.gan import GAN, ResNetDiscriminator, ResNetGenerator, hinge
+
+
+def config(
+    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    latent: int = 128,
+    width: int = 32,
+    every: int = 5,
+    lr: float = 2e-4,
+    ema: float = 0.999,
+    batch: int = 64,
+    steps: int = 5_000,
+    smoke: bool = False,
+) -> Experiment:
+    """The hinge loss, and five steps of a discriminator whose weights are divided by their largest singular values.
+
+    Args:
+        data: the set
+        latent: dimensions of the generator's noise
+        width: channels of all residual blocks
+        every: steps of the discriminator for each of the generator
+        lr: learning rate of Adam for both players
+        ema: decay of the averaged generator that evaluation and samples use
+        batch: real examples, and generated ones, per step
+    """
+    width = 4 if smoke else width
+    model = GAN(
+        ResNetGenerator((28, 28), (width, width)),
+        ResNetDiscriminator((width,) * 4),
+        latent,
+        hinge(),
+        every=every,
+    )
+    tx = optax.adam(lr, b1=0.0, b2=0.9)
+    drawn = 200 if smoke else 5000
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data=data,
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[scale(-1, 1)],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
+        **validated(data),
+    )

@@ -1,0 +1,57 @@
+"""Wasserstein GAN with gradient penalty on 8x8 digits (Gulrajani et al. 2017, arXiv:1704.00028).
+
+python train.py configs/gan/wgan_gp_digits.py
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.transforms import scale
+from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.experiment import Experiment
+from gen_jax.models.common.normalization import instance
+from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, gradient_penalty, wasserstein
+
+
+def config(
+    latent: int = 64,
+    penalty: float = 10.0,
+    every: int = 3,
+    lr: float = 5e-4,
+    ema: float = 0.995,
+    batch: int = 64,
+    steps: int = 6000,
+    smoke: bool = False,
+) -> Experiment:
+    """A critic held Lipschitz by the norm of its gradients, several of whose steps go to one of the generator.
+
+    Args:
+        latent: dimensions of the generator's noise
+        penalty: weight of the penalty on gradients whose norm is not 1
+        every: steps of the critic for each of the generator
+        lr: learning rate of Adam for both players
+        ema: decay of the averaged generator that evaluation and samples use
+        batch: real examples, and generated ones, per step
+    """
+    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    model = GAN(
+        DCGANGenerator((8, 8), channels),
+        DCGANDiscriminator(channels[:0:-1], norm=instance, dropout=0.0),
+        latent,
+        wasserstein(),
+        penalties=(gradient_penalty(penalty),),
+        every=every,
+    )
+    tx = optax.adam(lr, b1=0.0, b2=0.9)
+    drawn = 200 if smoke else 2000
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[scale(0, 1, levels=17)],
+        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
+    )

@@ -1,0 +1,53 @@
+"""Hidden Markov model of polyphonic music, one bit per key: Bach's chorales where prepared, else a synthetic stand-in.
+
+python -m gen_jax data prepare jsb_chorales --manual-dir DIR
+python train.py configs/hmm/hmm_chorales.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import em
+from gen_jax.data.catalogue import preferred
+from gen_jax.evaluation import log_likelihood_per_step
+from gen_jax.experiment import Experiment
+from gen_jax.hooks import StopWhen
+from gen_jax.models.hmm import HMM
+from gen_jax.models.hmm.emissions import Bernoulli
+
+LENGTHS = {"jsb_chorales": 160, "chorales": 96}
+
+
+def config(
+    states: int = 50,
+    data: str = preferred("jsb_chorales", "chorales"),
+    stickiness: float = 0.0,
+    prior: float = 0.1,
+    steps: int = 100,
+    tolerance: float = 0.1,
+    smoke: bool = False,
+) -> Experiment:
+    """Each step is one iteration of Baum-Welch over all pieces.
+
+    Args:
+        states: number of hidden states
+        data: jsb_chorales or chorales
+        stickiness: pseudo-counts of staying in a state
+        prior: pseudo-counts of either value of each key in each state
+        steps: iterations at most
+        tolerance: stop when the mean log-likelihood (nats per piece) changes by less
+    """
+    if data not in LENGTHS:
+        raise ValueError(f"data must be one of {', '.join(LENGTHS)}, got {data}")
+    model = HMM(5 if smoke else states, Bernoulli(prior), stickiness=stickiness, length=LENGTHS[data])
+    return Experiment(
+        model,
+        em(model),
+        data=data,
+        steps=min(steps, 20) if smoke else steps,
+        report_every=1,
+        metrics=[log_likelihood_per_step],
+        plots=[plots.rolls, plots.state_sequence],
+        evaluate_every=25,
+        plot_every=50,
+        checkpoint_every=25,
+        hooks=[StopWhen("log_likelihood", tolerance)],
+    )

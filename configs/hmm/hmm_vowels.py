@@ -1,0 +1,53 @@
+"""Speakers told apart by one hidden Markov model each (Kudo et al. 1999): Japanese vowels if prepared, else synthetic.
+
+python -m gen_jax data prepare japanese_vowels --manual-dir DIR
+python train.py configs/hmm/hmm_vowels.py
+"""
+
+from gen_jax.algorithms import em
+from gen_jax.data.catalogue import preferred
+from gen_jax.evaluation import accuracy, log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.hooks import StopWhen
+from gen_jax.models.hmm import HMM, left_right
+from gen_jax.models.hmm.emissions import Gaussian
+from gen_jax.models.mixture import DIAGONAL, FULL, ByClass, Prior
+
+SPEAKERS, LENGTHS = {"japanese_vowels": 9, "vowels": 3}, {"japanese_vowels": 29, "vowels": 24}
+
+
+def config(
+    states: int = 4,
+    data: str = preferred("japanese_vowels", "vowels"),
+    full: bool = True,
+    shrinkage: float = 10.0,
+    steps: int = 50,
+    tolerance: float = 0.01,
+    smoke: bool = False,
+) -> Experiment:
+    """Each step is one iteration of Baum-Welch for all speakers at once.
+
+    Args:
+        states: number of hidden states, passed through from first to last
+        data: japanese_vowels or vowels
+        full: full covariances instead of diagonal ones
+        shrinkage: steps of speech that the prior of each covariance is worth
+        steps: iterations at most
+        tolerance: stop when the mean log-likelihood (nats per sequence) changes by less
+    """
+    if data not in SPEAKERS:
+        raise ValueError(f"data must be one of {', '.join(SPEAKERS)}, got {data}")
+    emission = Gaussian(FULL if full else DIAGONAL, prior=Prior(pseudo_counts=shrinkage, mode=0.1))
+    model = ByClass(HMM(states, emission, left_right(states), length=LENGTHS[data]), SPEAKERS[data])
+    return Experiment(
+        model,
+        em(model),
+        data=data,
+        steps=min(steps, 20) if smoke else steps,
+        report_every=1,
+        metrics=[accuracy, log_likelihood],
+        evaluate_every=10,
+        plot_every=50,
+        checkpoint_every=10,
+        hooks=[StopWhen("log_likelihood", tolerance)],
+    )

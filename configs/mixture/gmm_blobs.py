@@ -1,0 +1,40 @@
+"""Gaussian mixture by EM on three blobs.
+
+python train.py configs/mixture/gmm_blobs.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import em
+from gen_jax.evaluation import log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.hooks import StopWhen
+from gen_jax.models.mixture import GMM, random_from_data, random_responsibilities
+from gen_jax.restarts import best_of
+
+
+def config(
+    components: int = 3, restarts: int = 8, steps: int = 200, tolerance: float = 1e-5, smoke: bool = False
+) -> Experiment:
+    """Each step is one iteration of EM over all of the data.
+
+    Args:
+        components: number of Gaussians
+        restarts: starts from random points, of which the best after 30 iterations goes on
+        steps: iterations at most
+        tolerance: stop when the mean log-likelihood (nats) changes by less
+    """
+    start = random_responsibilities if smoke else random_from_data  # far from the optimum: a few steps show progress
+    model = GMM(components, start=start)
+    return Experiment(
+        model,
+        best_of(em(model), restarts, "log_likelihood", iterations=2 if smoke else 30),
+        data="blobs",
+        steps=min(steps, 20) if smoke else steps,
+        report_every=1,
+        metrics=[log_likelihood],
+        plots=[plots.scatter, plots.density, plots.restarts],
+        evaluate_every=50,
+        plot_every=50,
+        checkpoint_every=50,
+        hooks=[StopWhen("log_likelihood", tolerance)],
+    )

@@ -1,0 +1,42 @@
+"""Gaussian mixture by EM on the embedded 8x8 digits, dequantised: exact densities of images.
+
+python train.py configs/mixture/gmm_digits.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import em
+from gen_jax.data import statically_dequantised
+from gen_jax.evaluation import log_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.hooks import StopWhen
+from gen_jax.models.mixture import GMM, Prior, kmeans
+from gen_jax.restarts import best_of
+
+
+def config(
+    components: int = 20, shrinkage: float = 30.0, restarts: int = 4, steps: int = 100, smoke: bool = False
+) -> Experiment:
+    """Each step is one iteration of EM over all of the data, noise between the levels being drawn once.
+
+    Args:
+        components: number of Gaussians
+        shrinkage: examples that the prior of each covariance is worth; without it, few images per component overfit
+        restarts: starts from k-means, of which the best after 10 iterations goes on
+        steps: iterations at most
+    """
+    model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=(8, 8, 1))
+    return Experiment(
+        model,
+        best_of(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
+        data="digits",
+        train="train[:1344]",  # divides over up to 64 devices
+        transforms=[statically_dequantised(17)],
+        steps=min(steps, 20) if smoke else steps,
+        report_every=1,
+        metrics=[log_likelihood],
+        plots=[plots.samples, plots.components, plots.restarts],
+        evaluate_every=20,
+        plot_every=30,
+        checkpoint_every=20,
+        hooks=[StopWhen("log_posterior", 1e-3)],
+    )

@@ -1,0 +1,48 @@
+"""Conditional VAE on the embedded 8x8 digits: images of a given class (Sohn, Lee & Yan 2015).
+
+python train.py configs/vae/cvae_digits.py
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
+from gen_jax.experiment import Experiment
+from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.likelihoods import DiscretizedLogistic
+from gen_jax.models.common.networks import ConvDecoder, ConvEncoder
+from gen_jax.models.vae import VAE
+from gen_jax.optimizers import adamw
+
+
+def config(
+    latent: int = 12,
+    lr: float = 2e-3,
+    batch: int = 128,
+    steps: int = 2500,
+    weight_decay: float = 1.0,
+    smoke: bool = False,
+) -> Experiment:
+    """Samples are of every class in turn.
+
+    Args:
+        latent: dimensions of z, which need not tell the class
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+        weight_decay: pull of AdamW towards zero
+    """
+    channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
+    likelihood = DiscretizedLogistic(17)
+    encoder = ConvEncoder(channels, hidden, 2 * latent)
+    decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
+    model = VAE(encoder, decoder, likelihood, latent, context=Labels(10))
+    return Experiment(
+        model,
+        with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        metrics=[elbo, iwae_50, active_units, latent_accuracy],
+        plots=[plots.samples, plots.reconstructions, plots.interpolations, plots.imputations],
+        evaluate_every=500,
+        checkpoint_every=500,
+    )

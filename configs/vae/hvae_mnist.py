@@ -1,0 +1,72 @@
+"""Hierarchical VAE on stochastically binarised MNIST (the embedded digits, enlarged, where MNIST is not prepared).
+
+python -m gen_jax data prepare mnist --manual-dir DIR
+python train.py configs/vae/hvae_mnist.py                   (made for a GPU)
+"""
+
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.transforms import stochastically_binarised
+from gen_jax.evaluation import elbo, importance_weighted
+from gen_jax.experiment import Experiment
+from gen_jax.models.common.likelihoods import Bernoulli
+from gen_jax.models.vae import HVAE, bounds
+
+
+def config(
+    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    groups: int = 3,
+    depth: int = 3,
+    width: int = 64,
+    channels: int = 8,
+    warm_up: int = 5000,
+    lr: float = 1e-3,
+    batch: int = 128,
+    steps: int = 40_000,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    smoke: bool = False,
+) -> Experiment:
+    """Latent images of 28x28, 14x14 and 7x7 pixels.
+
+    Args:
+        data: the set
+        groups: latent resolutions
+        depth: latent images per group
+        width: features of the blocks
+        channels: of each latent image
+        warm_up: steps in which the weight of the KL grows from 0 to 1
+        lr: learning rate of Adamax at the start of its cosine decay
+        batch: examples per step
+        precision: type of the networks' computations; parameters are float32
+    """
+    sizes = (2, 1, 4, 2) if smoke else (groups, depth, width, channels)
+    model = HVAE(
+        (28, 28, 1),
+        Bernoulli(),
+        *sizes,
+        beta=bounds.linear(1.0, warm_up),
+        bound=partial(bounds.elbo, balanced=True),
+        dtype=jnp.dtype(precision),
+    )
+    tx = optax.chain(optax.clip_by_global_norm(200.0), optax.adamax(optax.cosine_decay_schedule(lr, steps)))
+    return Experiment(
+        model,
+        with_ema(descent(model, {"vae": tx}), "vae", 0.999),
+        data=data,
+        batch=16 if smoke else batch,
+        steps=min(steps, 20) if smoke else steps,
+        transforms=[stochastically_binarised()],
+        metrics=[elbo, importance_weighted(100, examples=1000, at_once=512)],
+        plots=[plots.samples, plots.reconstructions],
+        evaluate_every=5000,
+        plot_every=5000,
+        checkpoint_every=5000,
+        **validated(data),
+    )

@@ -1,0 +1,125 @@
+"""VAE on the embedded 8x8 digits (Kingma & Welling 2013), every part of it a knob.
+
+python train.py configs/vae/vae_digits.py
+python train.py configs/vae/vae_digits.py --prior vamp --bound iwae --samples 5
+"""
+
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.checkpoint import Best
+from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy, reconstruction_error
+from gen_jax.experiment import Experiment
+from gen_jax.models.common import likelihoods
+from gen_jax.models.common.networks import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from gen_jax.models.vae import VAE, bounds, posteriors, priors
+from gen_jax.optimizers import adamw
+
+ANNEALING = {"none": lambda beta, steps: beta, "linear": bounds.linear, "cyclical": bounds.cyclical}
+LIKELIHOODS = {
+    "logistic": likelihoods.DiscretizedLogistic(17),
+    "logistic_mixture": likelihoods.DiscretizedLogistic(17, components=5),
+    "categorical": likelihoods.Categorical(17),
+}
+PRIORS = {"normal": priors.StandardNormal(), "mixture": priors.GaussianMixture(20), "vamp": priors.VampPrior(50)}
+POSTERIORS = {"diagonal": posteriors.Diagonal(), "full": posteriors.FullCovariance()}
+
+
+def config(
+    latent: int = 16,
+    network: Literal["conv", "residual", "mlp"] = "conv",
+    likelihood: Literal["logistic", "logistic_mixture", "categorical"] = "logistic",
+    prior: Literal["normal", "mixture", "vamp"] = "normal",
+    posterior: Literal["diagonal", "full"] = "diagonal",
+    bound: Literal["elbo", "iwae"] = "elbo",
+    samples: int = 1,
+    kl: Literal["analytic", "sampled"] = "analytic",
+    beta: float = 1.0,
+    anneal: Literal["none", "linear", "cyclical"] = "none",
+    anneal_steps: int = 500,
+    free_bits: float = 0.0,
+    balance: bool = False,
+    lr: float = 2e-3,
+    batch: int = 128,
+    steps: int = 2500,
+    weight_decay: float = 1.0,
+    ema: float = 0.99,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    smoke: bool = False,
+) -> Experiment:
+    """The main job.
+
+    Args:
+        latent: dimensions of z
+        network: of encoder and decoder
+        likelihood: p(x | z) of a pixel: one discretised logistic, five of them, or a softmax over the 17 levels
+        prior: p(z): standard normal, a mixture of 20 normals, or the VampPrior with 50 pseudo-inputs
+        posterior: the covariance of q(z | x)
+        bound: what is maximised: the ELBO, or the importance-weighted bound
+        samples: of z per example
+        kl: of the ELBO, in closed form where there is one, or estimated from the samples
+        beta: weight of the KL term (Higgins et al. 2017)
+        anneal: how beta grows from 0: not at all, once, or again in every cycle (Fu et al. 2019)
+        anneal_steps: of the growth, or of a cycle
+        free_bits: of the ELBO: nats of KL that cost nothing, per latent dimension with a diagonal posterior and a
+            normal prior and the analytic KL, else in all
+        balance: of the ELBO, per latent dimension: while beta grows, dimensions with more KL weigh more
+        lr: learning rate of AdamW at the start of its cosine decay
+        batch: examples per step
+        weight_decay: pull of AdamW towards zero; the set is small, and without it the model overfits
+        ema: decay of the averaged parameters that evaluation and samples use
+        precision: type of the networks' computations; parameters are float32
+    """
+    channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
+    size, dtype, pixel, q = (8, 8), jnp.dtype(precision), LIKELIHOODS[likelihood], POSTERIORS[posterior]
+    inner = q.outputs(latent)
+    networks = {
+        "conv": (
+            ConvEncoder(channels, hidden, inner, dtype),
+            ConvDecoder(size, channels[:1] * 2, pixel.channels, dtype),
+        ),
+        "residual": (
+            ResidualEncoder(channels, inner, dtype),
+            ResidualDecoder(size, channels[::-1], pixel.channels, dtype),
+        ),
+        "mlp": (MLP([4 * hidden] * 2, inner, dtype=dtype), MLP([4 * hidden] * 2, (*size, pixel.channels), dtype=dtype)),
+    }
+    bound_ = {
+        "elbo": partial(bounds.elbo, analytic=kl == "analytic", free_bits=free_bits, balanced=balance),
+        "iwae": bounds.iwae,
+    }
+    model = VAE(
+        *networks[network],
+        likelihood=pixel,
+        latent=latent,
+        beta=ANNEALING[anneal](beta, anneal_steps),
+        prior=PRIORS[prior],
+        posterior=q,
+        bound=bound_[bound],
+        samples=samples,
+    )
+    return Experiment(
+        model,
+        with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", ema),
+        data="digits",
+        batch=batch,
+        steps=min(steps, 20) if smoke else steps,
+        metrics=[elbo, iwae_50, active_units, reconstruction_error, latent_accuracy],
+        plots=[
+            plots.samples,
+            plots.reconstructions,
+            plots.latent_scatter,
+            plots.latent_usage,
+            plots.interpolations,
+            plots.traversals,
+            plots.imputations,
+        ],
+        evaluate_every=500,
+        plot_every=1000,
+        checkpoint_every=500,
+        best=Best("validation/elbo", "max"),
+    )

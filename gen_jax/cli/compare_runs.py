@@ -1,0 +1,134 @@
+"""Runs beside each other: trains those of configs that have not finished, and measures all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from gen_jax import plots
+from gen_jax.configs import load
+from gen_jax.errors import UserError
+from gen_jax.evaluation.comparison import Comparison, Row
+from gen_jax.evaluation.metric import Estimate, Split
+from gen_jax.evaluation.report import evaluator
+from gen_jax.evaluation.samples.quality import chosen, examples_of, quality
+from gen_jax.evaluation.suite import Choice, quality_encoder, suite
+from gen_jax.logs import machine, read_metrics
+from gen_jax.run import Run, open_run, use_compilation_cache
+from gen_jax.workdir import default_workdir
+
+
+def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Path]:
+    """The working directories of configs with their default knobs, each trained or resumed in a process of its own.
+
+    data: what to set the knob of that name to, where a config has one.
+    """
+    loaded = [load(path) for path in configs]  # all of them, before the first is trained
+    loaded = [one.with_knobs({"data": data}) if data and "data" in one.defaults else one for one in loaded]
+    for one in loaded:
+        _same({str(one.path): _data_of(one)}, data)
+    folders = []
+    for one in loaded:
+        knobs = [f"--{name}={value}" for name, value in one.changed.items()]
+        where = ["--data-dir", str(data_dir)] if data_dir else []
+        print(f"{one.path}: training, or already trained", flush=True)
+        command = [sys.executable, "-m", "gen_jax", "train", str(one.path), *knobs, *where, "--no-progress"]
+        done = subprocess.run(command)
+        if done.returncode:
+            raise UserError(f"{one.path} could not be trained (exit code {done.returncode}); see above")
+        folders.append(default_workdir(one, seed=0))
+    return folders
+
+
+def _data_of(loaded) -> str:
+    data = loaded.build().data
+    return data if isinstance(data, str) else data.name
+
+
+def compared(
+    workdirs: Sequence[Path],
+    data: str,
+    split: str,
+    encoder: Choice | None,
+    samples: int,
+    seed: int,
+    data_dir: Path | None,
+) -> Comparison:
+    """All that applies to each run, and the split itself in the place of samples."""
+    use_compilation_cache()
+    if twice := {str(one) for one in workdirs if sum(one.resolve() == other.resolve() for other in workdirs) > 1}:
+        raise UserError(f"{min(twice)} is named more than once")
+    opened = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
+    for warning in filter(None, (warning for _, warning in opened)):
+        print(f"warning: {warning}", file=sys.stderr)
+    runs = [run for run, _ in opened]
+    _same({str(run.workdir): run.data.name for run in runs}, data)
+    if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
+        raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
+    whole = lambda run: run.data["train"] if "train" in run.data.splits else run.data[run.experiment.train]
+    parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
+    _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
+    rows = [_data_row(parts[0], encoder)]
+    names = [run.workdir.name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
+    for name, run, part in zip(names, runs, parts):
+        print(f"measuring {run.workdir}", flush=True)
+        try:
+            rows.append(_model_row(name, run, part, encoder, samples, seed))
+        except UserError as error:  # the others are shown all the same
+            print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
+        jax.clear_caches()
+        gc.collect()
+    if not any(row.competes for row in rows):
+        raise UserError("none of these runs could be measured")
+    return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
+
+
+def _model_row(name: str, run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:
+    model, state = run.experiment.model, run.state()
+    found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
+    summary = run.summary()
+    if not summary.get("resumed_at"):  # else its time is of the last part only
+        device = run.recorded()["environment"]["devices"][0]
+        found["run_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
+    images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders see them
+    figures = {"samples": plots.show({"samples": images})}
+    if rows := read_metrics(run.workdir / "metrics.jsonl"):
+        figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
+    return Row(name, type(model).__name__, found, figures)
+
+
+def _data_row(split: Split, encoder: Choice | None) -> Row:
+    """What the split itself gets in the place of samples; of few examples, distances are biased upward."""
+    choice = quality_encoder(split, encoder)
+    if choice is None:
+        return Row(split.name, "data", {}, competes=False)
+    see = chosen(choice, split)
+    found = quality(see, see(examples_of(split, 10_000)), split)
+    shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
+    return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
+
+
+def _same(found: dict[str, str], data: str) -> None:
+    """Every run is of this data set, or of the same one."""
+    names = set(found.values())
+    if data and names - {data}:
+        where = next(one for one, name in found.items() if name != data)
+        raise UserError(f"{where} is of {found[where]}, not of {data}")
+    if len(names) > 1:
+        raise UserError(f"models of different data cannot be compared: {_listed(found)}")
+
+
+def _same_split(found: dict[str, str]) -> None:
+    if len(set(found.values())) > 1:
+        raise UserError(f"these runs mean different examples by this split, choose another: {_listed(found)}")
+
+
+def _listed(found: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in found.items())

@@ -1,0 +1,45 @@
+"""The command `encoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from gen_jax.cli.options import DataDir, check_ending
+from gen_jax.errors import UserError
+
+
+def encoder(
+    action: Positional[Literal["train", "convert"]],
+    source: Positional[str],
+    out: Positional[Path],
+    preprocessing: Literal["tensorflow", "pytorch_fid"] = "tensorflow",
+    data_dir: DataDir = None,
+) -> None:
+    """Makes an encoder for the features of images, in a file for --encoder.
+
+    Args:
+        action: train a small classifier, or convert the weights of the FID's Inception
+        source: the data set to train on, or the PyTorch file (pt_inception-2015-12-05-6726825d.pth)
+        out: the file to write (.safetensors)
+        preprocessing: of converted weights: how images are resized, as in the original or as in pytorch-fid
+    """
+    check_ending(out, (".safetensors",))
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}")
+    if action == "convert":
+        from gen_jax.evaluation.samples.inception import convert
+
+        convert(Path(source), out, preprocessing)
+        print(f"the FID's Inception, resized as by {preprocessing}, in {out}")
+        return
+    from gen_jax.data.catalogue import load
+    from gen_jax.evaluation.metric import Split
+    from gen_jax.evaluation.samples.features import save_small, small_of
+
+    splits = load(source, data_dir)
+    made = small_of(Split("test", splits["test"], training=splits["train"], data=source))
+    save_small(made, out)
+    print(f"a classifier of {source} with test accuracy {made.accuracy:.4f} in {out}")

@@ -1,0 +1,54 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+from gen_jax.cli.options import (
+    ConfigPath,
+    DataDir,
+    EncoderName,
+    Samples,
+    Step,
+    Workdir,
+    open_workdir,
+    parse_step,
+    resolve_encoder,
+)
+from gen_jax.errors import UserError
+
+
+def evaluate(
+    workdir: Workdir,
+    metrics: list[str] | None = None,
+    split: str = "test",
+    encoder: EncoderName = "",
+    samples: Samples = 10_000,
+    seed: int = 0,
+    step: Step = None,
+    config: ConfigPath = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Measures a trained model by all that applies to it, prints a table and writes WORKDIR/evaluation.json.
+
+    Args:
+        metrics: names of metrics, instead of all that apply and those of the config
+        split: train, validation, test, or a part such as test[:100]
+        seed: of the samples and of everything else that is drawn
+    """
+    from gen_jax.evaluation.report import chosen, console, evaluator, table
+    from gen_jax.evaluation.suite import suite
+
+    if metrics == []:
+        raise UserError("--metrics takes one or more names; leave it out for all that apply")
+    see = resolve_encoder(encoder, samples)
+    run = open_workdir(workdir, config, data_dir)
+    part = run.experiment.split(run.data, split)
+    wanted = suite(run.experiment.model, part, run.experiment.metrics, see, samples)
+    wanted = wanted if metrics is None else chosen(wanted, metrics)
+    try:
+        measure = evaluator(run.experiment.model, wanted, seed)
+    except AttributeError as error:  # a metric asks the model for something it does not have
+        raise UserError(f"this model cannot be measured so: {error}") from None
+    state = run.state(parse_step(step))
+    found = measure(state, part)
+    run.keep_evaluation(part.name, int(state.step), found, seed)
+    console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))

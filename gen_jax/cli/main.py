@@ -1,0 +1,62 @@
+"""Work with configs, runs and data: `python -m gen_jax COMMAND`, or `gen_jax COMMAND` once installed."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from gen_jax.cli.bench import bench
+from gen_jax.cli.compare import compare
+from gen_jax.cli.data import data
+from gen_jax.cli.encoder import encoder
+from gen_jax.cli.evaluate import evaluate
+from gen_jax.cli.listing import configs
+from gen_jax.cli.pictures import animate, plot
+from gen_jax.cli.sample import sample
+from gen_jax.cli.usage import one_line_usage_errors
+from gen_jax.errors import UserError
+
+COMMANDS = (sample, evaluate, compare, bench, encoder, plot, animate, data, configs)
+
+
+def train(config: str) -> None:
+    """Trains a config, or resumes it; `gen_jax train CONFIG --help` lists its knobs."""
+
+
+def main() -> None:
+    """Runs the command named by `sys.argv`."""
+    arguments = sys.argv[1:] or ["--help"]
+    if arguments[0] == "train" and arguments[1:] and arguments[1] not in ("-h", "--help"):
+        train_main(arguments[1:])
+        return
+    with one_line_usage_errors():
+        command, options = tyro.extras.subcommand_cli_from_dict(
+            {command.__name__: _deferred(command) for command in (train, *COMMANDS)},
+            prog="gen_jax",
+            description=__doc__.partition(":")[0],
+            args=arguments,
+        )
+    command(**options)
+
+
+def train_main(arguments: list[str]) -> None:
+    """`train CONFIG [--knob value ...]`: the knobs depend on the config, which comes first."""
+    if arguments[0].startswith("-"):
+        raise UserError(f"the config comes first: train CONFIG {' '.join(arguments)}")
+    from gen_jax.cli.train import train
+
+    train(arguments[0], arguments[1:])
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., tuple[Callable[..., None], dict[str, Any]]]:
+    """A function with the same arguments that returns them with the command instead of running it."""
+
+    @functools.wraps(command)
+    def parsed(**options: Any):
+        return command, options
+
+    return parsed

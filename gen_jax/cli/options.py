@@ -1,0 +1,51 @@
+"""Options and checks that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from gen_jax.errors import UserError
+
+PICTURES = (".png", ".pdf", ".svg")
+Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
+Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]
+ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
+EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
+Samples = Annotated[int, arg(help="how many samples are judged")]
+DataDir = Annotated[Path | None, arg(help="where data sets lie; by default TFDS_DATA_DIR")]
+
+
+def check_ending(out: Path, endings: tuple[str, ...]) -> None:
+    if out.suffix not in endings:
+        *others, last = endings
+        raise UserError(f"--out {out}: the ending must be {', '.join(others) + ' or ' if others else ''}{last}")
+
+
+def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None):
+    from gen_jax.run import open_run, use_compilation_cache
+
+    use_compilation_cache()
+    run, warning = open_run(workdir, config, data_dir=data_dir)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    return run
+
+
+def resolve_encoder(name: str, samples: int):
+    from gen_jax.evaluation.suite import opened
+
+    if not 2 <= samples <= 1_000_000:
+        raise UserError(f"--samples must be between 2 and 1,000,000, got {samples}")
+    return opened(name)
+
+
+def parse_step(step: str | None) -> int | str | None:
+    if step is None or step == "best":
+        return step
+    if not step.isdigit():
+        raise UserError(f'--step takes a number or "best", got {step!r}')
+    return int(step)

@@ -1,0 +1,65 @@
+"""The command `sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gen_jax.cli.options import PICTURES, ConfigPath, DataDir, Step, Workdir, check_ending, open_workdir, parse_step
+from gen_jax.errors import UserError
+
+
+def sample(
+    workdir: Workdir,
+    n: int = 64,
+    out: Path | None = None,
+    seed: int = 0,
+    label: int | None = None,
+    step: Step = None,
+    config: ConfigPath = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draws new examples from a trained model.
+
+    Args:
+        n: how many
+        out: a picture (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
+        seed: another seed, other examples
+        label: their class, for a model conditioned on labels; by default every class in turn
+    """
+    out = out or workdir / "samples.png"
+    check_ending(out, (*PICTURES, ".npz"))
+    if not 1 <= n <= 1_000_000:
+        raise UserError(f"--n must be between 1 and 1,000,000, got {n}")
+    import jax
+    import numpy as np
+
+    from gen_jax import plots
+
+    run = open_workdir(workdir, config, data_dir)
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    given = [] if label is None else [_of_class(run.experiment.model, label, n)]
+    draw = jax.jit(run.experiment.model.sample, static_argnums=2)
+    batch = {
+        name: np.asarray(a) for name, a in draw(run.state(parse_step(step)), jax.random.key(seed), n, *given).items()
+    }
+    if out.suffix == ".npz":
+        np.savez(out, **batch)
+    else:
+        plots.show({f"{n} samples": batch["x"]}).savefig(out)
+    print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")
+
+
+def _of_class(model, label: int, n: int) -> dict[str, Any]:
+    """What a model conditioned on labels is given to draw n examples of one class."""
+    import numpy as np
+
+    from gen_jax.models.common.conditioning import Labels
+
+    context = getattr(model, "context", None)
+    if not isinstance(context, Labels):
+        raise UserError("--label is for models conditioned on labels, which this one is not")
+    if not 0 <= label < context.classes:
+        raise UserError(f"--label must be between 0 and {context.classes - 1}, got {label}")
+    return {context.entry: np.full(n, label)}

@@ -1,0 +1,109 @@
+"""The command line of `train.py`: a config's knobs and the options of a run, parsed from one list of arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from gen_jax.cli.usage import one_line_usage_errors
+from gen_jax.configs import Loaded, knob_help, load, unknown_knob
+from gen_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every run can be told, beside the knobs of its config."""
+
+    workdir: Annotated[
+        Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
+    ] = None
+    seed: Annotated[int, tyro.conf.arg(help="seed of everything random")] = 0
+    devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
+    distributed: Annotated[bool, tyro.conf.arg(help="join the other processes of this run; see the README")] = False
+    force: Annotated[bool, tyro.conf.arg(help="go on in a working directory of other settings")] = False
+    cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
+    progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
+    profile: Annotated[
+        tuple[int, int] | None, tyro.conf.arg(help="trace the steps FIRST LAST with the JAX profiler")
+    ] = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="where data sets lie; by default TFDS_DATA_DIR")] = None
+
+
+def parse(loaded: Loaded, arguments: Sequence[str]) -> tuple[Loaded, Options]:
+    """The config with its knobs set, and the options. Unknown names and wrong types exit with code 2."""
+    knobs = knob_help(loaded.config)
+    options = {f.name: f for f in dataclasses.fields(Options)}
+    if clash := knobs.keys() & options.keys():
+        raise UserError(f"{loaded.path}: {sorted(clash)[0]} is an option of every run; rename the knob")
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+        if argument.startswith("--") and name not in {*knobs, *options, "help"}:
+            raise UserError(unknown_knob(loaded.path, name, [*knobs, *options]))
+    fields = [
+        (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+        for name, (kind, default, text) in knobs.items()
+    ] + [(name, Options.__annotations__[name], dataclasses.field(default=f.default)) for name, f in options.items()]
+    command = dataclasses.make_dataclass(loaded.name, fields, namespace={"__module__": __name__})
+    with one_line_usage_errors():
+        parsed = tyro.cli(
+            command,
+            prog=f"train.py {loaded.path}",
+            description=(loaded.config.__globals__.get("__doc__") or "").strip(),
+            args=list(arguments),
+        )
+    values = {name: getattr(parsed, name) for name in knobs}
+    return loaded.with_knobs(values), Options(**{name: getattr(parsed, name) for name in options})
+
+
+def train(path: str, arguments: Sequence[str]) -> None:
+    """`train.py PATH ARGUMENTS`."""
+    loaded, options = parse(load(path), arguments)
+    from gen_jax.run import Run, use_compilation_cache
+    from gen_jax.sharding import is_writer, start_processes
+
+    use_compilation_cache(options.cache)
+    if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
+        start_processes()
+    run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir)
+    summary = run.train(bar=options.progress, force=options.force, profile=options.profile)
+    if is_writer():
+        show_summary(run.workdir, summary)
+
+
+def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
+    """What was reached, and where things lie."""
+    from gen_jax.evaluation.report import console, from_json, table
+
+    terminal = console()
+    found = from_json(summary["evaluation"])
+    state = (
+        "had already finished"
+        if summary.get("already_finished")
+        else "stopped early"
+        if summary["stopped_early"]
+        else "finished"
+    )
+    terminal.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
+    if found:
+        terminal.print(table("test split", found))
+    if summary.get("seconds_to_first_step") and not summary.get("already_finished"):
+        terminal.print(
+            f"first step after {summary['seconds_to_first_step']:.1f} s, "
+            f"of which {summary['compile_seconds']:.1f} s compiling",
+            highlight=False,
+        )
+    for name, what in {
+        "plots": "pictures",
+        "metrics.jsonl": "metrics (also in tensorboard)",
+        "checkpoints": "checkpoints",
+        "evaluation.json": "evaluation",
+        "run.json": "config, commit, versions",
+    }.items():
+        if (workdir / name).exists():
+            terminal.print(f"  {workdir / name}  {what}", highlight=False)

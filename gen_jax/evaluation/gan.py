@@ -1,0 +1,60 @@
+"""How the game of a GAN stands."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import PyTree, State, weights
+from gen_jax.evaluation.metric import Estimate, Measure, Split
+from gen_jax.evaluation.samples.distances import neighbours
+
+
+def stability(model: Any) -> Measure:
+    """Of up to 2,000 examples of the split and as many samples.
+
+    real_accuracy, fake_accuracy: what the discriminator gets right. loss_ratio: its loss by that of the generator.
+    spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the share of samples nearer
+    to another sample than 99 % of the examples are to another example; 1 % where samples are as different as the data.
+    """
+    draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
+    judge = jax.jit(model.judge)
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        n = min(2000, split.size) // model.packing * model.packing
+        batch = split.head(n)
+        fake = draw(state, key, batch)
+        logits = judge(state, batch), judge(state, {**batch, "x": fake})
+        losses = [float(f(*logits)) for f in (model.adversarial.discriminator, model.adversarial.generator)]
+        shares = {
+            "real_accuracy": float(jnp.mean(model.adversarial.right(*logits)[0])),
+            "fake_accuracy": float(jnp.mean(model.adversarial.right(*logits)[1])),
+            "duplicates": duplicate_rate(np.asarray(fake), np.asarray(batch["x"])),
+        }
+        error = lambda p: math.sqrt(p * (1 - p) * model.packing / n)
+        found = {name: Estimate(p, error(p), "share", "estimate", n) for name, p in shares.items()}
+        ratio = losses[0] / losses[1] if losses[1] else math.inf
+        found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
+        for player in state.params:
+            norm = largest_singular_value(weights(state, player))
+            found[f"spectral_norm_{player}"] = Estimate(norm, math.nan, "", "exact", 1)
+        return found
+
+    return measure
+
+
+def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
+    """See `stability`."""
+    apart = lambda x: neighbours(x.reshape(len(x), -1))[:, 0]
+    return float(np.mean(apart(samples) < np.quantile(apart(examples), 0.01)))
+
+
+def largest_singular_value(params: PyTree) -> float:
+    """Of all kernels, each as a matrix from inputs (of all taps) to outputs."""
+    kernels = (np.asarray(a, np.float64) for a in jax.tree.leaves(params) if a.ndim >= 2)
+    return max((float(np.linalg.norm(a.reshape(-1, a.shape[-1]), 2)) for a in kernels), default=math.nan)

@@ -1,0 +1,1 @@
+"""Sample quality, by the features of an encoder."""

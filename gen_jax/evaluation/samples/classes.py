@@ -1,0 +1,77 @@
+"""What a classifier of the data says of samples: which classes there are, how even, and what they teach."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State, fold
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.samples.features import small, trained
+from gen_jax.evaluation.samples.quality import DRAWN, drawing, examples_of
+
+
+def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
+    """Makes the metric of images of one digit, or of several in their channels (stacked digits, Metz et al. 2017).
+
+    classes: how many of all there are have a sample (of three stacked digits there are 1,000). class_kl: KL(samples ||
+    data) over classes, nats, the data being the training split's or, of stacked digits, uniform; that of n samples as
+    even as the data is about (classes - 1) / 2 n. confidence: the mean of the largest probability. By the small encoder
+    of the data set, whose accuracy stands in the provenance.
+    """
+
+    def class_coverage(model: Any) -> Measure:
+        draw = drawing(model)
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            see = small(split)
+            x = np.concatenate([split.pixels(x) for x in draw(state, key, samples)])
+            stack, n = x.shape[-1], len(x)
+            seen = see(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1)).probabilities
+            parts = seen.argmax(axis=-1).reshape(stack, n)
+            share = np.bincount(np.ravel_multi_index(tuple(parts), (classes,) * stack), minlength=classes**stack) / n
+            counts = np.bincount(split.training["label"], minlength=classes) if stack == 1 else np.ones(classes**stack)
+            there = share > 0
+            ratios = np.log(share[there] * counts.sum() / counts[there])
+            kl = float(np.sum(share[there] * ratios))
+            error = math.sqrt(max(np.sum(share[there] * ratios**2) - kl**2, 0) / n)
+            sure = seen.max(axis=-1)
+            of = lambda value, error, unit: Estimate(float(value), float(error), unit, "estimate", n, see.detail)
+            return {
+                "classes": of(there.sum(), math.nan, f"of {classes**stack}"),
+                "class_kl": of(kl, error, "nats"),
+                "confidence": of(sure.mean(), sure.std() / math.sqrt(n), "share"),
+            }
+
+        return measure
+
+    return class_coverage
+
+
+def train_on_synthetic(model: Any) -> Measure:
+    """The accuracy on real examples of a classifier trained on samples alone (Ravuri & Vinyals 2019).
+
+    Of models conditioned on labels. As many samples as there are training examples, at most 10,000, with their labels;
+    beside it stands the accuracy of the same classifier trained on the examples themselves.
+    """
+    entry = model.context.entry
+    draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        labels = np.asarray(split.reference.arrays["label"][:10_000])
+        asked = np.resize(labels, (-(-len(labels) // DRAWN), DRAWN))
+        blocks = [split.pixels(draw(state, fold(key, i), {entry: jnp.asarray(a)})) for i, a in enumerate(asked)]
+        test = {"x": examples_of(split, 10_000), "label": np.asarray(split.arrays["label"][:10_000])}
+        made = {"x": np.concatenate(blocks)[: len(labels)], "label": labels}
+        real = {"x": examples_of(split.reference, len(labels)), "label": labels}
+        synthetic, actual = (trained(one, test, "").accuracy for one in (made, real))
+        error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
+        how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
+        return {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}
+
+    return measure

@@ -1,0 +1,222 @@
+"""Encoders: what turns images into the features that sample metrics compare. Each has a name, which those metrics bear.
+
+`small` is a classifier of the data set (digits: the packaged one), `raw` are the values themselves, `Inception` is
+in `gen_jax.evaluation.samples.inception`, any function of a block of images can be one: `Encoder("mine", function)`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.special
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+
+from gen_jax.algorithms import descent
+from gen_jax.core import Batch, Mean, Objective, State
+from gen_jax.data.source import Arrays, Resident
+from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import Split
+from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
+from gen_jax.loop import fit
+from gen_jax.models.common.convolutions import Conv
+
+PACKAGED = Path(__file__).with_name("encoders")
+KIND = "gen_jax small encoder 1"
+
+
+class Seen(NamedTuple):
+    """What an encoder makes of N images."""
+
+    features: np.ndarray  # (N, D) float32
+    probabilities: np.ndarray | None = None  # (N, classes), of a classifier
+
+
+class Encoder(NamedTuple):
+    """see: a block of images (B, H, W, C) in [0, 1] -> features (B, ...), or features and logits (B, classes).
+
+    name: what metrics made of its features are called after. detail: what else there is to say, such as its accuracy.
+    shape: of the images it takes, None being any number. block: how many images it is shown at once.
+    """
+
+    name: str
+    see: Callable[[np.ndarray], Any]
+    detail: str = ""
+    shape: tuple[int | None, ...] | None = None
+    block: int = 500
+
+    def __call__(self, x: np.ndarray) -> Seen:
+        """Of any number of images; only one block of them is computed with at a time."""
+        self._check(x)
+        n, found = len(x), []
+        for start in range(0, n, self.block):
+            part = x[start : start + self.block]
+            padded = np.concatenate([part, np.repeat(part[-1:], min(self.block, n) - len(part), axis=0)])
+            seen = self.see(padded)
+            seen = seen if isinstance(seen, tuple) else (seen,)
+            found.append([np.asarray(a)[: len(part)] for a in seen])
+        features, *logits = (np.concatenate(parts) for parts in zip(*found))
+        features = features.reshape(n, -1).astype(np.float32)
+        if not np.isfinite(features).all():
+            bad = int((~np.isfinite(features).all(axis=1)).sum())
+            raise UserError(f"{bad} of {n} features of the encoder {self.name} are not finite")
+        return Seen(features, scipy.special.softmax(logits[0].astype(np.float64), axis=1) if logits else None)
+
+    def _check(self, x: np.ndarray) -> None:
+        if not len(x):
+            raise UserError("there are no images to encode")
+        if not np.isfinite(x).all():
+            bad = int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum())
+            raise UserError(f"{bad} of {len(x)} examples hold NaN or infinite values")
+        if self.shape is None:
+            return
+        if x.ndim != 1 + len(self.shape) or any(w not in (None, n) for w, n in zip(self.shape, x.shape[1:])):
+            wanted = " x ".join("any" if w is None else str(w) for w in self.shape)
+            raise UserError(f"the encoder {self.name} takes images of {wanted}, these are {x.shape[1:]}")
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            raise UserError(f"the encoder {self.name} takes images in [0, 1], these go from {low:g} to {high:g}")
+
+
+raw = Encoder("raw", lambda x: x)
+"""Of images their intensities, of points their coordinates."""
+
+
+class Classifier(nn.Module):
+    """Strided convolutions and a hidden layer, whose values are the features."""
+
+    classes: int
+    channels: tuple[int, ...] = (32, 64)
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> tuple[Array, Array]:
+        for width in self.channels:
+            x_BHWC = nn.relu(Conv(width, strides=2)(x_BHWC))
+        features = nn.relu(nn.Dense(self.hidden)(x_BHWC.reshape(len(x_BHWC), -1)))
+        return features, nn.Dense(self.classes)(features)
+
+
+class Classification(NamedTuple):
+    """A classifier as a model, trainable by `descent`: the cross-entropy of "label"."""
+
+    network: Classifier
+
+    def init(self, key: Array, batch: Batch):
+        return {"classifier": self.network.init(key, batch["x"][:1])["params"]}, {}
+
+    def loss(self, params, state: State, batch: Batch, key: Array):
+        _, logits = self.network.apply({"params": params}, batch["x"])
+        right = Mean.of(logits.argmax(axis=-1) == batch["label"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, ({}, {"accuracy": right})
+
+    @property
+    def objectives(self):
+        return (Objective("classifier", self.loss),)
+
+
+class Trained(NamedTuple):
+    """A small encoder's network and parameters."""
+
+    name: str
+    network: Classifier
+    params: Any
+    side: tuple[int, ...]  # (H, W, C) of the images
+    accuracy: float = float("nan")  # on examples it was not trained on
+
+    def encoder(self) -> Encoder:
+        see = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
+        return Encoder(self.name, see, f"small CNN, accuracy {self.accuracy:.3f} on grey levels", self.side)
+
+
+def trained(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> Trained:
+    """A classifier of images in [0, 1] by "label", the same whenever it is trained."""
+    network = Classifier(1 + int(np.max(training["label"])))
+    tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+    source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])))
+    state = fit(descent(Classification(network), {"classifier": tx}), source, steps, chunk=min(steps, 10))
+    return tested(Trained(name, network, state.params["classifier"], training["x"].shape[1:]), test)
+
+
+def tested(made: Trained, test: Arrays) -> Trained:
+    """The same with its accuracy on up to 2,000 examples."""
+    found = made.encoder()(np.asarray(test["x"][:2000])).probabilities.argmax(axis=1)
+    return made._replace(accuracy=float(np.mean(found == np.asarray(test["label"][:2000]))))
+
+
+def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
+    """Stored integers 0 .. top as images in [0, 1], all or the first n, and their labels."""
+    return {"x": np.asarray(arrays["x"][:n], np.float32) / np.float32(top), "label": arrays["label"][:n]}
+
+
+def small(split: Split) -> Encoder:
+    """The packaged classifier of this data set, or one trained now on its training split; the same each time."""
+    packaged = PACKAGED / f"{split.data}.safetensors"
+    made = packaged if split.data and packaged.is_file() else (split.name, *_identity(split))
+    if made not in _ENCODERS:
+        _ENCODERS[made] = (load_small(packaged) if made == packaged else small_of(split)).encoder()
+    return _ENCODERS[made]
+
+
+def small_of(split: Split) -> Trained:
+    """A classifier of the training split, tested on `split`. Its name says how many examples it has seen."""
+    key, training = _identity(split), split.reference.arrays
+    top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
+    test = intensities(split.arrays, top, 2000)
+    if key not in _TRAINED:
+        name = f"{split.data or 'small'}_cnn_{len(training['x'])}"
+        _TRAINED[key] = trained(intensities(training, top), test, name)
+    return tested(_TRAINED[key], test)
+
+
+def _identity(split: Split) -> tuple[Any, ...]:
+    """What tells one training split from another; an error if no small encoder can be trained on it."""
+    training = split.reference.arrays
+    if "label" not in training or np.ndim(training["x"]) != 4:
+        raise UserError(
+            f"{split.data or 'this data'} has no images with labels for a small encoder: use the encoder raw"
+        )
+    return split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
+
+
+_TRAINED: dict[Any, Trained] = {}  # those of this process, compiled once as encoders:
+_ENCODERS: dict[Any, Encoder] = {}
+
+
+def save_small(made: Trained, path: Path) -> None:
+    """Writes a small encoder as safetensors. Its name is henceforth that of the file, with _cnn."""
+    about = {"side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
+    flat = {name: np.asarray(a) for name, a in flatten_dict(made.params, sep=".").items()}
+    write_tensors(path, flat, {"kind": KIND, "about": json.dumps(about)})
+
+
+def load_small(path: Path) -> Trained:
+    """Reads what `save_small` wrote."""
+    flat, about = read_tensors(path, KIND)
+    try:
+        about = json.loads(about["about"])
+        network = Classifier(about["classes"], tuple(about["channels"]), about["hidden"])
+        side, accuracy = tuple(about["side"]), float(about["accuracy"])
+        wanted = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *side), jnp.float32))[
+            "params"
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say what its network is ({type(error).__name__}: {error})") from None
+    if {name: a.shape for name, a in flat.items()} != {n: s.shape for n, s in flatten_dict(wanted, sep=".").items()}:
+        raise UserError(f"{path} holds other arrays than its network has")
+    params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
+    return Trained(f"{path.stem}_cnn", network, params, side, accuracy)
+
+
+def _hyper(network: Classifier) -> dict[str, Any]:
+    return {"classes": network.classes, "channels": network.channels, "hidden": network.hidden}

@@ -1,0 +1,204 @@
+"""How good samples are and how much of the data they cover, by the features of an encoder.
+
+Every metric is called METRIC@ENCODER: numbers of different encoders, or against different numbers of examples, cannot
+be compared. `sample_quality` makes all of them at once, with one pass over the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State, fold
+from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.samples.distances import (
+    ENOUGH,
+    Moments,
+    jackknifed_frechet,
+    kernel_distance,
+    manifold,
+    nearest,
+)
+from gen_jax.evaluation.samples.features import Encoder, Seen, small
+
+DRAWN = 500  # samples drawn together
+
+
+def sample_quality(
+    encoder: Encoder | Callable[[Split], Encoder] = small, samples: int = 10_000, k: int = 5, splits: int = 10
+) -> Metric:
+    """Makes the metric of `samples` samples against the training split; see `quality` for what it finds.
+
+    encoder: one, or what makes one of a split. k: which nearest neighbour makes an example's neighbourhood. splits: in
+    how many parts samples are looked at for standard errors and for the Inception Score.
+    """
+
+    def sample_quality(model: Any) -> Measure:
+        draw, known = drawing(model), {}
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            see = chosen(encoder, split)
+            if split.name not in known:
+                known[split.name] = Reference.of(see, split)
+            fake = seen(see, (split.pixels(x) for x in draw(state, key, samples)))
+            return quality(see, fake, split, known[split.name], k, splits)
+
+        return measure
+
+    return sample_quality
+
+
+def chosen(encoder: Encoder | Callable[[Split], Encoder], split: Split) -> Encoder:
+    """An encoder, or what one is made of a split."""
+    return encoder if isinstance(encoder, Encoder) else encoder(split)
+
+
+def drawing(model: Any) -> Callable[[State, Array, int], Any]:
+    """Makes (state, key, n) -> blocks of "x" of n samples, by a program that is compiled once."""
+    draw = jax.jit(lambda state, key: model.sample(state, key, DRAWN)["x"])
+
+    def blocks(state: State, key: Array, n: int):
+        for number, start in enumerate(range(0, n, DRAWN)):
+            yield np.asarray(draw(state, fold(key, number)))[: n - start]
+
+    return blocks
+
+
+def seen(encoder: Encoder, blocks: Any) -> Seen:
+    """What an encoder makes of blocks of images, of which one at a time is in memory."""
+    parts = [encoder(x) for x in blocks]
+    probabilities = None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts])
+    return Seen(np.concatenate([part.features for part in parts]), probabilities)
+
+
+def examples_of(split: Split, n: int) -> np.ndarray:
+    """The first n of its images, as the encoders see them."""
+    return split.pixels(split.head(n)["x"])
+
+
+class Reference(NamedTuple):
+    """What an encoder makes of the data that samples are compared with."""
+
+    real: np.ndarray  # features of up to 50,000 training examples
+    moments: Moments
+    held: np.ndarray | None  # of up to 10,000 examples of the split; None where they are training examples themselves
+
+    @classmethod
+    def of(cls, encoder: Encoder, split: Split) -> Reference:
+        real = encoder(examples_of(split.reference, 50_000)).features
+        same = np.may_share_memory(split.arrays["x"], split.training["x"])
+        return cls(real, Moments.of(real), None if same else encoder(examples_of(split, 10_000)).features)
+
+
+def quality(
+    encoder: Encoder, fake: Seen, split: Split, reference: Reference | None = None, k: int = 5, splits: int = 10
+) -> dict[str, Estimate]:
+    """What the features of samples tell, against those of the training examples.
+
+    frechet_distance: of the normals with the same moments (FID, Heusel et al. 2017); frechet_infinity: without its bias
+    for a finite number of samples. kernel_distance: the unbiased squared MMD (KID, Binkowski et al. 2018).
+    inception_score: exp E KL(p(class | x) || p(class)) (Salimans et al. 2016), where the encoder is a classifier.
+    precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020): of as many samples as examples,
+    at most 10,000. memorised: the share of samples nearer to a training example than 99 % of the examples of `split`
+    are: 0.01 of samples that are as new as those. nearest_ratio: the median distance to the nearest training example,
+    by that of `split`; below 1 they are nearer. Both are left out where `split` is the training split.
+    """
+    n = len(fake.features)
+    if n < 2:
+        raise UserError("sample quality needs at least two samples")
+    reference = reference or Reference.of(encoder, split)
+    real, held = reference.real, reference.held
+    found = {
+        **_frechet(fake.features, reference.moments, splits),
+        **_kernel(fake.features, real),
+        **_score(fake.probabilities, splits),
+        **_neighbours(fake.features, real, k),
+        **({} if held is None else _memory(fake.features, real, held)),
+    }
+    protocol = split.protocol if "binarised" in split.protocol or "thresholded" in split.protocol else ""
+    notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
+    return {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
+
+
+def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Estimate]:
+    parts = [Moments.of(part) for part in np.array_split(fake, min(splits, len(fake)))]
+    n, dimensions = len(fake), fake.shape[1]
+    found = jackknifed_frechet(parts, reference)
+    notes = [f"{n} against {reference.n} examples"]
+    if min(n, reference.n) <= dimensions:
+        notes.append(f"too few for {dimensions} features: singular covariance")
+    known = math.isfinite(found.unbiased)
+    limit = notes if known else [*notes, f"needs {ENOUGH * dimensions} samples"]
+    biased = [*notes, f"bias about {found.value - found.unbiased:.2g}" if known else "biased upward"]
+    return {
+        "frechet_distance": Estimate(found.value, found.error, "features^2", "estimate", n, ", ".join(biased)),
+        "frechet_infinity": Estimate(
+            found.unbiased, found.error if known else math.nan, "features^2", "estimate", n, ", ".join(limit)
+        ),
+    }
+
+
+def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
+    fake, real = fake[:10_000], real[:10_000]
+    value, error = kernel_distance(fake, real)
+    how = f"{len(fake)} against {len(real)} examples"
+    return {"kernel_distance": Estimate(value, error, "MMD^2", "estimate", len(fake), how)}
+
+
+def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:
+    if probabilities is None:
+        return {}
+    count, n = max(1, min(splits, len(probabilities) // 1000)), len(probabilities)  # of few, a part is biased downward
+    scores = np.array([inception_score(part) for part in np.array_split(probabilities, count)])
+    error = float(scores.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    how = f"{count} parts of {n // count}"
+    unit = f"of {probabilities.shape[1]}"
+    return {"inception_score": Estimate(float(scores.mean()), error, unit, "estimate", n, how)}
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp E KL(p(class | x) || p(class)) of (N, classes), between 1 and the number of classes."""
+    p = np.asarray(probabilities, np.float64)
+    mean = p.mean(axis=0)
+    terms = np.where(p > 0, p * (np.log(np.maximum(p, 1e-300)) - np.log(np.maximum(mean, 1e-300))), 0.0)
+    return float(np.exp(terms.sum(axis=1).mean()))
+
+
+def _neighbours(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate]:
+    n = min(len(fake), len(real), 10_000)
+    if n <= k:
+        return {}
+    found = manifold(real[:n], fake[:n], k)
+    how = f"k = {k}, {n} of each"
+    found = {
+        "precision": (found.covered, "share"),
+        "recall": (found.reached, "share"),
+        "density": (found.balls / k, ""),
+        "coverage": (found.occupied, "share"),
+    }
+    error = lambda values: float(np.std(values, ddof=1) / math.sqrt(n))
+    return {
+        name: Estimate(float(np.mean(values)), error(values), unit, "estimate", n, how)
+        for name, (values, unit) in found.items()
+    }
+
+
+def _memory(fake: np.ndarray, real: np.ndarray, held: np.ndarray) -> dict[str, Estimate]:
+    fake = fake[:10_000]
+    of_fake, of_held = (nearest(x, real)[:, 0] for x in (fake, held))
+    n, close = len(fake), of_fake < np.quantile(of_held, 0.01)
+    median = float(np.median(of_held))
+    how = f"against {len(real)} training and {len(held)} other examples"
+    ratio = float(np.median(of_fake)) / median if median > 0 else math.nan
+    share = float(close.mean())
+    error = math.hypot(math.sqrt(share * (1 - share) / n), share / 0.01 * math.sqrt(0.01 * 0.99 / len(held)))
+    return {
+        "memorised": Estimate(share, error, "share", "estimate", n, how),
+        "nearest_ratio": Estimate(ratio, math.nan, "", "estimate", n, how),
+    }

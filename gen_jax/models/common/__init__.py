@@ -1,0 +1,1 @@
+"""Parts that several families use: networks, layers, likelihoods, conditioning, linear algebra."""

@@ -1,0 +1,167 @@
+"""Small networks for images and vectors, in plain Flax. `dtype` is the type computed in; parameters stay float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.models.common.convolutions import Conv, ConvTranspose
+from gen_jax.models.common.normalization import Normaliser, none
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them; the last one is linear. (B, *x) -> (B, outputs).
+
+    outputs: how many, or the shape of the result. context: more inputs (B, n), beside x.
+    """
+
+    hidden: Sequence[int]
+    outputs: int | Sequence[int]
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: Normaliser = none
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *context: jax.Array) -> jax.Array:
+        shape = (self.outputs,) if isinstance(self.outputs, int) else tuple(self.outputs)
+        x = jnp.concatenate([x.reshape(x.shape[0], -1), *context], axis=-1)
+        for width in self.hidden:
+            x = self.activation(self.norm.values(self.norm.weights(nn.Dense(width, dtype=self.dtype))(x)))
+        x = nn.Dense(math.prod(shape), dtype=self.dtype)(x).astype(jnp.float32)
+        return x.reshape(x.shape[0], *shape)
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions, each halving the image, then a hidden layer. (B, H, W, C) -> (B, outputs)."""
+
+    channels: Sequence[int]
+    hidden: int
+    outputs: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, *context: jax.Array) -> jax.Array:
+        for width in self.channels:
+            x_BHWC = nn.relu(Conv(width, strides=2, dtype=self.dtype)(x_BHWC))
+        x = jnp.concatenate([x_BHWC.reshape(x_BHWC.shape[0], -1), *context], axis=-1)
+        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(x))
+        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror image of `ConvEncoder`: (B, latent) -> (B, H, W, outputs), doubling the image once per channel width.
+
+    Images grow by a convolution to four times the channels and a rearrangement of those into 2x2 pixels (Shi et al.
+    2016).
+    """
+
+    size: tuple[int, int]
+    channels: Sequence[int]
+    outputs: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x_BHWC = nn.relu(_first(self.size, self.channels, self.dtype)(z))
+        x_BHWC = x_BHWC.reshape(z.shape[0], *halved(self.size, len(self.channels)), self.channels[0])
+        for features in self.channels:
+            x_BHWC = nn.relu(self.grown(x_BHWC, features))
+        return self.pixels(x_BHWC).astype(jnp.float32)
+
+    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+        return doubled(Conv(4 * features, dtype=self.dtype)(x_BHWC))
+
+    def pixels(self, x_BHWC: jax.Array) -> jax.Array:
+        return Conv(self.outputs, dtype=self.dtype)(x_BHWC)
+
+
+class TransposedDecoder(ConvDecoder):
+    """As `ConvDecoder`, growing images by transposed convolutions of stride 2."""
+
+    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+        return ConvTranspose(features, strides=2, dtype=self.dtype)(x_BHWC)
+
+    def pixels(self, x_BHWC: jax.Array) -> jax.Array:
+        return ConvTranspose(self.outputs, dtype=self.dtype)(x_BHWC)
+
+
+def _first(size: tuple[int, int], channels: Sequence[int], dtype: Any) -> nn.Dense:
+    """From a vector to the smallest image."""
+    height, width = halved(size, len(channels))
+    return nn.Dense(height * width * channels[0], dtype=dtype)
+
+
+class Residual(nn.Module):
+    """x + scale * two convolutions of it, each after an activation (He et al. 2016). (B, H, W, width) -> the same."""
+
+    width: int
+    scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        h = Conv(self.width, dtype=self.dtype)(nn.relu(x_BHWC))
+        h = Conv(self.width, dtype=self.dtype)(nn.relu(h))
+        return x_BHWC + self.scale * h
+
+
+class ResidualEncoder(nn.Module):
+    """Halves the image once per channel width, with a residual block after each. (B, H, W, C) -> (B, outputs).
+
+    With `outputs` a triple (h, w, D) of the last resolution the result keeps the image's axes.
+    """
+
+    channels: Sequence[int]
+    outputs: int | tuple[int, int, int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, *context: jax.Array) -> jax.Array:
+        for width in self.channels:
+            x_BHWC = Conv(width, strides=2, dtype=self.dtype)(x_BHWC)
+            x_BHWC = Residual(width, dtype=self.dtype)(x_BHWC)
+        x_BHWC = nn.relu(x_BHWC)
+        if not isinstance(self.outputs, int):
+            return nn.Dense(self.outputs[-1], dtype=self.dtype)(x_BHWC).astype(jnp.float32)
+        x = jnp.concatenate([x_BHWC.reshape(x_BHWC.shape[0], -1), *context], axis=-1)
+        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class ResidualDecoder(nn.Module):
+    """The way back of `ResidualEncoder`: (B, latent) or (B, h, w, D) -> (B, H, W, outputs)."""
+
+    size: tuple[int, int]
+    channels: Sequence[int]
+    outputs: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        smallest = halved(self.size, len(self.channels))
+        if z.ndim == 2:
+            x_BHWC = _first(self.size, self.channels, self.dtype)(z).reshape(-1, *smallest, self.channels[0])
+        else:
+            x_BHWC = nn.Dense(self.channels[0], dtype=self.dtype)(z)
+        for features in self.channels:
+            x_BHWC = doubled(Conv(4 * features, dtype=self.dtype)(nn.relu(x_BHWC)))
+            x_BHWC = Residual(features, dtype=self.dtype)(x_BHWC)
+        return Conv(self.outputs, dtype=self.dtype)(nn.relu(x_BHWC)).astype(jnp.float32)
+
+
+def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
+    """The size of an image after halving it, which must go evenly."""
+    if any(side % 2**times for side in size):
+        raise ValueError(f"an image of {size} cannot be halved {times} times")
+    return tuple(side // 2**times for side in size)
+
+
+def doubled(x_BHWC: jax.Array) -> jax.Array:
+    """(B, H, W, 4C) -> (B, 2H, 2W, C): depth to space."""
+    batch, height, width, channels = x_BHWC.shape
+    x = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -1,0 +1,64 @@
+"""Generative adversarial networks: models, networks, losses, regularizers and augmentations."""
+
+from gen_jax.models.gan.augmentations import (
+    Adaptive,
+    Augmentation,
+    Each,
+    InstanceNoise,
+    brightness,
+    contrast,
+    cutout,
+    translation,
+)
+from gen_jax.models.gan.discriminators import (
+    DCGANDiscriminator,
+    MinibatchDeviation,
+    MinibatchDiscrimination,
+    MLPDiscriminator,
+    ResNetDiscriminator,
+)
+from gen_jax.models.gan.gan import GAN, Unrolling
+from gen_jax.models.gan.generators import DCGANGenerator, ResNetGenerator
+from gen_jax.models.gan.losses import (
+    AdversarialLoss,
+    hinge,
+    least_squares,
+    minimax,
+    non_saturating,
+    relativistic,
+    wasserstein,
+)
+from gen_jax.models.gan.regularizers import Penalty, consistency, gradient_penalty, r1, r2, zero_centred
+
+__all__ = [
+    "GAN",
+    "Adaptive",
+    "AdversarialLoss",
+    "Augmentation",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "Each",
+    "InstanceNoise",
+    "MLPDiscriminator",
+    "MinibatchDeviation",
+    "MinibatchDiscrimination",
+    "Penalty",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
+    "Unrolling",
+    "brightness",
+    "consistency",
+    "contrast",
+    "cutout",
+    "gradient_penalty",
+    "hinge",
+    "least_squares",
+    "minimax",
+    "non_saturating",
+    "r1",
+    "r2",
+    "relativistic",
+    "translation",
+    "wasserstein",
+    "zero_centred",
+]

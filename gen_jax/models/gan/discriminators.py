@@ -1,0 +1,153 @@
+"""Networks (B, *x) -> (B, outputs) for the discriminators of GANs: the first output is the logit of being real.
+
+Each takes a normaliser from `normalisers`; modules that look at the batch as a whole, against mode collapse; and a
+context (B, n) where the GAN is conditional, by whose projection the features are judged too (Miyato & Koyama 2018).
+Dropout is on where there is a key for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.models.common.convolutions import Conv
+from gen_jax.models.common.normalization import Normaliser, none, spectral
+
+
+def leaky_relu(x: Array) -> Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+class MLPDiscriminator(nn.Module):
+    """Dense layers of vectors, or of flattened images."""
+
+    hidden: Sequence[int]
+    outputs: int = 1
+    norm: Normaliser = none
+    batchwise: Sequence[nn.Module] = ()
+    activation: Callable[[Array], Array] = leaky_relu
+
+    @nn.compact
+    def __call__(self, x: Array, *context: Array) -> Array:
+        h = x.reshape(len(x), -1)
+        for width in self.hidden:
+            h = self.activation(self.norm.values(self.norm.weights(nn.Dense(width))(h)))
+        return _Verdict(self.outputs, self.norm, self.batchwise)(h, *context)
+
+
+class DCGANDiscriminator(nn.Module):
+    """Strided convolutions with dropout, one per channel width (Radford et al. 2016)."""
+
+    channels: Sequence[int] = (32, 64, 128)
+    outputs: int = 1
+    norm: Normaliser = none
+    batchwise: Sequence[nn.Module] = ()
+    dropout: float = 0.25
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array, *context: Array) -> Array:
+        for i, width in enumerate(self.channels):
+            x_BHWC = self.norm.weights(Conv(width, strides=2))(x_BHWC)
+            x_BHWC = leaky_relu(self.norm.values(x_BHWC) if i else x_BHWC)
+            x_BHWC = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x_BHWC)
+        h = x_BHWC.reshape(len(x_BHWC), -1)
+        return _Verdict(self.outputs, self.norm, self.batchwise)(h, *context)
+
+
+class ResNetDiscriminator(nn.Module):
+    """Residual blocks, of which the first `halvings` halve the image (Miyato et al. 2018, table 4)."""
+
+    channels: Sequence[int] = (128, 128, 128, 128)
+    halvings: int = 2
+    outputs: int = 1
+    norm: Normaliser = spectral
+    batchwise: Sequence[nn.Module] = ()
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array, *context: Array) -> Array:
+        for i, width in enumerate(self.channels):
+            x_BHWC = _ShrinkingBlock(width, self.norm, first=i == 0, halved=i < self.halvings)(x_BHWC)
+        h = nn.relu(x_BHWC).sum(axis=(1, 2))
+        return _Verdict(self.outputs, self.norm, self.batchwise)(h, *context)
+
+
+class _ShrinkingBlock(nn.Module):
+    features: int
+    norm: Normaliser
+    first: bool
+    halved: bool
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> Array:
+        h = x_BHWC if self.first else nn.relu(self.norm.values(x_BHWC))
+        h = nn.relu(self.norm.values(self.norm.weights(Conv(self.features))(h)))
+        h = self.norm.weights(Conv(self.features))(h)
+        short = x_BHWC
+        if self.halved:
+            h, short = _pooled(h), _pooled(short)
+        if self.halved or short.shape[-1] != self.features:
+            short = self.norm.weights(Conv(self.features, (1, 1)))(short)
+        return h + short
+
+
+class _Verdict(nn.Module):
+    """The last layer: logits of features (B, n)."""
+
+    outputs: int
+    norm: Normaliser
+    batchwise: Sequence[nn.Module]
+
+    @nn.compact
+    def __call__(self, h: Array, *context: Array) -> Array:
+        for look in self.batchwise:
+            h = look(h)
+        logits = self.norm.weights(nn.Dense(self.outputs, name="logits"))(h)
+        if not context:
+            return logits
+        (given,) = context
+        projection = self.norm.weights(nn.Dense(h.shape[-1], use_bias=False, name="projection"))(given)
+        return logits.at[:, :1].add(jnp.sum(projection * h, axis=1, keepdims=True))
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Adds to the features (B, n) of each example how close those of the others are (Salimans et al. 2016, 3.2).
+
+    On average over the others, so that it means the same in batches of any size.
+    """
+
+    kernels: int = 16
+    size: int = 8
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        m = nn.Dense(self.kernels * self.size, use_bias=False)(h).reshape(len(h), self.kernels, self.size)
+        distances = jnp.abs(m[:, None] - m[None]).sum(axis=-1)
+        others = max(len(h) - 1, 1)
+        return jnp.concatenate([h, (jnp.exp(-distances).sum(axis=1) - 1) / others], axis=1)
+
+
+class MinibatchDeviation(nn.Module):
+    """Adds to the features (B, n) their mean standard deviation over the batch (Karras et al. 2018, section 3).
+
+    group: examples over which it is taken; by default the whole batch.
+    """
+
+    group: int | None = None
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        group = min(self.group or len(h), len(h))
+        if len(h) % group:
+            raise ValueError(f"a batch of {len(h)} cannot be cut into groups of {group}")
+        groups = h.reshape(group, -1, h.shape[1])  # every (B / group)-th example
+        deviation = jnp.sqrt(groups.var(axis=0) + 1e-8).mean(axis=-1)
+        return jnp.concatenate([h, jnp.tile(deviation, group)[:, None]], axis=1)
+
+
+def _pooled(x_BHWC: Array) -> Array:
+    if any(side % 2 for side in x_BHWC.shape[1:3]):
+        raise ValueError(f"an image of {x_BHWC.shape[1:3]} cannot be halved: give fewer `halvings`")
+    return nn.avg_pool(x_BHWC, (2, 2), (2, 2))

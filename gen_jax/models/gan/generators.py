@@ -1,0 +1,87 @@
+"""Networks (B, latent) -> (B, H, W, C) for the generators of GANs; of vectors, `nets.MLP` will do.
+
+Each takes a normaliser from `normalisers`, and a context (B, n) where the GAN is conditional: it then scales and shifts
+what is normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.models.common.convolutions import Conv, ConvDoubled
+from gen_jax.models.common.networks import halved
+from gen_jax.models.common.normalization import Normaliser, batch, none
+
+
+class DCGANGenerator(nn.Module):
+    """A dense layer to the smallest image, then convolutions of images that double, one per further channel width.
+
+    After Radford et al. 2016, with nearest neighbours and convolutions instead of transposed convolutions.
+    """
+
+    size: tuple[int, int]
+    channels: Sequence[int] = (128, 128, 64)
+    outputs: int = 1
+    norm: Normaliser = batch
+    final: Callable[[Array], Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, z: Array, *context: Array) -> Array:
+        first, *rest = self.channels
+        height, width = smallest(self.size, len(rest))
+        h = nn.relu(self.norm.weights(nn.Dense(height * width * first))(joined(z, *context)))
+        h_BHWC = self.norm.values(h.reshape(-1, height, width, first), *context)
+        for features in rest:
+            h_BHWC = nn.leaky_relu(self.norm.weights(ConvDoubled(features))(h_BHWC), 0.2)
+            h_BHWC = self.norm.values(h_BHWC, *context)
+        return self.final(Conv(self.outputs)(h_BHWC))
+
+
+class ResNetGenerator(nn.Module):
+    """Residual blocks that double the image, one per channel width (Miyato et al. 2018, table 4)."""
+
+    size: tuple[int, int]
+    channels: Sequence[int] = (128, 128)
+    outputs: int = 1
+    norm: Normaliser = batch
+    final: Callable[[Array], Array] = jnp.tanh
+
+    @nn.compact
+    def __call__(self, z: Array, *context: Array) -> Array:
+        height, width = smallest(self.size, len(self.channels))
+        h = self.norm.weights(nn.Dense(height * width * self.channels[0]))(joined(z, *context))
+        h_BHWC = h.reshape(-1, height, width, self.channels[0])
+        for features in self.channels:
+            h_BHWC = _GrowingBlock(features, self.norm)(h_BHWC, *context)
+        return self.final(Conv(self.outputs)(nn.relu(self.norm.values(h_BHWC, *context))))
+
+
+class _GrowingBlock(nn.Module):
+    features: int
+    norm: Normaliser = none
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array, *context: Array) -> Array:
+        h = nn.relu(self.norm.values(x_BHWC, *context))
+        h = self.norm.weights(ConvDoubled(self.features))(h)
+        h = nn.relu(self.norm.values(h, *context))
+        h = self.norm.weights(Conv(self.features))(h)
+        short = self.norm.weights(Conv(self.features, (1, 1)))(x_BHWC)  # the same before as after repeating pixels
+        return h + jnp.repeat(jnp.repeat(short, 2, axis=1), 2, axis=2)
+
+
+def smallest(size: tuple[int, int], times: int) -> tuple[int, int]:
+    """The size of the first image of a generator that doubles it so often."""
+    try:
+        return halved(size, times)
+    except ValueError:
+        raise ValueError(f"doubling {times} times cannot reach an image of {size}: give other channels") from None
+
+
+def joined(z: Array, *context: Array) -> Array:
+    """The noise, and what the generator is told."""
+    return jnp.concatenate([z, *context], axis=-1)

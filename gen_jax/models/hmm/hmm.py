@@ -1,0 +1,240 @@
+"""Hidden Markov models with any emission, by Baum-Welch (Baum et al. 1970) or descent on the exact likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.models.hmm import inference
+from gen_jax.models.hmm.emissions import Emission
+from gen_jax.models.hmm.inference import Path, Posterior, Scan
+
+Mask = tuple[tuple[bool, ...], ...]
+
+
+class Stats(NamedTuple):
+    """Expected counts: sequences that begin in each state, transitions, and what the emission needs."""
+
+    initial: Array  # (K,)
+    pairs: Array  # (K, K)
+    emission: PyTree
+
+
+class Forecast(NamedTuple):
+    """What is expected after the end of each sequence."""
+
+    states: Array  # (B, H, K) p(z_T+h | x)
+    mean: Array  # (B, H, ...) E[x_T+h | x]
+
+
+def left_right(states: int, jump: int = 1) -> Mask:
+    """Transitions to a state itself and to the `jump` states after it (Bakis models)."""
+    return tuple(tuple(0 <= j - i <= jump for j in range(states)) for i in range(states))
+
+
+@dataclass(frozen=True)
+class HMM:
+    """p(x) = sum over z of p(z_1) prod p(z_t | z_t-1) prod p(x_t | z_t), over sequences "x" (B, T, ...).
+
+    states: K. emission: see `gen_jax.models.hmm.emissions`. transitions: which are allowed (K, K), all by default;
+    `left_right(K)` is the usual chain, which begins in state 0. concentration, stickiness: of the Dirichlet priors over
+    initial and transition probabilities; 1 and 0 are flat, stickiness adds to staying. length: of the sequences that
+    `sample` draws. scan: how time is walked through, chosen by length and backend if None.
+
+    A batch may hold "length" (B,): the steps behind it are padding; "observed" (B, T): where False, or where x is NaN,
+    the step counts but what it emitted is not known; "weight" (B,): how often a sequence counts.
+    """
+
+    states: int
+    emission: Emission
+    transitions: Mask | None = None
+    concentration: float = 1.0
+    stickiness: float = 0.0
+    length: int = 100
+    scan: Scan | None = None
+
+    def __post_init__(self):
+        if self.states < 1 or self.length < 1:
+            raise ValueError(f"states and length must be at least 1, got {self.states} and {self.length}")
+        if self.concentration < 1 or self.stickiness < 0:
+            got = f"got {self.concentration} and {self.stickiness}"
+            raise ValueError(f"concentration must be at least 1 and stickiness 0 or more, {got}")
+        rows = self.transitions
+        if rows is not None and (len(rows) != self.states or any(len(r) != self.states or not any(r) for r in rows)):
+            raise ValueError(f"transitions must be {self.states} rows of {self.states}, each with a state to go to")
+
+    @property
+    def allowed(self) -> tuple[Array, Array]:
+        """Initial states (K,) and transitions (K, K) that may have probability."""
+        if self.transitions is None:
+            return jnp.ones(self.states, bool), jnp.ones((self.states, self.states), bool)
+        allowed = jnp.asarray(self.transitions)
+        forward_only = not any(self.transitions[i][j] for i in range(self.states) for j in range(i))
+        return (jnp.arange(self.states) == 0) if forward_only else jnp.ones(self.states, bool), allowed
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        batch, _, seen = self._clean(batch)
+        if "weight" in batch:
+            seen &= batch["weight"][:, None] > 0
+        emission, extra = self.emission.init(fold(key, "emission"), batch, seen, self.states)
+        dtype = jnp.result_type(float, *jax.tree.leaves(emission)) if batch["x"].dtype.kind != "f" else batch["x"].dtype
+        jitter = lambda name, *shape: 0.3 * jax.random.normal(fold(key, name), shape, dtype)
+        initial, transition = jitter("initial", self.states), jitter("transition", self.states, self.states)
+        params = {"initial": initial, "transition": transition, "emission": emission}
+        return {"hmm": params}, {"emission": extra}
+
+    def _clean(self, batch: Batch) -> tuple[Batch, Array, Array]:
+        """The batch with numbers where nothing was observed; which steps exist (B, T), and which were observed."""
+        x = jnp.asarray(batch["x"])
+        if x.dtype.kind == "f":
+            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        there = jnp.ones(x.shape[:2], bool)
+        if "length" in batch:
+            there = jnp.arange(x.shape[1]) < batch["length"][:, None]
+        seen = there & ~self.emission.unseen(x)
+        if "observed" in batch:
+            seen &= jnp.asarray(batch["observed"], bool)
+        fill = jnp.zeros((), x.dtype)
+        if x.dtype.kind == "f":  # somewhere among the data, so that nothing overflows
+            fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
+            fill = jnp.nan_to_num(jnp.nanmean(fill, axis=(0, 1)))
+        keep = seen.reshape(*seen.shape, *[1] * (x.ndim - 2))
+        return {**batch, "x": jnp.where(keep, x, fill)}, there, seen
+
+    def _log_chain(self, params: PyTree) -> tuple[Array, Array]:
+        start, moves = self.allowed
+        log = lambda logits, allowed: jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
+        return log(params["initial"], start), log(params["transition"], moves)
+
+    def _prepared(self, params: PyTree, extra: Extra, batch: Batch):
+        """What inference takes, and which steps exist and were observed."""
+        batch, there, seen = self._clean(batch)
+        log_likelihood = self.emission.log_prob(params["emission"], extra["emission"], batch)
+        log_likelihood = jnp.where(seen[..., None], log_likelihood, 0)
+        scan = self.scan or inference.automatic(*log_likelihood.shape)
+        return batch, there, seen, (*self._log_chain(params), log_likelihood), scan
+
+    def _of(self, state: State, batch: Batch):
+        _, there, _, chain, scan = self._prepared(weights(state, "hmm"), state.extra, batch)
+        return there, chain, scan
+
+    def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
+        params = state.params["hmm"]
+        batch, there, seen, chain, scan = self._prepared(params, state.extra, batch)
+        found = inference.posterior(*chain, scan, mask=there)
+        weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), found.marginals.dtype)
+        r = found.marginals * (seen * weight[:, None])[..., None]
+        emission = self.emission.stats(params["emission"], state.extra["emission"], batch, r)
+        initial = jnp.einsum("b,bk->k", weight, found.marginals[:, 0])
+        stats = Stats(initial, jnp.einsum("b,bij->ij", weight, found.pairs), emission)
+        return stats, {
+            "log_likelihood": Mean.of(found.log_evidence, weight),
+            "per_step": Mean(jnp.sum(weight * found.log_evidence), jnp.sum(weight * there.sum(axis=1))),
+        }
+
+    def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
+        params, (start, moves) = state.params["hmm"], self.allowed
+        more = self.concentration - 1
+
+        def logits(count: Array, old: Array, allowed: Array) -> Array:
+            count = jnp.where(allowed, count, 0)
+            total = count.sum(axis=-1, keepdims=True)
+            share = jnp.maximum(count / jnp.where(total > 0, total, 1), 2e-12)  # never quite 0: see `chains`
+            return jnp.where(total > 0, jnp.where(allowed, jnp.log(share), 0), old)
+
+        pairs = stats.pairs + more + self.stickiness * jnp.eye(self.states, dtype=stats.pairs.dtype)
+        new = {
+            "initial": logits(stats.initial + more, params["initial"], start),
+            "transition": logits(pairs, params["transition"], moves),
+            "emission": self.emission.maximise(params["emission"], state.extra["emission"], stats.emission),
+        }
+        return {"hmm": new}, {}
+
+    def rebased(self, state: State, stats: Stats, params: Params) -> Stats:
+        """Statistics under the parameters of the State, as they would be under `params`."""
+        old, new = state.params["hmm"]["emission"], params["hmm"]["emission"]
+        return stats._replace(emission=self.emission.rebased(stats.emission, old, new))
+
+    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
+        """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
+        _, _, _, chain, scan = self._prepared(params, state.extra, batch)
+        mean = Mean.of(inference.log_evidence(*chain, scan), batch.get("weight"))
+        return -mean.value, ({}, {"log_likelihood": mean})
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        return (Objective("hmm", self.loss),)
+
+    def log_prob(self, state: State, batch: Batch) -> Array:
+        """(B,) log-likelihoods of sequences."""
+        _, chain, scan = self._of(state, batch)
+        return inference.log_evidence(*chain, scan)
+
+    def filter(self, state: State, batch: Batch) -> Array:
+        """(B, T, K) p(z_t | x up to t)."""
+        _, chain, scan = self._of(state, batch)
+        return jnp.exp(inference.filtered(*chain, scan))
+
+    def smooth(self, state: State, batch: Batch) -> Posterior:
+        """The posterior of the states, and the expected number of their transitions."""
+        there, chain, scan = self._of(state, batch)
+        return inference.posterior(*chain, scan, mask=there)
+
+    def decode(self, state: State, batch: Batch) -> Path:
+        """The most probable states (Viterbi 1967)."""
+        there, chain, scan = self._of(state, batch)
+        return inference.most_probable(*chain, scan, mask=there)
+
+    def posterior_sample(self, state: State, batch: Batch, key: Array, n: int) -> Array:
+        """(n, B, T) states drawn from their posterior."""
+        _, chain, scan = self._of(state, batch)
+        return inference.posterior_sample(*chain, key, n, scan)
+
+    def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
+        """The next `horizon` steps after the end of each sequence."""
+        there, chain, scan = self._of(state, batch)
+        last = there.sum(axis=1) - 1
+        now = jnp.exp(inference.filtered(*chain, scan))[jnp.arange(len(last)), last]
+        transition = jnp.exp(chain[1])
+        step = lambda p, _: (p @ transition,) * 2
+        states = jnp.swapaxes(jax.lax.scan(step, now, length=horizon)[1], 0, 1)
+        mean = self.emission.mean(weights(state, "hmm")["emission"])
+        return Forecast(states, jnp.tensordot(states, mean, axes=1))
+
+    def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
+        """Continuations of sequences without padding, drawn from the model: "x" (B, horizon, ...) and "state"."""
+        params = weights(state, "hmm")
+        batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
+        log_transition = chain[1]
+        now = jax.random.categorical(fold(key, "now"), inference.filtered(*chain, scan)[:, -1])
+        path = self._path(log_transition, fold(key, "path"), log_transition[now], horizon)
+        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path, batch["x"])
+        return {"x": x, "state": path}
+
+    def sample(self, state: State, key: Array, n: int, length: int | None = None) -> Batch:
+        """n sequences: "x" (n, length, ...) and "state" (n, length)."""
+        params = weights(state, "hmm")
+        log_initial, log_transition = self._log_chain(params)
+        first = jnp.broadcast_to(log_initial, (n, self.states))
+        path = self._path(log_transition, fold(key, "path"), first, length or self.length)
+        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path)
+        return {"x": x, "state": path}
+
+    def _path(self, log_transition: Array, key: Array, first: Array, length: int) -> Array:
+        """(B, length) states, the first from these logits (B, K)."""
+
+        def step(logits: Array, t: Array):
+            state = jax.random.categorical(fold(key, t), logits)
+            return log_transition[state], state
+
+        return jax.lax.scan(step, first, jnp.arange(length))[1].T.astype(jnp.int32)
+
+    def chain(self, state: State) -> tuple[Array, Array]:
+        """Initial (K,) and transition (K, K) probabilities."""
+        return tuple(jnp.exp(log) for log in self._log_chain(weights(state, "hmm")))

@@ -1,0 +1,447 @@
+"""Exact inference in a Markov chain of K hidden states, on the log-likelihoods of its observations (Rabiner 1989).
+
+Everything takes `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K)
+of any emission. A step without an observation has log-likelihood 0 for all states; so has padding behind the end of a
+sequence, which then changes nothing. Inside, time is the first axis and the sequences are the last: a step of a
+recursion is one small matrix product over all of them.
+
+Probabilities are multiplied and normalised at each step, which is many times faster than adding logarithms. What
+underflows is lost, but the backward pass tells how much that could ever matter (`_sound`), and where it might, the same
+quantities are computed in log-space. So results are exact for observations of any dimension and for transitions with
+any zeros.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import fold
+from gen_jax.models.common.blocks import jointly
+from gen_jax.models.common.linalg import einsum, matmul
+
+
+class Scan(NamedTuple):
+    """How time is walked through.
+
+    Sequences are cut into pieces of `steps`, all pieces are walked through at once, and what they do to the states is
+    composed, one after the other or as a parallel prefix (Sarkka & Garcia-Fernandez 2021). The work grows K times; the
+    steps that wait for each other fall from T to 2 `steps` + T / `steps` (or log T).
+    """
+
+    steps: int | None = None  # None: all in one piece
+    associative: bool = False
+
+
+SERIAL, ASSOCIATIVE = Scan(), Scan(1, associative=True)
+
+
+def chunked(steps: int) -> Scan:
+    """Pieces of so many steps, composed one after the other."""
+    if steps < 1:
+        raise ValueError(f"pieces need at least one step, got {steps}")
+    return Scan(steps)
+
+
+def automatic(batch: int, time: int, states: int) -> Scan:
+    """On a CPU the K-fold work of pieces never pays; elsewhere it does where few sequences leave the machine idle."""
+    idle = batch * states**2 <= 1 << 14 and time >= 64
+    return Scan(32, associative=True) if idle and jax.default_backend() != "cpu" else SERIAL
+
+
+class Posterior(NamedTuple):
+    """What the observations say of the states."""
+
+    log_evidence: Array  # (B,) log p(x) in nats
+    marginals: Array  # (B, T, K) p(z_t | x)
+    pairs: Array  # (B, K, K) sum over t of p(z_t, z_t+1 | x)
+
+
+class Path(NamedTuple):
+    """The most probable states."""
+
+    states: Array  # (B, T) int32; behind the end of a sequence, its last state
+    log_joint: Array  # (B,) log p(x, states) in nats
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
+    """(B,) log p(x) in nats, -inf if impossible.
+
+    Its gradient is the posterior, so it is finite and costs one smoothing. It takes the rows of the transitions to be
+    normalised, as those from a softmax are.
+    """
+    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # nothing that is lost can matter
+
+    def check() -> Array:
+        return _sound(chain, _backward(chain, scan)[0])
+
+    ok = jointly(lax.cond(jointly(fits), lambda: jnp.array(True), check))
+    slow = lambda: _log_forward(log_initial, log_transition, log_likelihood)[1].sum(axis=0)
+    return lax.cond(ok, lambda: chain.log_evidence(), slow)
+
+
+def _log_evidence_forward(log_initial, log_transition, log_likelihood, scan):
+    found = posterior(log_initial, log_transition, log_likelihood, scan)
+    return found.log_evidence, (found.marginals, found.pairs)
+
+
+def _log_evidence_backward(scan, residuals, g):
+    marginals, pairs = residuals
+    first = einsum("b,bk->k", g, marginals[:, 0])
+    return first, einsum("b,bij->ij", g, pairs), g[:, None, None] * marginals
+
+
+log_evidence.defvjp(_log_evidence_forward, _log_evidence_backward)
+
+
+def filtered(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
+    """(B, T, K) log p(z_t | x up to t)."""
+    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    ok = jointly(_sound(chain, _backward(chain, scan)[0]))
+    slow = lambda: jnp.transpose(_log_forward(log_initial, log_transition, log_likelihood)[0], (2, 0, 1))
+    return lax.cond(ok, lambda: jnp.log(chain.unpacked(chain.filtered)), slow)
+
+
+def posterior(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, mask: Array | None = None
+) -> Posterior:
+    """The forward-backward algorithm. With `mask` (B, T), pairs are counted where their second step is in it."""
+    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    beta, ahead = _backward(chain, scan)
+    counted = jnp.ones(log_likelihood.shape[:2], log_likelihood.dtype) if mask is None else mask
+
+    def fast() -> Posterior:
+        before, ahead_BTK = chain.unpacked(chain.filtered), chain.unpacked(ahead)
+        seen = counted[:, 1:, None].astype(before.dtype)
+        pairs = einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen)
+        return Posterior(chain.log_evidence(), chain.unpacked(chain.filtered * beta), pairs * chain.transition)
+
+    slow = lambda: _log_posterior(log_initial, log_transition, log_likelihood, counted)
+    return lax.cond(jointly(_sound(chain, beta)), fast, slow)
+
+
+def most_probable(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, mask: Array | None = None
+) -> Path:
+    """The Viterbi algorithm; `mask` (B, T) is False behind the end of a sequence.
+
+    Only maxima are computed on the way forward; which state each came from, on the way back for the states visited.
+    """
+    batch, time, k = log_likelihood.shape
+    mask = jnp.ones((batch, time), bool) if mask is None else mask.astype(bool)
+    first = jnp.zeros((batch, time), bool).at[:, 0].set(True)
+    start = log_likelihood.at[:, 0].add(log_initial)
+    cut = partial(_cut, steps=scan.steps or time)
+    values, moves, first = cut(start), cut((mask & ~first)[..., None]), cut(first[..., None])
+    pieces = values.shape[2] // batch
+    maxima = _max_plus(log_transition)
+
+    def step(scores: Array, inputs) -> tuple[Array, Array]:
+        value, move, first = inputs
+        extra = scores.ndim - value.ndim
+        value, move, first = (a.reshape(a.shape[0], *[1] * extra, -1) for a in (value, move, first))
+        scores = jnp.where(first, value, jnp.where(move, maxima(scores) + value, scores))
+        return scores, scores
+
+    ends = None
+    begin = jnp.zeros((k, values.shape[2]), values.dtype)
+    if pieces > 1:
+        apart = jnp.where(jnp.eye(k, dtype=bool), 0.0, -jnp.inf).astype(values.dtype)
+        from_each = jnp.broadcast_to(apart[:, :, None], (k, k, values.shape[2]))
+        (operators, _) = lax.scan(lambda s, x: (step(s, x)[0], None), from_each, (values, moves, first))
+        operators = operators.reshape(k, k, batch, pieces)
+        begin = _composed_maxima(operators, scan.associative).reshape(k, -1)
+        ends = operators
+    shifted = lambda scores, x: (lambda s: (s - _finite(s.max(axis=0)), s))(step(scores, x)[0])
+    scores = lax.scan(shifted, begin, (values, moves, first))[1]
+    last = scores[-1].reshape(k, batch, pieces)
+    final = jnp.argmax(last[..., -1], axis=0)
+    if pieces > 1:
+
+        def back(state: Array, inputs) -> tuple[Array, Array]:
+            score, operator = inputs  # (K, B) at the end of a piece, (K, K, B) of the next
+            found = jnp.argmax(score + jnp.take_along_axis(operator, state[None, None], axis=0)[0], axis=0)
+            return found, found
+
+        inputs = jnp.moveaxis(last[..., :-1], -1, 0), jnp.moveaxis(ends[..., 1:], -1, 0)
+        found = lax.scan(back, final, inputs, reverse=True)[1]
+        final = jnp.concatenate([found, final[None]]).T.reshape(-1)
+
+    def back(state: Array, inputs) -> tuple[Array, Array]:
+        score, move = inputs
+        found = jnp.argmax(score + log_transition[:, state], axis=0)
+        state_before = jnp.where(move[0], found, state)
+        return state_before, state
+
+    begin_state, states = lax.scan(back, final, (scores[:-1], moves[1:]), reverse=True)
+    states = jnp.concatenate([begin_state[None], states]).reshape(-1, batch, pieces)
+    states = jnp.transpose(states, (1, 2, 0)).reshape(batch, -1)[:, :time].astype(jnp.int32)
+    return Path(states, log_joint(log_initial, log_transition, log_likelihood, states, mask))
+
+
+def log_joint(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, states: Array, mask: Array | None = None
+) -> Array:
+    """(B,) log p(x, states) in nats."""
+    emitted = jnp.take_along_axis(log_likelihood, states[..., None], axis=2)[..., 0]
+    moved = jnp.concatenate([log_initial[states[:, :1]], log_transition[states[:, :-1], states[:, 1:]]], axis=1)
+    mask = True if mask is None else mask.astype(bool)
+    return jnp.where(mask, emitted + moved, 0).sum(axis=1)
+
+
+def posterior_sample(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, key: Array, n: int, scan: Scan = SERIAL
+) -> Array:
+    """(n, B, T) states drawn from p(z | x): forward filtering, backward sampling (Fruhwirth-Schnatter 1994)."""
+    logits = jnp.transpose(filtered(log_initial, log_transition, log_likelihood, scan), (1, 0, 2))  # (T, B, K)
+    time, batch, _ = logits.shape
+    last = jax.random.categorical(fold(key, time - 1), logits[-1], shape=(n, batch))
+
+    def step(state: Array, inputs) -> tuple[Array, Array]:
+        logit, t = inputs
+        drawn = jax.random.categorical(fold(key, t), logit + log_transition.T[state])
+        return drawn, drawn
+
+    states = lax.scan(step, last, (logits[:-1], jnp.arange(time - 1)), reverse=True)[1]
+    return jnp.moveaxis(jnp.concatenate([states, last[None]]), 0, 2).astype(jnp.int32)
+
+
+class _Chain(NamedTuple):
+    """A walk forward through R pieces of S steps."""
+
+    transition: Array  # (K, K)
+    likelihood: Array  # (S, K, R), relative to the best state's
+    best: Array  # (B, T), the best state's log-likelihood
+    operators: tuple[Array, Array] | None  # what each piece does to the states, see `_operators`
+    filtered: Array  # (S, K, R) p(z_t | x up to t)
+    scale: Array  # (S, R) p(x_t | x before t), relative to the best state's
+
+    def unpacked(self, a: Array) -> Array:
+        """(S, K, R) as (B, T, K)."""
+        batch, time = self.best.shape
+        steps, k, _ = a.shape
+        return jnp.transpose(a.reshape(steps, k, batch, -1), (2, 3, 0, 1)).reshape(batch, -1, k)[:, :time]
+
+    def log_evidence(self) -> Array:
+        return jnp.log(self.unpacked(self.scale[:, None])[..., 0]).sum(axis=1) + self.best.sum(axis=1)
+
+
+def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan) -> _Chain:
+    batch, time, k = log_likelihood.shape
+    best = _finite(log_likelihood.max(axis=2))
+    likelihood = _cut(jnp.exp(log_likelihood - best[..., None]), scan.steps or time, value=1)
+    initial, transition = jnp.exp(log_initial), jnp.exp(log_transition)
+    pieces = likelihood.shape[2] // batch
+    start, operators = jnp.broadcast_to(initial[:, None], (k, batch)), None
+    if pieces > 1:
+        operators = _operators(initial, transition, likelihood, pieces)
+        before = _composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a piece | x so far)
+        rest = einsum("ij,ibp->jbp", transition, before)
+        start = jnp.concatenate([start[..., None], rest], axis=2).reshape(k, -1)
+
+    def step(predicted: Array, likelihood: Array):
+        joint = predicted * likelihood
+        scale = joint.sum(axis=0)
+        filtered = joint / jnp.where(scale > 0, scale, 1)
+        return _product(transition.T, filtered), (filtered, scale)
+
+    filtered, scale = lax.scan(step, start, likelihood)[1]
+    return _Chain(transition, likelihood, best, operators, filtered, scale)
+
+
+def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
+    """p(x after t | z_t) / p(x after t | x up to t), and p(x from t | z_t) / p(x from t | x before t): (S, K, R)."""
+    k, batch = len(chain.transition), len(chain.best)
+    end = jnp.ones((k, batch), chain.likelihood.dtype)
+    if chain.operators is not None:
+        after = _composed_backward(chain.operators, scan.associative)  # (K, B, pieces - 1), up to a factor
+        known = chain.filtered[-1].reshape(k, batch, -1)[..., :-1]
+        total = (after * known).sum(axis=0)
+        end = jnp.concatenate([after / jnp.where(total > 0, total, 1), end[..., None]], axis=2).reshape(k, -1)
+
+    def step(beta: Array, inputs):
+        likelihood, scale = inputs
+        ahead = likelihood * beta / jnp.where(scale > 0, scale, 1)
+        return _product(chain.transition, ahead), (beta, ahead)
+
+    return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True)[1]
+
+
+def _sound(chain: _Chain, beta: Array) -> Array:
+    """Whether all that underflow can have lost is too little to matter.
+
+    What falls below the smallest float at (t, i) would have contributed at most that much times beta_t(i) / scale_t to
+    the evidence, relative to all of it.
+    """
+    limit = 1e-14 / jnp.finfo(beta.dtype).tiny
+    return jnp.all(lax.stop_gradient(chain.scale) > 0) & jnp.all(beta.max(axis=1) < limit * chain.scale)
+
+
+def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int) -> tuple[Array, Array]:
+    """What each piece does to the states.
+
+    p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) up to the
+    best states' (K before, B, pieces). The first piece begins from the initial probabilities, whatever z is.
+    """
+    _, k, r = likelihood.shape
+    first = jnp.arange(r) % pieces == 0
+    start = jnp.where(first, initial[:, None, None], transition.T[:, :, None])
+
+    def step(carry, likelihood: Array):
+        predicted, log_scale = carry
+        joint = predicted * likelihood[:, None]
+        scale = joint.sum(axis=0)
+        states = joint / jnp.where(scale > 0, scale, 1)
+        return (
+            einsum("ij,ihr->jhr", transition, states),
+            log_scale + jnp.log(scale),
+        ), None
+
+    zeros = jnp.zeros((k, r), likelihood.dtype)
+    (predicted, log_scale), _ = lax.scan(step, (start, zeros), likelihood[:-1])
+    joint = predicted * likelihood[-1][:, None]  # the last step without the transition behind it
+    scale = joint.sum(axis=0)
+    states, log_scale = joint / jnp.where(scale > 0, scale, 1), log_scale + jnp.log(scale)
+    return states.reshape(k, k, -1, pieces), log_scale.reshape(k, -1, pieces)
+
+
+def _compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
+    """One piece and then the next, pieces being the first axis here: (P, K after, K before, B), (P, K before, B)."""
+    (a, log_a), (b, log_b) = first, then
+    weight = log_b[:, :, None] + jnp.log(a)
+    shift = _finite(weight.max(axis=1, keepdims=True))
+    states = einsum("pkjb,pjib->pkib", b, jnp.exp(weight - shift))
+    scale = states.sum(axis=1)
+    return states / jnp.where(scale > 0, scale, 1)[:, None], log_a + shift[:, 0] + jnp.log(scale)
+
+
+def _composed(operators: tuple[Array, Array], associative: bool) -> Array:
+    """(K, B, pieces - 1) p(z at the end of a piece | x up to there), for all but the last piece."""
+    states, log_scale = jnp.moveaxis(operators[0], 3, 0)[:-1], jnp.moveaxis(operators[1], 2, 0)[:-1]
+    if associative:
+        return jnp.moveaxis(lax.associative_scan(_compose, (states, log_scale))[0][:, :, 0], 0, 2)
+
+    def step(known: Array, operator):
+        weight = operator[1] + jnp.log(known)
+        new = einsum("jib,ib->jb", operator[0], jnp.exp(weight - _finite(weight.max(axis=0))))
+        total = new.sum(axis=0)
+        new = new / jnp.where(total > 0, total, 1)
+        return new, new
+
+    return jnp.moveaxis(lax.scan(step, jnp.ones_like(log_scale[0]), (states, log_scale))[1], 0, 2)
+
+
+def _composed_backward(operators: tuple[Array, Array], associative: bool) -> Array:
+    """(K, B, pieces - 1) p(x after a piece | z at its end), up to a factor, for all but the last piece."""
+    states, log_scale = jnp.moveaxis(operators[0], 3, 0)[1:], jnp.moveaxis(operators[1], 2, 0)[1:]
+    if associative:
+        later = lax.associative_scan(lambda b, a: _compose(a, b), (states, log_scale), reverse=True)[1]
+        return jnp.moveaxis(jnp.exp(later - _finite(later.max(axis=1, keepdims=True))), 0, 2)
+
+    def step(after: Array, operator):
+        weight = operator[1] + jnp.log(einsum("jib,jb->ib", operator[0], after))
+        new = jnp.exp(weight - _finite(weight.max(axis=0)))
+        return new, new
+
+    return jnp.moveaxis(lax.scan(step, jnp.ones_like(log_scale[0]), (states, log_scale), reverse=True)[1], 0, 2)
+
+
+def _max_plus(log_transition: Array):
+    """max over i of scores_i + log_transition_ij, for scores (K, ...)."""
+
+    def maxima(scores: Array) -> Array:
+        moves = log_transition.reshape(*log_transition.shape, *[1] * (scores.ndim - 1))
+        if len(moves) > 32:
+            return (scores[:, None] + moves).max(axis=0)
+        best = scores[0] + moves[0]
+        for i in range(1, len(moves)):  # one fused loop instead of a reduction
+            best = jnp.maximum(best, scores[i] + moves[i])
+        return best
+
+    return maxima
+
+
+def _composed_maxima(operators: Array, associative: bool) -> Array:
+    """(K, B, pieces) the best score of each state before each piece."""
+    moved = jnp.moveaxis(operators, 3, 0)[:-1]  # (P, K after, K before, B)
+    if associative:
+        then = lambda a, b: _shifted((b[:, :, :, None] + a[:, None]).max(axis=2))
+        scores = lax.associative_scan(then, moved)[:, :, 0]
+    else:
+
+        def step(scores: Array, operator: Array):
+            scores = (operator + scores).max(axis=1)
+            scores = scores - _finite(scores.max(axis=0))
+            return scores, scores
+
+        scores = lax.scan(step, jnp.zeros_like(moved[0, 0]), moved)[1]
+    return jnp.moveaxis(jnp.concatenate([jnp.zeros_like(scores[:1]), scores]), 0, 2)
+
+
+def _shifted(operators: Array) -> Array:
+    """Scores (P, K, K, B) relative to the best: only differences matter."""
+    return operators - _finite(operators.max(axis=(1, 2), keepdims=True))
+
+
+def _log_forward(log_initial: Array, log_transition: Array, log_likelihood: Array) -> tuple[Array, Array]:
+    """In log-space: log p(z_t | x up to t) (T, K, B), and log p(x_t | x before t) (T, B)."""
+
+    def step(predicted: Array, value: Array):
+        joint = predicted + value
+        scale = _logsumexp(joint, axis=0)
+        known = joint - _finite(scale)
+        return _logsumexp(known[:, None] + log_transition[:, :, None], axis=0), (known, scale)
+
+    values = jnp.transpose(log_likelihood, (1, 2, 0))
+    return lax.scan(step, jnp.broadcast_to(log_initial[:, None], values.shape[1:]), values)[1]
+
+
+def _log_posterior(log_initial: Array, log_transition: Array, log_likelihood: Array, counted: Array) -> Posterior:
+    known, scale = _log_forward(log_initial, log_transition, log_likelihood)
+    values = jnp.transpose(log_likelihood, (1, 2, 0))
+    before = jnp.concatenate([jnp.full_like(known[:1], -jnp.inf), known[:-1]])
+
+    def step(carry, inputs):
+        beta, pairs = carry
+        value, scale, before, counted = inputs
+        ahead = beta + value - _finite(scale)
+        each = before[:, None] + log_transition[:, :, None] + ahead
+        pairs += jnp.exp(each - _finite(_logsumexp(each.reshape(-1, each.shape[-1]), axis=0))) * counted
+        return (_logsumexp(log_transition[:, :, None] + ahead, axis=1), pairs), beta
+
+    k, batch = values.shape[1:]
+    start = jnp.zeros((k, batch), values.dtype), jnp.zeros((k, k, batch), values.dtype)
+    inputs = values, scale, before, counted.T.astype(values.dtype)
+    (_, pairs), beta = lax.scan(step, start, inputs, reverse=True)
+    joint = known + beta
+    marginals = jnp.transpose(jnp.exp(joint - _finite(_logsumexp(joint, axis=1))[:, None]), (2, 0, 1))
+    return Posterior(scale.sum(axis=0), marginals, jnp.moveaxis(pairs, 2, 0))
+
+
+def _logsumexp(a: Array, axis: int) -> Array:
+    best = _finite(a.max(axis=axis, keepdims=True))
+    return jnp.log(jnp.exp(a - best).sum(axis=axis)) + best.squeeze(axis)
+
+
+def _finite(a: Array) -> Array:
+    """0 instead of -inf, to subtract from what is -inf itself."""
+    return jnp.where(a == -jnp.inf, 0, a)
+
+
+def _cut(a: Array, steps: int, value: float = 0) -> Array:
+    """(B, T, K) in pieces (steps, K, B * pieces), filled up with `value`."""
+    batch, time, k = a.shape
+    pieces = -(-time // steps)
+    a = jnp.pad(a, ((0, 0), (0, pieces * steps - time), (0, 0)), constant_values=value)
+    return jnp.transpose(a.reshape(batch, pieces, steps, k), (2, 3, 0, 1)).reshape(steps, k, batch * pieces)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix product; a small one as sums, which the compiler fuses with what is around it."""
+    return (a[:, :, None] * b).sum(axis=1) if a.size * b.shape[1] <= 1 << 13 else matmul(a, b)

@@ -1,0 +1,22 @@
+"""Gaussian mixtures, by EM or by gradient descent."""
+
+from gen_jax.models.mixture.class_conditional import ByClass
+from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED
+from gen_jax.models.mixture.gaussians import Gaussians, Prior
+from gen_jax.models.mixture.gmm import GMM
+from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
+
+__all__ = [
+    "ByClass",
+    "DIAGONAL",
+    "FULL",
+    "GMM",
+    "Gaussians",
+    "Prior",
+    "SPHERICAL",
+    "TIED",
+    "kmeans",
+    "kmeans_plus_plus",
+    "random_from_data",
+    "random_responsibilities",
+]

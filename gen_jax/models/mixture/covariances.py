@@ -1,0 +1,500 @@
+"""The four kinds of covariance of a set of Gaussians: full, tied, diagonal, spherical.
+
+Each kind evaluates log-densities and sufficient statistics in two ways. The `fast` one is a matrix product over the
+features [x_i x_j, x, 1] (the natural form of an exponential family), which loses digits where a component is much
+narrower than the data; the `exact` one works on differences from each mean. A third, `missing`, takes NaN for a missing
+coordinate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gen_jax.core import PyTree
+from gen_jax.models.common.blocks import block_size, jointly
+from gen_jax.models.common.linalg import LOG_2PI, Triangular, einsum, inverses, matmul
+
+
+class Stats(NamedTuple):
+    """Sums over examples, weighted by responsibility, of moments about the current means.
+
+    Taken about the means rather than the origin, the second moments lose no digits to cancellation: data at
+    1000 +- 0.1 has the right variance in float32.
+    """
+
+    count: Array  # (K,)
+    first: Array  # (K, D)
+    second: Array  # full (K, D, D), tied (D, D), diagonal and spherical (K, D)
+
+
+class Way(NamedTuple):
+    """One way to evaluate: `prepare` a block of x (B, D); then its densities, and its weighted sums."""
+
+    prepare: Callable[[Array], PyTree]
+    log_prob: Callable[[PyTree], Array]  # -> (K, B)
+    sums: Callable[[PyTree, Array], PyTree]  # with responsibilities (K, B) -> what adds over blocks
+    stats: Callable[[PyTree], Stats]
+    rows: int | None = None  # in a block, where it is not the usual
+
+
+class Frame(NamedTuple):
+    """Coordinates in which data is about standard: any rough centre and scale will do."""
+
+    centre: Array  # (D,)
+    scale: Array  # (D,)
+
+    @classmethod
+    def of(cls, x: Array) -> Frame:
+        """From about a thousand evenly spread rows."""
+        some = x[:: max(len(x) // 1024, 1)]
+        centre = jnp.nan_to_num(jnp.nanmean(some, axis=0))
+        scale = jnp.nan_to_num(jnp.nanstd(some, axis=0))
+        return lax.stop_gradient(cls(centre, jnp.where(scale > 0, scale, 1)))
+
+    def into(self, x: Array) -> Array:
+        return (x - self.centre) / self.scale
+
+
+class Full:
+    """Every component has its own covariance matrix (K, D, D)."""
+
+    def pack(self, covariances: Array) -> PyTree:
+        """Unconstrained parameters: Cholesky factors with the logarithm of their diagonals."""
+        return {"cholesky": _with_diagonal(_cholesky(covariances), jnp.log)}
+
+    def factor(self, params: PyTree) -> Array:
+        """Lower triangular square roots of the covariances."""
+        return _with_diagonal(params["cholesky"], jnp.exp)
+
+    def log_det(self, params: PyTree) -> Array:
+        """Half the logarithm of the determinants of the covariances."""
+        return jnp.diagonal(params["cholesky"], axis1=-2, axis2=-1).sum(axis=-1)
+
+    def dense(self, params: PyTree) -> Array:
+        """(K, D, D) covariances."""
+        factor = self.factor(params)
+        covariances = matmul(factor, factor.mT)
+        return jnp.broadcast_to(covariances, (len(params["means"]), *covariances.shape[-2:]))
+
+    def covariances(self, params: PyTree) -> Array:
+        return self.dense(params)
+
+    def variances(self, params: PyTree) -> Array:
+        """(K, D)"""
+        return jnp.diagonal(self.dense(params), axis1=1, axis2=2)
+
+    def from_dense(self, covariances: Array, weights: Array) -> Array:
+        """Covariances of this kind from those (K, D, D) of components that hold these weights (K,)."""
+        return covariances
+
+    def take(self, params: PyTree, components: Array) -> PyTree:
+        """The parameters of these components."""
+        return jax.tree.map(lambda a: a[components], params)
+
+    def select(self, params: PyTree, columns: Any) -> PyTree:
+        """The marginal of some coordinates."""
+        covariances = self.covariances(params)[..., columns, :][..., columns]
+        return {"means": params["means"][:, columns], **self.pack(covariances)}
+
+    def draw(self, params: PyTree, component: Array, noise: Array) -> Array:
+        """Points (N, D) of given components (N,) from standard normal noise (N, D)."""
+        return params["means"][component] + einsum("nij,nj->ni", self._factors(params)[component], noise)
+
+    def distribution(self, params: PyTree) -> distrax.Distribution:
+        return Triangular(params["means"], self._factors(params))
+
+    def _factors(self, params: PyTree) -> Array:
+        """(K, D, D), also where all components share one."""
+        factor = self.factor(params)
+        return jnp.broadcast_to(factor, (len(params["means"]), *factor.shape[-2:]))
+
+    def free(self, k: int, d: int) -> int:
+        """Free parameters of the covariances."""
+        return k * d * (d + 1) // 2
+
+    def features(self, d: int) -> int:
+        """Of which the log-density of an example is a weighted sum."""
+        return d * (d + 1) // 2 + d + 1
+
+    def maximised(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
+        """Shifts of the means (K, D) and new covariances.
+
+        weight: pseudo-counts of the prior; target: its mode (D,). Components without points get that mode.
+        """
+        count, shift = _safe(stats)
+        within = stats.second - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        total = jnp.maximum(count + weight, 1e-30)[:, None, None]
+        return shift, (within + weight * jnp.diag(target)) / total
+
+    def with_floor(self, covariances: Array, floor: Array) -> Array:
+        """`floor` (D,) added to the variances, which rounding may have left below 0."""
+        below = jnp.minimum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0)
+        return covariances + (floor - below)[..., None] * jnp.eye(len(floor), dtype=floor.dtype)
+
+    def rebased(self, stats: Stats, shift: Array) -> Stats:
+        """The same sums about means that have moved by `shift` (K, D)."""
+        moved = shift[:, :, None] * stats.first[:, None, :]
+        second = stats.second - moved - moved.mT
+        second += stats.count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
+
+    def kept(self, alive: Array, new: PyTree, old: PyTree) -> PyTree:
+        """New parameters where alive (K,), old ones elsewhere."""
+        return jax.tree.map(lambda n, o: jnp.where(alive.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+
+    def log_prior(self, params: PyTree, weight: Array, target: Array) -> Array:
+        """Log-density of the inverse-Wishart up to a constant."""
+        inverse = inverses(self.factor(params))
+        trace = jnp.sum(inverse**2 * target, axis=(-2, -1))
+        return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
+
+    def exact(self, params: PyTree) -> Way:
+        means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
+        constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
+
+        def log_prob(x: Array) -> Array:  # one component at a time: its differences stay in the cache
+            def component(k: Array) -> Array:
+                return -0.5 * jnp.sum(matmul(whiten[k] if whiten.ndim == 3 else whiten, (x - means[k]).T) ** 2, axis=0)
+
+            return lax.map(component, jnp.arange(len(means))) - constant.reshape(-1, 1)
+
+        def sums(x: Array, r: Array) -> Stats:
+            def component(of: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+                mean, r = of
+                centred = (x - mean).T
+                weighted = r * centred
+                return r.sum(), weighted.sum(axis=1), matmul(weighted, centred.T)
+
+            return self._gathered(lax.map(component, (means, r)))
+
+        return Way(lambda x: x, log_prob, sums, lambda sums: sums)
+
+    def _gathered(self, moments: tuple[Array, Array, Array]) -> Stats:
+        return Stats(*moments)
+
+    def missing(self, params: PyTree) -> Way:
+        """The exact way where NaN marks a missing coordinate: densities of what is there, and the expected moments of
+        what is not (Ghahramani & Jordan 1994)."""
+        means = params["means"]
+        covariances = self.dense(params)
+        identity = jnp.eye(means.shape[1], dtype=means.dtype)
+
+        def observed(x: Array, mean: Array, covariance: Array):
+            """Of one example and component: log-density, and precision and weighted residual of what is there."""
+            there = ~jnp.isnan(x)
+            residual = jnp.where(there, x - mean, 0)
+            masked = jnp.where(there[:, None] & there[None, :], covariance, identity)
+            factor = jnp.linalg.cholesky(masked)
+            inverse = inverses(factor)
+            white = matmul(inverse, residual)
+            log_det = jnp.log(jnp.diagonal(factor)).sum()
+            log_prob = -0.5 * jnp.sum(white**2) - log_det - 0.5 * there.sum() * LOG_2PI
+            precision = jnp.where(there[:, None] & there[None, :], matmul(inverse.T, inverse), 0)
+            return log_prob, precision, matmul(precision, residual)
+
+        every = jax.vmap(jax.vmap(observed, in_axes=(0, None, None)), in_axes=(None, 0, 0))
+
+        def sums(each, r: Array):
+            _, precision, weighted = each
+            completed = einsum("kij,kbj->kbi", covariances, weighted)  # E[x | what is there] - mean
+            outer = einsum("kb,kbi,kbj->kij", r, completed, completed)
+            return (
+                r.sum(axis=1),
+                einsum("kb,kbi->ki", r, completed),
+                outer,
+                einsum("kb,kbij->kij", r, precision),
+            )
+
+        def stats(sums) -> Stats:
+            count, first, outer, precision = sums
+            left = count[:, None, None] * covariances - matmul(matmul(covariances, precision), covariances)
+            return self._gathered((count, first, outer + left))
+
+        rows = max(1, (1 << 22) // covariances.size)
+        return Way(lambda x: every(x, means, covariances), lambda each: each[0], sums, stats, rows)
+
+    def fast(self, params: PyTree, frame: Frame) -> tuple[Way, Array]:
+        d = params["means"].shape[1]
+        row, column = np.triu_indices(d + 1)  # the last is the product 1 x 1
+        packed = np.zeros((d + 1, d + 1), int)
+        packed[row, column] = packed[column, row] = np.arange(len(row))
+        means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
+        inverse = inverses(factor)
+        precision = matmul(inverse.mT, inverse)
+        linear = einsum("kij,kj->ki", precision, means)
+        constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
+        quadratic = -precision * (1 - 0.5 * jnp.eye(d, dtype=means.dtype))  # each pair of coordinates occurs once
+        upper = jnp.concatenate([quadratic, linear[:, :, None]], axis=2)[:, row[:-1], column[:-1]]
+        # GPUs multiply by eights: XLA would copy all features to append zeros.
+        spare = 0 if jax.default_backend() == "cpu" else -len(row) % 8
+        natural = jnp.concatenate([upper, constant[:, None], jnp.zeros((len(means), spare), means.dtype)], axis=1)
+
+        def stats(raw: Array) -> Stats:
+            moments = raw.T[:, packed]  # (K, D + 1, D + 1) sums of y y^T
+            about = self.rebased(Stats(moments[:, d, d], moments[:, :d, d], moments[:, :d, :d]), means)
+            return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
+
+        pairs = np.pad(row, (0, spare), "edge"), np.pad(column, (0, spare), "edge")
+        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
+
+
+class Tied(Full):
+    """All components share one covariance matrix (D, D)."""
+
+    def covariances(self, params):
+        factor = self.factor(params)
+        return matmul(factor, factor.T)
+
+    def from_dense(self, covariances, weights):
+        return einsum("k,kij->ij", weights / weights.sum(), covariances)
+
+    def take(self, params, components):
+        return {**params, "means": params["means"][components]}
+
+    def free(self, k, d):
+        return d * (d + 1) // 2
+
+    def features(self, d):
+        return d + 1
+
+    def maximised(self, params, stats, weight, target):
+        count, shift = _safe(stats)
+        within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
+        return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
+
+    def rebased(self, stats, shift):
+        moved = matmul(shift.T, stats.first)
+        second = stats.second - moved - moved.T + matmul(shift.T, stats.count[:, None] * shift)
+        return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
+
+    def kept(self, alive, new, old):
+        return {**new, "means": jnp.where(alive[:, None], new["means"], old["means"])}
+
+    def _gathered(self, moments):
+        count, first, second = moments
+        return Stats(count, first, second.sum(axis=0))
+
+    def fast(self, params, frame):
+        d = params["means"].shape[1]
+        means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
+        inverse = inverses(factor)
+        precision = matmul(inverse.T, inverse)
+        linear = matmul(means, precision)
+        constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
+        natural = jnp.concatenate([linear, constant[:, None]], axis=1)
+
+        def prepare(x: Array) -> Array:
+            x = frame.into(x).T
+            return jnp.concatenate([x, jnp.ones_like(x[:1])])
+
+        def log_prob(f: Array) -> Array:
+            return matmul(natural, f) - 0.5 * jnp.sum(matmul(inverse, f[:-1]) ** 2, axis=0)
+
+        def sums(f: Array, r: Array):
+            return _weighted(f, r), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
+
+        def stats(raw) -> Stats:
+            about = self.rebased(Stats(raw[0][-1], raw[0][:-1].T, raw[1]), means)
+            return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
+
+        return Way(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(jnp.sum(precision**2))
+
+
+class Diagonal(Full):
+    """Every component has its own variances (K, D); coordinates are independent within a component."""
+
+    def pack(self, covariances):
+        return {"log_scale": 0.5 * jnp.log(covariances)}
+
+    def scale(self, params: PyTree) -> Array:
+        """(K, D) standard deviations."""
+        log_scale = params["log_scale"].reshape(len(params["means"]), -1)
+        return jnp.broadcast_to(jnp.exp(log_scale), params["means"].shape)
+
+    def factor(self, params):
+        return jax.vmap(jnp.diag)(self.scale(params))
+
+    def log_det(self, params):
+        return jnp.log(self.scale(params)).sum(axis=1)
+
+    def dense(self, params):
+        return jax.vmap(jnp.diag)(self.scale(params) ** 2)
+
+    def covariances(self, params):
+        return jnp.exp(2 * params["log_scale"])
+
+    def variances(self, params):
+        return self.scale(params) ** 2
+
+    def from_dense(self, covariances, weights):
+        return jnp.diagonal(covariances, axis1=1, axis2=2)
+
+    def select(self, params, columns):
+        return {name: a[:, columns] for name, a in params.items()}
+
+    def draw(self, params, component, noise):
+        return params["means"][component] + self.scale(params)[component] * noise
+
+    def distribution(self, params):
+        return distrax.MultivariateNormalDiag(params["means"], self.scale(params))
+
+    def free(self, k, d):
+        return k * d
+
+    def features(self, d):
+        return 2 * d + 1
+
+    def maximised(self, params, stats, weight, target):
+        count, shift = _safe(stats)
+        within = stats.second - count[:, None] * shift**2
+        return shift, (within + weight * target) / jnp.maximum(count + weight, 1e-30)[:, None]
+
+    def with_floor(self, covariances, floor):
+        return jnp.maximum(covariances, 0) + floor
+
+    def rebased(self, stats, shift):
+        second = stats.second - 2 * shift * stats.first + stats.count[:, None] * shift**2
+        return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
+
+    def log_prior(self, params, weight, target):
+        variances = self.variances(params)
+        return -0.5 * weight * jnp.sum(jnp.log(variances) + target / variances)
+
+    def exact(self, params):
+        means, scale = params["means"], self.scale(params)
+        constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
+
+        def log_prob(x: Array) -> Array:
+            white = jax.vmap(lambda mean, scale: jnp.sum(((x - mean) / scale) ** 2, axis=1))(means, scale)
+            return -0.5 * white - constant[:, None]
+
+        def sums(x: Array, r: Array) -> Stats:
+            def component(mean: Array, r: Array) -> tuple[Array, Array, Array]:
+                centred = x - mean
+                return r.sum(), matmul(r, centred), matmul(r, centred**2)
+
+            return Stats(*jax.vmap(component)(means, r))
+
+        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
+
+    def missing(self, params):
+        means, scale = params["means"], self.scale(params)
+
+        def log_prob(x: Array) -> Array:
+            def component(mean: Array, scale: Array) -> Array:
+                each = -0.5 * ((x - mean) / scale) ** 2 - jnp.log(scale) - 0.5 * LOG_2PI
+                return jnp.sum(jnp.where(jnp.isnan(x), 0, each), axis=1)
+
+            return jax.vmap(component)(means, scale)
+
+        def sums(x: Array, r: Array) -> Stats:
+            absent = jnp.isnan(x)
+
+            def component(mean: Array, scale: Array, r: Array) -> tuple[Array, Array, Array]:
+                centred = jnp.where(absent, 0, x - mean)
+                return r.sum(), matmul(r, centred), matmul(r, jnp.where(absent, scale**2, centred**2))
+
+            return Stats(*jax.vmap(component)(means, scale, r))
+
+        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
+
+    def fast(self, params, frame):
+        d = params["means"].shape[1]
+        means, scale = frame.into(params["means"]), self.scale(params) / frame.scale
+        precision = scale**-2
+        constant = -0.5 * jnp.sum(precision * means**2, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
+        natural = jnp.concatenate([-0.5 * precision, precision * means, constant[:, None]], axis=1)
+
+        def stats(raw: Array) -> Stats:
+            about = self.rebased(Stats(raw[-1], raw[d : 2 * d].T, raw[:d].T), means)
+            return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
+
+        each = np.arange(d)
+        pairs = np.concatenate([each, each, [d]]), np.concatenate([each, np.full(d + 1, d)])
+        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=1).max())
+
+
+class Spherical(Diagonal):
+    """Every component has one variance (K,), the same in all directions."""
+
+    def from_dense(self, covariances, weights):
+        return jnp.diagonal(covariances, axis1=1, axis2=2).mean(axis=1)
+
+    def select(self, params, columns):
+        return {**params, "means": params["means"][:, columns]}
+
+    def free(self, k, d):
+        return k
+
+    def features(self, d):
+        return d + 2
+
+    def maximised(self, params, stats, weight, target):
+        shift, variances = super().maximised(params, stats, weight, target)
+        return shift, variances.mean(axis=1)
+
+    def with_floor(self, covariances, floor):
+        return jnp.maximum(covariances, 0) + floor.mean()
+
+    def log_prior(self, params, weight, target):
+        return super().log_prior(params, weight, jnp.full_like(target, target.mean()))
+
+
+FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()
+
+
+def _linear(natural: Array, pairs: tuple[np.ndarray, np.ndarray], frame: Frame, stats: Callable) -> Way:
+    """Densities linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
+
+    def prepare(x: Array) -> Array:
+        x = frame.into(x).T
+        y = jnp.concatenate([x, jnp.ones_like(x[:1])])
+        return y[pairs[0]] * y[pairs[1]]  # gathers: products side by side take three times as long on CPUs
+
+    rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
+    return Way(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
+
+
+def _weighted(features: Array, r: Array) -> Array:
+    """(F, K) sums of features (F, B) by responsibilities (K, B); their transpose takes up to twice as long on CPUs."""
+    return matmul(features, r.T)
+
+
+def alive(stats: Stats) -> Array:
+    """(K,) which components hold at least a millionth of an example."""
+    return stats.count > 1e-6
+
+
+def _safe(stats: Stats) -> tuple[Array, Array]:
+    """Counts, and shifts of the means, 0 where there are no points."""
+    there = alive(stats)
+    return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
+
+
+def _cholesky(covariances: Array) -> Array:
+    """Lower factors of matrices (..., D, D); where rounding has left one indefinite, of the nearest that is not."""
+
+    def repaired() -> Array:
+        scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariances, axis1=-2, axis2=-1), jnp.finfo(covariances.dtype).tiny))
+        correlations = jnp.clip(covariances / scale[..., None] / scale[..., None, :], -1, 1)
+        values, vectors = jnp.linalg.eigh(correlations)
+        values = jnp.maximum(values, 16 * values.shape[-1] * jnp.finfo(values.dtype).eps)
+        return jnp.linalg.cholesky(
+            (vectors * values[..., None, :]) @ vectors.mT * scale[..., None] * scale[..., None, :]
+        )
+
+    factor = jnp.linalg.cholesky(covariances)
+    return lax.cond(jointly(jnp.isfinite(lax.stop_gradient(factor)).all()), lambda: factor, repaired)
+
+
+def _with_diagonal(factor: Array, f: Callable[[Array], Array]) -> Array:
+    """Lower triangular matrices with `f` of their diagonal."""
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return jnp.tril(factor, -1) + f(diagonal)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)

@@ -1,0 +1,258 @@
+"""Gaussian mixtures, trained by EM (Dempster, Laird & Rubin 1977; Bishop 2006, section 9.2) or by descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.models.common.blocks import by_blocks, over_blocks
+from gen_jax.models.mixture.covariances import FULL, Full, Stats, Way, alive
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, spread
+from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
+
+
+@dataclass(frozen=True)
+class GMM:
+    """p(x) = sum_k w_k N(x; mean_k, covariance_k) over vectors (B, D).
+
+    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least
+    variance of any component, relative to the variance of the first batch. regularisation: added to all variances, in
+    units of the data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori
+    estimates. active: how many of the components are in use, all by default; it may be traced, so that one program
+    tries several.
+
+    shape: of one example, where it is no vector.
+
+    A batch may hold "weight" (B,): how often each example counts. Parameters are logits, means and factors of the
+    covariances with logarithms of their diagonals, so that the same model can be trained by `em` and by `descent`.
+    """
+
+    components: int
+    floor: float = 1e-6
+    kind: Full = FULL
+    start: Start = kmeans_plus_plus
+    regularisation: float = 0.0
+    missing: bool = False
+    prior: Prior = field(default_factory=Prior)
+    shape: tuple[int, ...] = ()
+    active: int | Array | None = None
+
+    def __post_init__(self):
+        if self.components < 1:
+            raise ValueError(f"components must be at least 1, got {self.components}")
+        _ = self.gaussians
+
+    @property
+    def gaussians(self) -> Gaussians:
+        return Gaussians(self.kind, self.floor, self.regularisation, self.missing, self.prior)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        """The moments of the points that `start` gives to each component."""
+        x, weight = _points(batch)
+        if self.missing:  # only to begin with
+            x = jnp.where(jnp.isnan(x), jnp.nan_to_num(jnp.nanmean(x, axis=0)), x)
+        extra = {"variance": spread(x), "reseeded": jnp.zeros((), x.dtype)}
+        assign = self.start(fold(key, "start"), x, weight, self.components)
+        params = self.gaussians.start(x, self.components, extra["variance"])
+
+        def gather(way: Way) -> Stats:
+            def block(x: Array, index: Array, weight: Array) -> PyTree:
+                return way.sums(way.prepare(x), assign(x, index) * weight * self._used(self.components)[:, None])
+
+            return way.stats(over_blocks(block, x, jnp.arange(len(x)), weight, rows=way.rows))
+
+        stats = replace(self.gaussians, missing=False).ways(params, x, gather)
+        params = {"logits": jnp.zeros(self.components, x.dtype), **params}
+        return self.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
+
+    def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
+        params = state.params["gmm"]
+        x, weight = _points(batch)
+        log_weights = jax.nn.log_softmax(params["logits"])[:, None]
+
+        def gather(way: Way) -> tuple[Stats, Array]:
+            def block(x: Array, weight: Array) -> PyTree:
+                prepared = way.prepare(x)
+                joint = jnp.maximum(way.log_prob(prepared) + log_weights, -1e30)  # finite, however far a point is
+                best = joint.max(axis=0)
+                each = jnp.exp(joint - best)  # once, for the density and for the responsibilities
+                density = each.sum(axis=0)
+                return way.sums(prepared, each * (weight / density)), jnp.sum((jnp.log(density) + best) * weight)
+
+            sums, total = over_blocks(block, x, weight, rows=way.rows)
+            return way.stats(sums), total
+
+        stats, total = self.gaussians.ways(_shapes(params), x, gather)
+        metrics = {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
+        if self.prior != Prior():  # what EM then raises, if the batch is all of the data
+            metrics["log_posterior"] = Mean(total + self._log_prior(params, state.extra["variance"]), weight.sum())
+        return stats, metrics
+
+    def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
+        """Maximises, then gives components that have lost their points to the heaviest ones."""
+        old, variance = state.params["gmm"], state.extra["variance"]
+        new = self.gaussians.maximise(_shapes(old), stats, variance)
+        used = self._used(len(stats.count))
+        share = stats.count + (self.prior.concentration - 1)
+        share = jnp.where(used, share / jnp.where(used, share, 0).sum(), 0)
+        lost = used & ~alive(stats)
+        shapes, share = self._reseeded(new, share, lost, stats)
+        params = {"logits": jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf), **shapes}
+        return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
+
+    def rebased(self, state: State, stats: Stats, params: Params) -> Stats:
+        """Statistics about the means of the State, about those of `params`."""
+        return self.kind.rebased(stats, params["gmm"]["means"] - state.params["gmm"]["means"])
+
+    def _used(self, k: int) -> Array:
+        return jnp.arange(k) < (k if self.active is None else self.active)
+
+    def _reseeded(self, params: PyTree, share: Array, lost: Array, stats: Stats) -> tuple[PyTree, Array]:
+        """Each lost component takes half the weight and the shape of a heavy one, a quarter of a standard deviation
+        away along its widest coordinate; the heaviest are halved first."""
+        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(alive(stats).sum(), 1)
+        rank = jnp.cumsum(lost) - 1
+        donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(lost)))
+        takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # a donor is one of its own takers
+        variances = self.kind.variances(params)[donor]
+        widest = jnp.argmax(variances / variances.mean(axis=0), axis=1)
+        step = jax.nn.one_hot(widest, variances.shape[1], dtype=share.dtype) * jnp.sqrt(variances)
+        away = 0.25 * (1 + rank // living)[:, None] * step
+        moved = self.kind.take(params, donor)
+        return {**moved, "means": moved["means"] + jnp.where(lost[:, None], away, 0)}, (share / takers)[donor]
+
+    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
+        x, weight = _points(batch)
+        log_prob = Mean.of(self._log_prob(params, x), weight)
+        return -log_prob.value, ({}, {"log_likelihood": log_prob})
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        return (Objective("gmm", self.loss),)
+
+    def log_joint(self, params: PyTree, x: Array) -> Array:
+        """(B, K) log p(x, k)."""
+        return self.gaussians.log_prob(_shapes(params), x) + jax.nn.log_softmax(params["logits"])
+
+    def _log_prob(self, params: PyTree, x: Array) -> Array:
+        return jax.nn.logsumexp(self.log_joint(params, x), axis=1)
+
+    def log_prob(self, state: State, batch: Batch) -> Array:
+        return by_blocks(lambda x: self._log_prob(weights(state, "gmm"), x), _points(batch)[0], rows=1 << 16)
+
+    def log_prior(self, state: State) -> Array:
+        """Logarithm of the prior's density at the parameters, up to a constant; 0 for the flat prior."""
+        return self._log_prior(weights(state, "gmm"), state.extra["variance"])
+
+    def _log_prior(self, params: PyTree, variance: Array) -> Array:
+        used = self._used(self.components)
+        shares = jnp.where(used, jax.nn.log_softmax(params["logits"]), 0).sum()
+        return (self.prior.concentration - 1) * shares + self.gaussians.log_prior(_shapes(params), variance)
+
+    def responsibilities(self, state: State, batch: Batch) -> Array:
+        """(B, K) p(k | x)."""
+        return jax.nn.softmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
+
+    def predict(self, state: State, batch: Batch) -> Array:
+        """(B,) the most probable component."""
+        return jnp.argmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
+
+    def sample(self, state: State, key: Array, n: int) -> Batch:
+        params = weights(state, "gmm")
+        component = jax.random.categorical(fold(key, "component"), params["logits"], shape=(n,))
+        noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
+        x = self.kind.draw(params, component, noise)
+        return {"x": x.reshape(n, *self.shape or x.shape[1:]), "component": component}
+
+    def distribution(self, state: State) -> distrax.MixtureSameFamily:
+        """The mixture as a distrax distribution."""
+        params = weights(state, "gmm")
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(logits=params["logits"]), self.kind.distribution(_shapes(params))
+        )
+
+    def marginal(self, state: State, columns: Sequence[int]) -> State:
+        """The State of the mixture over some of the coordinates, in the order given."""
+        params, columns = weights(state, "gmm"), _columns(columns, state)
+        marginal = {"logits": params["logits"], **self.kind.select(_shapes(params), columns)}
+        extra = {**state.extra, "variance": state.extra["variance"][columns]}
+        return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
+
+    def conditional(self, state: State, columns: Sequence[int], values: Array) -> distrax.MixtureSameFamily:
+        """The other coordinates, in their order, given these: one mixture per row of `values` (B, len(columns)).
+
+        Bishop 2006, equations 2.81 and 2.82.
+        """
+        params, given = weights(state, "gmm"), _columns(columns, state)
+        free = np.setdiff1d(np.arange(params["means"].shape[1]), given)
+        if not len(free):
+            raise ValueError("columns must leave some coordinates free")
+        marginal = self.marginal(state, given)
+        means, covariances = params["means"], self.kind.dense(params)
+        among, across = covariances[:, given][..., given], covariances[:, free][..., given]
+        gain = jnp.linalg.solve(among, across.mT).mT
+        residual = jnp.asarray(values, means.dtype)[:, None] - means[:, given]
+        shifted = means[:, free] + jnp.einsum("kij,bkj->bki", gain, residual)
+        rest = covariances[:, free][..., free] - gain @ across.mT
+        factor = jnp.broadcast_to(jnp.linalg.cholesky(rest), (len(residual), *rest.shape))
+        logits = self.log_joint(marginal.params["gmm"], jnp.asarray(values, means.dtype))
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(logits=logits), distrax.MultivariateNormalTri(shifted, factor)
+        )
+
+    def parameters(self, state: State) -> tuple[Array, Array, Array]:
+        """Weights (K,), means (K, D) and covariances in the shape of their kind."""
+        params = weights(state, "gmm")
+        return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
+
+    def covariances(self, state: State) -> tuple[Array, Array]:
+        """Means (K, D) and covariances (K, D, D)."""
+        params = weights(state, "gmm")
+        return params["means"], self.kind.dense(_shapes(params))
+
+    def free_parameters(self, dimensions: int) -> int:
+        k = self.components
+        return k * dimensions + self.kind.free(k, dimensions) + k - 1
+
+    def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
+        """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) of a data set: lower is better."""
+        x, weight = _points(batch)
+        joint = self.log_joint(weights(state, "gmm"), x)
+        log_prob = jax.nn.logsumexp(joint, axis=1)
+        likelihood, n = jnp.sum(weight * log_prob), weight.sum()
+        r = jnp.exp(joint - log_prob[:, None])
+        entropy = jnp.sum(weight[:, None] * jax.scipy.special.entr(r))
+        free = self.free_parameters(x.shape[1])
+        bic = -2 * likelihood + free * jnp.log(n)
+        return {"aic": -2 * likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
+
+
+def _points(batch: Batch) -> tuple[Array, Array]:
+    """x (N, D) and its weights (N,), as floats."""
+    x = jnp.asarray(batch["x"])
+    x = x.reshape(len(x), -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x, jnp.asarray(batch.get("weight", jnp.ones(len(x), x.dtype)), x.dtype)
+
+
+def _shapes(params: PyTree) -> PyTree:
+    """The parameters of the components, without their weights."""
+    return {name: a for name, a in params.items() if name != "logits"}
+
+
+def _columns(columns: Sequence[int], state: State) -> np.ndarray:
+    columns, d = np.asarray(columns, int), weights(state, "gmm")["means"].shape[1]
+    if (
+        columns.ndim != 1
+        or not len(columns)
+        or len(set(columns)) < len(columns)
+        or not np.all((0 <= columns) & (columns < d))
+    ):
+        raise ValueError(f"columns must be different numbers from 0 to {d - 1}, got {columns.tolist()}")
+    return columns

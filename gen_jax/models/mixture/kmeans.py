@@ -1,0 +1,101 @@
+"""Starts of EM for mixtures: k-means++, k-means, random points and random responsibilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gen_jax.core import fold
+from gen_jax.models.common.blocks import block_size, by_blocks, over_blocks
+from gen_jax.models.common.linalg import matmul
+from gen_jax.models.mixture.covariances import Frame
+
+Assign = Callable[[Array, Array], Array]  # (rows (B, D), their numbers (B,)) -> first responsibilities (K, B)
+
+
+Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights (N,), K)
+
+
+def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Each point to the nearest of centres drawn far from each other (Arthur & Vassilvitskii 2007)."""
+    return _nearest(_spread_centres(key, x, weight, k), _frame(x))
+
+
+def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
+    """k-means++ and then Lloyd's iterations."""
+    frame = _frame(x)
+
+    def lloyd(_, centres: Array) -> Array:
+        assign = _nearest(centres, frame)
+
+        def block(x: Array, weight: Array) -> tuple[Array, Array]:
+            r = assign(x, None) * weight
+            return matmul(r, frame.into(x)), r.sum(axis=1)
+
+        first, count = over_blocks(block, x, weight, rows=block_size(x.shape[1] + 2 * k))
+        return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centres)
+
+    return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centres(key, x, weight, k)), frame)
+
+
+def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Each point to the nearest of K points of the data."""
+    frame = _frame(x)
+    gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
+    _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
+    return _nearest(frame.into(x[jnp.resize(rows, k)]), frame)
+
+
+def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assign:
+    """Responsibilities drawn uniformly and normalised: all components begin near the mean of the data."""
+
+    def assign(rows: Array, index: Array) -> Array:
+        r = jax.vmap(lambda i: jax.random.uniform(fold(key, i), (k,), rows.dtype, 1e-6))(index)
+        return (r / r.sum(axis=1, keepdims=True)).T
+
+    return assign
+
+
+def _nearest(centres: Array, frame: Frame) -> Assign:
+    """One-hot responsibilities by distance to centres (K, D) that are given in the frame."""
+
+    def assign(rows: Array, index: Array) -> Array:
+        distance = 0.5 * jnp.sum(centres**2, axis=1)[:, None] - matmul(centres, frame.into(rows).T)
+        return jax.nn.one_hot(jnp.argmin(distance, axis=0), len(centres), axis=0, dtype=rows.dtype)
+
+    return assign
+
+
+def _spread_centres(key: Array, x: Array, weight: Array, k: int) -> Array:
+    """(k, D) rows of x in its frame, each new one drawn with probability proportional to its squared distance to those
+    before; of several such draws, the one that leaves the least distance."""
+    frame, trials = _frame(x), 2 + int(np.log(k))
+
+    def draw(i: Array, carry):
+        centres, distance = carry
+        mass = jnp.cumsum(distance * weight)
+        at = mass[-1] * jax.random.uniform(fold(key, i), (trials,), x.dtype)
+        rows = jnp.minimum(jnp.searchsorted(mass, at, side="right"), len(x) - 1)
+        drawn = frame.into(x[rows])
+
+        def left(x: Array) -> Array:  # squared distances (B, trials)
+            x = frame.into(x)
+            cross = matmul(x, drawn.T)
+            return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] - 2 * cross + jnp.sum(drawn**2, axis=1), 0)
+
+        left = by_blocks(left, x)
+        left = jnp.where(i == 0, left, jnp.minimum(distance[:, None], left))
+        best = jnp.argmin(weight @ left)
+        return centres.at[i].set(drawn[best]), left[:, best]
+
+    return lax.fori_loop(0, k, draw, (jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones_like(weight)))[0]
+
+
+def _frame(x: Array) -> Frame:
+    """Coordinates for distances: centred, but with one scale for all, so that distances are Euclidean."""
+    frame = Frame.of(x)
+    return frame._replace(scale=jnp.broadcast_to(frame.scale.mean(), frame.scale.shape))

@@ -1,0 +1,60 @@
+"""The base of models trained by a bound: VAE and hierarchical VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import Batch, Mean, Objective, PyTree, State, weights
+from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
+
+
+class Bounded:
+    """What models with a bound share. They have the fields `likelihood`, `bound`, `samples` and `beta`, one player
+    `player`, and `terms(params, batch, key, samples) -> Terms`."""
+
+    player = "vae"
+    likelihood: Any
+    bound: BoundFunction
+    samples: int
+    beta: float | Callable[[Array], Array]
+
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
+        raise NotImplementedError
+
+    def check_training(self) -> None:
+        """Refuses what no bound can be trained with."""
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if not callable(self.beta) and not self.beta >= 0:
+            raise ValueError(f"beta cannot be negative, got {self.beta}")
+        if not callable(self.bound):
+            raise ValueError(f"bound must be a function such as gen_jax.models.vae.bounds.iwae, got {self.bound!r}")
+
+    def outside(self, batch: Batch) -> str:
+        """What of some data this model cannot explain, in words; "" if it can."""
+        return self.likelihood.outside(batch["x"])
+
+    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
+        terms = self.terms(params, batch, key, self.samples)
+        beta = self.beta(state.step) if callable(self.beta) else self.beta
+        divergence = terms.divergence
+        metrics = {"reconstruction": Mean.of(-terms.log_likelihood), "kl": Mean.of(divergence.sum(axis=-1))}
+        if divergence.shape[-1] > 1:  # dimensions or groups that have not collapsed
+            metrics["used_parts"] = Mean.of(jnp.sum(divergence.mean(axis=0) > 0.01).astype(jnp.float32))
+        return -self.bound(terms, beta).mean(), ({}, metrics)
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        return (Objective(self.player, self.loss),)
+
+    def elbo(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B,) the ELBO in nats by one sample, with beta 1 whatever the model is trained with."""
+        return elbo(self.terms(weights(state, self.player), batch, key))
+
+    def log_weights(self, state: State, batch: Batch, key: Array, samples: int) -> Array:
+        """(samples, B) log p(x, z) / q(z | x): their log-mean-exp bounds log p(x), the tighter the more there are."""
+        return self.terms(weights(state, self.player), batch, key, samples).log_weights

@@ -1,0 +1,109 @@
+"""q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import PyTree, fold
+from gen_jax.models.bijections.layer import Layer
+from gen_jax.models.common.linalg import Triangular
+
+NOISE = 256  # examples of noise that flows are made from
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """A normal with independent dimensions, from means and log standard deviations, or `log_variances`."""
+
+    log_variances: bool = False
+
+    def outputs(self, latent: int) -> int:
+        return 2 * latent
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        return {}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        mean, log_scale = jnp.split(outputs, 2, axis=-1)
+        return distrax.MultivariateNormalDiag(mean, jnp.exp(0.5 * log_scale if self.log_variances else log_scale))
+
+
+@dataclass(frozen=True)
+class FullCovariance:
+    """A normal with any covariance, from means and the lower triangle of its Cholesky factor, the diagonal as logs."""
+
+    def outputs(self, latent: int) -> int:
+        return latent + latent * (latent + 1) // 2
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        return {}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        latent = int(((9 + 8 * outputs.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
+        mean, log_std, below = jnp.split(outputs, [latent, 2 * latent], axis=-1)
+        factor = jnp.zeros((*outputs.shape[:-1], latent, latent))
+        diagonal, rows = jnp.diag_indices(latent), jnp.tril_indices(latent, -1)
+        factor = factor.at[..., *diagonal].set(jnp.exp(log_std)).at[..., *rows].set(below)
+        return Triangular(mean, factor)
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """Samples of another posterior moved through a bijection (Rezende & Mohamed 2015), see `gen_jax.models.bijections`.
+
+    context: how many more outputs of the encoder the flow is told, as inverse autoregressive flows are (Kingma et al.
+    2016, algorithm 1). Training needs the flow's forward direction only.
+    """
+
+    flow: Layer
+    base: Any = Diagonal()
+    context: int = 0
+
+    def outputs(self, latent: int) -> int:
+        return self.base.outputs(latent) + self.context
+
+    def init(self, key: Array, latent: int) -> PyTree:
+        noise = jax.random.normal(fold(key, "noise"), (NOISE, latent))
+        context = jnp.zeros((NOISE, self.context)) if self.context else None
+        return {"flow": self.flow.init(fold(key, "flow"), noise, context)}
+
+    def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
+        ours = outputs.shape[-1] - self.context
+        context = outputs[..., ours:] if self.context else None
+        return distrax.Transformed(self.base(outputs[..., :ours]), self.flow(params["flow"], context))
+
+
+def kl_by_dimension(posterior: distrax.Distribution, prior: distrax.Distribution) -> Array | None:
+    """(B, parts) KL(q || p) in closed form, by dimension where both are independent there; None where there is none."""
+    if not isinstance(prior, distrax.MultivariateNormalDiag):
+        return None
+    if isinstance(posterior, distrax.MultivariateNormalDiag):
+        ratio = posterior.scale_diag / prior.scale_diag
+        distance = (posterior.loc - prior.loc) / prior.scale_diag
+        return 0.5 * (ratio**2 + distance**2 - 1.0) - jnp.log(ratio)
+    if isinstance(posterior, Triangular):
+        ratios = posterior.scale_tri / prior.scale_diag[:, None]
+        distance = (posterior.loc - prior.loc) / prior.scale_diag
+        log_diagonal = jnp.log(jnp.diagonal(ratios, axis1=-2, axis2=-1))
+        squares = jnp.sum(ratios**2, axis=(-2, -1)) + jnp.sum(distance**2 - 1.0, axis=-1)
+        return (0.5 * squares - log_diagonal.sum(axis=-1))[..., None]
+    return None
+
+
+def draw(distribution: distrax.Distribution, key: Array, n: int) -> tuple[Array, Array]:
+    """(n, B, latent) samples and their (n, B) log-densities."""
+    return distribution.sample_and_log_prob(seed=key, sample_shape=(n,))
+
+
+def mean(distribution: distrax.Distribution) -> Array:
+    """(B, latent) the mean of q, or the image of the mean of its base: a point to decode and to plot."""
+    normal = (distrax.MultivariateNormalDiag, Triangular)
+    if isinstance(distribution, distrax.Transformed) and not isinstance(distribution, normal):
+        return distribution.bijector.forward(mean(distribution.distribution))
+    return distribution.mean()

@@ -1,0 +1,87 @@
+"""p(z): what a latent variable looks like before its data is seen.
+
+A prior makes its parameters from a key, the number of latent dimensions and an example of the data, and a distrax
+distribution of z (latent,) from them. `posterior` is q(z | x) as a function of data, which the VampPrior needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import PyTree
+from gen_jax.models.bijections.layer import Layer
+from gen_jax.models.vae.posteriors import NOISE
+
+Posterior = Callable[[Array], distrax.Distribution]
+
+
+@dataclass(frozen=True)
+class StandardNormal:
+    """N(0, I)."""
+
+    def init(self, key: Array, latent: int, x: Array) -> PyTree:
+        return {}
+
+    def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
+        return distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A learned mixture of diagonal normals."""
+
+    components: int = 10
+
+    def __post_init__(self):
+        if self.components < 1:
+            raise ValueError(f"a mixture needs at least one component, got {self.components}")
+
+    def init(self, key: Array, latent: int, x: Array) -> PyTree:
+        means = jax.random.normal(key, (self.components, latent))
+        return {"logits": jnp.zeros(self.components), "means": means, "log_stds": jnp.zeros(means.shape)}
+
+    def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
+        normals = distrax.MultivariateNormalDiag(params["means"], jnp.exp(params["log_stds"]))
+        return distrax.MixtureSameFamily(distrax.Categorical(logits=params["logits"]), normals)
+
+
+@dataclass(frozen=True)
+class VampPrior:
+    """A mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018, eq. 9).
+
+    The pseudo-inputs are in the units an encoder sees, about [-1, 1]. The posterior must not depend on a context.
+    """
+
+    components: int = 100
+
+    def __post_init__(self):
+        if self.components < 1:
+            raise ValueError(f"a VampPrior needs at least one pseudo-input, got {self.components}")
+
+    def init(self, key: Array, latent: int, x: Array) -> PyTree:
+        noise = 0.5 * jax.random.normal(key, (self.components, *x.shape[1:]))
+        return {"logits": jnp.zeros(self.components), "inputs": noise}
+
+    def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
+        components = posterior(params["inputs"])
+        return distrax.MixtureSameFamily(distrax.Categorical(logits=params["logits"]), components)
+
+
+@dataclass(frozen=True)
+class Flowed:
+    """N(0, I) moved through a bijection, see `gen_jax.models.bijections`."""
+
+    flow: Layer
+
+    def init(self, key: Array, latent: int, x: Array) -> PyTree:
+        return {"flow": self.flow.init(key, jax.random.normal(key, (NOISE, latent)))}
+
+    def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
+        base = distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))
+        return distrax.Transformed(base, self.flow(params["flow"], None))

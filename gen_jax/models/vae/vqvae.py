@@ -1,0 +1,197 @@
+"""VQ-VAE: an autoencoder whose latents are codes of a learned codebook (van den Oord, Vinyals & Kavukcuoglu 2017)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
+from gen_jax.models.common.arrays import of_each_example
+from gen_jax.models.common.likelihoods import check_outputs
+
+
+class CodePrior(nn.Module):
+    """p(codes): each code given those before it, by a recurrent network. (B, P) integers -> (B, P, K) logits."""
+
+    codes: int
+    width: int
+
+    def setup(self):
+        self.embed = nn.Embed(self.codes + 1, self.width)  # the last one stands before the first code
+        self.cell = nn.GRUCell(self.width)
+        self.out = nn.Dense(self.codes)
+
+    def start(self, n: int) -> tuple[Array, Array]:
+        return jnp.zeros((n, self.width)), jnp.full(n, self.codes)
+
+    def next(self, memory: Array, before: Array) -> tuple[Array, Array]:
+        """The memory after the code before, and the logits of the next."""
+        memory, h = self.cell(memory, self.embed(before))
+        return memory, self.out(h)
+
+    def __call__(self, codes_BP: Array) -> Array:
+        memory, first = self.start(len(codes_BP))
+        before = jnp.concatenate([first[:, None], codes_BP[:, :-1]], axis=1)
+        step = nn.scan(
+            lambda module, memory, before: module.next(memory, before),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+        )
+        return step(self, memory, before)[1]
+
+
+@dataclass(frozen=True)
+class VQVAE:
+    """x ~ p(x | e), e the codebook's vectors of a grid of codes, which an autoregressive prior explains.
+
+    encoder: a module (B, *x) -> (B, h, w, D). decoder: the way back, to what `likelihood` needs. grid: h and w.
+    codes: how many there are. commitment: the pull of encodings towards their codes (eq. 3, beta).
+    decay: of the moving averages that are the codebook (appendix A.1). Codes that hardly any encoding is near to begin
+    again at an encoding of the batch (as in Dhariwal et al. 2020), `least` being the share of an even use.
+
+    The codes of x are certain, so log p(x | codes) + log p(codes) bounds log p(x): `elbo` compares with other models.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: Any
+    grid: tuple[int, int]
+    codes: int = 64
+    commitment: float = 0.25
+    decay: float = 0.99
+    least: float = 0.02
+    prior_width: int = 128
+
+    def __post_init__(self):
+        if self.codes < 2:
+            raise ValueError(f"a codebook needs at least two codes, got {self.codes}")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        if not 0 < self.least < 1 or self.commitment < 0:
+            raise ValueError(
+                f"least must be in (0, 1) and commitment not negative, got {self.least} and {self.commitment}"
+            )
+
+    @cached_property
+    def prior(self) -> CodePrior:
+        return CodePrior(self.codes, self.prior_width)
+
+    def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
+        x = self.likelihood.normalise(batch["x"])
+        encoder = self.encoder.init(fold(key, "encoder"), x[:1])
+        z_BHWD = self.encoder.apply(encoder, x)
+        if z_BHWD.ndim != 4 or z_BHWD.shape[1:3] != tuple(self.grid):
+            raise ValueError(
+                f"codes on a grid {self.grid} need an encoder that makes (*grid, D), not {z_BHWD.shape[1:]}"
+            )
+        made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z_BHWD[:1])
+        check_outputs(self.likelihood, x[:1], made)
+        prior = self.prior.init(fold(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
+        networks = {"encoder": encoder, "decoder": decoder, "prior": prior}
+        some = _some(z_BHWD, self.codes, fold(key, "codebook"))
+        extra = {"codebook": some, "counts": jnp.ones(self.codes), "sums": some}
+        own = self.likelihood.init()
+        params = {name: variables["params"] for name, variables in networks.items()}
+        return {"vqvae": params | ({"likelihood": own} if own else {})}, extra
+
+    def outside(self, batch: Batch) -> str:
+        """What of some data this model cannot explain, in words; "" if it can."""
+        return self.likelihood.outside(batch["x"])
+
+    def _encode(self, params: PyTree, codebook: Array, x: Array) -> tuple[Array, Array]:
+        """Encodings (B, h, w, D) and the nearest codes (B, h, w)."""
+        z_BHWD = self.encoder.apply({"params": params["encoder"]}, self.likelihood.normalise(x))
+        distance = jnp.sum(codebook**2, axis=1) - 2 * z_BHWD @ codebook.T
+        return z_BHWD, jnp.argmin(distance, axis=-1)
+
+    def _decode(self, params: PyTree, e_BHWD: Array):
+        outputs = self.decoder.apply({"params": params["decoder"]}, e_BHWD)
+        return self.likelihood(outputs, params.get("likelihood"))
+
+    def _log_prior(self, params: PyTree, codes_BHW: Array) -> Array:
+        """(B,) log p(codes)."""
+        codes = codes_BHW.reshape(len(codes_BHW), -1)
+        logits = self.prior.apply({"params": params["prior"]}, codes)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], axis=-1).sum(axis=(1, 2))
+
+    def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
+        x, codebook = batch["x"], state.extra["codebook"]
+        z_BHWD, codes = self._encode(params, codebook, x)
+        e_BHWD = codebook[codes]
+        pixels = self._decode(params, z_BHWD + lax.stop_gradient(e_BHWD - z_BHWD))
+        log_likelihood = of_each_example(pixels.log_prob(x))
+        log_prior = self._log_prior(params, codes)
+        distance = of_each_example((z_BHWD - e_BHWD) ** 2)
+        used = jax.nn.one_hot(codes.reshape(-1), self.codes)
+        share = used.mean(axis=0)
+        metrics = {
+            "reconstruction": Mean.of(-log_likelihood),
+            "code_nats": Mean.of(-log_prior),
+            "commitment": Mean.of(distance),
+            "codes_used": Mean.of(jnp.mean(share > 0)),
+            "perplexity": Mean.of(jnp.exp(jax.scipy.special.entr(share).sum())),
+        }
+        extra = self._moved(state.extra, lax.stop_gradient(z_BHWD), used, key)
+        return jnp.mean(self.commitment * distance - log_likelihood - log_prior), (extra, metrics)
+
+    def _moved(self, extra: Extra, z_BHWD: Array, used: Array, key: Array) -> Extra:
+        """The codebook after a batch: averages of what each code stood for (appendix A.1, eq. 6 to 8)."""
+        z = z_BHWD.reshape(-1, z_BHWD.shape[-1])
+        counts = self.decay * extra["counts"] + (1 - self.decay) * used.sum(axis=0)
+        sums = self.decay * extra["sums"] + (1 - self.decay) * used.T @ z
+        dead = counts < self.least * counts.mean()
+        fresh = _some(z_BHWD, self.codes, key)
+        even = jnp.full_like(counts, counts.mean())
+        counts = jnp.where(dead, even, counts)
+        sums = jnp.where(dead[:, None], fresh * even[:, None], sums)
+        return {"codebook": sums / counts[:, None], "counts": counts, "sums": sums}
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        return (Objective("vqvae", self.loss),)
+
+    def elbo(self, state: State, batch: Batch, key: Array | None = None) -> Array:
+        """(B,) log p(x | codes) + log p(codes) in nats."""
+        params, codebook = weights(state, "vqvae"), state.extra["codebook"]
+        _, codes = self._encode(params, codebook, batch["x"])
+        return of_each_example(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(
+            params, codes
+        )
+
+    def encode(self, state: State, batch: Batch) -> Array:
+        """(B, h, w) the codes of x."""
+        return self._encode(weights(state, "vqvae"), state.extra["codebook"], batch["x"])[1]
+
+    def sample(self, state: State, key: Array, n: int) -> Batch:
+        params, prior = weights(state, "vqvae"), self.prior
+
+        def step(carry, i):
+            memory, logits = prior.apply({"params": params["prior"]}, *carry, method=CodePrior.next)
+            code = jax.random.categorical(fold(key, "code", i), logits)
+            return (memory, code), code
+
+        _, codes = lax.scan(step, prior.start(n), jnp.arange(math.prod(self.grid)))
+        codes = codes.T.reshape(n, *self.grid)
+        x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold(key, "x"))
+        return {"x": x, "codes": codes}
+
+    def reconstruct(self, state: State, batch: Batch) -> Array:
+        """The mean of p(x | codes of x)."""
+        codes = self.encode(state, batch)
+        return self._decode(weights(state, "vqvae"), state.extra["codebook"][codes]).mean()
+
+
+def _some(z_BHWD: Array, n: int, key: Array) -> Array:
+    """(n, D) encodings, taken at random."""
+    z = z_BHWD.reshape(-1, z_BHWD.shape[-1])
+    return z[jax.random.randint(key, (n,), 0, len(z))]

@@ -1,0 +1,76 @@
+"""Pictures of GANs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State, fold
+from gen_jax.evaluation.metric import Split
+from gen_jax.plots.figures import covering, panels, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Examples of the split beside generated ones, those of a conditional model for the same contexts."""
+    batch = split.head(64)
+    n = len(batch["x"])
+    generated = model.sample(state, key, n, batch)["x"]
+    stacked = batch["x"].ndim == 4 and batch["x"].shape[-1] > 1
+    return show({f"real ({split.name})": _coloured(batch["x"], stacked), "generated": _coloured(generated, stacked)})
+
+
+def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
+    """Each row: from one noise to another along the great circle between them (White 2016)."""
+    a, b = (model.noise(fold(key, name), rows) for name in ("from", "to"))
+    z = spherical(a, b, jnp.linspace(0, 1, steps)).reshape(-1, a.shape[-1])
+    context = model.context
+    given = context and {name: jnp.repeat(v, steps, axis=0) for name, v in context.example(rows).items()}
+    images = jax.jit(lambda z: model.generate(state, z, given))(z)
+    return show({"between two noises, per row": _coloured(images, images.shape[-1] > 1)}, columns=steps)
+
+
+def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Where the generator puts its points in the plane, with contours of what the discriminator takes for real."""
+    x = np.asarray(split.head(2000)["x"])
+    points, across, up = covering(x)
+    figure, axes = panels(2)
+    generated = np.asarray(model.sample(state, key, 20_000)["x"])
+    limits = [(across.min(), across.max()), (up.min(), up.max())]
+    axes[0].hist2d(*generated.T, bins=150, range=limits, cmap="viridis", norm="symlog")
+    axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
+    axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
+    alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
+    if alone and model.context is None:  # otherwise a point has no logit of its own
+        logits = np.asarray(jax.jit(model.judge)(state, {"x": points})).reshape(across.shape)
+        boundary = model.adversarial.boundary
+        middle = np.median(logits) if boundary is None else boundary
+        reach = max(np.abs(np.quantile(logits - middle, (0.02, 0.98))).max(), 1e-6)
+        levels = middle + np.linspace(-reach, reach, 21)
+        filled = axes[1].contourf(across, up, logits, levels=levels, cmap="RdBu", extend="both")
+        figure.colorbar(filled, ax=axes[1], label="logit of being real")
+    axes[1].scatter(*generated[:1000].T, s=3, c="black", label="generated")
+    axes[1].scatter(*x[:500].T, s=3, c="gold", label="real")
+    axes[1].set(xlim=limits[0], ylim=limits[1], title="the discriminator")
+    axes[1].legend(fontsize=8)
+    return figure
+
+
+def spherical(a: Array, b: Array, shares: Array) -> Array:
+    """(rows, steps, D): from a (rows, D) to b at constant angular speed."""
+    unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)
+    angle = jnp.arccos(jnp.clip(jnp.sum(unit(a) * unit(b), axis=-1), -1 + 1e-6, 1 - 1e-6))[:, None, None]
+    from_a, from_b = jnp.sin((1 - shares[:, None]) * angle), jnp.sin(shares[:, None] * angle)
+    return (from_a * a[:, None] + from_b * b[:, None]) / jnp.sin(angle)
+
+
+def _coloured(images: Any, stacked: bool) -> np.ndarray:
+    """Images of three channels between 0 and 1, so that channels can be told apart by colour."""
+    images = np.asarray(images)
+    return np.clip(images, 0, 1) if stacked else images

@@ -1,0 +1,85 @@
+"""Pictures of chains of hidden states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from gen_jax.core import State
+from gen_jax.evaluation.metric import Split
+from gen_jax.plots.figures import ellipses, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def states(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """The first two coordinates of sequences of the split and of new ones, coloured by (most probable) state."""
+    batch = {name: a[:32] for name, a in split.head(32).items()}
+    found = np.asarray(jax.jit(model.decode)(state, batch).states)
+    drawn = model.sample(state, key, len(found), batch["x"].shape[1])
+    there = np.arange(found.shape[1]) < np.asarray(batch.get("length", np.full(len(found), found.shape[1])))[:, None]
+    points = {
+        split.name: np.asarray(batch["x"])[there],
+        "samples": np.asarray(drawn["x"]).reshape(-1, drawn["x"].shape[-1]),
+    }
+    figure = show(points, [found[there], np.asarray(drawn["state"]).ravel()])
+    for axis in figure.axes if hasattr(model.emission, "covariances") else ():
+        ellipses(axis, *model.emission.covariances(state.params["hmm"]["emission"]))
+    return figure
+
+
+def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """One sequence: the probability of each state over time, the most probable path, and the true one where known."""
+    from matplotlib.figure import Figure
+
+    batch = split.head(1)
+    steps = int(batch["length"][0]) if "length" in batch else batch["x"].shape[1]
+    posterior = np.asarray(jax.jit(model.smooth)(state, batch).marginals)[0, :steps]
+    path = np.asarray(jax.jit(model.decode)(state, batch).states)[0, :steps]
+    figure = Figure(figsize=(11, 5.5), layout="constrained", dpi=110)
+    above, below = figure.subplots(2, 1, sharex=True)
+    x = np.asarray(batch["x"])[0, :steps]
+    if x.shape[1] > 12:
+        above.imshow(x.T, aspect="auto", origin="lower", cmap="gray_r", interpolation="nearest")
+    else:
+        above.plot(x, linewidth=0.9)
+    above.set_title(f"one sequence of {split.name}", fontsize=10)
+    shown = below.imshow(
+        posterior.T, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
+    )
+    below.step(np.arange(steps), path, where="mid", color="C3", linewidth=1.2, label="most probable path")
+    if "state" in batch:
+        below.plot(_matched(np.asarray(batch["state"])[0, :steps], path), "k.", markersize=3, label="true states")
+    below.set(
+        xlabel="step",
+        ylabel="state",
+        title="posterior of the states",
+        yticks=range(0, posterior.shape[1], -(-posterior.shape[1] // 10)),
+    )
+    below.legend(fontsize=8, loc="upper right")
+    figure.colorbar(shown, ax=below, label="probability")
+    return figure
+
+
+def rolls(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Piano rolls: two sequences of the split above, two new ones below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained", dpi=110)
+    batch = split.head(2)
+    drawn = np.asarray(model.sample(state, key, 2, batch["x"].shape[1])["x"])
+    titles = [split.name] * 2 + ["sample"] * 2
+    for axis, x, title in zip(figure.subplots(2, 2).ravel(), [*np.asarray(batch["x"]), *drawn], titles):
+        axis.imshow(x.T, aspect="auto", origin="lower", cmap="gray_r", interpolation="nearest")
+        axis.set(title=title, xlabel="step", ylabel="key")
+    return figure
+
+
+def _matched(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """True states under the numbers of those they most often coincide with."""
+    names = {s: np.bincount(found[true == s]).argmax() for s in np.unique(true)}
+    return np.array([names[s] for s in true])

@@ -1,0 +1,153 @@
+"""The command `bench`: measures cases one after the other and leaves a report."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from gen_jax import plots
+from gen_jax.errors import UserError
+from gen_jax.logs import machine
+from gen_jax.markdown import write_section
+from gen_jax.profiling import report
+from gen_jax.profiling.cost import host
+from gen_jax.profiling.measure import Case, Measurement, lay_out, measured, programs_kept
+from gen_jax.profiling.projection import Cluster, table, work
+from gen_jax.profiling.report import Cells
+from gen_jax.profiling.trace import Trace, traced
+
+SCALES = "batch LOW:HIGH, devices, or accelerators"
+
+
+def cases(
+    configs: Sequence[Path], scale: Sequence[str] = (), data_dir: Path | None = None, **axes: Sequence[int | str]
+) -> list[Case]:
+    """All combinations, an empty axis being what the config says, each for every size of `--scale`.
+
+    Raises UserError for what cannot be built, before anything long is begun.
+    """
+    if not configs:
+        raise UserError(
+            "which configs? For example: python -m gen_jax bench configs/vae/vae_digits.py configs/mixture/gmm_digits.py"
+        )
+    host()
+    along, sizes = _sizes(scale)
+    if sizes and axes.get(along):
+        raise UserError(f"--scale {along} chooses the sizes itself: leave --{along} out")
+    axes |= {along: sizes} if sizes else {}
+    found = [Case(str(config)) for config in configs]
+    for name, values in axes.items():
+        found = [replace(case, **{name: value}) for case in found for value in values] if values else found
+    for case in found:
+        _, source = lay_out(case, data_dir)
+        if source.batch_size % case.devices:
+            raise UserError(
+                f"{case.config}: {source.batch_size} examples cannot be divided over {case.devices} devices"
+            )
+        source.close()
+    return found
+
+
+def _sizes(scale: Sequence[str]) -> tuple[str, list[int]]:
+    if scale[:1] == ("batch",) and len(scale) == 2:
+        bounds = re.fullmatch(r"(\d+):(\d+)", scale[1])
+        low, high = map(int, bounds.groups()) if bounds else (0, 0)
+        if not 1 <= low <= high:
+            raise UserError(f"--scale batch takes LOW:HIGH, for example 32:4096, got {scale[1]}")
+        return "batch", [low * 2**i for i in range((high // low).bit_length())]
+    if tuple(scale) == ("devices",):
+        return "devices", [2**i for i in range(jax.device_count().bit_length())]
+    if tuple(scale) in ((), ("accelerators",)):
+        return "", []
+    raise UserError(f"--scale takes {SCALES}; got {' '.join(scale)}")
+
+
+def bench(
+    found: Sequence[Case],
+    scale: Sequence[str] = (),
+    seconds: float = 3.0,
+    out: Path = Path("runs/bench"),
+    compare: Path | None = None,
+    profile: bool = False,
+    write: tuple[Path, str] | None = None,
+    data_dir: Path | None = None,
+) -> list[Measurement]:
+    """Measures all cases, prints tables, and writes bench.json, bench.md and pictures into a folder."""
+    earlier = report.opened(compare) if compare else None
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    shown: list[tuple[str, Cells]] = []
+    rows, done, failed = [], [], []
+    seen: dict[int, Trace] = {}  # of which row
+    full: dict[Case, int | None] = {}  # the first batch that does not fit, of what else the case says
+    for case in found:
+        alike = replace(case, batch=None)
+        if alike in full:
+            continue
+        try:
+            with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):
+                rows.append(measured(case, seconds, data_dir))
+                done.append(case)
+                divided = f", {case.devices} devices" if case.devices > 1 else ""
+                print(f"{rows[-1].config}, batch {rows[-1].batch:,}{divided}: {rows[-1].words}", flush=True)
+                if profile:
+                    seen[len(rows) - 1] = traced(case, out / "profile" / rows[-1].config, data_dir)
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
+            if "RESOURCE_EXHAUSTED" in str(error) and scale[:1] == ("batch",):
+                full[alike] = case.batch
+            else:
+                failed.append(f"{case}: {str(error).splitlines()[0]}")
+        report.save(out / "bench.json", rows)
+        jax.clear_caches()
+        gc.collect()
+    if not rows:
+        raise UserError("; ".join(failed) or "not even the smallest batch fits into the memory of this device")
+    if tuple(scale) == ("devices",):
+        shown.append(("one batch divided over devices", report.division(rows)))
+    if tuple(scale) == ("accelerators",):
+        works = [work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
+        shown.append((f"on paper: {Cluster()}", table(works)))
+    pictures = {"roofline": plots.roofline(rows, report.names(rows), machine())}
+    if scale and scale[0] in ("batch", "devices"):
+        pictures[f"scale_{scale[0]}"] = plots.scaling(rows, scale[0], machine())
+    for name, figure in pictures.items():
+        figure.savefig(out / f"{name}.png")
+    traces = [(name, seen[i]) for i, name in enumerate(report.names(rows)) if i in seen]
+    too_large = [
+        [Path(case.config).stem, str(case.chunk or ""), case.dtype or "", f"{batch:,}"] for case, batch in full.items()
+    ]
+    shown = report.tables(report.save(out / "bench.json", rows, traces, too_large)) + shown
+    costliest = [(f"{name}: the costliest operations", report.operations(trace)) for name, trace in traces]
+    if earlier:
+        shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
+    for title, cells in (*shown, *costliest):
+        console.print(report.drawn(title, cells))
+    text = report.told(machine(), shown)
+    (out / "bench.md").write_text(report.told(machine(), [*shown, *costliest]) + "\n")
+    files = ["bench.json", "bench.md", *(f"{name}.png" for name in pictures), *["profile"] * profile]
+    print("written:", *(str(out / name) for name in files))
+    if write:
+        write_section(*write, text)
+    if failed:
+        raise UserError("not measured: " + "; ".join(failed))
+    return rows
+
+
+def check(seconds: float, out: Path, compare: Path | None = None) -> None:
+    """What can be wrong with the command line beside the cases; JAX does not begin here."""
+    if not 0 < seconds <= 600:
+        raise UserError(f"--seconds must be above 0 and at most 600, got {seconds}")
+    if any(path.is_file() for path in (out, *out.parents)):
+        raise UserError(f"--out {out}: a file is in the way, name a folder")
+    if compare and compare.resolve() == (out / "bench.json").resolve():
+        raise UserError(
+            f"--compare {compare} is what this run would write over: give it another folder, --out runs/now"
+        )

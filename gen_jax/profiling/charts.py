@@ -1,0 +1,78 @@
+"""Pictures of what `bench` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gen_jax.plots.figures import panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gen_jax.profiling.measure import Measurement
+
+
+def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> Figure:
+    """Each step by its FLOPs per byte and its FLOP/s, under the roof of the measured peaks (Williams et al. 2009).
+
+    The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones, so that
+    a step can lie above the lower one.
+    """
+    figure, (axis,) = panels(1)
+    figure.set_size_inches(9, 6)
+    points = [(m.model_flops / max(m.bytes, 1), m.model_flops / m.p50) for m in found]
+    peak = max(m.peak_flops for m in found)
+    slopes = [m.peak_bandwidth for m in found]
+    low = min(x for x, _ in points) / 3
+    high = 3 * max(peak / min(slopes), max(x for x, _ in points))
+    x = np.geomspace(low, high, 200)
+    for slope, style, which in ((min(slopes), "-", "slowest"), (max(slopes), "--", "fastest"))[: len(set(slopes))]:
+        roof = f"{which} copy in a step's working set, {slope / 1e9:.0f} GB/s"
+        axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1, label=roof)
+    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="grey", fontsize=8, ha="right", va="bottom")
+    colours = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
+    for bound, colour in colours.items():
+        if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
+            axis.scatter(*zip(*chosen), s=18, color=colour, label=f"bound by {bound}")
+    axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
+    taken: list[np.ndarray] = []  # where names begin, in points
+    for point, name in sorted(zip(points, names), key=lambda pair: pair[0][1]):
+        begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
+        up = 0
+        while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
+            up += 1
+        taken.append(begin + (0, up))
+        line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5} if up > 4 else None
+        axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6.5, arrowprops=line)
+    axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
+    """Time of a step and examples per second over `along`: "batch" or "devices"."""
+    from matplotlib.ticker import LogLocator
+
+    figure, axes = panels(2)
+    others = [name for name in ("batch", "chunk", "dtype", "devices") if name != along]
+    kind = lambda m: (m.config, *(f"{name} {getattr(m, name)}" for name in others))
+    for axis, name, value in zip(
+        axes, ("ms per step", "examples per second"), (lambda m: 1000 * m.p50, lambda m: m.examples_per_second)
+    ):
+        for one in dict.fromkeys(kind(m) for m in found):
+            line = sorted((getattr(m, along), value(m)) for m in found if kind(m) == one)
+            axis.plot(*zip(*line), "o-", markersize=3, label=", ".join(one))
+        axis.set(xlabel=along, ylabel=name, yscale="log")
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, high / 10), high)  # or noise would fill the picture
+        sizes = sorted({getattr(m, along) for m in found})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure

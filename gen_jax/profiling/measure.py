@@ -1,0 +1,299 @@
+"""Times the very step that trains: what `fit` would run, with as many calls under way as there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from gen_jax.configs import Loaded, load
+from gen_jax.data.catalogue import Dataset
+from gen_jax.data.catalogue import load as load_data
+from gen_jax.errors import UserError
+from gen_jax.experiment import Experiment
+from gen_jax.loop import AHEAD, Program, program
+from gen_jax.models.hmm.hmm import HMM
+from gen_jax.profiling.cost import cost
+from gen_jax.profiling.device import Peaks, copy_bandwidth, known, matmul_peak, verdict
+from gen_jax.profiling.flops import products
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: a config, with its own batch, chunk and type where they are not given.
+
+    dtype: what the networks compute in, for configs with a knob `precision`; of others only the products, on
+    accelerators: "bfloat16" rounds their inputs, "float32" is what JAX does by default (TF32 on NVIDIA's).
+    """
+
+    config: str
+    batch: int | None = None
+    chunk: int | None = None
+    dtype: str | None = None
+    devices: int = 1
+
+    def __post_init__(self):
+        for name in ("batch", "chunk", "devices"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}")
+
+    def loaded(self) -> Loaded:
+        loaded = load(self.config)
+        if self.dtype is None or "precision" in loaded.defaults:
+            return loaded.with_knobs({"precision": self.dtype} if self.dtype else {})
+        if self.dtype != "float32" and jax.default_backend() == "cpu":
+            raise UserError(
+                f"{self.config} has no knob --precision, and on CPUs products are of the type of their inputs: "
+                "--dtype bfloat16 is for its use on accelerators"
+            )
+        return loaded
+
+    def experiment(self) -> Experiment:
+        """Built, with what the case says; an error if its batch cannot be divided over the devices."""
+        built = self.loaded().build()
+        layout = replace(built.layout, data=self.devices)
+        experiment = replace(built, batch=self.batch or built.batch, chunk=self.chunk or built.chunk, layout=layout)
+        layout.mesh()  # an error where there are not so many devices
+        if experiment.batch and experiment.batch % self.devices:
+            raise UserError(
+                f"{self.config}: a batch of {experiment.batch} cannot be divided over {self.devices} devices"
+            )
+        return experiment
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one case. Times are in seconds, of one step where nothing else is said; None is what is not known. Where a
+    player moves on every n-th step only, a step is the mean of n."""
+
+    config: str
+    model: str
+    batch: int
+    chunk: int
+    dtype: str
+    devices: int
+    tracing: float
+    lowering: float
+    compiling: float
+    p50: float
+    p95: float
+    steps: int  # that were timed
+    tokens: int | None  # steps of sequences in a batch
+    memory: int  # bytes that the compiled program needs beside its data: state, temporaries, results
+    flops: float  # of a step by XLA's analysis, every turn of a loop counted
+    formula: float | None  # of its products by the closed form of its family
+    bytes: float
+    endless_loops: int
+    peak_flops: float  # measured, of all devices together
+    peak_bandwidth: float  # measured in a working set of this size, of all devices together
+    known_flops: float | None  # by the maker's data sheet, of all devices together
+
+    @property
+    def steps_per_second(self) -> float:
+        return 1 / self.p50
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.batch / self.p50
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens and self.tokens / self.p50
+
+    @property
+    def model_flops(self) -> float:
+        """Operations that a step needs: XLA's count, or the formula's where that is smaller.
+
+        XLA counts the costliest branch of a conditional, whichever runs; the formula leaves out what is no product.
+        """
+        return min(self.flops, self.formula or self.flops)
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the measured peak of all devices."""
+        return self.model_flops / self.p50 / self.peak_flops
+
+    @property
+    def known_utilisation(self) -> float | None:
+        """Share of the peak that the maker's data sheet has."""
+        return self.known_flops and self.model_flops / self.p50 / self.known_flops
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes/s that instructions read and write; above the peak where caches serve them."""
+        return self.bytes / self.p50
+
+    @property
+    def roofline(self) -> tuple[str, float]:
+        return verdict(self.model_flops, self.bytes, self.p50, Peaks(self.peak_flops, self.peak_bandwidth))
+
+    @property
+    def words(self) -> str:
+        """The verdict in plain words."""
+        bound, reached = self.roofline
+        intensity = self.model_flops / max(self.bytes, 1.0)
+        at = f"{intensity:.1f} FLOP/byte, {100 * reached:.0f} % of the roof"
+        return {
+            "compute": f"compute bound ({at}): faster only by fewer or cheaper operations, or a lower precision",
+            "memory": f"memory bound ({at}): faster by touching less memory: fusing, smaller types, smaller blocks",
+            "latency": f"latency bound ({at}): operations too small for the device, or far from its peaks; a larger "
+            "chunk or batch costs little, and --profile lists them",
+        }[bound]
+
+
+def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
+    """Compiles and times a case for about so long. Raises UserError for what cannot be built."""
+    experiment, source = lay_out(case, data_dir)
+    with products_in(case.dtype):
+        try:
+            ready = program(experiment.algorithm, source, experiment.chunk, experiment.layout)
+        except ValueError as error:  # what models and algorithms say of data that does not fit them
+            raise UserError(f"{case.config}: {error}") from error
+        try:
+            return _timed(case, experiment, ready, seconds)
+        finally:
+            ready.source.close()
+
+
+@contextmanager
+def programs_kept(folder: Path) -> Iterator[None]:
+    """A context in which programs that take a second and more to compile are kept in this folder, and found there."""
+
+    def use(path: str | None) -> None:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", path)
+
+    before = jax.config.jax_compilation_cache_dir
+    use(str(folder))
+    try:
+        yield
+    finally:
+        use(before)
+
+
+def products_in(dtype: str | None) -> Any:
+    """A context in which accelerators round the inputs of products, for "bfloat16"."""
+    rounded = dtype == "bfloat16" and jax.default_backend() != "cpu"
+    return jax.default_matmul_precision("BF16_BF16_F32" if rounded else None)
+
+
+def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
+    """The experiment of a case, laid out on its devices, and its data, which repeat where they are fewer than a batch.
+
+    Where the config takes all examples as one batch, a case's batch is a data set of that size.
+    """
+    experiment = case.experiment()
+    data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
+    size = len(data[experiment.train]["x"])
+    whole = case.loaded().build().batch is None
+    if experiment.batch and (whole or experiment.batch > size):
+        index = np.arange(experiment.batch) % size
+        taken = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}
+        data = replace(data, splits={"taken": taken})
+        experiment = replace(experiment, train="taken", batch=None if whole else experiment.batch)
+    return experiment, experiment.source(data)
+
+
+def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -> Measurement:
+    chunk, batch = experiment.chunk, jax.eval_shape(lambda view: view.batch_at(0), ready.source.example())
+    jax.block_until_ready(ready.state)
+    jax.clear_caches()  # shapes have been asked for, which traces: begin again
+    start = time.perf_counter()
+    traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))
+    middle = time.perf_counter()
+    lowered = traced.lower()
+    end = time.perf_counter()
+    compiled = lowered.compile()
+    compiling = time.perf_counter() - end
+    memory = compiled.memory_analysis()
+    if chunk == 1 and case.devices == 1:
+        spent = cost(traced.jaxpr, compiled, cadence(experiment.model))
+    else:  # of the plain step on one device: a chunk's length is not known to the program, nor the whole to one part
+        view = jax.eval_shape(lambda source: source, ready.source.example())
+        step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
+        jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
+        spent = cost(jaxpr, None, cadence(experiment.model))
+    cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls after which every player has moved as often
+    times = means(list(calls(ready, chunk, seconds, 4 + cycle)), cycle)
+    dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
+    needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
+    maker, x = known(dtype), batch["x"]
+    apart = 1 if jax.default_backend() == "cpu" else case.devices  # a CPU's devices share its cores and memory
+    return Measurement(
+        config=Path(case.config).stem,
+        model=type(experiment.model).__name__,
+        batch=len(x),
+        chunk=chunk,
+        dtype=dtype,
+        devices=case.devices,
+        tracing=middle - start,
+        lowering=end - middle,
+        compiling=compiling,
+        p50=float(np.median(times)),
+        p95=float(np.percentile(times, 95)),
+        steps=(len(times) + cycle - 1) * chunk,
+        tokens=x.shape[0] * x.shape[1] if isinstance(experiment.model, HMM) else None,
+        memory=needs,
+        flops=spent.flops,
+        formula=products(experiment.model, batch),
+        bytes=spent.bytes,
+        endless_loops=spent.endless,
+        peak_flops=apart * matmul_peak(dtype),
+        peak_bandwidth=apart * copy_bandwidth(needs),
+        known_flops=maker and apart * maker.flops,
+    )
+
+
+def means(times: Sequence[float], n: int) -> np.ndarray:
+    """Of every n consecutive times."""
+    return np.convolve(times, np.full(n, 1 / n), "valid")
+
+
+def turns(chunk: int) -> Any:
+    """The number of steps of a call, as the loop passes it."""
+    return 1 if chunk == 1 else np.int32(chunk)
+
+
+def cadences(model: Any) -> list[int]:
+    """n of each objective that is taken on every n-th step."""
+    return [objective.every for objective in getattr(model, "objectives", ())]
+
+
+def cadence(model: Any) -> int:
+    """The one cadence above 1; 1 where there is none, or several."""
+    found = set(cadences(model)) - {1}
+    return found.pop() if len(found) == 1 else 1
+
+
+def calls(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
+    """Seconds per step from the end of a call to the end of the next, at least `least` times, after some to warm up.
+
+    As in the loop, the next calls are under way by then, and what a source takes to make batches counts.
+    """
+    state, totals, step = ready.state, ready.zeros(), int(ready.state.step)
+    running, ends, begin = deque(), [], time.perf_counter()
+    while len(ends) < least + 3 or time.perf_counter() - begin < seconds:
+        window = ready.source.window(step, chunk)
+        state, totals, token = ready.advance(state, totals, window, turns(chunk))
+        running.append(token)
+        step += chunk
+        if len(running) > AHEAD:
+            running.popleft().block_until_ready()
+            ends.append(time.perf_counter())
+            begin = ends[0]
+            if len(ends) > 3:
+                yield (ends[-1] - ends[-2]) / chunk
+    jax.block_until_ready(state)
+
+
+def _size(tree: Any) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))

@@ -1,0 +1,106 @@
+"""Metrics and their averages."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gen_jax.data.modes import ring
+from gen_jax.errors import UserError
+from gen_jax.evaluation import Estimate, Split, log_likelihood, mode_coverage
+from gen_jax.evaluation.metric import mean_over
+from gen_jax.evaluation.report import as_json, chosen, table
+from gen_jax.plots import learning_curves, tiled
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 100, 1000])
+def test_mean_and_standard_error_do_not_depend_on_the_batch_size(batch):
+    x = np.random.default_rng(0).normal(1000, 0.1, size=(100, 1)).astype(np.float32)
+    run = mean_over(lambda state, batch, key: batch["x"][:, 0])
+    mean, error = run(None, Split("s", {"x": x}, batch=batch), jax.random.key(0))
+    assert mean == pytest.approx(x.astype(np.float64).mean(), rel=1e-7)
+    assert error == pytest.approx(x.astype(np.float64).std(ddof=1) / 10, rel=1e-3)
+
+
+def test_padding_is_masked_even_where_it_would_be_nan():
+    run = mean_over(
+        lambda state, batch, key: jnp.where(batch["index"] == 4, jnp.log(batch["x"][:, 0]), batch["x"][:, 0])
+    )
+    mean, _ = run(
+        None, Split("s", {"x": np.array([[1.0], [2.0], [3.0], [4.0], [1.0]], np.float32)}, batch=4), jax.random.key(0)
+    )
+    assert mean == pytest.approx(2.0)
+
+
+def test_one_example_has_no_error():
+    mean, error = mean_over(lambda s, b, k: b["x"][:, 0])(
+        None, Split("s", {"x": np.ones((1, 1), np.float32)}), jax.random.key(0)
+    )
+    assert mean == 1.0 and math.isnan(error)
+
+
+class Coin:
+    def log_prob(self, state, batch):
+        return jnp.full(len(batch["x"]), -math.log(2) * 6)
+
+
+def test_bits_per_dim_of_integer_data():
+    x = np.zeros((10, 2, 3, 1), np.uint8)
+    found = log_likelihood(Coin())(None, Split("s", {"x": x}), jax.random.key(0))
+    assert found["log_likelihood_bits_per_dim"].value == pytest.approx(1.0)
+    assert found["log_likelihood"].unit == "nats" and found["log_likelihood"].kind == "exact"
+    assert "log_likelihood_bits_per_dim" not in log_likelihood(Coin())(
+        None, Split("s", {"x": x * 1.0}), jax.random.key(0)
+    )
+
+
+class Points:
+    def __init__(self, x):
+        self.x = jnp.asarray(x, jnp.float32)
+
+    def sample(self, state, key, n):
+        return {"x": self.x[jax.random.randint(key, (n,), 0, len(self.x))]}
+
+
+def covered(x):
+    found = mode_coverage(ring(), 0.01)(Points(x))(None, None, jax.random.key(0))
+    return {name: e.value for name, e in found.items()}
+
+
+def test_mode_coverage_of_the_truth_of_collapse_and_of_noise():
+    rng = np.random.default_rng(0)
+    truth = covered(ring()[rng.integers(8, size=20_000)] + 0.01 * rng.normal(size=(20_000, 2)))
+    assert truth["modes"] == 8
+    assert truth["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)  # within 3 sigma in the plane
+    assert truth["reverse_kl"] < 0.01
+    collapsed = covered(ring()[:2])
+    assert collapsed["modes"] == 2 and collapsed["reverse_kl"] == pytest.approx(math.log(4), abs=0.01)
+    assert covered(np.zeros((1, 2)))["modes"] == 0
+
+
+def test_unknown_metric_lists_the_known():
+    with pytest.raises(UserError, match="there are accuracy, active_units, cost, elbo"):
+        chosen([], ["fid"])
+    assert chosen([log_likelihood], ["log_likelihood"]) == [log_likelihood]
+
+
+def test_table_and_json_show_units_and_kinds():
+    found = {"elbo": Estimate(-85.5, float("nan"), "nats", "bound", 300)}
+    console = Console(record=True, width=100, file=open("/dev/null", "w"))
+    console.print(table("t", found))
+    text = console.export_text()
+    assert "-85.5000" in text and "bound" in text and "300" in text
+    assert as_json(found)["elbo"]["error"] is None
+
+
+def test_tiles_and_curves():
+    grid = tiled(np.arange(10 * 8 * 8).reshape(10, 8, 8, 1))
+    assert grid.shape == (3 * 9, 4 * 9) and grid.max() == 1.0
+    rows = [{"step": i, "time": 0.0, "train/loss": 1.0 / i, "validation/loss": 2.0 / i} for i in range(1, 5)]
+    (axis, *_) = learning_curves(rows, "run").axes
+    assert len(axis.lines) == 2 and axis.get_title() == "loss"
+    with pytest.raises(UserError, match="no metrics"):
+        learning_curves([], "run")

@@ -1,0 +1,170 @@
+"""Inference in Markov chains against the enumeration of all K^T paths, in every way of walking through time."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_jax.models.hmm import ASSOCIATIVE, SERIAL, Scan, inference
+from gen_jax.models.hmm.inference import chunked
+
+SCANS = {
+    "serial": SERIAL,
+    "chunked": chunked(2),
+    "uneven": chunked(4),
+    "associative": ASSOCIATIVE,
+    "both": Scan(3, True),
+}
+TOLERANCE = {1: 2e-6, 30: 2e-5, 1000: 1e-3}  # of probabilities, by the size of log-likelihoods in float32
+
+
+def enumerated(log_initial, log_transition, log_likelihood):
+    """log Z, marginals, pairs, best path and its log-probability of one sequence."""
+    time, k = log_likelihood.shape
+    paths = np.array(list(itertools.product(range(k), repeat=time)))
+    score = log_initial[paths[:, 0]] + log_likelihood[np.arange(time), paths].sum(axis=1)
+    score = score + log_transition[paths[:, :-1], paths[:, 1:]].sum(axis=1)
+    evidence = np.logaddexp.reduce(score)
+    probability = np.exp(score - evidence)
+    marginals = np.stack([[probability[paths[:, t] == i].sum() for i in range(k)] for t in range(time)])
+    both = lambda i, j: ((paths[:, :-1] == i) & (paths[:, 1:] == j)).sum(axis=1)
+    pairs = np.array([[np.sum(probability * both(i, j)) for j in range(k)] for i in range(k)])
+    return evidence, marginals, pairs, paths[score.argmax()], score.max()
+
+
+def chain(size=1.0, zeros=False, batch=3, time=6, k=3, seed=0):
+    """A random chain; with zeros, one that moves from left to right only."""
+    rng = np.random.default_rng(seed)
+    initial, transition = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k), size=k)
+    if zeros:
+        initial, transition = np.eye(k)[0], np.triu(transition)
+        transition /= transition.sum(axis=1, keepdims=True)
+    log_likelihood = size * rng.normal(size=(batch, time, k))
+    log_likelihood[1, 3] = 0  # a step that was not observed
+    with np.errstate(divide="ignore"):
+        return np.log(initial), np.log(transition), log_likelihood
+
+
+def single(arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+@pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("zeros", [False, True], ids=["dense", "left-right"])
+@pytest.mark.parametrize("size", [1, pytest.param(30, marks=pytest.mark.slow), 1000])
+def test_everything_equals_the_enumeration_of_paths(scan, zeros, size):
+    exact = chain(size, zeros)
+    given = single(exact)
+    expected = [enumerated(*exact[:2], x) for x in exact[2]]
+    evidence, marginals, pairs, paths, scores = (np.stack(a) for a in zip(*expected))
+    found = jax.jit(lambda *a: inference.posterior(*a, scan))(*given)
+    best = jax.jit(lambda *a: inference.most_probable(*a, scan))(*given)
+    np.testing.assert_allclose(inference.log_evidence(*given, scan), evidence, rtol=3e-6, atol=3e-6)
+    np.testing.assert_allclose(found.log_evidence, evidence, rtol=3e-6, atol=3e-6)
+    np.testing.assert_allclose(found.marginals, marginals, atol=TOLERANCE[size])
+    np.testing.assert_allclose(found.pairs, pairs, atol=4 * TOLERANCE[size])
+    np.testing.assert_array_equal(best.states, paths)
+    np.testing.assert_allclose(best.log_joint, scores, rtol=3e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_gradient_is_the_posterior_and_autodiffs(zeros):
+    given = single(chain(2.0, zeros))
+    slow = lambda *a: inference._log_forward(*a)[1].sum()  # differentiated step by step
+    by_hand = jax.grad(lambda *a: inference.log_evidence(*a).sum(), argnums=2)(*given)
+    np.testing.assert_allclose(by_hand, inference.posterior(*given).marginals, atol=1e-6)
+    if not zeros:
+        expected = jax.grad(slow, argnums=(0, 1, 2))(*given)
+        found = jax.grad(lambda *a: inference.log_evidence(*a).sum(), argnums=(0, 1, 2))(*given)
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_gradients_are_finite_whatever_the_zeros(scan, size):
+    given = single(chain(size, zeros=True))
+    grads = jax.grad(lambda *a: inference.log_evidence(*a, scan).sum(), argnums=(0, 1, 2))(*given)
+    assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_evidence_that_comes_back_after_underflow():
+    """Two chains that never meet: the one that looks impossible at first explains the end by far better."""
+    with np.errstate(divide="ignore"):
+        log_initial, log_transition = np.log([0.5, 0.5]), np.log(np.eye(2))
+    log_likelihood = np.zeros((1, 40, 2))
+    log_likelihood[0, :20, 1], log_likelihood[0, 20:, 0] = -30.0, -60.0  # -600 against -1200 nats in all
+    expected = np.log(0.5) - 600
+    for scan in SCANS.values():
+        given = single((log_initial, log_transition, log_likelihood))
+        assert float(inference.log_evidence(*given, scan)[0]) == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(inference.posterior(*given, scan).marginals[0, 5], [0, 1], atol=1e-6)
+
+
+def test_impossible_sequences_have_probability_zero():
+    log_initial, log_transition, log_likelihood = chain()
+    log_likelihood[0, 2] = -np.inf
+    found = inference.log_evidence(*single((log_initial, log_transition, log_likelihood)))
+    assert found[0] == -np.inf and np.isfinite(found[1:]).all()
+
+
+def test_single_steps_and_long_sequences():
+    one = chain(time=4)
+    for x in (one[2][:, :1], one[2][:, :2]):
+        expected = [enumerated(*one[:2], s) for s in x]
+        for scan in SCANS.values():
+            found = inference.posterior(*single((*one[:2], x)), scan)
+            np.testing.assert_allclose(found.log_evidence, [e[0] for e in expected], rtol=1e-5)
+            best = inference.most_probable(*single((*one[:2], x)), scan)
+            np.testing.assert_array_equal(best.states, [e[3] for e in expected])
+    long = chain(3.0, batch=2, time=100_000, k=4)
+    with jax.enable_x64(True):
+        exact = np.asarray(inference._log_forward(*(jnp.asarray(a) for a in long))[1].sum(axis=0))
+    found = np.asarray(inference.log_evidence(*single(long)))
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_masks_hide_what_lies_behind_the_end():
+    log_initial, log_transition, log_likelihood = chain(2.0, batch=2, time=7)
+    lengths = np.array([4, 7])
+    mask = np.arange(7) < lengths[:, None]
+    padded = np.where(mask[..., None], log_likelihood, 0)
+    for scan in SCANS.values():
+        found = inference.posterior(*single((log_initial, log_transition, padded)), scan, mask=mask)
+        best = inference.most_probable(*single((log_initial, log_transition, padded)), scan, mask=jnp.asarray(mask))
+        for b, length in enumerate(lengths):
+            expected = enumerated(log_initial, log_transition, log_likelihood[b, :length])
+            np.testing.assert_allclose(found.log_evidence[b], expected[0], rtol=1e-5)
+            np.testing.assert_allclose(found.marginals[b, :length], expected[1], atol=1e-5)
+            np.testing.assert_allclose(found.pairs[b], expected[2], atol=1e-5)
+            np.testing.assert_array_equal(best.states[b, :length], expected[3])
+            np.testing.assert_allclose(best.log_joint[b], expected[4], rtol=1e-5)
+
+
+def test_filtering_looks_back_only():
+    exact = chain(2.0)
+    log_initial, log_transition, log_likelihood = single(exact)
+    filtered = np.exp(inference.filtered(log_initial, log_transition, log_likelihood))
+    for t in range(6):
+        upto = inference.posterior(log_initial, log_transition, log_likelihood[:, : t + 1])
+        np.testing.assert_allclose(filtered[:, t], upto.marginals[:, -1], atol=2e-6)
+
+
+def test_posterior_samples_have_the_posteriors_frequencies():
+    given = single(chain(1.5, batch=2))
+    drawn = np.asarray(inference.posterior_sample(*given, jax.random.key(0), 20_000))
+    expected = inference.posterior(*given)
+    assert drawn.shape == (20_000, 2, 6)
+    frequencies = np.stack([(drawn == i).mean(axis=0) for i in range(3)], axis=-1)
+    np.testing.assert_allclose(frequencies, expected.marginals, atol=0.015)
+    pairs = [
+        [((drawn[..., :-1] == i) & (drawn[..., 1:] == j)).sum(axis=2).mean(axis=0) for j in range(3)] for i in range(3)
+    ]
+    np.testing.assert_allclose(np.moveaxis(pairs, 2, 0), expected.pairs, atol=0.03)
+
+
+def test_pieces_need_a_step():
+    with pytest.raises(ValueError, match="at least one step"):
+        chunked(0)
