@@ -26,8 +26,8 @@ from rich.console import Console
 
 from gen_jax.logs import environment, machine, write_json
 from gen_jax.markdown import markdown_table, write_section
-from gen_jax.profiling.device import place
-from gen_jax.profiling.report import drawn
+from gen_jax.profiling.device import device_slug
+from gen_jax.profiling.report import rich_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"  # of CPUs; of an accelerator in a folder of its name
@@ -141,14 +141,14 @@ class Report:
             write_json(folder / f"{self.name}.json", record)
         console = Console(width=160)
         for cells in tables(record):
-            console.print(drawn(machine(), cells))
+            console.print(rich_table(machine(), cells))
         if path := self.options.write:
             write_section(path, section(folder / self.name), as_markdown(record))
 
 
 def results() -> Path:
     """Where the records of this device are kept."""
-    return RESULTS / place()
+    return RESULTS / device_slug()
 
 
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:

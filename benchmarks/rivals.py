@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.harness import beside
 from gen_jax.configs import load as load_config
 from gen_jax.data import load
-from gen_jax.data.catalogue import preferred
+from gen_jax.data.catalogue import first_available
 from gen_jax.loop import initial_state
 
 Step = Callable[[], Any]  # trains on the next batch and returns its loss, which may not be there yet
@@ -24,7 +24,7 @@ Step = Callable[[], Any]  # trains on the next batch and returns its loss, which
 
 def images() -> np.ndarray:
     """(N, 28, 28, 1) in [0, 1]."""
-    return load(preferred("mnist", "digits28"))["train"]["x"][:12_800].astype(np.float32) / 255
+    return load(first_available("mnist", "digits28"))["train"]["x"][:12_800].astype(np.float32) / 255
 
 
 def batches(x: np.ndarray, size: int):

@@ -25,9 +25,9 @@ from gen_jax.core import (
     Objective,
     PyTree,
     State,
-    fold,
+    fold_in,
 )
-from gen_jax.sharding import summed
+from gen_jax.sharding import psum_over_data
 
 Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
 
@@ -52,7 +52,7 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
         raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
 
     def init(key: Array, batch: Batch) -> State:
-        params, extra = model.init(fold(key, "init"), batch)
+        params, extra = model.init(fold_in(key, "init"), batch)
         if set(params) != players:
             raise ValueError(f"the objectives train {sorted(players)}, but init makes parameters for {sorted(params)}")
         opt = {player: tx[player].init(params[player]) for player in params}
@@ -100,11 +100,11 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
 
 def _drawn(model: Descendable, state: State, batch: Batch | Parts) -> tuple[Batch | Parts, Array]:
     """The batch with what all losses of a step share, and the key of the step; of each part its own."""
-    base = fold(state.key, state.step)
+    base = fold_in(state.key, state.step)
     share = getattr(model, "shared", lambda batch, key: batch)
 
     def draw(batch: Batch, part: Array) -> tuple[Batch, Array]:
-        key = fold(base, part)
+        key = fold_in(base, part)
         return share(batch, key), key
 
     if not isinstance(batch, Parts):
@@ -125,7 +125,7 @@ def _on_every(every: int, turn):
 
 
 def em(model: Mixture, every: int = 1) -> Algorithm:
-    """Expectation-maximisation (Dempster, Laird & Rubin 1977).
+    """Expectation-maximization (Dempster, Laird & Rubin 1977).
 
     With `every=1` and the whole data set as the batch it is textbook EM. With `every=n` the statistics of n batches
     are summed before each M-step: exact EM over data that is n batches long. `state.opt` holds the running sum.
@@ -137,11 +137,11 @@ def em(model: Mixture, every: int = 1) -> Algorithm:
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         stats, metrics = _expectation(model, state, batch)
         if every == 1:
-            return _maximised(model, state, stats), metrics
+            return _maximize(model, state, stats), metrics
         first, last = state.step % every == 0, (state.step + 1) % every == 0
         stats = jax.tree.map(lambda old, new: jnp.where(first, new, old + new), state.opt, stats)
         wait = lambda: state._replace(step=state.step + 1, opt=stats)
-        return lax.cond(last, lambda: _maximised(model, state, stats), wait), metrics
+        return lax.cond(last, lambda: _maximize(model, state, stats), wait), metrics
 
     return Algorithm(partial(_em_init, model), step)
 
@@ -151,21 +151,21 @@ def stepwise_em(model: Mixture, rate: optax.Schedule) -> Algorithm:
 
     The statistics are a moving average over batches, to which the batch of step t adds with weight rate(t), for example
     `lambda t: (t + 2.0) ** -0.7`; the first batch has weight 1. The model moves them along with its parameters
-    (`rebased`). Priors count against the examples of one batch.
+    (`recenter`). Priors count against the examples of one batch.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         new, metrics = _expectation(model, state, batch)
         weight = jnp.where(state.step == 0, 1.0, rate(state.step))
         mixed = lambda old, new: ((1 - weight) * old + weight * new).astype(new.dtype)
-        after = _maximised(model, state, jax.tree.map(mixed, state.opt, new))
-        return after._replace(opt=model.rebased(state, after.opt, after.params)), metrics
+        after = _maximize(model, state, jax.tree.map(mixed, state.opt, new))
+        return after._replace(opt=model.recenter(state, after.opt, after.params)), metrics
 
     return Algorithm(partial(_em_init, model), step)
 
 
 def _em_init(model: Mixture, key: Array, batch: Batch) -> State:
-    params, extra = model.init(fold(key, "init"), batch)
+    params, extra = model.init(fold_in(key, "init"), batch)
     state = State(jnp.int32(0), key, params, (), extra)
     stats, _ = jax.eval_shape(model.e_step, state, batch)
     return state._replace(opt=_zeros_like(stats))
@@ -173,7 +173,7 @@ def _em_init(model: Mixture, key: Array, batch: Batch) -> State:
 
 def _expectation(model: Mixture, state: State, batch: Batch | Parts) -> tuple[PyTree, Metrics]:
     def expect(extra: Extra, batch: Batch, key: Array):
-        stats, metrics = summed(model.e_step, state, batch)
+        stats, metrics = psum_over_data(model.e_step, state, batch)
         return stats, extra, metrics
 
     keys = jnp.zeros(_length(batch)) if isinstance(batch, Parts) else None  # nothing is drawn
@@ -181,7 +181,7 @@ def _expectation(model: Mixture, state: State, batch: Batch | Parts) -> tuple[Py
     return stats, metrics
 
 
-def _maximised(model: Mixture, state: State, stats: PyTree) -> State:
+def _maximize(model: Mixture, state: State, stats: PyTree) -> State:
     params, extra = model.m_step(state, stats)
     return state._replace(step=state.step + 1, params=params, opt=stats, extra={**state.extra, **extra})
 

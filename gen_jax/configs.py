@@ -25,7 +25,7 @@ Config = Callable[..., Experiment]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class ConfigFile:
     """A config file and the knobs it is to be called with."""
 
     path: Path
@@ -49,7 +49,7 @@ class Loaded:
     def defaults(self) -> dict[str, Any]:
         return {name: p.default for name, p in inspect.signature(self.config).parameters.items()}
 
-    def with_knobs(self, knobs: Mapping[str, Any]) -> Loaded:
+    def with_knobs(self, knobs: Mapping[str, Any]) -> ConfigFile:
         """The same config with some knobs changed."""
         for name, value in knobs.items():
             if name not in self.defaults:
@@ -73,7 +73,7 @@ class Loaded:
         return experiment
 
 
-def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> Loaded:
+def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile:
     """Loads a config file (which runs it) with its default knobs, or some of them changed."""
     path = find(path)
     config = getattr(_module(path), "config", None)
@@ -85,7 +85,7 @@ def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> Loaded:
             raise UserError(f"{path}: the knob {name} needs a default")
     if missing := {"steps", "smoke"} - set(parameters):
         raise UserError(f"{path}: config() needs the knobs steps and smoke, {' and '.join(sorted(missing))} missing")
-    loaded = Loaded(path, config)
+    loaded = ConfigFile(path, config)
     return dataclasses.replace(loaded, knobs=loaded.defaults).with_knobs(knobs or {})
 
 
@@ -94,7 +94,9 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    here = sorted({other for folder in (path.parent, Path("configs")) for way in ("*.py", "*/*.py") for other in folder.glob(way)})
+    here = sorted(
+        {other for folder in (path.parent, Path("configs")) for way in ("*.py", "*/*.py") for other in folder.glob(way)}
+    )
     if named := [other for other in here if str(path) == other.stem]:
         return named[0]
     near = {**{str(other): other for other in here}, **{other.name: other for other in here}}

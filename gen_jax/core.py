@@ -25,7 +25,7 @@ class State(NamedTuple):
     """A whole run: what is checkpointed, sharded and donated."""
 
     step: Array  # () int32, completed steps
-    key: Array  # () typed PRNG key, constant for the run; see `fold`
+    key: Array  # () typed PRNG key, constant for the run; see `fold_in`
     params: Params
     opt: PyTree  # {player: optax state}; for EM the running sufficient statistics
     extra: Extra  # batch statistics, moving averages
@@ -59,7 +59,7 @@ Loss = Callable[[PyTree, State, Batch, Array], tuple[Array, tuple[Extra, Metrics
 class Objective(NamedTuple):
     """`player` lowers `loss` on every n-th step, everyone else held fixed.
 
-    `loss(params, state, batch, key)` returns the scalar to minimise and a pair: new values for entries of
+    `loss(params, state, batch, key)` returns the scalar to minimize and a pair: new values for entries of
     `state.extra`, and metrics. `name` labels the loss in the metrics; it is needed only when one player has several.
     """
 
@@ -79,8 +79,8 @@ class Algorithm(NamedTuple):
 class Model(Protocol):
     """A frozen dataclass of hyper-parameters and Flax modules.
 
-    It may have `outside(batch) -> str`, which says in words what of some data it cannot explain ("" if nothing): runs
-    ask it before they train. And `diagnosis(metrics) -> str`, what these metrics of a report say is going wrong.
+    It may have `unsupported(batch) -> str`, which says in words what of some data it cannot explain ("" if nothing): runs
+    ask it before they train. And `diagnose(metrics) -> str`, what these metrics of a report say is going wrong.
     """
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
@@ -108,7 +108,7 @@ class Mixture(Model, Protocol):
         """Sufficient statistics, which add over batches, and metrics."""
 
     def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
-        """The parameters that maximise the expected complete-data log-likelihood, and new values for extras."""
+        """The parameters that maximize the expected complete-data log-likelihood, and new values for extras."""
 
 
 class Density(Model, Protocol):
@@ -151,8 +151,8 @@ class Invertible(Protocol):
         """The distribution of x, a base and a bijector."""
 
 
-def fold(key: Array, *names: int | str | Array) -> Array:
-    """A new key from a key and names: `fold(key, step, "noise")`. Keys are never split on the host or carried."""
+def fold_in(key: Array, *names: int | str | Array) -> Array:
+    """A new key from a key and names: `fold_in(key, step, "noise")`. Keys are never split on the host or carried."""
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
     return key

@@ -18,7 +18,7 @@ from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Metric, Split
 from gen_jax.loop import Hook
-from gen_jax.plots import Draw
+from gen_jax.plots import PlotFn
 from gen_jax.sharding import Layout
 
 
@@ -42,7 +42,7 @@ class Experiment:
     batch: int | None = None
     transforms: Sequence[Transform] = ()
     metrics: Sequence[Metric] = ()
-    plots: Sequence[Draw] = ()
+    plots: Sequence[PlotFn] = ()
     chunk: int = 1
     report_every: int = 100
     evaluate_every: int = 1000

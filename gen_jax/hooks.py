@@ -148,14 +148,14 @@ def _say(text: str) -> None:
 
 
 class Diagnose(Hook):
-    """Says once what `diagnosis(metrics)` finds wrong, a text or "", when it has found it `patience` times in a row."""
+    """Says once what `diagnose(metrics)` finds wrong, a text or "", when it has found it `patience` times in a row."""
 
-    def __init__(self, diagnosis: Callable[[Values], str], patience: int = 3, say: Callable[[str], None] = _say):
-        self.diagnosis, self.patience, self.say = diagnosis, patience, say
+    def __init__(self, diagnose: Callable[[Values], str], patience: int = 3, say: Callable[[str], None] = _say):
+        self.diagnose, self.patience, self.say = diagnose, patience, say
         self.last, self.times = "", 0
 
     def report(self, step: int, values: Values) -> None:
-        found = self.diagnosis(values)
+        found = self.diagnose(values)
         self.times = self.times + 1 if found == self.last else 1
         self.last = found
         if found and self.times == self.patience and is_writer():

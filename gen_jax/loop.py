@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.algorithms import chunk as chunked
+from gen_jax.algorithms import chunk as in_chunks
 from gen_jax.core import Algorithm, Metrics, State
 from gen_jax.data.source import Resident, check_arrays
 from gen_jax.errors import UserError
@@ -90,7 +90,7 @@ def fit(
 class Program(NamedTuple):
     """What the loop runs, and what it begins with."""
 
-    advance: Callable[..., Any]  # see `compiled`
+    advance: Callable[..., Any]  # see `compile_steps`
     zeros: Callable[[], Metrics]  # see `zero_metrics`
     source: Any
     state: State
@@ -116,7 +116,7 @@ def program(
         raise UserError(
             f"a batch of {source.batch_size} cannot be divided over {mesh.shape['data']} devices: choose a multiple"
         )
-    source = source.placed(mesh)
+    source = source.place(mesh)
     if mesh.size > 1:
         algorithm = over_data(algorithm, mesh)
     algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # traced once, however often used below
@@ -125,7 +125,7 @@ def program(
         state = initial_state(algorithm, source, seed, shardings)
     else:
         state = jax.device_put(state, shardings)
-    advance = compiled(algorithm, chunk, shardings)
+    advance = compile_steps(algorithm, chunk, shardings)
     return Program(advance, zero_metrics(algorithm, state, source, shardings), source, state)
 
 
@@ -143,7 +143,7 @@ def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: A
     return jax.jit(init, out_shardings=shardings)(jax.random.key(seed), source.example())
 
 
-def compiled(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Callable[..., Any]:
+def compile_steps(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Callable[..., Any]:
     """The program of the loop: (state, totals, source, n) -> (state n steps on, totals, a token that it is done).
 
     `totals` are the metrics so far, from `zero_metrics`. The state and the totals are donated. With `chunk=1`, n is a
@@ -151,7 +151,7 @@ def compiled(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Cal
     """
 
     def advance(state: State, totals: Metrics, source: Any, n: Any):
-        state, metrics = chunked(algorithm, n).step(state, source)
+        state, metrics = in_chunks(algorithm, n).step(state, source)
         return state, jax.tree.map(jnp.add, totals, metrics), state.step + 0
 
     static = ("n",) if chunk == 1 else ()
@@ -161,7 +161,7 @@ def compiled(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Cal
 
 def zero_metrics(algorithm: Algorithm, state: State, source: Any, shardings: Any = None) -> Callable[[], Metrics]:
     """Makes metrics that have counted nothing yet."""
-    shapes = jax.eval_shape(chunked(algorithm, 1).step, state, source.example())[1]
+    shapes = jax.eval_shape(in_chunks(algorithm, 1).step, state, source.example())[1]
     out = None if shardings is None else shardings.step
     return jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=out)
 

@@ -17,11 +17,11 @@ from gen_jax.core import (
     Metrics,
     PyTree,
     State,
-    fold,
+    fold_in,
 )
 
 
-def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: int) -> Algorithm:
+def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterations: int) -> Algorithm:
     """Whole runs as one step: goes on until a metric changes by less than `tolerance`, at most `iterations` times.
 
     In a `population` each member stops by itself, so that one program runs many restarts; see `member` for the best.
@@ -80,7 +80,7 @@ def converge(algorithm: Algorithm, metric: str, tolerance: float, iterations: in
     return Algorithm(init, step)
 
 
-def best_of(
+def best_restart(
     algorithm: Algorithm, restarts: int, metric: str, iterations: int = 20, tolerance: float = 0.0
 ) -> Algorithm:
     """The algorithm from a better start: `restarts` short runs on the first batch as one program; the best goes on.
@@ -89,7 +89,7 @@ def best_of(
     """
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}")
-    several = converge(population(algorithm, restarts), metric, tolerance, iterations)
+    several = until_converged(population(algorithm, restarts), metric, tolerance, iterations)
 
     def init(key: Array, batch: Batch) -> State:
         state, metrics = several.step(several.init(key, batch), batch)
@@ -114,7 +114,7 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
     axes = State(step=None, key=0, params=0, opt=0, extra=0)
 
     def keys(key: Array) -> Array:
-        return jax.vmap(lambda i: fold(key, "member", i))(jnp.arange(n))
+        return jax.vmap(lambda i: fold_in(key, "member", i))(jnp.arange(n))
 
     def init(key: Array, batch: Batch) -> State:
         state = jax.vmap(lambda value, key: make(value).init(key, batch))(values, keys(key))
@@ -133,4 +133,4 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
 def member(state: State, i: int) -> State:
     """One member of a population, as the State of a run of its own."""
     params, opt, extra = jax.tree.map(lambda a: a[i], (state.params, state.opt, state.extra))
-    return State(state.step, fold(state.key, "member", i), params, opt, extra)
+    return State(state.step, fold_in(state.key, "member", i), params, opt, extra)

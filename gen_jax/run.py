@@ -25,7 +25,7 @@ import numpy as np
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.configs import Loaded, load
+from gen_jax.configs import ConfigFile, load
 from gen_jax.core import State
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
@@ -60,7 +60,7 @@ def use_compilation_cache(on: bool = True) -> None:
 class Run:
     """An experiment bound to a working directory, its data and its devices."""
 
-    loaded: Loaded
+    loaded: ConfigFile
     workdir: Path
     seed: int
     experiment: Experiment
@@ -70,7 +70,7 @@ class Run:
     @classmethod
     def prepare(
         cls,
-        loaded: Loaded,
+        loaded: ConfigFile,
         workdir: Path | None = None,
         seed: int = 0,
         devices: int = 0,
@@ -125,7 +125,7 @@ class Run:
         for start in range(0, split.size, 10_000):
             part = split.part(start, start + 10_000)
             batch = {name: np.asarray(a) for name, a in part.head(part.size).items()}
-            if reason := self.experiment.model.outside(batch):
+            if reason := self.experiment.model.unsupported(batch):
                 raise UserError(f"{self.data.name} [{split.name}]: {reason}")
 
     @cached_property
@@ -190,7 +190,7 @@ class Run:
         preempt = Preempt()
         hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks]
         if hasattr(experiment.model, "diagnosis"):
-            hooks.append(Diagnose(experiment.model.diagnosis))
+            hooks.append(Diagnose(experiment.model.diagnose))
         if experiment.metrics:
             hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
         if experiment.plots:

@@ -1,6 +1,6 @@
 """Where a run lies: a mesh of devices ("data", "model"), the batch cut along "data", parameters by rules.
 
-The means of losses become all-reduces by themselves, EM's sums by `summed`: models know nothing of devices.
+The means of losses become all-reduces by themselves, EM's sums by `psum_over_data`: models know nothing of devices.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Layout:
     rules: Sequence[tuple[str, PartitionSpec]] = ()
 
     def mesh(self) -> Mesh:
-        _enough_threads()
+        _allow_threads()
         devices = jax.devices()
         data = self.data or len(devices) // self.model
         asked = data * self.model
@@ -98,7 +98,7 @@ def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
     return Algorithm(algorithm.init, step)
 
 
-def summed(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> PyTree:
+def psum_over_data(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> PyTree:
     """f(state, batch), which is a sum over examples: each device of the "data" axis takes its own, then they add up.
 
     Models may then walk through their examples in blocks, which a program cut up by the compiler would first gather.
@@ -110,16 +110,16 @@ def summed(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> P
     return jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=False)(state, batch)
 
 
-def several_cpu_devices(*numbers: int) -> None:
+def force_cpu_devices(*numbers: int) -> None:
     """Makes as many devices of a CPU as the most of these; they share its cores. Only before JAX has begun."""
     if min(numbers) < 1:
         raise UserError(f"--devices must be at least 1, got {min(numbers)}")
     if not _FORCED.search(os.environ.get("XLA_FLAGS", "")):
         jax.config.update("jax_num_cpu_devices", max(numbers))
-        _enough_threads()
+        _allow_threads()
 
 
-def _enough_threads() -> None:
+def _allow_threads() -> None:
     """XLA gives the devices of a CPU as many threads as it has cores. With fewer than two for each, programs can wait
     for ever for parts of their own that have no thread to run on: EM on four devices and two cores, for one. Only
     before JAX has begun."""
@@ -131,7 +131,7 @@ def _enough_threads() -> None:
         os.environ["PJRT_NPROC"] = str(2 * devices)
 
 
-_enough_threads()
+_allow_threads()
 
 
 def start_processes() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from gen_jax.configs import Loaded
+from gen_jax.configs import ConfigFile
 
 
-def default_workdir(loaded: Loaded, seed: int) -> Path:
+def default_workdir(loaded: ConfigFile, seed: int) -> Path:
     """runs/NAME, followed by what differs from the defaults, so that variants do not collide."""
     parts = [f"{name}={value}" for name, value in loaded.changed.items()] + ([f"seed={seed}"] if seed else [])
     return Path("runs", "-".join([loaded.name, *(part.replace("/", "_") for part in parts)]))

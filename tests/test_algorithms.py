@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gen_jax.algorithms import accumulate, chunk, descent, em, with_ema
-from gen_jax.core import Mean, Objective, fold, weights
+from gen_jax.core import Mean, Objective, fold_in, weights
 from gen_jax.data import Resident
 from gen_jax.loop import fit
 from gen_jax.models.mixture import GMM
@@ -23,7 +23,7 @@ class Line:
         self.every, self.players = every, players
 
     def init(self, key, batch):
-        return {f"p{i}": {"w": jax.random.normal(fold(key, i), (2,))} for i in range(self.players)}, {
+        return {f"p{i}": {"w": jax.random.normal(fold_in(key, i), (2,))} for i in range(self.players)}, {
             "seen": jnp.zeros(())
         }
 
@@ -163,7 +163,7 @@ def test_population_members_are_runs_of_their_own(same):
     rates = np.array([0.01, 0.1, 0.3], np.float32)
     many = population(make, rates)
     state = many.init(KEY, batch())
-    alone = [make(lr).init(fold(KEY, "member", i), batch()) for i, lr in enumerate(rates)]
+    alone = [make(lr).init(fold_in(KEY, "member", i), batch()) for i, lr in enumerate(rates)]
     for s in range(3):
         state, metrics = many.step(state, batch(seed=s))
         alone = [make(lr).step(one, batch(seed=s))[0] for lr, one in zip(rates, alone)]

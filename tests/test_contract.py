@@ -153,8 +153,8 @@ def test_law_07_chunk_equals_step_by_step(case, same):
     step = jax.jit(lambda state: case.algorithm.step(state, source.batch_at(state.step)))
     for _ in range(4):
         state, _ = step(state)
-    chunked, _ = jax.jit(chunk(case.algorithm, 4).step)(case.start, source)
-    same(chunked, state, rtol=2e-4, atol=2e-5)
+    in_chunks, _ = jax.jit(chunk(case.algorithm, 4).step)(case.start, source)
+    same(in_chunks, state, rtol=2e-4, atol=2e-5)
 
 
 def test_law_08_two_devices_equal_one(case, same):

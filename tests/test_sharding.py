@@ -80,7 +80,7 @@ def test_combinators_and_streams_are_sharded_too(same):
 
 
 def test_batches_lie_along_the_data_axis():
-    source = Streamed(lambda i: {"x": X[i]}, size=64, batch=16).placed(Layout(data=4).mesh())
+    source = Streamed(lambda i: {"x": X[i]}, size=64, batch=16).place(Layout(data=4).mesh())
     window = source.window(0, 2)
     assert window.batches["x"].shape == (2, 16, 2)
     assert window.batches["x"].addressable_shards[0].data.shape == (2, 4, 2)

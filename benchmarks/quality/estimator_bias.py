@@ -65,8 +65,8 @@ def moments(model: GMM, state: State) -> Moments:
 
 def distances(axis) -> list[Row]:
     """The Frechet distance and its extrapolation, against N."""
-    centres = 3 * np.random.default_rng(0).normal(size=(5, 16))
-    p, q = mixture(centres), mixture(1.05 * centres, 1.1)
+    centers = 3 * np.random.default_rng(0).normal(size=(5, 16))
+    p, q = mixture(centers), mixture(1.05 * centers, 1.1)
     reference, truth = moments(*p), frechet(moments(*p), moments(*q))
     sizes, found, kernels = [50, 100, 200, 500, 1000, 2000, 5000], [], []
     for n in sizes:
@@ -120,8 +120,8 @@ def bounds(axis) -> list[Row]:
 
 def supports(axis) -> list[Row]:
     """Precision and recall of samples that miss one of five modes and make one up, against k."""
-    centres = 20 * np.eye(6)
-    p, q = mixture(centres[:5]), mixture(centres[1:])
+    centers = 20 * np.eye(6)
+    p, q = mixture(centers[:5]), mixture(centers[1:])
     x, y = drawn(*p, 2000, 0), drawn(*q, 2000, 1)
     ks, found = [1, 2, 3, 5, 10, 20, 50], []
     for k in ks:
@@ -130,7 +130,7 @@ def supports(axis) -> list[Row]:
     for name, values in zip(("precision", "recall", "density", "coverage"), np.array(found).T):
         axis.plot(ks, values, marker=".", label=name)
     axis.axhline(0.8, color="black", linestyle="--", label="truth")
-    axis.set(xscale="log", xlabel="k-th neighbour", title="samples: 4 of 5 modes, and one of their own", ylim=(0, 1))
+    axis.set(xscale="log", xlabel="k-th neighbor", title="samples: 4 of 5 modes, and one of their own", ylim=(0, 1))
     axis.legend(fontsize=8)
     at = dict(zip(ks, found))
     return [
@@ -183,12 +183,12 @@ def sequences(axis) -> list[Row]:
     axis.axhline(exact, color="black", linestyle="--", label="4,000 sequences")
     axis.set(xscale="log", xlabel="sequences", title="nats per step that 2 of 3 states lose")
     axis.legend(fontsize=8)
-    value, spread = np.mean(values[0]), np.std(values[0])
+    value, data_variance = np.mean(values[0]), np.std(values[0])
     return [
         (
             "KL rate of a 2-state for a 3-state HMM, 10 sequences",
             f"{exact:.3f}",
-            f"{value:.3f} ± {spread:.2g}",
+            f"{value:.3f} ± {data_variance:.2g}",
             f"{value - exact:+.3f}",
         )
     ]

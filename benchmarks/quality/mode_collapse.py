@@ -27,7 +27,7 @@ from benchmarks.harness import ROOT
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import Resident, load
 from gen_jax.data.modes import grid, ring
-from gen_jax.data.transforms import Transform, scale, stacked
+from gen_jax.data.transforms import Transform, scale, stack_images
 from gen_jax.evaluation import class_coverage, mode_coverage
 from gen_jax.evaluation.metric import Metric, Split
 from gen_jax.logs import machine, read_json, write_json
@@ -52,7 +52,7 @@ from gen_jax.models.gan import (
 )
 from gen_jax.restarts import member, population
 
-Change = Callable[[GAN, optax.GradientTransformation], GAN]  # the latter trains the discriminator
+ImageOp = Callable[[GAN, optax.GradientTransformation], GAN]  # the latter trains the discriminator
 
 
 class Game(NamedTuple):
@@ -67,14 +67,14 @@ class Game(NamedTuple):
     rate: float = 2e-3
 
 
-def _plane(centres: np.ndarray, deviation: float, steps: int) -> Game:
+def _plane(centers: np.ndarray, deviation: float, steps: int) -> Game:
     model = GAN(MLP((64,) * 4, 2), MLPDiscriminator((64,) * 4), latent=2)
-    return Game(model, mode_coverage(centres, deviation), steps)
+    return Game(model, mode_coverage(centers, deviation), steps)
 
 
 def _stacked(data: str, levels: int, generator: nn.Module, discriminator: nn.Module, steps: int) -> Game:
     model = GAN(generator, discriminator, latent=64)
-    transforms = (scale(0, 1, levels), stacked(3))
+    transforms = (scale(0, 1, levels), stack_images(3))
     return Game(model, class_coverage(10, samples=26_000), steps, transforms, data, 64, 1e-3)
 
 
@@ -97,7 +97,7 @@ GAMES = {
 
 
 class Recipe(NamedTuple):
-    change: Change = lambda gan, tx: gan
+    change: ImageOp = lambda gan, tx: gan
     ema: float = 0.0
     clip: float = math.inf  # the largest norm of the generator's gradient
 

@@ -24,7 +24,7 @@ from benchmarks.harness import Report, options
 from benchmarks.rivals import Elsewhere, answer, torch_device
 from gen_jax.configs import load as load_config
 from gen_jax.data import load
-from gen_jax.models.common.convolutions import Conv, ConvDoubled, ConvTranspose, over_rows
+from gen_jax.models.common.convolutions import Conv, ConvTranspose, UpsampleConv, over_rows
 from gen_jax.profiling.flops import layers
 
 ROUNDS, SECONDS = 5, 0.1
@@ -42,7 +42,7 @@ def layers_of(config: Path) -> list[Layer]:
     experiment = load_config(config).build()
     source = experiment.source(load(experiment.data))
     batch = jax.eval_shape(lambda source: source.batch_at(0), jax.tree.map(jnp.asarray, source))
-    kinds = {ConvTranspose: "transposed", ConvDoubled: "doubled", Conv: "plain"}
+    kinds = {ConvTranspose: "transposed", UpsampleConv: "doubled", Conv: "plain"}
     found = []
     for called in layers(experiment.model.init, batch):
         if type(called.layer) in kinds:
@@ -52,7 +52,7 @@ def layers_of(config: Path) -> list[Layer]:
 
 
 def ours(layer: Layer) -> Callable[[], Any]:
-    kind = {"plain": Conv, "doubled": ConvDoubled, "transposed": ConvTranspose}[layer.kind]
+    kind = {"plain": Conv, "doubled": UpsampleConv, "transposed": ConvTranspose}[layer.kind]
     module = kind(layer.kernel[-1], layer.kernel[:2], layer.strides)
     params = {"params": {"kernel": jnp.ones(layer.kernel), "bias": jnp.zeros(layer.kernel[-1])}}
     x = jnp.ones(layer.x)

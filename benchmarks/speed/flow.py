@@ -223,7 +223,7 @@ def quality(report: Report, name: str) -> None:
             values.append(-float(np.mean(rival.density())))
         found[maker.__name__] = f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / SEEDS**0.5:.3f}"
     report.note(
-        f"Test NLL of splines on {name} (standardised, nats), {STEPS} steps, {SEEDS} seeds, mean ± standard error: "
+        f"Test NLL of splines on {name} (standardized, nats), {STEPS} steps, {SEEDS} seeds, mean ± standard error: "
         f"gen_jax {found['ours']}, flowjax {found['flowjax']}."
     )
 

@@ -24,7 +24,7 @@ from benchmarks.harness import ROOT, Report, Seconds, beside, in_turns
 from gen_jax.algorithms import descent
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import load as load_config
-from gen_jax.core import Mean, Objective, fold
+from gen_jax.core import Mean, Objective, fold_in
 from gen_jax.data import Resident, load
 from gen_jax.data.source import Streamed
 from gen_jax.hooks import Checkpoint, Log
@@ -32,7 +32,7 @@ from gen_jax.logs import Writer
 from gen_jax.loop import Hook, fit, initial_state, program
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN
-from gen_jax.profiling.measure import Case, calls, measured, programs_kept
+from gen_jax.profiling.measure import Case, calls, keep_programs, measured
 
 ROUNDS, CHUNK = 5, 500
 
@@ -44,7 +44,7 @@ class Regression:
         self.net = MLP((width, width), 2)
 
     def init(self, key, batch):
-        return {"net": self.net.init(fold(key, "net"), batch["x"])["params"]}, {}
+        return {"net": self.net.init(fold_in(key, "net"), batch["x"])["params"]}, {}
 
     def loss(self, params, state, batch, key):
         error = jnp.mean((self.net.apply({"params": params}, batch["x"]) - batch["x"]) ** 2)
@@ -144,7 +144,7 @@ def start_up() -> dict[str, float]:
 
 def main() -> None:
     report = Report("loop")
-    with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):  # of every run of `fit` anew
+    with tempfile.TemporaryDirectory() as folder, keep_programs(Path(folder)):  # of every run of `fit` anew
         steps(report)
     pipeline(report)
     for (what, seconds), target in zip(start_up().items(), ("< 2", "< 20", "< 8")):

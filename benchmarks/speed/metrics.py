@@ -69,7 +69,7 @@ def theirs_manifold(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         return compute_prdc(x, y, NEIGHBOURS)
 
 
-def neighbours(report: Report) -> None:
+def neighbors(report: Report) -> None:
     x, y = features(N, DIMENSIONS, 0), features(N, DIMENSIONS, 1)
     start = time.perf_counter()
     found = manifold(x, y, NEIGHBOURS)
@@ -125,7 +125,7 @@ def encoder(report: Report) -> None:
     report.row("Inception features of 32 images", seconds["ours"], "pytorch-fid", seconds["theirs"])
 
 
-CASES = {"Frechet": distance, "neighbours": neighbours, "Inception": encoder}
+CASES = {"Frechet": distance, "neighbors": neighbors, "Inception": encoder}
 
 
 def main() -> None:

@@ -38,9 +38,9 @@ TOLERANCE = 1e-3  # nats, of mean log-likelihoods
 def problem(n: int, d: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Overlapping clusters, and means to begin from."""
     rng = np.random.default_rng(0)
-    centres = 2 * rng.normal(size=(k, d))
-    x = centres[rng.integers(k, size=n)] + rng.normal(size=(n, d))
-    return x.astype(np.float32), (centres + 0.3 * rng.normal(size=(k, d))).astype(np.float32)
+    centers = 2 * rng.normal(size=(k, d))
+    x = centers[rng.integers(k, size=n)] + rng.normal(size=(n, d))
+    return x.astype(np.float32), (centers + 0.3 * rng.normal(size=(k, d))).astype(np.float32)
 
 
 def start(model: GMM, means: np.ndarray) -> State:
@@ -117,7 +117,7 @@ def measure(report: Report, name: str) -> None:
     n, d, k, kind = CASES[name]
     x, means = problem(n, d, k)
     batch = {"x": jnp.asarray(x)}
-    model = GMM(k, floor=0.0, kind=KINDS[kind], regularisation=REGULARISATION)
+    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARISATION)
     state = start(model, means)
     step, compiling = compiled(em(model).step, state, batch)
     after, iterations = state, 3
@@ -173,7 +173,7 @@ def memory_of(name: str) -> None:
     """Prints by how much memory grows, in megabytes, while EM runs on data that is already there."""
     n, d, k, kind = CASES[name]
     x, means = problem(n, d, k)
-    model = GMM(k, floor=0.0, kind=KINDS[kind], regularisation=REGULARISATION)
+    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARISATION)
     state, batch = start(model, means), {"x": jnp.asarray(x)}
     del x
     step, _ = compiled(em(model).step, state, batch)

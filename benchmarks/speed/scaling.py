@@ -27,9 +27,9 @@ from gen_jax.markdown import markdown_table
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Gaussian
 from gen_jax.models.mixture import DIAGONAL, GMM, random_from_data
-from gen_jax.profiling.measure import Case, measured
-from gen_jax.profiling.projection import Cluster, table, work
-from gen_jax.sharding import Layout, several_cpu_devices, start_processes
+from gen_jax.profiling.measure import Case, measure_case
+from gen_jax.profiling.projection import Cluster, step_work, table
+from gen_jax.sharding import Layout, force_cpu_devices, start_processes
 
 ROUNDS = 7
 LARGE = ("gmm_digits", "hmm_chorales", "hvae_mnist", "sngan_mnist", "realnvp_mnist")
@@ -85,7 +85,7 @@ def over_processes(report: Report, name: str) -> None:
 def over_devices(report: Report) -> None:
     numbers = [n for n in (1, 2, 4) if n <= jax.device_count()]
     for config in ("vae_digits", "gmm_digits", "hmm_gaussian"):
-        one, *more = (measured(Case(config, devices=n)).p50 for n in numbers)
+        one, *more = (measure_case(Case(config, devices=n)).p50 for n in numbers)
         for n, found in zip(numbers[1:], more):
             what = f"{config}: a batch divided over {n} devices on the same cores"
             report.row(what, found, "1 device", one)
@@ -98,11 +98,11 @@ def main() -> None:
     for name in PROBLEMS:
         if only in name:
             over_processes(report, name)
-    several_cpu_devices(4)  # after the processes, which inherit what it changes
+    force_cpu_devices(4)  # after the processes, which inherit what it changes
     if only in "devices":
         over_devices(report)
     if only in "accelerators":
-        header, rows = table([work(Case(config)) for config in LARGE])
+        header, rows = table([step_work(Case(config)) for config in LARGE])
         said = "On paper, a large config of each family on H100s, by the formula of `gen_jax/benchmark/estimate.py`"
         report.note(f"{said} ({Cluster()}):\n\n{markdown_table(header, rows)}")
     report.finish()

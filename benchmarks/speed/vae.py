@@ -140,7 +140,7 @@ class FlaxMLP(nn.Module):
 
 
 def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = False) -> Step:
-    """A plain loop: batches from the host, a key split at every step, one step of Adam. Binarised once, before: ours is
+    """A plain loop: batches from the host, a key split at every step, one step of Adam. Binarized once, before: ours is
     at every step."""
     tx = optax.adam(1e-3)
 

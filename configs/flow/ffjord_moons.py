@@ -7,7 +7,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.bijections import Continuous, Field, Standardise
+from gen_jax.models.bijections import Continuous, Field, Standardize
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw
 
@@ -32,7 +32,7 @@ def config(
     """
     width, tolerance = (8, 1e-2) if smoke else (width, tolerance)
     layer = Continuous(Field((width, width)), probes, tolerance)
-    model = Flow(Normal((2,)), [layer, Standardise()])
+    model = Flow(Normal((2,)), [layer, Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),

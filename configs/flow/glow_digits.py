@@ -1,4 +1,4 @@
-"""Glow on 8x8 digits (Kingma & Dhariwal 2018, arXiv:1807.03039), dequantised uniformly or by a learned flow.
+"""Glow on 8x8 digits (Kingma & Dhariwal 2018, arXiv:1807.03039), dequantized uniformly or by a learned flow.
 
 python train.py configs/flow/glow_digits.py
 """
@@ -9,11 +9,11 @@ from typing import Literal
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
-from gen_jax.data.transforms import dequantise
+from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import elbo, invertibility, log_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.bijections import Convolutional, Squash, glow
-from gen_jax.models.flow import Dequantised, Flow, Normal
+from gen_jax.models.bijections import Convolutional, Sigmoid, glow
+from gen_jax.models.flow import Dequantized, Flow, Normal
 from gen_jax.optimizers import adamw, kernels
 
 
@@ -27,10 +27,10 @@ def config(
     steps: int = 2000,
     smoke: bool = False,
 ) -> Experiment:
-    """Bits per dimension are of the 17 grey levels.
+    """Bits per dimension are of the 17 gray levels.
 
     Args:
-        dequantisation: of the integers: uniform noise, or noise that is learned (Flow++)
+        dequantization: of the integers: uniform noise, or noise that is learned (Flow++)
         levels: resolutions
         depth: steps of flow at each
         width: features of the networks
@@ -39,10 +39,10 @@ def config(
     """
     levels, depth, width = (2, 1, 4) if smoke else (levels, depth, width)
     network = partial(Convolutional, width=width, blocks=1)
-    model = Flow(Normal((8, 8, 1)), [glow(levels, depth, network), Squash()])
+    model = Flow(Normal((8, 8, 1)), [glow(levels, depth, network), Sigmoid()])
     learned = dequantisation == "variational"
     if learned:
-        model = Dequantised(model, network(2), levels=17)
+        model = Dequantized(model, network(2), levels=17)
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
@@ -50,7 +50,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[] if learned else [dequantise(17)],
+        transforms=[] if learned else [dequantize(17)],
         metrics=[elbo] if learned else [log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=500,

@@ -16,7 +16,7 @@ from gen_jax.models.bijections import (
     RationalQuadraticSpline,
     Reverse,
     Stack,
-    Standardise,
+    Standardize,
 )
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw
@@ -43,7 +43,7 @@ def config(
     bins, width, depth = (4, 8, 2) if smoke else (bins, width, depth)
     spline = RationalQuadraticSpline(bins, interval=3.0, min_bin=min(1e-2, 0.5 / bins))
     coupling = Coupling(spline, partial(Dense, hidden=(width, width)))
-    model = Flow(Normal((2,)), [Stack(Chain([coupling, Reverse()]), depth), Standardise()])
+    model = Flow(Normal((2,)), [Stack(Chain([coupling, Reverse()]), depth), Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),

@@ -8,7 +8,7 @@ from functools import partial
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
-from gen_jax.data.transforms import dequantise
+from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.models.bijections import (
@@ -19,7 +19,7 @@ from gen_jax.models.bijections import (
     Flattened,
     Permutation,
     RationalQuadraticSpline,
-    Squash,
+    Sigmoid,
     Stack,
 )
 from gen_jax.models.flow import Flow, Normal
@@ -47,7 +47,7 @@ def config(
     bins, width, depth = (4, 8, 2) if smoke else (bins, width, depth)
     coupling = Coupling(RationalQuadraticSpline(bins), partial(Dense, hidden=(width, width)))
     step = Chain([coupling, Permutation(), ActNorm()])
-    model = Flow(Normal((8, 8, 1)), [Flattened(Stack(step, depth)), Squash()])
+    model = Flow(Normal((8, 8, 1)), [Flattened(Stack(step, depth)), Sigmoid()])
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
@@ -55,7 +55,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[dequantise(17)],
+        transforms=[dequantize(17)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=250,

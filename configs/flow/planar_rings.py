@@ -7,7 +7,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.bijections import Inverted, Planar, Stack, Standardise
+from gen_jax.models.bijections import Inverse, Planar, Stack, Standardize
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw
 
@@ -27,7 +27,7 @@ def config(
         batch: examples per step
     """
     depth = 4 if smoke else depth
-    model = Flow(Normal((2,)), [Stack(Inverted(Planar()), depth), Standardise()])
+    model = Flow(Normal((2,)), [Stack(Inverse(Planar()), depth), Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),

@@ -9,17 +9,17 @@ from typing import Literal
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
-from gen_jax.data.transforms import dequantise
+from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.bijections import Convolutional, Squash, realnvp
+from gen_jax.models.bijections import Convolutional, Sigmoid, realnvp
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     levels: int = 2,
     width: int = 64,
     lr: float = 1e-3,
@@ -27,7 +27,7 @@ def config(
     steps: int = 20000,
     smoke: bool = False,
 ) -> Experiment:
-    """Uniformly dequantised, in logits with alpha = 0.05; bits per dimension of 8-bit images.
+    """Uniformly dequantized, in logits with alpha = 0.05; bits per dimension of 8-bit images.
 
     Args:
         data: the set
@@ -38,7 +38,7 @@ def config(
     """
     levels, width = (1, 4) if smoke else (levels, width)
     network = partial(Convolutional, width=width, blocks=1 if smoke else 2)
-    model = Flow(Normal((28, 28, 1)), [realnvp(levels, network), Squash()])
+    model = Flow(Normal((28, 28, 1)), [realnvp(levels, network), Sigmoid()])
     batch = 16 if smoke else batch
     return Experiment(
         model,
@@ -46,8 +46,8 @@ def config(
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[dequantise()],
+        transforms=[dequantize()],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
-        **validated(data),
+        **validation_split(data),
     )

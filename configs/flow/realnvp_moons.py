@@ -9,7 +9,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.bijections import Chain, Coupling, Dense, Reverse, Stack, Standardise
+from gen_jax.models.bijections import Chain, Coupling, Dense, Reverse, Stack, Standardize
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw
 
@@ -32,7 +32,7 @@ def config(
     """
     width, depth = (8, 2) if smoke else (width, depth)
     coupling = Coupling(network=partial(Dense, hidden=(width, width)))
-    model = Flow(Normal((2,)), [Stack(Chain([coupling, Reverse()]), depth), Standardise()])
+    model = Flow(Normal((2,)), [Stack(Chain([coupling, Reverse()]), depth), Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),

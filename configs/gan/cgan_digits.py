@@ -13,7 +13,7 @@ from gen_jax.algorithms import descent, with_ema
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, r1
 
 
@@ -27,7 +27,7 @@ def config(
     steps: int = 3000,
     smoke: bool = False,
 ) -> Experiment:
-    """The label scales and shifts what the generator's batch normalisation leaves.
+    """The label scales and shifts what the generator's batch normalization leaves.
 
     Args:
         way: how the discriminator sees to it that images are of their class
@@ -38,14 +38,14 @@ def config(
         batch: real examples, and generated ones, per step
     """
     channels = (8, 8, 4) if smoke else (128, 64, 32)
-    told = way == "projection"
+    embed = way == "projection"
     model = GAN(
         DCGANGenerator((8, 8), channels),
-        DCGANDiscriminator(channels[:0:-1], outputs=1 if told else 11, dropout=0.0),
+        DCGANDiscriminator(channels[:0:-1], outputs=1 if embed else 11, dropout=0.0),
         latent,
         penalties=(r1(penalty),),
-        context=Labels(10),
-        auxiliary=0.0 if told else 1.0,
+        context=ClassLabels(10),
+        auxiliary=0.0 if embed else 1.0,
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)
     drawn = 200 if smoke else 2000

@@ -1,4 +1,4 @@
-"""Conditional GAN on MNIST, with a projection discriminator and conditional batch normalisation.
+"""Conditional GAN on MNIST, with a projection discriminator and conditional batch normalization.
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/gan/cgan_mnist.py
@@ -10,16 +10,16 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, r1
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     latent: int = 100,
     penalty: float = 1.0,
     lazy: int = 8,
@@ -46,7 +46,7 @@ def config(
         DCGANDiscriminator(narrowing, dropout=0.0),
         latent,
         penalties=(r1(penalty, every=lazy),),
-        context=Labels(10),
+        context=ClassLabels(10),
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)
     drawn = 200 if smoke else 5000
@@ -59,5 +59,5 @@ def config(
         transforms=[scale(0, 1)],
         metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validated(data),
+        **validation_split(data),
     )

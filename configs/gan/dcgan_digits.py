@@ -18,9 +18,9 @@ from gen_jax.models.gan import (
     GAN,
     Adaptive,
     Augmentation,
+    Compose,
     DCGANDiscriminator,
     DCGANGenerator,
-    Each,
     InstanceNoise,
     MinibatchDeviation,
     MinibatchDiscrimination,
@@ -33,7 +33,7 @@ from gen_jax.models.gan import (
     r1,
     r2,
     translation,
-    zero_centred,
+    zero_centered,
 )
 
 WITH_LABELS = {
@@ -45,7 +45,7 @@ LOSSES = {"hinge": losses.hinge, "wasserstein": losses.wasserstein, "relativisti
 PENALTIES = {
     "none": lambda weight, every: (),
     "gradient_penalty": lambda weight, every: (gradient_penalty(weight, every=every),),
-    "zero_centred": lambda weight, every: (zero_centred(weight, every),),
+    "zero_centered": lambda weight, every: (zero_centered(weight, every),),
     "r1": lambda weight, every: (r1(weight, every),),
     "r2": lambda weight, every: (r2(weight, every),),
     "consistency": lambda weight, every: (consistency(translation(), weight, every),),
@@ -65,7 +65,7 @@ def config(
         "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"
     ] = "non_saturating",
     smoothing: float = 0.0,
-    penalty: Literal["none", "gradient_penalty", "zero_centred", "r1", "r2", "consistency"] = "r1",
+    penalty: Literal["none", "gradient_penalty", "zero_centered", "r1", "r2", "consistency"] = "r1",
     penalty_weight: float = 1.0,
     penalty_every: int = 1,
     norm: Literal["none", "instance", "pixel", "spectral", "batch"] = "none",
@@ -83,7 +83,7 @@ def config(
     steps: int = 3000,
     smoke: bool = False,
 ) -> Experiment:
-    """A generator with batch normalisation against strided convolutions.
+    """A generator with batch normalization against strided convolutions.
 
     Args:
         latent: dimensions of the generator's noise
@@ -92,7 +92,7 @@ def config(
         penalty: see `gen_jax.models.gan.regularizers`
         penalty_weight: its weight
         penalty_every: it is computed on every n-th step, n times as strong
-        norm: what normalises the discriminator
+        norm: what normalizes the discriminator
         augmentation: noise that fades, DiffAugment, or DiffAugment with a probability that adapts (ADA)
         batchwise: a look at the whole batch before the discriminator's last layer
         packing: examples the discriminator judges together
@@ -111,12 +111,12 @@ def config(
         "discrimination": (MinibatchDiscrimination(),),
         "deviation": (MinibatchDeviation(),),
     }
-    changes = (brightness(0.3), translation(), cutout(0.3))
+    ops = (brightness(0.3), translation(), cutout(0.3))
     augmentations = {
         "none": Augmentation(),
         "noise": InstanceNoise(0.2, max(1, steps // 2)),
-        "diff": Each(changes),
-        "adaptive": Adaptive(changes, examples=50_000),
+        "diff": Compose(ops),
+        "adaptive": Adaptive(ops, examples=50_000),
     }
     if smoothing and loss not in WITH_LABELS:
         raise ValueError(f"the loss {loss} has no labels to smooth: use smoothing=0")

@@ -10,7 +10,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
@@ -19,7 +19,7 @@ from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     latent: int = 100,
     dropout: float = 0.25,
     lr: float = 2e-4,
@@ -28,7 +28,7 @@ def config(
     steps: int = 6_000,
     smoke: bool = False,
 ) -> Experiment:
-    """Batch normalisation in the generator, dropout in the discriminator, the same learning rate for both.
+    """Batch normalization in the generator, dropout in the discriminator, the same learning rate for both.
 
     Args:
         data: the set
@@ -55,5 +55,5 @@ def config(
         transforms=[scale(0, 1)],
         metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validated(data),
+        **validation_split(data),
     )

@@ -1,4 +1,4 @@
-"""Residual GAN with spectral normalisation on MNIST (Miyato et al. 2018, arXiv:1802.05957).
+"""Residual GAN with spectral normalization on MNIST (Miyato et al. 2018, arXiv:1802.05957).
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/gan/sngan_mnist.py                                   # on two cores
@@ -11,7 +11,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
@@ -19,7 +19,7 @@ from gen_jax.models.gan import GAN, ResNetDiscriminator, ResNetGenerator, hinge
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     latent: int = 128,
     width: int = 32,
     every: int = 5,
@@ -59,5 +59,5 @@ def config(
         transforms=[scale(-1, 1)],
         metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validated(data),
+        **validation_split(data),
     )

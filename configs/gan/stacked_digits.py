@@ -10,8 +10,8 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import validated
-from gen_jax.data.transforms import scale, stacked
+from gen_jax.data.catalogue import validation_split
+from gen_jax.data.transforms import scale, stack_images
 from gen_jax.evaluation import class_coverage, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, r1, r2, relativistic
@@ -56,8 +56,8 @@ def config(
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels), stacked(3)],
+        transforms=[scale(0, 1, levels), stack_images(3)],
         metrics=[class_coverage(samples=200 if smoke else 26_000), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validated(data),
+        **validation_split(data),
     )

@@ -6,7 +6,7 @@ python train.py configs/hmm/hmm_chorales.py
 
 from gen_jax import plots
 from gen_jax.algorithms import em
-from gen_jax.data.catalogue import preferred
+from gen_jax.data.catalogue import first_available
 from gen_jax.evaluation import log_likelihood_per_step
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
@@ -18,7 +18,7 @@ LENGTHS = {"jsb_chorales": 160, "chorales": 96}
 
 def config(
     states: int = 50,
-    data: str = preferred("jsb_chorales", "chorales"),
+    data: str = first_available("jsb_chorales", "chorales"),
     stickiness: float = 0.0,
     prior: float = 0.1,
     steps: int = 100,

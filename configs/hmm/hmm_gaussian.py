@@ -10,7 +10,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Gaussian
-from gen_jax.restarts import best_of
+from gen_jax.restarts import best_restart
 
 
 def config(
@@ -27,7 +27,7 @@ def config(
     model = HMM(states, Gaussian())
     return Experiment(
         model,
-        best_of(em(model), 2 if smoke else restarts, "log_likelihood", iterations=2 if smoke else 10),
+        best_restart(em(model), 2 if smoke else restarts, "log_likelihood", iterations=2 if smoke else 10),
         data="gaussian_hmm",
         steps=min(steps, 20) if smoke else steps,
         report_every=1,

@@ -5,20 +5,20 @@ python train.py configs/hmm/hmm_vowels.py
 """
 
 from gen_jax.algorithms import em
-from gen_jax.data.catalogue import preferred
+from gen_jax.data.catalogue import first_available
 from gen_jax.evaluation import accuracy, log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
 from gen_jax.models.hmm import HMM, left_right
 from gen_jax.models.hmm.emissions import Gaussian
-from gen_jax.models.mixture import DIAGONAL, FULL, ByClass, Prior
+from gen_jax.models.mixture import DIAGONAL, FULL, ClassConditional, Prior
 
 SPEAKERS, LENGTHS = {"japanese_vowels": 9, "vowels": 3}, {"japanese_vowels": 29, "vowels": 24}
 
 
 def config(
     states: int = 4,
-    data: str = preferred("japanese_vowels", "vowels"),
+    data: str = first_available("japanese_vowels", "vowels"),
     full: bool = True,
     shrinkage: float = 10.0,
     steps: int = 50,
@@ -38,7 +38,7 @@ def config(
     if data not in SPEAKERS:
         raise ValueError(f"data must be one of {', '.join(SPEAKERS)}, got {data}")
     emission = Gaussian(FULL if full else DIAGONAL, prior=Prior(pseudo_counts=shrinkage, mode=0.1))
-    model = ByClass(HMM(states, emission, left_right(states), length=LENGTHS[data]), SPEAKERS[data])
+    model = ClassConditional(HMM(states, emission, left_right(states), length=LENGTHS[data]), SPEAKERS[data])
     return Experiment(
         model,
         em(model),

@@ -9,7 +9,7 @@ from gen_jax.evaluation import log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
 from gen_jax.models.mixture import GMM, random_from_data, random_responsibilities
-from gen_jax.restarts import best_of
+from gen_jax.restarts import best_restart
 
 
 def config(
@@ -27,7 +27,7 @@ def config(
     model = GMM(components, start=start)
     return Experiment(
         model,
-        best_of(em(model), restarts, "log_likelihood", iterations=2 if smoke else 30),
+        best_restart(em(model), restarts, "log_likelihood", iterations=2 if smoke else 30),
         data="blobs",
         steps=min(steps, 20) if smoke else steps,
         report_every=1,

@@ -1,16 +1,16 @@
-"""Gaussian mixture by EM on the embedded 8x8 digits, dequantised: exact densities of images.
+"""Gaussian mixture by EM on the embedded 8x8 digits, dequantized: exact densities of images.
 
 python train.py configs/mixture/gmm_digits.py
 """
 
 from gen_jax import plots
 from gen_jax.algorithms import em
-from gen_jax.data import statically_dequantised
+from gen_jax.data import dequantize_once
 from gen_jax.evaluation import log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
 from gen_jax.models.mixture import GMM, Prior, kmeans
-from gen_jax.restarts import best_of
+from gen_jax.restarts import best_restart
 
 
 def config(
@@ -27,10 +27,10 @@ def config(
     model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=(8, 8, 1))
     return Experiment(
         model,
-        best_of(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
+        best_restart(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
         data="digits",
         train="train[:1344]",  # divides over up to 64 devices
-        transforms=[statically_dequantised(17)],
+        transforms=[dequantize_once(17)],
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[log_likelihood],

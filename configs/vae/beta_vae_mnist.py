@@ -12,7 +12,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import accumulate, descent
-from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
@@ -22,7 +22,7 @@ from gen_jax.models.vae import VAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     beta: float = 4.0,
     warm_up: int = 1000,
     latent: int = 10,
@@ -58,5 +58,5 @@ def config(
         transforms=[scale(0, 1)],
         metrics=[elbo, active_units, kl_per_dimension, reconstruction_error, latent_accuracy],
         plots=[plots.traversals, plots.latent_usage, plots.latent_scatter, plots.samples, plots.interpolations],
-        **validated(data),
+        **validation_split(data),
     )

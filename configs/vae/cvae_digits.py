@@ -7,7 +7,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
 from gen_jax.experiment import Experiment
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.common.likelihoods import DiscretizedLogistic
 from gen_jax.models.common.networks import ConvDecoder, ConvEncoder
 from gen_jax.models.vae import VAE
@@ -34,7 +34,7 @@ def config(
     likelihood = DiscretizedLogistic(17)
     encoder = ConvEncoder(channels, hidden, 2 * latent)
     decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, latent, context=Labels(10))
+    model = VAE(encoder, decoder, likelihood, latent, context=ClassLabels(10))
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),

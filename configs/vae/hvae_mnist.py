@@ -1,4 +1,4 @@
-"""Hierarchical VAE on stochastically binarised MNIST (the embedded digits, enlarged, where MNIST is not prepared).
+"""Hierarchical VAE on stochastically binarized MNIST (the embedded digits, enlarged, where MNIST is not prepared).
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/vae/hvae_mnist.py                   (made for a GPU)
@@ -12,8 +12,8 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
-from gen_jax.data.transforms import stochastically_binarised
+from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.transforms import binarize
 from gen_jax.evaluation import elbo, importance_weighted
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import Bernoulli
@@ -21,7 +21,7 @@ from gen_jax.models.vae import HVAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     groups: int = 3,
     depth: int = 3,
     width: int = 64,
@@ -62,11 +62,11 @@ def config(
         data=data,
         batch=16 if smoke else batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[stochastically_binarised()],
+        transforms=[binarize()],
         metrics=[elbo, importance_weighted(100, examples=1000, at_once=512)],
         plots=[plots.samples, plots.reconstructions],
         evaluate_every=5000,
         plot_every=5000,
         checkpoint_every=5000,
-        **validated(data),
+        **validation_split(data),
     )

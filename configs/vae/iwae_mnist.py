@@ -1,4 +1,4 @@
-"""Importance-weighted autoencoder with one stochastic layer on stochastically binarised MNIST (Burda et al. 2016).
+"""Importance-weighted autoencoder with one stochastic layer on stochastically binarized MNIST (Burda et al. 2016).
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/vae/iwae_mnist.py                   (--steps 1968000 are the 3,280 passes of the paper)
@@ -11,8 +11,8 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent
-from gen_jax.data.catalogue import preferred
-from gen_jax.data.transforms import stochastically_binarised
+from gen_jax.data.catalogue import first_available
+from gen_jax.data.transforms import binarize
 from gen_jax.evaluation import active_units, elbo, iwae_5000
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import Bernoulli
@@ -21,7 +21,7 @@ from gen_jax.models.vae import VAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     bound: Literal["iwae", "elbo"] = "iwae",
     samples: int = 50,
     latent: int = 50,
@@ -35,7 +35,7 @@ def config(
 
     Args:
         data: the set
-        bound: what is maximised
+        bound: what is maximized
         samples: of z per example
         latent: dimensions of z
         hidden: width of the two hidden layers of encoder and decoder
@@ -54,7 +54,7 @@ def config(
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[stochastically_binarised()],
+        transforms=[binarize()],
         metrics=[elbo, iwae_5000, active_units],
         plots=[plots.samples, plots.reconstructions],
         evaluate_every=3000,

@@ -56,10 +56,10 @@ def config(
     Args:
         latent: dimensions of z
         network: of encoder and decoder
-        likelihood: p(x | z) of a pixel: one discretised logistic, five of them, or a softmax over the 17 levels
+        likelihood: p(x | z) of a pixel: one discretized logistic, five of them, or a softmax over the 17 levels
         prior: p(z): standard normal, a mixture of 20 normals, or the VampPrior with 50 pseudo-inputs
         posterior: the covariance of q(z | x)
-        bound: what is maximised: the ELBO, or the importance-weighted bound
+        bound: what is maximized: the ELBO, or the importance-weighted bound
         samples: of z per example
         kl: of the ELBO, in closed form where there is one, or estimated from the samples
         beta: weight of the KL term (Higgins et al. 2017)

@@ -1,4 +1,4 @@
-"""The VAE of Flax's examples: its network, data, optimizer and length, on statically binarised MNIST.
+"""The VAE of Flax's examples: its network, data, optimizer and length, on statically binarized MNIST.
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/vae/vae_flax_example.py             (--ema 0 evaluates the last parameters, as the example does)
@@ -10,8 +10,8 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import preferred, validated
-from gen_jax.data.transforms import statically_binarised
+from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.transforms import binarize_once
 from gen_jax.evaluation import active_units, elbo, iwae_50
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import Bernoulli
@@ -21,7 +21,7 @@ from gen_jax.models.vae.posteriors import Diagonal
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     hidden: int = 500,
     latent: int = 20,
     lr: float = 1e-3,
@@ -30,7 +30,7 @@ def config(
     steps: int = 3900,
     smoke: bool = False,
 ) -> Experiment:
-    """The test loss is minus the ELBO. The binarisation is drawn once, by our own noise.
+    """The test loss is minus the ELBO. The binarization is drawn once, by our own noise.
 
     Args:
         data: the set
@@ -51,8 +51,8 @@ def config(
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[statically_binarised()],
+        transforms=[binarize_once()],
         metrics=[elbo, iwae_50, active_units],
         plots=[plots.samples, plots.reconstructions],
-        **validated(data),
+        **validation_split(data),
     )

@@ -12,7 +12,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import accumulate, descent
-from gen_jax.data.catalogue import preferred, validated
+from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
@@ -22,7 +22,7 @@ from gen_jax.models.vae import VAE
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = preferred("mnist", "digits28"),
+    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
     latent: int = 2,
     lr: float = 1e-3,
     batch: int = 128,
@@ -30,7 +30,7 @@ def config(
     parts: int = 0,
     smoke: bool = False,
 ) -> Experiment:
-    """Cross-entropy of grey levels, as is common; it is no likelihood, so compare it with its like only.
+    """Cross-entropy of gray levels, as is common; it is no likelihood, so compare it with its like only.
 
     Args:
         data: the set
@@ -60,5 +60,5 @@ def config(
             plots.reconstructions,
             plots.imputations,
         ],
-        **validated(data),
+        **validation_split(data),
     )

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gen_jax.core import Batch, Invertible, Latent, State, fold
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.core import Batch, Invertible, Latent, State, fold_in
+from gen_jax.models.common.arrays import sum_except_batch
 
 Method = Callable[..., Array]  # (model, state, batch, mask, key, n) -> (n, B, *x)
 
@@ -85,21 +85,21 @@ def pseudo_gibbs(
         return jnp.where(mask, x, model.decode(state, z, tiled).sample(seed=key).astype(x.dtype))
 
     def joint(z, x):
-        return prior.log_prob(z) + of_each_example(model.decode(state, z, tiled).log_prob(x))
+        return prior.log_prob(z) + sum_except_batch(model.decode(state, z, tiled).log_prob(x))
 
     def sweep(carry, i):
         z, now = carry
         posterior = model.encode(state, {**tiled, "x": now})
-        new, log_new = posterior.sample_and_log_prob(seed=fold(key, "z", i))
+        new, log_new = posterior.sample_and_log_prob(seed=fold_in(key, "z", i))
         if corrected:
             ratio = joint(new, now) - log_new - joint(z, now) + posterior.log_prob(z)
-            accepted = jnp.log(jax.random.uniform(fold(key, "accept", i), ratio.shape)) < ratio
+            accepted = jnp.log(jax.random.uniform(fold_in(key, "accept", i), ratio.shape)) < ratio
             # The start is from the prior, far away; the first sweeps find the region.
             new = jnp.where((accepted | (i < sweeps // 4))[:, None], new, z)
-        return (new, filled(new, fold(key, "x", i))), None
+        return (new, filled(new, fold_in(key, "x", i))), None
 
-    z = prior.sample(seed=fold(key, "start"), sample_shape=(len(x),))
-    (_, x), _ = lax.scan(sweep, (z, filled(z, fold(key, "x"))), jnp.arange(sweeps))
+    z = prior.sample(seed=fold_in(key, "start"), sample_shape=(len(x),))
+    (_, x), _ = lax.scan(sweep, (z, filled(z, fold_in(key, "x"))), jnp.arange(sweeps))
     return x.reshape(n, -1, *x.shape[1:])
 
 
@@ -110,12 +110,12 @@ def importance(
 
     See `weighted` for the proposals; exact as their number grows.
     """
-    z, log_weights = weighted(model, state, batch, mask, fold(key, "proposals"), proposals, sweeps)
-    chosen = jax.random.categorical(fold(key, "chosen"), log_weights, axis=0, shape=(n, log_weights.shape[1]))
+    z, log_weights = weighted(model, state, batch, mask, fold_in(key, "proposals"), proposals, sweeps)
+    chosen = jax.random.categorical(fold_in(key, "chosen"), log_weights, axis=0, shape=(n, log_weights.shape[1]))
     z = jnp.take_along_axis(z, chosen[:, :, None], axis=0)
     x = batch["x"]
     tiled = _tiled(batch, n)
-    drawn = model.decode(state, z.reshape(-1, z.shape[-1]), tiled).sample(seed=fold(key, "x")).astype(x.dtype)
+    drawn = model.decode(state, z.reshape(-1, z.shape[-1]), tiled).sample(seed=fold_in(key, "x")).astype(x.dtype)
     return jnp.where(mask, x, drawn.reshape(n, *x.shape))
 
 
@@ -135,17 +135,17 @@ def weighted(
     r is half the prior and half the posterior of x completed by a few sweeps of pseudo-Gibbs: the second finds the
     region, the first bounds the weights (Hesterberg 1995).
     """
-    completed = pseudo_gibbs(model, state, batch, mask, fold(key, "sweeps"), 1, sweeps, corrected=False)[0]
+    completed = pseudo_gibbs(model, state, batch, mask, fold_in(key, "sweeps"), 1, sweeps, corrected=False)[0]
     posterior, prior = model.encode(state, {**batch, "x": completed}), model.prior_of(state)
     share = (proposals // 2) / proposals  # of the prior
-    near = posterior.sample(seed=fold(key, "near"), sample_shape=(proposals - proposals // 2,))
-    far = prior.sample(seed=fold(key, "far"), sample_shape=(proposals // 2, len(completed)))
+    near = posterior.sample(seed=fold_in(key, "near"), sample_shape=(proposals - proposals // 2,))
+    far = prior.sample(seed=fold_in(key, "far"), sample_shape=(proposals // 2, len(completed)))
     z = jnp.concatenate([near, far])
     log_prior = prior.log_prob(z)
     log_r = jnp.logaddexp(jnp.log(share) + log_prior, jnp.log1p(-share) + posterior.log_prob(z))
 
     def observed(z):
-        return of_each_example(jnp.where(mask, model.decode(state, z, batch).log_prob(completed), 0.0))
+        return sum_except_batch(jnp.where(mask, model.decode(state, z, batch).log_prob(completed), 0.0))
 
     return z, lax.map(observed, z, batch_size=min(proposals, 64)) + log_prior - log_r
 
@@ -203,16 +203,16 @@ def latent_walk(
     def weigh(z: Array) -> tuple[Array, Array]:
         y, log_det = distribution.bijector.forward_and_log_det(z)
         near = jnp.where(mask, -0.5 * ((y - x) / width) ** 2, 0.0)
-        log_target = distribution.log_prob(jnp.where(mask, x, y)) + of_each_example(near) + log_det
+        log_target = distribution.log_prob(jnp.where(mask, x, y)) + sum_except_batch(near) + log_det
         return y, jnp.where(jnp.isfinite(log_target), log_target, -jnp.inf)
 
     def step(carry, i):
         z, y, log_target = carry
         low, high = reach
-        size = low * (high / low) ** jax.random.uniform(fold(key, "size", i), (len(z), *[1] * (z.ndim - 1)))
-        new = z + size * jax.random.normal(fold(key, "step", i), z.shape)
+        size = low * (high / low) ** jax.random.uniform(fold_in(key, "size", i), (len(z), *[1] * (z.ndim - 1)))
+        new = z + size * jax.random.normal(fold_in(key, "step", i), z.shape)
         new_y, log_new = weigh(new)
-        accept = jnp.log(jax.random.uniform(fold(key, "accept", i), (len(z),))) < log_new - log_target
+        accept = jnp.log(jax.random.uniform(fold_in(key, "accept", i), (len(z),))) < log_new - log_target
         chosen = accept.reshape(-1, *[1] * (z.ndim - 1))
         return (jnp.where(chosen, new, z), jnp.where(chosen, new_y, y), jnp.where(accept, log_new, log_target)), None
 
@@ -224,4 +224,4 @@ def latent_walk(
 def _noise(distribution: Any, key: Array, x: Array) -> Array:
     """Noise of a flow's base for every example of x, whether the base has a batch of its own or not."""
     base = distribution.distribution
-    return base.sample(seed=fold(key, "noise"), sample_shape=() if base.batch_shape else (len(x),))
+    return base.sample(seed=fold_in(key, "noise"), sample_shape=() if base.batch_shape else (len(x),))

@@ -41,13 +41,13 @@ def bench(
     """
     from gen_jax.markdown import check_section
     from gen_jax.profiling import bench as run
-    from gen_jax.profiling.device import place
-    from gen_jax.sharding import several_cpu_devices
+    from gen_jax.profiling.device import device_slug
+    from gen_jax.sharding import force_cpu_devices
 
     run.check(seconds, out, compare)
     if devices or scale == ("devices",):
-        several_cpu_devices(*(devices or [4]))
-    section = str(Path(place()) / "bench")
+        force_cpu_devices(*(devices or [4]))
+    section = str(Path(device_slug()) / "bench")
     if write:
         check_section(write, section)
     found = run.cases(configs, scale, data_dir, batch=batch, dtype=dtype, devices=devices, chunk=chunk)

@@ -42,11 +42,11 @@ def compare(
         raise UserError(f"--out {out} is a file: name a folder")
     if write:
         check_section(write, "compare")
-    see = resolve_encoder(encoder, samples)
+    encode = resolve_encoder(encoder, samples)
     folders = [*workdirs, *ready(configs, data, data_dir)]
     if not folders:
         raise UserError("which runs? Name their working directories, or config files after --configs")
-    comparison = compared(folders, data, split, see, samples, seed, data_dir)
+    comparison = compared(folders, data, split, encode, samples, seed, data_dir)
     terminal = Console(width=None if sys.stdout.isatty() else 160)
     for table in comparison.tables():
         terminal.print(table)

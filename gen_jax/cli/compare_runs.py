@@ -18,7 +18,7 @@ from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.quality import chosen, examples_of, quality
-from gen_jax.evaluation.suite import Choice, quality_encoder, suite
+from gen_jax.evaluation.suite import EncoderChoice, quality_encoder, suite
 from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, open_run, use_compilation_cache
 from gen_jax.workdir import default_workdir
@@ -55,7 +55,7 @@ def compared(
     workdirs: Sequence[Path],
     data: str,
     split: str,
-    encoder: Choice | None,
+    encoder: EncoderChoice | None,
     samples: int,
     seed: int,
     data_dir: Path | None,
@@ -64,10 +64,10 @@ def compared(
     use_compilation_cache()
     if twice := {str(one) for one in workdirs if sum(one.resolve() == other.resolve() for other in workdirs) > 1}:
         raise UserError(f"{min(twice)} is named more than once")
-    opened = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
-    for warning in filter(None, (warning for _, warning in opened)):
+    open_encoder = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
+    for warning in filter(None, (warning for _, warning in open_encoder)):
         print(f"warning: {warning}", file=sys.stderr)
-    runs = [run for run, _ in opened]
+    runs = [run for run, _ in open_encoder]
     _same({str(run.workdir): run.data.name for run in runs}, data)
     if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
@@ -90,7 +90,7 @@ def compared(
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
 
 
-def _model_row(name: str, run: Run, split: Split, encoder: Choice | None, samples: int, seed: int) -> Row:
+def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int) -> Row:
     model, state = run.experiment.model, run.state()
     found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
     summary = run.summary()
@@ -104,13 +104,13 @@ def _model_row(name: str, run: Run, split: Split, encoder: Choice | None, sample
     return Row(name, type(model).__name__, found, figures)
 
 
-def _data_row(split: Split, encoder: Choice | None) -> Row:
+def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
     """What the split itself gets in the place of samples; of few examples, distances are biased upward."""
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)
-    see = chosen(choice, split)
-    found = quality(see, see(examples_of(split, 10_000)), split)
+    encode = chosen(choice, split)
+    found = quality(encode, encode(examples_of(split, 10_000)), split)
     shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 

@@ -37,9 +37,9 @@ def encoder(
         return
     from gen_jax.data.catalogue import load
     from gen_jax.evaluation.metric import Split
-    from gen_jax.evaluation.samples.features import save_small, small_of
+    from gen_jax.evaluation.samples.features import fit_small_cnn, save_small_cnn
 
     splits = load(source, data_dir)
-    made = small_of(Split("test", splits["test"], training=splits["train"], data=source))
-    save_small(made, out)
+    made = fit_small_cnn(Split("test", splits["test"], training=splits["train"], data=source))
+    save_small_cnn(made, out)
     print(f"a classifier of {source} with test accuracy {made.accuracy:.4f} in {out}")

@@ -39,10 +39,10 @@ def evaluate(
 
     if metrics == []:
         raise UserError("--metrics takes one or more names; leave it out for all that apply")
-    see = resolve_encoder(encoder, samples)
+    encode = resolve_encoder(encoder, samples)
     run = open_workdir(workdir, config, data_dir)
     part = run.experiment.split(run.data, split)
-    wanted = suite(run.experiment.model, part, run.experiment.metrics, see, samples)
+    wanted = suite(run.experiment.model, part, run.experiment.metrics, encode, samples)
     wanted = wanted if metrics is None else chosen(wanted, metrics)
     try:
         measure = evaluator(run.experiment.model, wanted, seed)

@@ -36,11 +36,11 @@ def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None):
 
 
 def resolve_encoder(name: str, samples: int):
-    from gen_jax.evaluation.suite import opened
+    from gen_jax.evaluation.suite import open_encoder
 
     if not 2 <= samples <= 1_000_000:
         raise UserError(f"--samples must be between 2 and 1,000,000, got {samples}")
-    return opened(name)
+    return open_encoder(name)
 
 
 def parse_step(step: str | None) -> int | str | None:

@@ -55,10 +55,10 @@ def _of_class(model, label: int, n: int) -> dict[str, Any]:
     """What a model conditioned on labels is given to draw n examples of one class."""
     import numpy as np
 
-    from gen_jax.models.common.conditioning import Labels
+    from gen_jax.models.common.conditioning import ClassLabels
 
     context = getattr(model, "context", None)
-    if not isinstance(context, Labels):
+    if not isinstance(context, ClassLabels):
         raise UserError("--label is for models conditioned on labels, which this one is not")
     if not 0 <= label < context.classes:
         raise UserError(f"--label must be between 0 and {context.classes - 1}, got {label}")

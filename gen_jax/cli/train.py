@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from gen_jax.cli.usage import one_line_usage_errors
-from gen_jax.configs import Loaded, knob_help, load, unknown_knob
+from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
 from gen_jax.errors import UserError
 
 
@@ -35,7 +35,7 @@ class Options:
     data_dir: Annotated[Path | None, tyro.conf.arg(help="where data sets lie; by default TFDS_DATA_DIR")] = None
 
 
-def parse(loaded: Loaded, arguments: Sequence[str]) -> tuple[Loaded, Options]:
+def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Options]:
     """The config with its knobs set, and the options. Unknown names and wrong types exit with code 2."""
     knobs = knob_help(loaded.config)
     options = {f.name: f for f in dataclasses.fields(Options)}

@@ -3,10 +3,10 @@
 from gen_jax.data.catalogue import CATALOGUE, Dataset, load, prepare
 from gen_jax.data.source import Resident, Streamed
 from gen_jax.data.transforms import (
-    dequantise,
+    binarize,
+    binarize_once,
+    dequantize,
+    dequantize_once,
     scale,
-    statically_binarised,
-    statically_dequantised,
-    stochastically_binarised,
-    thresholded,
+    threshold,
 )

@@ -127,12 +127,12 @@ def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
     return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
 
 
-def preferred(*names: str) -> str:
+def first_available(*names: str) -> str:
     """The first of these sets that is prepared or can be made on the spot: the real one, or a stand-in for it."""
     return next(name for name in names if CATALOGUE[name].embedded or is_prepared(name))
 
 
-def validated(name: str) -> dict[str, str]:
+def validation_split(name: str) -> dict[str, str]:
     """The splits of a set to train and validate on, as an Experiment takes them: its own, or a part of the training."""
     start = CATALOGUE[name].held_out if name in CATALOGUE else ""
     return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gen_jax.core import Batch, fold
+from gen_jax.core import Batch, fold_in
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 
@@ -29,7 +29,7 @@ Arrays = Mapping[str, Any]
 _ROUNDS = 32
 
 
-def permuted(index, size: int, seed, epoch):
+def permute(index, size: int, seed, epoch):
     """Where `index` goes in the permutation of 0 .. size - 1 named by (seed, epoch). NumPy and JAX arrays alike.
 
     A swap-or-not network (Hoang, Morris & Rogaway 2012): each round pairs every position x with k - x (mod size) and
@@ -55,7 +55,7 @@ def permuted(index, size: int, seed, epoch):
 
 
 def _hash(x):
-    """The 32-bit finaliser of MurmurHash3: every input bit reaches every output bit."""
+    """The 32-bit finalizer of MurmurHash3: every input bit reaches every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
         x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
@@ -67,13 +67,13 @@ def _order(step, size: int, batch: int, seed, shuffle: bool):
     xp = jnp if isinstance(step, jax.Array) else np
     per_epoch = size // batch
     index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
-    return permuted(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
+    return permute(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
 
 
-def transformed(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
+def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
     """A raw batch as the model sees it; noise is keyed by (seed, step)."""
     for i, transform in enumerate(transforms):
-        raw = transform(raw, fold(jax.random.key(seed), "data", i, step))
+        raw = transform(raw, fold_in(jax.random.key(seed), "data", i, step))
     return raw
 
 
@@ -110,7 +110,7 @@ class Resident:
         else:
             index = _order(jnp.asarray(step), self.size, self.batch, self.seed, self.shuffle)
             raw = {name: jnp.asarray(a)[index] for name, a in self.arrays.items()} | {"index": index}
-        return transformed(raw, self.transforms, self.seed, step)
+        return apply_transforms(raw, self.transforms, self.seed, step)
 
     def example(self) -> Resident:
         """What holds the batch of step 0."""
@@ -120,7 +120,7 @@ class Resident:
         """What `chunk` needs for the n steps from `step` on."""
         return self
 
-    def placed(self, mesh: Mesh) -> Resident:
+    def place(self, mesh: Mesh) -> Resident:
         """The same source with its arrays on every device of the mesh."""
         everywhere = NamedSharding(mesh, PartitionSpec())
         put = lambda a: jax.make_array_from_process_local_data(everywhere, np.asarray(a))
@@ -141,7 +141,7 @@ class Window:
 
     def batch_at(self, step) -> Batch:
         raw = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, step - self.start, keepdims=False), self.batches)
-        return transformed(raw, self.transforms, self.seed, step)
+        return apply_transforms(raw, self.transforms, self.seed, step)
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Streamed:
     seed: int = 0
     shard: tuple[int, int] = (0, 1)
     prefetch: int = 8
-    sharding: Any = None  # where windows (n, B, ...) lie; set by `placed`
+    sharding: Any = None  # where windows (n, B, ...) lie; set by `place`
     _reader: Iterator[Arrays] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
 
@@ -174,7 +174,7 @@ class Streamed:
 
     def batch_at(self, step: int) -> Batch:
         """The batch of a step as the model sees it (this process's part)."""
-        return transformed(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
+        return apply_transforms(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
 
     def example(self) -> Window:
         """What holds the batch of step 0."""
@@ -188,7 +188,7 @@ class Streamed:
         self._expected = step + n
         return self._window(step, [next(self._reader) for _ in range(n)])
 
-    def placed(self, mesh: Mesh) -> Streamed:
+    def place(self, mesh: Mesh) -> Streamed:
         """The same source, its batches cut over the mesh; with several processes each reads its part."""
         processes = jax.process_count()
         owners = [[device.process_index for device in row] for row in mesh.devices]

@@ -1,7 +1,7 @@
 """What happens to a batch between storage and model, on the device, as part of the compiled step.
 
 A transform is a function `(batch, key) -> batch`. The ones here act on the entry "x". What evaluation must know of one
-are attributes: `levels`, by which densities of dequantised data become bits; `lossless = False` where the integers
+are attributes: `levels`, by which densities of dequantized data become bits; `lossless = False` where the integers
 cannot be had back; `protocol`, what likelihoods can only be compared under; `pixels`, which takes "x" back to
 intensities in [0, 1] at the levels of the data.
 """
@@ -27,13 +27,13 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
     # no probability of the stored integers
-    transform.lossless, transform.protocol = False, f"grey levels in [{low:g}, {high:g}]"
+    transform.lossless, transform.protocol = False, f"gray levels in [{low:g}, {high:g}]"
     transform.pixels = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)) / (levels - 1), 0, 1)
     return transform
 
 
-def stacked(n: int = 3, classes: int = 10) -> Transform:
-    """n images of the batch, in the channels of one, labelled by the number they write (Srivastava et al. 2017).
+def stack_images(n: int = 3, classes: int = 10) -> Transform:
+    """n images of the batch, in the channels of one, labeled by the number they write (Srivastava et al. 2017).
 
     Of n = 3 digits there are 1,000 classes; which images come together changes at every step.
     """
@@ -48,7 +48,7 @@ def stacked(n: int = 3, classes: int = 10) -> Transform:
     return transform
 
 
-def dequantise(levels: int = 256) -> Transform:
+def dequantize(levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to floats in [0, 1) by adding uniform noise (Theis et al. 2016, section 3.1).
 
     A density p of the result bounds the log-probability of the integers: log P(x) >= E[log p] - D log(levels).
@@ -58,49 +58,49 @@ def dequantise(levels: int = 256) -> Transform:
         noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
-    transform.levels, transform.protocol = levels, "dequantised"  # for who turns densities of the result into bits
+    transform.levels, transform.protocol = levels, "dequantized"  # for who turns densities of the result into bits
     transform.pixels = lambda x: _level(x, levels)
     return transform
 
 
-def statically_dequantised(levels: int = 256) -> Transform:
-    """As `dequantise`, but drawn once: each example is the same at every step."""
+def dequantize_once(levels: int = 256) -> Transform:
+    """As `dequantize`, but drawn once: each example is the same at every step."""
 
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (batch["x"].astype(jnp.float32) + _noise_of_each(batch)) / levels}
 
-    transform.levels, transform.protocol = levels, "dequantised"
+    transform.levels, transform.protocol = levels, "dequantized"
     transform.pixels = lambda x: _level(x, levels)
     return transform
 
 
-def stochastically_binarised(levels: int = 256) -> Transform:
+def binarize(levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to 0.0 or 1.0, drawn anew at every step with the intensity as the probability of 1.
 
-    Salakhutdinov & Murray 2008. Likelihoods under different binarisations cannot be compared.
+    Salakhutdinov & Murray 2008. Likelihoods under different binarizations cannot be compared.
     """
 
     def transform(batch: Batch, key: Array) -> Batch:
         noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
-    transform.lossless, transform.protocol = False, "stochastically binarised"
+    transform.lossless, transform.protocol = False, "stochastically binarized"
     transform.pixels = _inside
     return transform
 
 
-def statically_binarised(levels: int = 256) -> Transform:
-    """As `stochastically_binarised`, but drawn once: each example is the same at every step."""
+def binarize_once(levels: int = 256) -> Transform:
+    """As `binarize`, but drawn once: each example is the same at every step."""
 
     def transform(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_noise_of_each(batch) < _intensity(batch, levels)).astype(jnp.float32)}
 
-    transform.lossless, transform.protocol = False, "statically binarised"
+    transform.lossless, transform.protocol = False, "statically binarized"
     transform.pixels = _inside
     return transform
 
 
-def thresholded(levels: int = 256) -> Transform:
+def threshold(levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to 1.0 where the intensity is above one half, else 0.0."""
 
     def transform(batch: Batch, key: Array) -> Batch:
@@ -112,7 +112,7 @@ def thresholded(levels: int = 256) -> Transform:
 
 
 def _level(x: np.ndarray, levels: int) -> np.ndarray:
-    """The integer that a dequantised value stands for, as an intensity."""
+    """The integer that a dequantized value stands for, as an intensity."""
     return np.clip(np.floor(x * levels), 0, levels - 1) / (levels - 1)
 
 

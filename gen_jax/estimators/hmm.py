@@ -27,7 +27,7 @@ from gen_jax.estimators.common import (
 )
 from gen_jax.models.hmm.emissions import Categorical, Emission, Gaussian, GaussianMixture, Poisson
 from gen_jax.models.hmm.hmm import HMM, Mask
-from gen_jax.restarts import converge, member, population
+from gen_jax.restarts import member, population, until_converged
 
 
 @dataclass
@@ -132,7 +132,7 @@ class _HMM(BaseEstimator):
         return State(jnp.int32(0), jax.random.key(0), {"hmm": given}, (), {"emission": {}})
 
     def _given(self, model: HMM, everything: bool = False) -> PyTree:
-        """Parameters from the attributes that are set and are not to be initialised, by the names of the model's."""
+        """Parameters from the attributes that are set and are not to be initialized, by the names of the model's."""
         k = self.n_components
         wanted = lambda name: hasattr(self, f"{name}_") and (everything or name[0] not in self.init_params)
         given = {}
@@ -141,11 +141,11 @@ class _HMM(BaseEstimator):
                 given["initial"] = np.log(np.maximum(probabilities("startprob_", self.startprob_, (k,)), 0))
             if wanted("transmat"):
                 given["transition"] = np.log(probabilities("transmat_", self.transmat_, (k, k)))
-        kept = [name for name in self.parts if wanted(name)]
-        if kept and len(kept) < len(self.parts):
+        where_occupied = [name for name in self.parts if wanted(name)]
+        if where_occupied and len(where_occupied) < len(self.parts):
             names = ", ".join(f"{n}_" for n in self.parts)
             raise ValueError(f"set all of {names}, or let fit find all of them (init_params)")
-        if kept:
+        if where_occupied:
             given["emission"] = self._emission()
         return jax.tree.map(jnp.asarray, given)
 
@@ -236,7 +236,7 @@ class GaussianHMM(_HMM):
         at_least(0, min_covar=self.min_covar)
         kind = chosen("covariance_type", self.covariance_type, KINDS)
         missing = x is not None and bool(np.isnan(x).any())
-        return self._hmm(Gaussian(kind, floor=0.0, regularisation=float(self.min_covar), missing=missing))
+        return self._hmm(Gaussian(kind, floor=0.0, regularization=float(self.min_covar), missing=missing))
 
     def _emission(self):
         k = self.n_components
@@ -297,7 +297,7 @@ class GMMHMM(_HMM):
         kind = chosen("covariance_type", self.covariance_type, kinds)
         missing = x is not None and bool(np.isnan(x).any())
         emission = GaussianMixture(
-            kind, floor=0.0, regularisation=float(self.min_covar), missing=missing, components=int(self.n_mix)
+            kind, floor=0.0, regularization=float(self.min_covar), missing=missing, components=int(self.n_mix)
         )
         return self._hmm(emission)
 
@@ -460,7 +460,7 @@ def _joined(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(model: HMM, iterations: int, restarts: int, batch: Batch, key: Any, tolerance: Any, given: PyTree):
     """Every restart until it converges: one program."""
-    algorithm = converge(population(em(model), restarts), "log_likelihood", tolerance, iterations)
+    algorithm = until_converged(population(em(model), restarts), "log_likelihood", tolerance, iterations)
     state = algorithm.init(key, batch)
     everywhere = lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype)
     params = {

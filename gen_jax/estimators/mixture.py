@@ -31,7 +31,7 @@ from gen_jax.estimators.common import (
 from gen_jax.models.mixture.gaussians import Prior
 from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
-from gen_jax.restarts import converge, member, population
+from gen_jax.restarts import member, population, until_converged
 
 STARTS = {
     "kmeans": kmeans,
@@ -195,7 +195,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             floor=0.0,
             kind=chosen("covariance_type", self.covariance_type, KINDS),
             start=chosen("init_params", self.init_params, STARTS),
-            regularisation=float(self.reg_covar),
+            regularization=float(self.reg_covar),
             missing=missing,
             prior=self.prior or Prior(),
         )
@@ -282,11 +282,11 @@ def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
 def _first(model: GMM, state: State, k: int) -> State:
     """The State of the first k components."""
     params = state.params["gmm"]
-    kept = {
+    where_occupied = {
         "logits": params["logits"][:k],
         **model.kind.take({n: a for n, a in params.items() if n != "logits"}, slice(k)),
     }
-    return state._replace(params={"gmm": kept})
+    return state._replace(params={"gmm": where_occupied})
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -294,7 +294,7 @@ def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tole
     """Every member of the population until it converges: one program."""
     several = population(lambda k: em(replace(model, active=k)), members)
     objective = "log_likelihood" if model.prior == Prior() else "log_posterior"
-    algorithm = converge(several, objective, tolerance, iterations)
+    algorithm = until_converged(several, objective, tolerance, iterations)
     state = algorithm.init(key, batch)
     if given:
 
@@ -302,8 +302,8 @@ def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tole
             shapes = {name: a for name, a in params.items() if name != "logits"}
             logits = jnp.log(given["weights"]) if "weights" in given else params["logits"]
             covariances = given.get("covariances", model.kind.dense(shapes))
-            packed = model.gaussians.pack(given.get("means", params["means"]), covariances, jax.nn.softmax(logits))
-            return {"logits": logits, **packed}
+            pack = model.gaussians.pack(given.get("means", params["means"]), covariances, jax.nn.softmax(logits))
+            return {"logits": logits, **pack}
 
         state = state._replace(params={"gmm": jax.vmap(begin)(state.params["gmm"])})
     return algorithm.step(state, batch)

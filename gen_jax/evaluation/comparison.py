@@ -43,7 +43,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "class_kl": LOW,
         "modes": HIGH,
         "reverse_kl": LOW,
-        "memorised": NEITHER,
+        "memorized": NEITHER,
         "nearest_ratio": NEITHER,
     },
     "use": {"train_on_synthetic": HIGH, "latent_accuracy": HIGH, "accuracy": HIGH},
@@ -246,7 +246,7 @@ def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The likelihoods of a model for a table, called by unit and by what the data went through.
 
     Of several bounds the tightest: that of importance weighting before the ELBO. Integers have bits/dim, which
-    dequantised and discrete models share, sequences nats/step.
+    dequantized and discrete models share, sequences nats/step.
     """
     names = [n for n in found if n.split("_bits")[0] in ("log_likelihood", "elbo") or n.startswith("iwae_")]
     known = [found[n] for n in names if found[n].kind != "undefined"]
@@ -258,7 +258,7 @@ def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {}
     rank = {"exact": 0, "estimate": 1, "bound": 2}
     best = min(known, key=lambda e: (rank[e.kind], e.value if lower_is_better(e.unit) else -e.value))
-    shared = lambda part: not part or part.endswith(" samples") or part == "dequantised"  # bounds of the same integers
+    shared = lambda part: not part or part.endswith(" samples") or part == "dequantized"  # bounds of the same integers
     protocol = ", ".join(part for part in best.how.split(", ") if not shared(part))
     return {f"likelihood ({', '.join(filter(None, [best.unit, protocol]))})": best}
 

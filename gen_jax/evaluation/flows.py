@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold, weights
+from gen_jax.core import State, fold_in, weights
 from gen_jax.evaluation.likelihood import log_likelihood
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 
@@ -61,7 +61,7 @@ def invertibility(model: Any) -> Measure:
 
 
 def log_integral(model: Any) -> Measure:
-    """Of a flow fitted to an unnormalised density, by 100,000 of its samples: log_integral, the importance-sampled log
+    """Of a flow fitted to an unnormalized density, by 100,000 of its samples: log_integral, the importance-sampled log
     of the density's integral; elbo, the mean log-weight, which lies below it by the reverse KL; effective, the share of
     the samples that the weights leave; and the split's log-likelihood under the flow, which falls where a mode is
     missed."""
@@ -70,7 +70,7 @@ def log_integral(model: Any) -> Measure:
     @jax.jit
     def weigh(state: State, key: Array) -> Array:
         params = weights(state, "flow")
-        return jax.lax.map(lambda i: model.log_weights(params, fold(key, i)), jnp.arange(batches)).reshape(-1)
+        return jax.lax.map(lambda i: model.log_weights(params, fold_in(key, i)), jnp.arange(batches)).reshape(-1)
 
     likelihood = log_likelihood(model.flow)
 

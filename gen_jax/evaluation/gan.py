@@ -12,7 +12,7 @@ from jax import Array
 
 from gen_jax.core import PyTree, State, weights
 from gen_jax.evaluation.metric import Estimate, Measure, Split
-from gen_jax.evaluation.samples.distances import neighbours
+from gen_jax.evaluation.samples.distances import neighbors
 
 
 def stability(model: Any) -> Measure:
@@ -23,17 +23,17 @@ def stability(model: Any) -> Measure:
     to another sample than 99 % of the examples are to another example; 1 % where samples are as different as the data.
     """
     draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
-    judge = jax.jit(model.judge)
+    discriminate = jax.jit(model.discriminate)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         n = min(2000, split.size) // model.packing * model.packing
         batch = split.head(n)
         fake = draw(state, key, batch)
-        logits = judge(state, batch), judge(state, {**batch, "x": fake})
+        logits = discriminate(state, batch), discriminate(state, {**batch, "x": fake})
         losses = [float(f(*logits)) for f in (model.adversarial.discriminator, model.adversarial.generator)]
         shares = {
-            "real_accuracy": float(jnp.mean(model.adversarial.right(*logits)[0])),
-            "fake_accuracy": float(jnp.mean(model.adversarial.right(*logits)[1])),
+            "real_accuracy": float(jnp.mean(model.adversarial.correct(*logits)[0])),
+            "fake_accuracy": float(jnp.mean(model.adversarial.correct(*logits)[1])),
             "duplicates": duplicate_rate(np.asarray(fake), np.asarray(batch["x"])),
         }
         error = lambda p: math.sqrt(p * (1 - p) * model.packing / n)
@@ -50,7 +50,7 @@ def stability(model: Any) -> Measure:
 
 def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
     """See `stability`."""
-    apart = lambda x: neighbours(x.reshape(len(x), -1))[:, 0]
+    apart = lambda x: neighbors(x.reshape(len(x), -1))[:, 0]
     return float(np.mean(apart(samples) < np.quantile(apart(examples), 0.01)))
 
 

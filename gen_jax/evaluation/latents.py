@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, State
-from gen_jax.data.source import epoch, transformed
+from gen_jax.data.source import apply_transforms, epoch
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Split, mean_over
 from gen_jax.models.vae.posteriors import kl_by_dimension, mean
@@ -120,7 +120,7 @@ def latents(model: Any) -> Callable[[State, Split], Latents]:
     def run(state: State, split: Split) -> Latents:
         means, kls = [], []
         for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
-            m, kl = encode(state, transformed(raw, split.transforms, 0, number))
+            m, kl = encode(state, apply_transforms(raw, split.transforms, 0, number))
             kl = kl if kl is not None and kl.shape == m.shape else None
             means.append(np.asarray(m, np.float64)[mask > 0])
             kls.append(None if kl is None else np.asarray(kl, np.float64)[mask > 0])

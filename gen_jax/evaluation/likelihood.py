@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from gen_jax.core import Batch, Bound, Density, State
-from gen_jax.data.source import epoch, transformed
+from gen_jax.data.source import apply_transforms, epoch
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, mean_over
 
 
@@ -38,7 +38,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         values, steps = [], []
         for number, (raw, mask) in enumerate(epoch(split.arrays, min(split.batch, split.size))):
-            batch, real = transformed(raw, split.transforms, 0, number), mask > 0
+            batch, real = apply_transforms(raw, split.transforms, 0, number), mask > 0
             values.append(np.asarray(log_prob(state, batch), np.float64)[real])
             full = np.full(len(mask), raw["x"].shape[1])
             steps.append(np.asarray(raw.get("length", full), np.float64)[real])
@@ -123,7 +123,7 @@ def _given(model: Any) -> str:
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split, given: str = "") -> dict[str, Estimate]:
     """In nats, and for integer data in bits per dimension (there lower is better).
 
-    The density of dequantised data bounds the probability of the integers, per dimension up to the logarithm of their
+    The density of dequantized data bounds the probability of the integers, per dimension up to the logarithm of their
     number (Theis et al. 2016, section 3.1).
     """
     how = ", ".join(filter(None, [split.protocol, given]))

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, State
-from gen_jax.data.source import Arrays, epoch, transformed
+from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 
@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
     unit: str  # "nats", "bits/dim", "modes", ...
     kind: str  # "exact", "bound", "estimate"
     n: int  # examples or samples it is from
-    how: str = ""  # what else must be equal to compare: numbers of samples, binarisation
+    how: str = ""  # what else must be equal to compare: numbers of samples, binarization
 
 
 class Split(NamedTuple):
@@ -59,7 +59,7 @@ class Split(NamedTuple):
     def head(self, n: int) -> Batch:
         """The first n examples, as the model sees them."""
         raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
-        return transformed(raw, self.transforms, 0, 0)
+        return apply_transforms(raw, self.transforms, 0, 0)
 
     @property
     def reference(self) -> Split:
@@ -99,7 +99,7 @@ def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[
 
     @partial(jax.jit, static_argnums=1)
     def moments(state: State, transforms: tuple[Transform, ...], raw: Batch, mask: Array, number: Array, key: Array):
-        batch = transformed(raw, transforms, 0, number)
+        batch = apply_transforms(raw, transforms, 0, number)
         values = per_example(state, batch, jax.random.fold_in(key, number))
         safe = jnp.where(mask > 0, values, 0.0)
         mean = safe.sum() / mask.sum()

@@ -15,8 +15,8 @@ from gen_jax.core import Model, State
 from gen_jax.evaluation.metric import Estimate, Metric, Split
 
 
-def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) -> Metric:
-    """Makes the metric for equally likely Gaussian modes: (K, 2) centres with a common standard deviation.
+def mode_coverage(centers: np.ndarray, deviation: float, samples: int = 2500) -> Metric:
+    """Makes the metric for equally likely Gaussian modes: (K, 2) centers with a common standard deviation.
 
     modes: how many have a high-quality sample, one within three standard deviations. high_quality: the share of such
     samples. reverse_kl: KL(generated || uniform) in nats over the modes, every sample counted at its nearest.
@@ -27,15 +27,15 @@ def mode_coverage(centres: np.ndarray, deviation: float, samples: int = 2500) ->
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             x = np.asarray(draw(state, key), np.float64)
-            distance = np.linalg.norm(x[:, None] - centres[None], axis=-1)
+            distance = np.linalg.norm(x[:, None] - centers[None], axis=-1)
             nearest = distance.argmin(axis=1)
             good = distance.min(axis=1) < 3 * deviation
-            share = np.bincount(nearest, minlength=len(centres)) / samples
+            share = np.bincount(nearest, minlength=len(centers)) / samples
             quality = float(good.mean())
-            kl = float(sum(p * math.log(p * len(centres)) for p in share if p > 0))
+            kl = float(sum(p * math.log(p * len(centers)) for p in share if p > 0))
             return {
                 "modes": Estimate(
-                    float(len(np.unique(nearest[good]))), math.nan, f"of {len(centres)}", "estimate", samples
+                    float(len(np.unique(nearest[good]))), math.nan, f"of {len(centers)}", "estimate", samples
                 ),
                 "high_quality": Estimate(
                     quality, math.sqrt(quality * (1 - quality) / samples), "share", "estimate", samples

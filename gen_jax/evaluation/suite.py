@@ -18,14 +18,16 @@ from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
-from gen_jax.evaluation.samples.features import Encoder, load_small, raw, small
+from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.conditioning import ClassLabels
 
-Choice = Encoder | Callable[[Split], Encoder]
+EncoderChoice = Encoder | Callable[[Split], Encoder]
 
 
-def suite(model: Any, split: Split, own: Sequence[Metric] = (), encoder: Choice | None = None, samples: int = 10_000):
+def suite(
+    model: Any, split: Split, own: Sequence[Metric] = (), encoder: EncoderChoice | None = None, samples: int = 10_000
+):
     """Likelihood, sample quality and diversity, use for other tasks, speed and size; then the config's own metrics.
 
     encoder: of sample quality; by default the small one of images with labels, else raw values.
@@ -33,11 +35,11 @@ def suite(model: Any, split: Split, own: Sequence[Metric] = (), encoder: Choice 
     chosen = _likelihoods(model, own)
     if is_sequences(split) and hasattr(model, "log_prob"):
         chosen.append(log_likelihood_per_step)
-    if see := quality_encoder(split, encoder):
-        chosen.append(sample_quality(see, samples))
+    if encode := quality_encoder(split, encoder):
+        chosen.append(sample_quality(encode, samples))
     if has_classes(split):
         chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
-        if isinstance(getattr(model, "context", None), Labels) and split.reference.size >= ENOUGH:
+        if isinstance(getattr(model, "context", None), ClassLabels) and split.reference.size >= ENOUGH:
             chosen.append(train_on_synthetic)
     if hasattr(model, "prior_of") and "label" in split.arrays and split.size >= ENOUGH:
         chosen.append(latent_accuracy)
@@ -45,7 +47,7 @@ def suite(model: Any, split: Split, own: Sequence[Metric] = (), encoder: Choice 
     return [*chosen, *(metric for metric in own if metric.__name__ not in asked), cost]
 
 
-def quality_encoder(split: Split, encoder: Choice | None) -> Choice | None:
+def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoice | None:
     """What looks at samples of this data; None if they are sequences, which no encoder takes."""
     if is_sequences(split) or split.arrays["x"].ndim not in (2, 4):
         return None
@@ -59,7 +61,7 @@ def is_sequences(split: Split) -> bool:
 
 
 def has_classes(split: Split) -> bool:
-    """Whether it is of grey images with labels, which a small encoder can be trained on."""
+    """Whether it is of gray images with labels, which a small encoder can be trained on."""
     x = split.arrays["x"]
     as_seen = jax.eval_shape(lambda: split.head(1)["x"]).shape
     return x.ndim == 4 and x.shape[-1] == 1 == as_seen[-1] and "label" in split.arrays
@@ -106,7 +108,7 @@ def cost(model: Any) -> Measure:
     return measure
 
 
-def opened(name: str) -> Choice | None:
+def open_encoder(name: str) -> EncoderChoice | None:
     """An encoder of the command line: "small", "raw", or a file that `python -m gen_jax encoder` wrote; "" for none."""
     if name in ("", "small", "raw"):
         return {"": None, "small": small, "raw": raw}[name]
@@ -116,4 +118,4 @@ def opened(name: str) -> Choice | None:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--encoder {name}: it is small, raw, or a file that `python -m gen_jax encoder` wrote")
-    return inception.inception(path) if kind_of(path) == inception.KIND else load_small(path).encoder()
+    return inception.inception(path) if kind_of(path) == inception.KIND else load_small_cnn(path).encoder()

@@ -4,7 +4,7 @@ Matplotlib is imported when the first picture is drawn, and without a window sys
 """
 
 from gen_jax.plots.figures import (
-    Draw,
+    PlotFn,
     density,
     learning_curves,
     reconstructions,

@@ -17,7 +17,7 @@ from gen_jax.evaluation.metric import Split
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Draw = Callable[[Any, State, Split, Array], "Figure"]
+PlotFn = Callable[[Any, State, Split, Array], "Figure"]
 
 
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -33,11 +33,11 @@ def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figur
 
 
 def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Points of the split beside as many new ones, coloured by component where the model knows it."""
+    """Points of the split beside as many new ones, colored by component where the model knows it."""
     n = min(2000, split.size)
     generated = model.sample(state, key, n)
-    colours = [split.arrays.get("label"), generated.get("component")]
-    figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colours)
+    colors = [split.arrays.get("label"), generated.get("component")]
+    figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colors)
     for axis in figure.axes if hasattr(model, "covariances") else ():
         ellipses(axis, *model.covariances(state))
     return figure
@@ -82,21 +82,21 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def show(arrays: dict[str, Any], colours: Sequence[Any] = (), columns: int = 0) -> Figure:
+def show(arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0) -> Figure:
     """Images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
 
     columns: of a grid of images; by default about as many as rows.
     """
     figure, axes = panels(len(arrays))
-    parts = list(zip(axes, arrays.items(), [*colours, *[None] * len(arrays)]))
+    parts = list(zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]))
     limits = _limits([np.asarray(a) for a in arrays.values()][0])
-    for axis, (title, a), colour in parts:
+    for axis, (title, a), color in parts:
         a = np.asarray(a)
         if a.ndim == 4:
             axis.imshow(tiled(a, columns), cmap="gray", interpolation="nearest")
             axis.axis("off")
         elif a.ndim == 2 and a.shape[1] >= 2:
-            style = {} if colour is None else {"c": np.asarray(colour)[: len(a)], "cmap": "tab10"}
+            style = {} if color is None else {"c": np.asarray(color)[: len(a)], "cmap": "tab10"}
             axis.scatter(a[:, 0], a[:, 1], s=4, **style)
             axis.set(xlim=limits[0], ylim=limits[1])
         elif a.ndim == 3:

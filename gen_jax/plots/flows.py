@@ -55,7 +55,7 @@ def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int 
 
 
 def latent_space(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
-    """Data beside the noise behind it, and noise beside the samples made of it; coloured by where they lie."""
+    """Data beside the noise behind it, and noise beside the samples made of it; colored by where they lie."""
     x = _plane(model, split, points)
     z = np.asarray(model.latent(state, {"x": x})[0])
     drawn = model.sample(state, key, len(x))
@@ -68,8 +68,8 @@ def latent_space(model: Any, state: State, split: Split, key: Array, points: int
         "its samples": (samples, of_noise),
     }
     figure, axes = panels(len(shown))
-    for axis, (title, (places, colours)) in zip(axes, shown.items()):
-        axis.scatter(*places.T, s=2, c=colours, cmap="twilight")
+    for axis, (title, (places, colors)) in zip(axes, shown.items()):
+        axis.scatter(*places.T, s=2, c=colors, cmap="twilight")
         axis.set(title=title, aspect="equal")
     return figure
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold
+from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
 from gen_jax.plots.figures import covering, panels, show
 
@@ -23,17 +23,17 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
     n = len(batch["x"])
     generated = model.sample(state, key, n, batch)["x"]
     stacked = batch["x"].ndim == 4 and batch["x"].shape[-1] > 1
-    return show({f"real ({split.name})": _coloured(batch["x"], stacked), "generated": _coloured(generated, stacked)})
+    return show({f"real ({split.name})": _colored(batch["x"], stacked), "generated": _colored(generated, stacked)})
 
 
 def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
     """Each row: from one noise to another along the great circle between them (White 2016)."""
-    a, b = (model.noise(fold(key, name), rows) for name in ("from", "to"))
+    a, b = (model.noise(fold_in(key, name), rows) for name in ("from", "to"))
     z = spherical(a, b, jnp.linspace(0, 1, steps)).reshape(-1, a.shape[-1])
     context = model.context
     given = context and {name: jnp.repeat(v, steps, axis=0) for name, v in context.example(rows).items()}
     images = jax.jit(lambda z: model.generate(state, z, given))(z)
-    return show({"between two noises, per row": _coloured(images, images.shape[-1] > 1)}, columns=steps)
+    return show({"between two noises, per row": _colored(images, images.shape[-1] > 1)}, columns=steps)
 
 
 def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -48,7 +48,7 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
     alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
     if alone and model.context is None:  # otherwise a point has no logit of its own
-        logits = np.asarray(jax.jit(model.judge)(state, {"x": points})).reshape(across.shape)
+        logits = np.asarray(jax.jit(model.discriminate)(state, {"x": points})).reshape(across.shape)
         boundary = model.adversarial.boundary
         middle = np.median(logits) if boundary is None else boundary
         reach = max(np.abs(np.quantile(logits - middle, (0.02, 0.98))).max(), 1e-6)
@@ -70,7 +70,7 @@ def spherical(a: Array, b: Array, shares: Array) -> Array:
     return (from_a * a[:, None] + from_b * b[:, None]) / jnp.sin(angle)
 
 
-def _coloured(images: Any, stacked: bool) -> np.ndarray:
-    """Images of three channels between 0 and 1, so that channels can be told apart by colour."""
+def _colored(images: Any, stacked: bool) -> np.ndarray:
+    """Images of three channels between 0 and 1, so that channels can be told apart by color."""
     images = np.asarray(images)
     return np.clip(images, 0, 1) if stacked else images

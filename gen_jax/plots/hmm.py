@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def states(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """The first two coordinates of sequences of the split and of new ones, coloured by (most probable) state."""
+    """The first two coordinates of sequences of the split and of new ones, colored by (most probable) state."""
     batch = {name: a[:32] for name, a in split.head(32).items()}
     found = np.asarray(jax.jit(model.decode)(state, batch).states)
     drawn = model.sample(state, key, len(found), batch["x"].shape[1])

@@ -23,7 +23,7 @@ def components(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def restarts(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """The learning curve of each restart that `best_of` tried."""
+    """The learning curve of each restart that `best_restart` tried."""
     figure, (axis,) = panels(1)
     curves = np.atleast_2d(np.asarray(state.extra["curve"]))
     ends = [curve[~np.isnan(curve)][-1] for curve in curves]

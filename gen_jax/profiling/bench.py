@@ -19,10 +19,10 @@ from gen_jax.logs import machine
 from gen_jax.markdown import write_section
 from gen_jax.profiling import report
 from gen_jax.profiling.cost import host
-from gen_jax.profiling.measure import Case, Measurement, lay_out, measured, programs_kept
-from gen_jax.profiling.projection import Cluster, table, work
+from gen_jax.profiling.measure import Case, Measurement, keep_programs, lay_out, measure_case
+from gen_jax.profiling.projection import Cluster, step_work, table
 from gen_jax.profiling.report import Cells
-from gen_jax.profiling.trace import Trace, traced
+from gen_jax.profiling.trace import Trace, trace_steps
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
 
@@ -36,7 +36,7 @@ def cases(
     """
     if not configs:
         raise UserError(
-            "which configs? For example: python -m gen_jax bench configs/vae/vae_digits.py configs/mixture/gmm_digits.py"
+            "name one or more configs, for example: python -m gen_jax bench vae_digits gmm_digits"
         )
     host()
     along, sizes = _sizes(scale)
@@ -81,7 +81,7 @@ def bench(
     data_dir: Path | None = None,
 ) -> list[Measurement]:
     """Measures all cases, prints tables, and writes bench.json, bench.md and pictures into a folder."""
-    earlier = report.opened(compare) if compare else None
+    earlier = report.read_measurements(compare) if compare else None
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
@@ -93,13 +93,13 @@ def bench(
         if alike in full:
             continue
         try:
-            with tempfile.TemporaryDirectory() as folder, programs_kept(Path(folder)):
-                rows.append(measured(case, seconds, data_dir))
+            with tempfile.TemporaryDirectory() as folder, keep_programs(Path(folder)):
+                rows.append(measure_case(case, seconds, data_dir))
                 done.append(case)
                 divided = f", {case.devices} devices" if case.devices > 1 else ""
                 print(f"{rows[-1].config}, batch {rows[-1].batch:,}{divided}: {rows[-1].words}", flush=True)
                 if profile:
-                    seen[len(rows) - 1] = traced(case, out / "profile" / rows[-1].config, data_dir)
+                    seen[len(rows) - 1] = trace_steps(case, out / "profile" / rows[-1].config, data_dir)
         except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
             if "RESOURCE_EXHAUSTED" in str(error) and scale[:1] == ("batch",):
                 full[alike] = case.batch
@@ -113,7 +113,7 @@ def bench(
     if tuple(scale) == ("devices",):
         shown.append(("one batch divided over devices", report.division(rows)))
     if tuple(scale) == ("accelerators",):
-        works = [work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
+        works = [step_work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
     pictures = {"roofline": plots.roofline(rows, report.names(rows), machine())}
     if scale and scale[0] in ("batch", "devices"):
@@ -129,9 +129,9 @@ def bench(
     if earlier:
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
     for title, cells in (*shown, *costliest):
-        console.print(report.drawn(title, cells))
-    text = report.told(machine(), shown)
-    (out / "bench.md").write_text(report.told(machine(), [*shown, *costliest]) + "\n")
+        console.print(report.rich_table(title, cells))
+    text = report.as_page(machine(), shown)
+    (out / "bench.md").write_text(report.as_page(machine(), [*shown, *costliest]) + "\n")
     files = ["bench.json", "bench.md", *(f"{name}.png" for name in pictures), *["profile"] * profile]
     print("written:", *(str(out / name) for name in files))
     if write:

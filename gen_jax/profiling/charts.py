@@ -31,12 +31,12 @@ def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> 
     x = np.geomspace(low, high, 200)
     for slope, style, which in ((min(slopes), "-", "slowest"), (max(slopes), "--", "fastest"))[: len(set(slopes))]:
         roof = f"{which} copy in a step's working set, {slope / 1e9:.0f} GB/s"
-        axis.plot(x, np.minimum(slope * x, peak), style, color="grey", linewidth=1, label=roof)
-    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="grey", fontsize=8, ha="right", va="bottom")
-    colours = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
-    for bound, colour in colours.items():
+        axis.plot(x, np.minimum(slope * x, peak), style, color="gray", linewidth=1, label=roof)
+    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="gray", fontsize=8, ha="right", va="bottom")
+    colors = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
+    for bound, color in colors.items():
         if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
-            axis.scatter(*zip(*chosen), s=18, color=colour, label=f"bound by {bound}")
+            axis.scatter(*zip(*chosen), s=18, color=color, label=f"bound by {bound}")
     axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
     taken: list[np.ndarray] = []  # where names begin, in points
     for point, name in sorted(zip(points, names), key=lambda pair: pair[0][1]):
@@ -45,7 +45,7 @@ def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> 
         while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
             up += 1
         taken.append(begin + (0, up))
-        line = {"arrowstyle": "-", "color": "grey", "linewidth": 0.5} if up > 4 else None
+        line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.5} if up > 4 else None
         axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6.5, arrowprops=line)
     axis.legend(fontsize=8, loc="upper left")
     return figure

@@ -38,12 +38,12 @@ KNOWN = {
 }
 
 
-def place() -> str:
+def device_slug() -> str:
     """The folder of this device's records: "cpu", or the name of the accelerator."""
     return "cpu" if jax.default_backend() == "cpu" else re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower())
 
 
-def known(dtype: str = "float32") -> Peaks | None:
+def data_sheet(dtype: str = "float32") -> Peaks | None:
     """What the maker of this device says of it; None where that is not known here."""
     kind = jax.devices()[0].device_kind
     for pattern, (flops, bandwidth) in KNOWN.items():

@@ -54,7 +54,7 @@ def _(model: HMM, batch: Batch) -> float | None:
 @products.register
 def _(model: VAE, batch: Batch) -> float:
     n, context = len(batch["x"]), _context(model)
-    x = jax.eval_shape(model.likelihood.normalise, _one(batch)["x"])
+    x = jax.eval_shape(model.likelihood.normalize, _one(batch)["x"])
     z = jax.ShapeDtypeStruct((1, model.latent + sum(c.shape[1] for c in context)), "float32")
     return 3.0 * n * (forward(model.encoder.init, x, *context) + model.samples * forward(model.decoder.init, z))
 

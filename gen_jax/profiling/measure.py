@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from gen_jax.configs import Loaded, load
+from gen_jax.configs import ConfigFile, load
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import UserError
@@ -23,7 +23,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.loop import AHEAD, Program, program
 from gen_jax.models.hmm.hmm import HMM
 from gen_jax.profiling.cost import cost
-from gen_jax.profiling.device import Peaks, copy_bandwidth, known, matmul_peak, verdict
+from gen_jax.profiling.device import Peaks, copy_bandwidth, data_sheet, matmul_peak, verdict
 from gen_jax.profiling.flops import products
 
 
@@ -46,7 +46,7 @@ class Case:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, got {value}")
 
-    def loaded(self) -> Loaded:
+    def loaded(self) -> ConfigFile:
         loaded = load(self.config)
         if self.dtype is None or "precision" in loaded.defaults:
             return loaded.with_knobs({"precision": self.dtype} if self.dtype else {})
@@ -118,12 +118,12 @@ class Measurement:
         return min(self.flops, self.formula or self.flops)
 
     @property
-    def utilisation(self) -> float:
+    def utilization(self) -> float:
         """Share of the measured peak of all devices."""
         return self.model_flops / self.p50 / self.peak_flops
 
     @property
-    def known_utilisation(self) -> float | None:
+    def known_utilization(self) -> float | None:
         """Share of the peak that the maker's data sheet has."""
         return self.known_flops and self.model_flops / self.p50 / self.known_flops
 
@@ -150,7 +150,7 @@ class Measurement:
         }[bound]
 
 
-def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
+def measure_case(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
     """Compiles and times a case for about so long. Raises UserError for what cannot be built."""
     experiment, source = lay_out(case, data_dir)
     with products_in(case.dtype):
@@ -165,7 +165,7 @@ def measured(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> 
 
 
 @contextmanager
-def programs_kept(folder: Path) -> Iterator[None]:
+def keep_programs(folder: Path) -> Iterator[None]:
     """A context in which programs that take a second and more to compile are kept in this folder, and found there."""
 
     def use(path: str | None) -> None:
@@ -208,7 +208,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     jax.block_until_ready(ready.state)
     jax.clear_caches()  # shapes have been asked for, which traces: begin again
     start = time.perf_counter()
-    traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))
+    traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
     middle = time.perf_counter()
     lowered = traced.lower()
     end = time.perf_counter()
@@ -223,10 +223,10 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
         spent = cost(jaxpr, None, cadence(experiment.model))
     cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls after which every player has moved as often
-    times = means(list(calls(ready, chunk, seconds, 4 + cycle)), cycle)
+    times = moving_mean(list(step_times(ready, chunk, seconds, 4 + cycle)), cycle)
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
     needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
-    maker, x = known(dtype), batch["x"]
+    maker, x = data_sheet(dtype), batch["x"]
     apart = 1 if jax.default_backend() == "cpu" else case.devices  # a CPU's devices share its cores and memory
     return Measurement(
         config=Path(case.config).stem,
@@ -253,12 +253,12 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     )
 
 
-def means(times: Sequence[float], n: int) -> np.ndarray:
+def moving_mean(times: Sequence[float], n: int) -> np.ndarray:
     """Of every n consecutive times."""
     return np.convolve(times, np.full(n, 1 / n), "valid")
 
 
-def turns(chunk: int) -> Any:
+def loop_length(chunk: int) -> Any:
     """The number of steps of a call, as the loop passes it."""
     return 1 if chunk == 1 else np.int32(chunk)
 
@@ -274,7 +274,7 @@ def cadence(model: Any) -> int:
     return found.pop() if len(found) == 1 else 1
 
 
-def calls(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
+def step_times(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
     """Seconds per step from the end of a call to the end of the next, at least `least` times, after some to warm up.
 
     As in the loop, the next calls are under way by then, and what a source takes to make batches counts.
@@ -283,7 +283,7 @@ def calls(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterato
     running, ends, begin = deque(), [], time.perf_counter()
     while len(ends) < least + 3 or time.perf_counter() - begin < seconds:
         window = ready.source.window(step, chunk)
-        state, totals, token = ready.advance(state, totals, window, turns(chunk))
+        state, totals, token = ready.advance(state, totals, window, loop_length(chunk))
         running.append(token)
         step += chunk
         if len(running) > AHEAD:

@@ -3,7 +3,7 @@
 Every device keeps the config's batch; after each step what the devices found is summed over them: the gradients, or
 the sufficient statistics of EM. With n devices, ring all-reduce and nothing overlapped,
 
-    step(n) = FLOPs / (utilisation x peak) + 2 (n - 1) / n x bytes / link + 2 log2(n) x latency,
+    step(n) = FLOPs / (utilization x peak) + 2 (n - 1) / n x bytes / link + 2 log2(n) x latency,
 
 and the efficiency is step(1) / step(n). (Patarasuk & Yuan 2009 for the bytes of a ring; the latency is that of a tree.)
 """
@@ -30,13 +30,13 @@ class Cluster(NamedTuple):
     """By default H100s, eight per node, with one 400 Gb/s link each."""
 
     flops: float = 989e12  # bfloat16 products per second and device
-    utilisation: float = 0.4
+    utilization: float = 0.4
     link: float = 50e9  # bytes/s and device
     latency: float = 10e-6  # of one hop, seconds
 
     def __str__(self) -> str:
         return (
-            f"{self.flops / 1e12:.0f} TFLOP/s at {100 * self.utilisation:.0f} %, "
+            f"{self.flops / 1e12:.0f} TFLOP/s at {100 * self.utilization:.0f} %, "
             f"{self.link / 1e9:.0f} GB/s per device, {self.latency * 1e6:.0f} us per hop"
         )
 
@@ -50,19 +50,19 @@ class Work(NamedTuple):
     moved: int  # bytes
 
     def efficiency(self, n: int, cluster: Cluster = Cluster()) -> float:
-        computing = self.flops / (cluster.utilisation * cluster.flops)
+        computing = self.flops / (cluster.utilization * cluster.flops)
         return computing / (computing + self._summing(n, cluster))
 
     def batch_for(self, share: float, n: int, cluster: Cluster = Cluster()) -> int:
         """Examples per device from which on the efficiency is at least `share`."""
-        each = self.flops / self.batch / (cluster.utilisation * cluster.flops)
+        each = self.flops / self.batch / (cluster.utilization * cluster.flops)
         return math.ceil(share / (1 - share) * self._summing(n, cluster) / each)
 
     def _summing(self, n: int, cluster: Cluster) -> float:
         return 2 * (n - 1) / n * self.moved / cluster.link + 2 * math.log2(n) * cluster.latency if n > 1 else 0.0
 
 
-def work(case: Case, flops: float | None = None, data_dir: Path | None = None) -> Work:
+def step_work(case: Case, flops: float | None = None, data_dir: Path | None = None) -> Work:
     """Of a config; its operations by the formula of its family, or as XLA counts them, where they are not given."""
     experiment, source = lay_out(case, data_dir)
     view = jax.eval_shape(lambda source: source, source.example())

@@ -60,7 +60,7 @@ def speeds(found: Sequence[Measurement]) -> Cells:
 
 def limits(found: Sequence[Measurement]) -> Cells:
     """How near a step comes to what the device can do."""
-    known, several = any(m.known_flops for m in found), any(m.devices > 1 for m in found)
+    listed, several = any(m.known_flops for m in found), any(m.devices > 1 for m in found)
     header = ["config", "batch", "chunk", "type", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy"]
     header.append("bound by")
     rows = [
@@ -72,16 +72,16 @@ def limits(found: Sequence[Measurement]) -> Cells:
             f"{m.flops / 1e6:,.4g}" + ("+" if m.endless_loops else ""),
             f"{m.formula / 1e6:,.4g}" if m.formula else "—",
             f"{m.model_flops / m.p50 / 1e9:,.4g}",
-            f"{100 * m.utilisation:.1f} %",
+            f"{100 * m.utilization:.1f} %",
             f"{m.bandwidth / 1e9:,.4g}",
             f"{100 * m.bandwidth / m.peak_bandwidth:.0f} %",
             f"{m.roofline[0]} ({100 * m.roofline[1]:.0f} % of the roof)",
-            *([f"{100 * m.known_utilisation:.1f} %" if m.known_flops else ""] if known else []),
+            *([f"{100 * m.known_utilization:.1f} %" if m.known_flops else ""] if listed else []),
             *([f"{m.devices}"] if several else []),
         ]
         for m in found
     ]
-    return header + ["of data sheet"] * known + ["devices"] * several, rows
+    return header + ["of data sheet"] * listed + ["devices"] * several, rows
 
 
 def division(found: Sequence[Measurement]) -> Cells:
@@ -111,7 +111,7 @@ def operations(trace: Trace, n: int = 10) -> Cells:
     return header, rows
 
 
-def drawn(title: str, cells: Cells) -> Table:
+def rich_table(title: str, cells: Cells) -> Table:
     """Cells for the terminal."""
     header, rows = cells
     table = Table(title=title)
@@ -167,15 +167,15 @@ def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
-    return "\n\n".join([told(record["where"], tables(record)), *record.get("notes", [])])
+    return "\n\n".join([as_page(record["where"], tables(record)), *record.get("notes", [])])
 
 
-def told(where: str, shown: Sequence[tuple[str, Cells]]) -> str:
+def as_page(where: str, shown: Sequence[tuple[str, Cells]]) -> str:
     """Tables with titles, as Markdown, below the name of the machine."""
     return "\n\n".join([f"{where}.", *(f"{title}:\n\n{markdown_table(*cells)}" for title, cells in shown)])
 
 
-def opened(path: Path) -> Mapping[str, Any]:
+def read_measurements(path: Path) -> Mapping[str, Any]:
     """An earlier run, as `save` left it."""
     record = read_json(path)
     if record is None:

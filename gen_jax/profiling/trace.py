@@ -13,7 +13,7 @@ import jax
 from gen_jax.errors import UserError
 from gen_jax.hooks import Profile
 from gen_jax.loop import fit, program
-from gen_jax.profiling.measure import Case, lay_out, products_in, turns
+from gen_jax.profiling.measure import Case, lay_out, loop_length, products_in
 
 CALLS = 5  # of the compiled program, that are traced
 _CONTAINER = re.compile(r"%?([\w.\-]+) = [^\n]*? (?:while|conditional|call)\(")  # its time is that of what it holds
@@ -35,7 +35,7 @@ class Trace(NamedTuple):
     chunk: int = 1  # steps per call
 
 
-def traced(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
+def trace_steps(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
     """Runs `fit` for a few steps and leaves a trace of the last of them in a folder, for TensorBoard or Perfetto."""
     experiment, source = lay_out(case, data_dir)
     chunk, layout = min(experiment.chunk, 20), experiment.layout
@@ -46,7 +46,7 @@ def traced(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
         fit(experiment.algorithm, source, steps, chunk=chunk, hooks=[Profile(folder, first, steps)], layout=layout)
     (path,) = set(folder.rglob("*.xplane.pb")) - earlier
     ready = program(experiment.algorithm, source, chunk, layout)
-    step = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, chunk), turns(chunk))
+    step = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
     ready.source.close()
     return read(path, CALLS * chunk, step.compile().as_text())._replace(chunk=chunk)
 

@@ -148,7 +148,7 @@ BAD = [
     (["train", VAE, "--ema", "2"], "must be in [0, 1)"),
     (["train", GMM, "--components", "0"], "components must be at least 1"),
     (["train", DCGAN, "--latent", "0"], "latent must be at least 1"),
-    (["train", DCGAN, "--norm", "batch"], "give the discriminator another normaliser"),
+    (["train", DCGAN, "--norm", "batch"], "give the discriminator another normalizer"),
     (["train", DCGAN, "--packing", "5"], "a batch of 64 cannot be packed by 5"),
     (["train", DCGAN, "--loss", "hinge", "--smoothing", "0.1"], "has no labels to smooth"),
     (["sample", "nowhere", "--m", "3"], "--m"),

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.data import CATALOGUE, Resident, Streamed, dequantise, load, prepare, scale
+from gen_jax.data import CATALOGUE, Resident, Streamed, dequantize, load, prepare, scale
 from gen_jax.data.modes import grid, ring
-from gen_jax.data.source import epoch, permuted
-from gen_jax.data.transforms import statically_binarised, stochastically_binarised, thresholded
+from gen_jax.data.source import epoch, permute
+from gen_jax.data.transforms import binarize, binarize_once, threshold
 from gen_jax.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -22,26 +22,26 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 97, 1797])
 def test_permutation_is_a_bijection_for_every_size(size):
     for number in range(3):
-        order = permuted(np.arange(size), size, 7, number)
+        order = permute(np.arange(size), size, 7, number)
         assert sorted(order) == list(range(size))
 
 
 def test_permutation_is_the_same_on_host_and_device():
-    host = permuted(np.arange(500), 500, 3, 11)
-    device = jax.jit(lambda e: permuted(jnp.arange(500), 500, jnp.uint32(3), e))(jnp.int32(11))
+    host = permute(np.arange(500), 500, 3, 11)
+    device = jax.jit(lambda e: permute(jnp.arange(500), 500, jnp.uint32(3), e))(jnp.int32(11))
     np.testing.assert_array_equal(host, device)
 
 
 def test_permutations_look_random():
-    """Over many epochs each example is equally often at each place, and neighbours part."""
+    """Over many epochs each example is equally often at each place, and neighbors part."""
     size, epochs = 50, 4000
-    orders = np.stack([permuted(np.arange(size), size, 0, e) for e in range(epochs)])
+    orders = np.stack([permute(np.arange(size), size, 0, e) for e in range(epochs)])
     counts = np.stack([np.bincount(orders[:, i], minlength=size) for i in range(size)])
     expected = epochs / size
     chi2 = ((counts - expected) ** 2 / expected).sum() / (size * (size - 1))
     assert 0.9 < chi2 < 1.1  # 1 +- 0.03 for uniform permutations
-    neighbours = np.mean(np.abs(np.diff(orders, axis=1)) == 1)
-    assert abs(neighbours - 2 / size) < 0.003
+    neighbors = np.mean(np.abs(np.diff(orders, axis=1)) == 1)
+    assert abs(neighbors - 2 / size) < 0.003
     assert len({tuple(o) for o in orders}) == epochs
 
 
@@ -60,7 +60,7 @@ def test_seeds_shuffle_differently():
 
 def test_resident_traced_equals_eager_equals_streamed(same):
     x = np.arange(40, dtype=np.uint8).reshape(20, 2)
-    transforms = (dequantise(256), scale(-1, 1, levels=2))
+    transforms = (dequantize(256), scale(-1, 1, levels=2))
     resident = Resident({"x": x}, 6, transforms, seed=2)
     streamed = Streamed(lambda i: {"x": x[i]}, 20, 6, transforms, seed=2)
     for step in (0, 1, 2, 3, 50):
@@ -117,19 +117,19 @@ def test_evaluation_epoch_covers_every_example_exactly_once(size, batch):
 def test_scale_and_threshold():
     batch = {"x": jnp.array([[0, 8, 16]], jnp.uint8), "index": jnp.arange(1)}
     assert scale(-1, 1, 17)(batch, None)["x"].tolist() == [[-1.0, 0.0, 1.0]]
-    assert thresholded(17)(batch, None)["x"].tolist() == [[0.0, 0.0, 1.0]]
+    assert threshold(17)(batch, None)["x"].tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_dequantised_integers_come_back():
     x = jnp.arange(17, dtype=jnp.uint8).repeat(1000).reshape(-1, 1)
-    y = dequantise(17)({"x": x}, jax.random.key(0))["x"]
+    y = dequantize(17)({"x": x}, jax.random.key(0))["x"]
     assert y.min() >= 0 and y.max() < 1 and np.array_equal(np.floor(y * 17), x)
     assert abs(float((y * 17 - x).mean()) - 0.5) < 0.01
 
 
 def test_stochastic_binarisation_is_new_each_time_and_static_is_not():
     batch = {"x": jnp.full((4000, 1), 4, jnp.uint8), "index": jnp.arange(4000)}
-    stochastic, static = stochastically_binarised(17), statically_binarised(17)
+    stochastic, static = binarize(17), binarize_once(17)
     a, b = (stochastic(batch, jax.random.key(i))["x"] for i in range(2))
     assert not np.array_equal(a, b)
     c, d = (static(batch, jax.random.key(i))["x"] for i in range(2))
@@ -162,12 +162,12 @@ def test_embedded_sets_load(name):
         assert np.isfinite(split["x"]).all() and len({len(a) for a in split.values()}) == 1
 
 
-@pytest.mark.parametrize("name, centres, deviation", [("ring8", ring(), 0.01), ("grid25", grid(), 0.05)])
-def test_mode_sets_have_their_modes(name, centres, deviation):
+@pytest.mark.parametrize("name, centers, deviation", [("ring8", ring(), 0.01), ("grid25", grid(), 0.05)])
+def test_mode_sets_have_their_modes(name, centers, deviation):
     train = load(name)["train"]
-    error = train["x"] - centres[train["label"]]
+    error = train["x"] - centers[train["label"]]
     assert abs(error.std() / deviation - 1) < 0.05
-    assert set(train["label"]) == set(range(len(centres)))
+    assert set(train["label"]) == set(range(len(centers)))
 
 
 def test_hmm_sequences_have_the_transitions_they_claim():

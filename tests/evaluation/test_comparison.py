@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from gen_jax.data import load
-from gen_jax.data.transforms import dequantise, scale, stacked
+from gen_jax.data.transforms import dequantize, scale, stack_images
 from gen_jax.errors import UserError
 from gen_jax.evaluation import (
     class_coverage,
@@ -31,7 +31,7 @@ from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.samples.features import Seen, raw, small
 from gen_jax.evaluation.samples.quality import examples_of, quality
 from gen_jax.evaluation.suite import opened
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.mixture import GMM
 from gen_jax.models.vae import VAE
 from gen_jax.plots import show
@@ -46,7 +46,7 @@ class Fixed(NamedTuple):
     """A model whose samples are given."""
 
     x: jnp.ndarray
-    context: Labels | None = None
+    context: ClassLabels | None = None
     label: jnp.ndarray | None = None
 
     def sample(self, state, key, n, given=None):
@@ -76,8 +76,8 @@ def test_sample_quality_tells_copies_collapse_and_noise(samples):
     assert value("real", "inception_score") > 9 > 2 > value("ones", "inception_score")
     assert value("ones", "precision") > 0.9 and value("noise", "precision") < 0.3
     assert value("ones", "coverage") < 0.2 and value("noise", "coverage") < 0.1 < 0.4 < value("real", "coverage")
-    assert value("real", "memorised") > 0.9 and value("real", "nearest_ratio") < 0.01
-    assert value("noise", "memorised") < 0.05
+    assert value("real", "memorized") > 0.9 and value("real", "nearest_ratio") < 0.01
+    assert value("noise", "memorized") < 0.05
     for e in found["real"].values():
         assert "small CNN, accuracy 0.99" in e.how and e.kind == "estimate" and e.n <= 1000
 
@@ -121,7 +121,7 @@ def test_class_coverage_counts_the_numbers_of_stacked_digits(samples):
     split, sets = samples
     x = sets["real"][:999]
     triples = np.concatenate([x, np.roll(x, 1, axis=0), np.roll(x, 2, axis=0)], axis=-1)
-    stack = split._replace(transforms=(scale(0, 1, 17), stacked(3)))
+    stack = split._replace(transforms=(scale(0, 1, 17), stack_images(3)))
     found = class_coverage(samples=1000)(Fixed(jnp.asarray(triples)))(None, stack, jax.random.key(0))
     assert found["classes"].unit == "of 1000" and 300 < found["classes"].value < 1000
 
@@ -129,7 +129,7 @@ def test_class_coverage_counts_the_numbers_of_stacked_digits(samples):
 def test_what_samples_teach(samples):
     split, sets = samples
     label = jnp.asarray(split.training["label"])
-    right = Fixed(jnp.asarray(sets["real"]), Labels(10), label)
+    right = Fixed(jnp.asarray(sets["real"]), ClassLabels(10), label)
     wrong = right._replace(label=(label + 1) % 10)
     found = [train_on_synthetic(m)(None, split, jax.random.key(0))["train_on_synthetic"] for m in (right, wrong)]
     assert found[0].value > 0.93 and found[1].value < 0.1
@@ -174,7 +174,7 @@ def test_the_suite_is_what_applies():
     sequences = Split("test", {"x": np.zeros((4, 5, 2)), "length": np.full(4, 5)})
     assert names(suite(GMM(3), points)) == ["log_likelihood", "sample_quality", "cost"]
     assert names(suite(GMM(3), sequences)) == ["log_likelihood", "log_likelihood_per_step", "cost"]
-    gan = names(suite(Fixed(jnp.zeros((1, 8, 8, 1)), Labels(10)), images))
+    gan = names(suite(Fixed(jnp.zeros((1, 8, 8, 1)), ClassLabels(10)), images))
     assert gan == ["undefined", "sample_quality", "class_coverage", "train_on_synthetic", "cost"]
     assert names(suite(VAE, images))[:3] == ["elbo", "iwae_50", "sample_quality"]
     mine = class_coverage(10, 7)  # of a config: with other samples than asked for
@@ -231,24 +231,24 @@ def test_a_bound_does_not_beat_an_exact_number():
 
 def test_numbers_of_different_units_or_protocols_have_columns_of_their_own():
     rows = [
-        Row("a", "A", {"elbo": exact(-90.0, kind="bound", how="statically binarised")}),
-        Row("b", "B", {"elbo": exact(-99.0, kind="bound", how="stochastically binarised")}),
-        Row("c", "C", {"elbo": exact(-98.0, kind="bound", how="stochastically binarised")}),
+        Row("a", "A", {"elbo": exact(-90.0, kind="bound", how="statically binarized")}),
+        Row("b", "B", {"elbo": exact(-99.0, kind="bound", how="stochastically binarized")}),
+        Row("c", "C", {"elbo": exact(-98.0, kind="bound", how="stochastically binarized")}),
     ]
     columns = Comparison("mnist", "test", rows).groups()["likelihood"]
-    assert [c.name for c in columns] == [f"likelihood (nats, {p} binarised)" for p in ("statically", "stochastically")]
+    assert [c.name for c in columns] == [f"likelihood (nats, {p} binarized)" for p in ("statically", "stochastically")]
     assert columns[0].best is None and columns[1].best == 2 and columns[1].text(2) == "≥ -98 ± 0.01"
 
 
 def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
     bits = lambda value, how: {"elbo_bits_per_dim": exact(value, "bits/dim", "bound", how)}
     of = lambda *found: Comparison("d", "test", [Row(str(i), "M", f) for i, f in enumerate(found)]).groups()
-    (one,) = of(bits(2.0, "50 samples"), bits(2.1, ""), bits(2.2, "dequantised"))["likelihood"]
+    (one,) = of(bits(2.0, "50 samples"), bits(2.1, ""), bits(2.2, "dequantized"))["likelihood"]
     assert one.best is None
     (one,) = of(bits(2.0, "50 samples"), bits(2.1, "50 samples"))["likelihood"]
     assert one.best == 0
-    told, untold = of(bits(1.9, "given label"), bits(2.0, ""))["likelihood"]
-    assert told.name == "likelihood (bits/dim, given label)" and untold.best is None
+    embed, untold = of(bits(1.9, "given label"), bits(2.0, ""))["likelihood"]
+    assert embed.name == "likelihood (bits/dim, given label)" and untold.best is None
     quality = lambda value, how: {"frechet_distance@raw": Estimate(value, 0.1, "features^2", "estimate", 9, how)}
     made = of(quality(2.0, "10 against 5, bias about 1"), quality(3.0, "10 against 5, bias about 2"))
     (one,) = made["sample quality"]
@@ -315,6 +315,6 @@ def test_reports_hold_all_of_it(tmp_path):
 def test_the_test_split_in_the_place_of_samples_is_near_the_data(samples):
     split, _ = samples
     found = quality(small(split), small(split)(examples_of(split, 1000)), split)
-    assert found["memorised@digits_cnn"].value == pytest.approx(0.01, abs=0.01)
+    assert found["memorized@digits_cnn"].value == pytest.approx(0.01, abs=0.01)
     assert found["nearest_ratio@digits_cnn"].value == pytest.approx(1)
-    assert examples_of(digits(dequantise(17)), 5).max() <= 1
+    assert examples_of(digits(dequantize(17)), 5).max() <= 1

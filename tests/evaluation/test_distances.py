@@ -12,7 +12,7 @@ from gen_jax.evaluation.samples.distances import (
     kernel_distance,
     manifold,
     nearest,
-    neighbours,
+    neighbors,
 )
 from gen_jax.evaluation.samples.quality import inception_score
 
@@ -109,7 +109,7 @@ def test_kernel_distance_has_no_bias_and_knows_its_error():
     assert np.mean(values) > 3 * np.mean(errors) and np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
 
 
-# --- neighbours
+# --- neighbors
 
 
 def brute(real, fake, k):
@@ -141,7 +141,7 @@ def test_manifold_of_identical_disjoint_and_constant_sets():
         assert found.covered.all() and found.reached.all() and found.occupied.all()
     apart = manifold(x, x + 100)
     assert not (apart.covered.any() or apart.reached.any() or apart.occupied.any() or apart.balls.any())
-    with pytest.raises(UserError, match="none has 5 neighbours"):
+    with pytest.raises(UserError, match="none has 5 neighbors"):
         manifold(x[:5], x)
 
 
@@ -154,10 +154,10 @@ def test_nearest_is_what_brute_force_finds(block):
 
 def test_neighbours_within_tight_clusters_far_apart():
     """Distances of a thousandth, ten from the origin: what a product in float32 would lose."""
-    centres = 10 * normal(5, 2)[np.random.default_rng(1).integers(5, size=400)]
-    x = (centres + 1e-3 * normal(400, 2, 2)).astype(np.float32)
+    centers = 10 * normal(5, 2)[np.random.default_rng(1).integers(5, size=400)]
+    x = (centers + 1e-3 * normal(400, 2, 2)).astype(np.float32)
     far = np.linalg.norm(x[:, None].astype(np.float64) - x[None], axis=-1) + np.diag(np.full(400, np.inf))
-    np.testing.assert_allclose(neighbours(x, 3), np.sort(far, axis=1)[:, :3], rtol=0.02, atol=2e-6)
+    np.testing.assert_allclose(neighbors(x, 3), np.sort(far, axis=1)[:, :3], rtol=0.02, atol=2e-6)
     np.testing.assert_allclose(nearest(x[:50], x[50:])[:, 0], far[:50, 50:].min(axis=1), rtol=0.02, atol=2e-6)
 
 

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 
 from gen_jax.data import load
-from gen_jax.data.transforms import dequantise, scale, statically_dequantised, stochastically_binarised
+from gen_jax.data.transforms import binarize, dequantize, dequantize_once, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples import features, inception
 from gen_jax.evaluation.samples.features import (
     Classifier,
     Encoder,
-    Trained,
-    load_small,
+    fit_small_cnn,
+    load_small_cnn,
     raw,
-    save_small,
+    save_small_cnn,
     small,
-    small_of,
 )
 from gen_jax.evaluation.samples.quality import examples_of
 from gen_jax.evaluation.samples.weights_io import kind_of, read_pytorch, read_tensors, write_tensors
@@ -46,27 +45,25 @@ def with_torch(*modules):
 # --- images as encoders see them
 
 
-@pytest.mark.parametrize(
-    "transform", [scale(0, 1, 17), scale(-1, 1, 17), dequantise(17), statically_dequantised(17), None]
-)
+@pytest.mark.parametrize("transform", [scale(0, 1, 17), scale(-1, 1, 17), dequantize(17), dequantize_once(17), None])
 def test_pixels_are_the_intensities_of_the_data_whatever_the_model_sees(transform):
     split = digits(*filter(None, [transform]))
     np.testing.assert_allclose(examples_of(split, 50), np.asarray(split.arrays["x"][:50]) / 16, atol=1e-6)
 
 
 def test_pixels_of_samples_are_held_to_the_range_and_levels_of_the_data():
-    split = digits(dequantise(17))
+    split = digits(dequantize(17))
     np.testing.assert_allclose(
         split.pixels(np.array([-3.0, 0.0, 0.999 / 17, 1.5 / 17, 1.0, 9.0])), [0, 0, 0, 1 / 16, 1, 1]
     )
-    assert set(np.unique(examples_of(digits(stochastically_binarised(17)), 20))) == {0, 1}
+    assert set(np.unique(examples_of(digits(binarize(17)), 20))) == {0, 1}
 
 
 # --- the small encoder
 
 
 def test_the_packaged_encoder_is_as_accurate_as_it_says():
-    split, made = digits(), load_small(features.PACKAGED / "digits.safetensors")
+    split, made = digits(), load_small_cnn(features.PACKAGED / "digits.safetensors")
     found = small(split)(examples_of(split, 1000)).probabilities.argmax(axis=1)
     accuracy = np.mean(found == np.asarray(split.arrays["label"]))
     assert accuracy == pytest.approx(made.accuracy) and accuracy > 0.98
@@ -74,18 +71,18 @@ def test_the_packaged_encoder_is_as_accurate_as_it_says():
 
 
 def test_features_do_not_depend_on_the_size_of_blocks():
-    x, see = examples_of(digits(), 50), small(digits())
+    x, encode = examples_of(digits(), 50), small(digits())
     for block in (1, 7, 50):
-        np.testing.assert_allclose(see._replace(block=block)(x).features, see(x).features, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(encode._replace(block=block)(x).features, encode(x).features, rtol=1e-5, atol=1e-5)
 
 
 def test_a_small_encoder_comes_back_from_its_file(tmp_path):
     network = Classifier(3, (2,), 4)
     params = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    made = Trained("made", network, params, (4, 4, 1), 0.5)
+    made = Classifier("made", network, params, (4, 4, 1), 0.5)
     path = tmp_path / "mine.safetensors"
-    save_small(made, path)
-    back = load_small(path)
+    save_small_cnn(made, path)
+    back = load_small_cnn(path)
     x = np.random.default_rng(0).uniform(size=(6, 4, 4, 1)).astype(np.float32)
     np.testing.assert_array_equal(back.encoder()(x).features, made.encoder()(x).features)
     assert (back.name, back.accuracy, back.side) == ("mine_cnn", 0.5, (4, 4, 1))
@@ -97,19 +94,19 @@ def test_a_small_encoder_comes_back_from_its_file(tmp_path):
     ]:
         write_tensors(path, *other)
         with pytest.raises(UserError, match=message):
-            load_small(path)
+            load_small_cnn(path)
 
 
 def test_a_small_encoder_is_trained_once_and_named_after_what_it_has_seen():
     x = np.arange(64)[:, None, None, None] % 2 * np.ones((1, 4, 4, 1))
     arrays = {"x": (x * 3).astype(np.uint8), "label": np.arange(64) % 2}
     split = Split("test", {name: a[:10] for name, a in arrays.items()}, training=arrays, data="bars")
-    made = small_of(split)
+    made = fit_small_cnn(split)
     assert made.name == "bars_cnn_64" and made.accuracy == 1
-    assert small_of(split._replace(name="validation")).params is made.params
+    assert fit_small_cnn(split._replace(name="validation")).params is made.params
     assert small(split) is small(split)  # and so compiled once
     with pytest.raises(UserError, match="bars has no images with labels"):
-        small_of(split._replace(training={"x": arrays["x"]}))
+        fit_small_cnn(split._replace(training={"x": arrays["x"]}))
 
 
 def test_any_function_is_an_encoder():
@@ -347,16 +344,16 @@ def test_inception_is_pytorch_fids_layer_by_layer(tmp_path, monkeypatch):
         logits = network.fc(expected)
     flat, _ = read_tensors(tmp_path / "m.safetensors", inception.KIND)
     params = features.unflatten_dict(flat, sep=".")
-    see = jax.jit(lambda x: inception.Inception().apply({"params": params}, x, capture_intermediates=True))
-    (found, scores), kept = see(inception.prepared(x, "pytorch_fid"))
+    encode = jax.jit(lambda x: inception.Inception().apply({"params": params}, x, capture_intermediates=True))
+    (found, scores), kept = encode(inception.prepared(x, "pytorch_fid"))
     assert len(layers) == 94
     for name, a in layers.items():
         ours = np.asarray(kept["intermediates"][name]["__call__"][0]).transpose(0, 3, 1, 2)
         np.testing.assert_allclose(ours, a, atol=2e-5 * np.abs(a).max(), err_msg=name)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected.numpy()).max())
     np.testing.assert_allclose(scores, logits, atol=1e-5 * np.abs(logits.numpy()).max())
-    see = inception.inception(tmp_path / "m.safetensors")
-    assert see.name == "inception_pytorch_fid"
-    np.testing.assert_allclose(see(x).features, found, rtol=1e-4, atol=1e-4)
+    encode = inception.inception(tmp_path / "m.safetensors")
+    assert encode.name == "inception_pytorch_fid"
+    np.testing.assert_allclose(encode(x).features, found, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="1 or 3 channels"):
-        see(x[..., :2])
+        encode(x[..., :2])

@@ -24,7 +24,7 @@ from gen_jax.models.bijections import (
     Field,
     Flattened,
     Half,
-    Inverted,
+    Inverse,
     Linear,
     MaskedAutoregressive,
     Permutation,
@@ -33,11 +33,11 @@ from gen_jax.models.bijections import (
     RationalQuadraticSpline,
     Reverse,
     Scalar,
+    Sigmoid,
     Softplus,
-    Squash,
     Squeezed,
     Stack,
-    Standardise,
+    Standardize,
     SumOfSigmoids,
     glow,
     realnvp,
@@ -77,16 +77,16 @@ CASES = {
     "MAF, context": Case(MADE(), (3,), 2),
     "MAF of one dimension": Case(MADE(), (1,)),
     "spline MAF": Case(MADE(SPLINE)),
-    "IAF": Case(Inverted(MADE()), (4,), 2),
-    "spline IAF": Case(Inverted(MADE(SPLINE))),
+    "IAF": Case(Inverse(MADE()), (4,), 2),
+    "spline IAF": Case(Inverse(MADE(SPLINE))),
     "planar": Case(Planar(), (3,)),
     "planar, context": Case(Planar(), (3,), 2),
-    "inverted planar": Case(Inverted(Planar()), (3,)),
+    "inverted planar": Case(Inverse(Planar()), (3,)),
     "radial": Case(Radial(), (3,), 2),
-    "inverted radial": Case(Inverted(Radial()), (3,)),
+    "inverted radial": Case(Inverse(Radial()), (3,)),
     "actnorm": Case(ActNorm(), (3,)),
     "actnorm of images": Case(ActNorm(), (4, 4, 2)),
-    "standardise": Case(Standardise(), (3,)),
+    "standardize": Case(Standardize(), (3,)),
     "linear": Case(Linear(), (5,)),
     "1x1 convolution": Case(Linear(), (2, 2, 3)),
     "reverse": Case(Reverse(), (3,)),
@@ -96,7 +96,7 @@ CASES = {
     "elementwise affine": Case(Elementwise(Affine()), (3,)),
     "tanh": Case(Scalar(distrax.Tanh(), (-1.0, 1.0)), (3,)),
     "softplus": Case(Softplus(), (3,)),
-    "logit": Case(Squash(), (3,)),
+    "logit": Case(Sigmoid(), (3,)),
     "squeeze": Case(Squeezed(ActNorm()), (4, 4, 1)),
     "multi-scale split": Case(Half(ActNorm()), (2, 2, 3)),
     "flattened": Case(Flattened(MADE()), (2, 2, 1)),
@@ -188,8 +188,8 @@ def test_inverts_to_1e_10_in_float64_with_the_determinant_of_its_jacobian(any_ca
         params, x, context = widened(params), widened(x), widened(context)
 
         def one(x, context):
-            told = None if context is None else context[None]
-            return layer.inverse(params, x.reshape(1, *case.shape), told)[0].reshape(-1)
+            embed = None if context is None else context[None]
+            return layer.inverse(params, x.reshape(1, *case.shape), embed)[0].reshape(-1)
 
         @jax.jit
         def run(x, context):
@@ -306,9 +306,9 @@ def test_actnorm_begins_with_unit_noise():
 
 def test_standardise_is_not_learned():
     x = examples(Case(ActNorm()), 32)
-    grads = jax.grad(lambda p: Standardise().inverse(p, x)[0].sum())(Standardise().init(KEY, x))
+    grads = jax.grad(lambda p: Standardize().inverse(p, x)[0].sum())(Standardize().init(KEY, x))
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))
-    params = Standardise().init(KEY, x)
+    params = Standardize().init(KEY, x)
     tx = adamw(0.1, 10, weight_decay=0.1, decayed=kernels)
     updates, _ = tx.update(grads, tx.init(params), params)
     assert all(np.all(np.asarray(u) == 0) for u in jax.tree.leaves(updates))
@@ -317,9 +317,9 @@ def test_standardise_is_not_learned():
 def test_data_of_any_units_become_unit_noise():
     for scale in (1e-6, 1.0, 1e6):
         x = scale * jax.random.normal(KEY, (1000, 2))
-        np.testing.assert_allclose(Standardise().inverse(Standardise().init(KEY, x), x)[0].std(axis=0), 1, atol=1e-2)
+        np.testing.assert_allclose(Standardize().inverse(Standardize().init(KEY, x), x)[0].std(axis=0), 1, atol=1e-2)
     constant = jnp.full((10, 2), 3.0)
-    np.testing.assert_allclose(Standardise().inverse(Standardise().init(KEY, constant), constant)[0], 0)
+    np.testing.assert_allclose(Standardize().inverse(Standardize().init(KEY, constant), constant)[0], 0)
 
 
 def test_linear_begins_as_a_rotation():
@@ -418,12 +418,12 @@ def test_unrolled_layers_are_the_same_map():
         (lambda: Affine(0.0), "bound"),
         (lambda: glow(0, 2, CONV), "at least one level"),
         (lambda: Continuous(probes=-1), "probes"),
-        (lambda: Inverted(Softplus()), "the other way round"),
-        (lambda: Stack(Squash(), 2), "cannot be repeated"),
-        (lambda: Chain([Squash(), Reverse()]), "must be the last layer"),
+        (lambda: Inverse(Softplus()), "the other way round"),
+        (lambda: Stack(Sigmoid(), 2), "cannot be repeated"),
+        (lambda: Chain([Sigmoid(), Reverse()]), "must be the last layer"),
         (lambda: Coupling().init(KEY, jnp.zeros((2, 4, 4, 2)), jnp.zeros((2, 1))), "take Convolutional"),
         (lambda: SumOfSigmoids(0), "terms"),
-        (lambda: Squash(0.5), "alpha"),
+        (lambda: Sigmoid(0.5), "alpha"),
         (lambda: Stack(Reverse(), 0), "depth"),
         (lambda: Chain([distrax.Tanh()]), "is none"),
         (lambda: Coupling().init(KEY, jnp.zeros((2, 1))), "at least 2 dimensions"),

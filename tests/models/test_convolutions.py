@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gen_jax.models.common import convolutions
-from gen_jax.models.common.convolutions import Conv, ConvDoubled, ConvTranspose, convolved
-from gen_jax.models.common.networks import ConvDecoder, doubled
+from gen_jax.models.common.convolutions import Conv, ConvTranspose, UpsampleConv, convolve
+from gen_jax.models.common.networks import ConvDecoder, depth_to_space
 from gen_jax.sharding import Layout
 
 
@@ -61,7 +61,7 @@ def test_doubled_convolutions_are_those_of_repeated_pixels(backend, size, featur
     found, expected = (
         jax.jit(jax.value_and_grad(f, (0, 1)))(params, x)
         for f in (
-            lambda p, x: weigh(ConvDoubled(features).apply(p, x)),
+            lambda p, x: weigh(UpsampleConv(features).apply(p, x)),
             lambda p, x: weigh(nn.Conv(features, (3, 3)).apply(p, repeated(x))),
         )
     )
@@ -93,7 +93,7 @@ def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size, c
 
 
 @pytest.mark.parametrize("features", [2, 20])
-@pytest.mark.parametrize("module", [Conv, ConvTranspose, ConvDoubled, partial(Conv, strides=2)])
+@pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, features, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (6, 5, 7, 16))
     params = module(features).init(jax.random.key(1), x)
@@ -120,7 +120,7 @@ def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
 
     def gradient(x, kernel):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return jax.grad(lambda k: jnp.sum(jnp.sin(convolved(x, k))))(kernel)
+            return jax.grad(lambda k: jnp.sum(jnp.sin(convolve(x, k))))(kernel)
 
     program = jax.jit(gradient, out_shardings=everywhere).lower(x, kernel).compile().as_text()
     assert "all-reduce" in program and "all-gather" not in program
@@ -129,14 +129,14 @@ def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
 def test_filtered_convolutions_of_a_population():
     xs = jax.random.normal(jax.random.key(0), (3, 2, 12, 11, 16))
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 16, 16))
-    loss = lambda x, kernel: jnp.sum(jnp.sin(convolved(x, kernel)))
+    loss = lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel)))
     found = jax.vmap(jax.grad(loss, (0, 1)))(xs, kernels)
     for i in range(3):
         for a, b in zip(found, jax.grad(loss, (0, 1))(xs[i], kernels[i])):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("module", [Conv, ConvTranspose, ConvDoubled, partial(Conv, strides=2)])
+@pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 @pytest.mark.parametrize("channels, features", [(16, 16), (3, 5), (5, 2)])
 def test_convolutions_of_no_images(module, channels, features):
     x = jnp.zeros((0, 8, 8, channels))
@@ -159,7 +159,7 @@ def test_kernel_gradients_of_many_rows_are_flaxs(size, channels, features):
 def test_kernel_gradients_of_a_few_images_at_a_time_are_summed_in_float32(monkeypatch):
     x, kernel = jnp.ones((1024, 4, 4, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
     monkeypatch.setattr(convolutions, "BLOCK", 16)
-    gradient = jax.grad(lambda k: jnp.sum(convolved(x, k).astype(jnp.float32)))(kernel)
+    gradient = jax.grad(lambda k: jnp.sum(convolve(x, k).astype(jnp.float32)))(kernel)
     assert float(gradient[0, 0, 0, 0]) == x.size
 
 
@@ -173,12 +173,12 @@ def test_narrowing_convolutions_are_flaxs():
 
 def test_doubled_convolutions_refuse_strides():
     with pytest.raises(ValueError, match="without strides"):
-        ConvDoubled(2, strides=2).init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+        UpsampleConv(2, strides=2).init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
 
 
 def test_doubled_puts_channels_into_pixels():
     x = jnp.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
-    y = doubled(x)
+    y = depth_to_space(x)
     assert y.shape == (1, 4, 6, 1)
     assert y[0, 2:4, 4:6, 0].ravel().tolist() == x[0, 1, 2].tolist()
 

@@ -1,4 +1,4 @@
-"""Flows as models: densities, contexts, dequantisation, variational use, imputation, evaluation."""
+"""Flows as models: densities, contexts, dequantization, variational use, imputation, evaluation."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from gen_jax.applications.imputation import impute
 from gen_jax.core import State, weights
 from gen_jax.data.densities import banana
 from gen_jax.data.source import Resident
-from gen_jax.data.transforms import dequantise
+from gen_jax.data.transforms import dequantize
 from gen_jax.errors import UserError
 from gen_jax.evaluation import in_float64, invertibility, log_integral, log_likelihood
 from gen_jax.evaluation.metric import Split
@@ -29,20 +29,20 @@ from gen_jax.models.bijections import (
     Coupling,
     Dense,
     Field,
-    Inverted,
+    Inverse,
     Linear,
     MaskedAutoregressive,
     Planar,
     Reverse,
-    Squash,
+    Sigmoid,
     Stack,
-    Standardise,
+    Standardize,
     glow,
 )
-from gen_jax.models.common.conditioning import Images, Labels, Vectors
+from gen_jax.models.common.conditioning import ClassLabels, Images, Vector
 from gen_jax.models.common.likelihoods import Gaussian
 from gen_jax.models.common.networks import MLP
-from gen_jax.models.flow import Dequantised, Flow, Mixture, Normal, StudentT, Variational
+from gen_jax.models.flow import Dequantized, Flow, Mixture, Normal, StudentT, Variational
 from gen_jax.models.vae import VAE, posteriors, priors
 from gen_jax.optimizers import adamw
 
@@ -122,7 +122,7 @@ def test_a_flow_fits_what_another_knows():
     assert best - 1e-3 < found < best + 1e-4
 
 
-@pytest.mark.parametrize("context", [Labels(3), Vectors(2), Images(MLP([8], 4), 4, (5, 5, 1))])
+@pytest.mark.parametrize("context", [ClassLabels(3), Vector(2), Images(MLP([8], 4), 4, (5, 5, 1))])
 def test_conditional_flows(context):
     batch = {
         "x": jax.random.normal(KEY, (6, 2)),
@@ -138,8 +138,8 @@ def test_conditional_flows(context):
     drawn = model.sample(state, KEY, 6, {context.entry: batch[context.entry]})
     np.testing.assert_allclose(model.latent(state, {**batch, "x": drawn["x"]})[0], drawn["z"], atol=1e-4)
     assert model.sample(state, KEY, 7)["x"].shape == (7, 2)
-    assert model.outside({name: np.asarray(a) for name, a in batch.items()}) == ""
-    assert "no entry" in model.outside({"x": np.zeros((3, 2))})
+    assert model.unsupported({name: np.asarray(a) for name, a in batch.items()}) == ""
+    assert "no entry" in model.unsupported({"x": np.zeros((3, 2))})
     with pytest.raises(ValueError, match="no entry"):
         model.log_prob(state, {"x": batch["x"]})
     with pytest.raises(ValueError, match="given for 6 of 5 samples"):
@@ -159,11 +159,11 @@ def test_temperature_scales_the_noise():
     np.testing.assert_allclose(cold.std(axis=0), 0.5 * hot.std(axis=0), rtol=1e-3)
 
 
-@pytest.mark.parametrize("flow", [Inverted(MaskedAutoregressive(hidden=(16,))), Stack(Planar(), 2)])
+@pytest.mark.parametrize("flow", [Inverse(MaskedAutoregressive(hidden=(16,))), Stack(Planar(), 2)])
 def test_flows_as_posterior_and_prior_of_a_vae(flow):
-    posterior = posteriors.Flowed(flow, context=3)
+    posterior = posteriors.FlowPosterior(flow, context=3)
     model = VAE(
-        MLP([8], posterior.outputs(2)), MLP([8], 4), Gaussian(), 2, prior=priors.Flowed(flow), posterior=posterior
+        MLP([8], posterior.outputs(2)), MLP([8], 4), Gaussian(), 2, prior=priors.FlowPrior(flow), posterior=posterior
     )
     batch = {"x": jax.random.normal(KEY, (16, 4))}
     state = started(model, batch, 0.1)
@@ -177,7 +177,7 @@ def test_flows_as_posterior_and_prior_of_a_vae(flow):
 
 def test_learned_dequantisation_bounds_the_probability_of_integers():
     """Better than uniform noise does, and never above the exact log-probability."""
-    model = Dequantised(Flow(Normal((2, 2, 1)), [Squash(0.0)]), Convolutional(2, 4, 1), levels=4)
+    model = Dequantized(Flow(Normal((2, 2, 1)), [Sigmoid(0.0)]), Convolutional(2, 4, 1), levels=4)
     batch = {"x": jnp.asarray(np.random.default_rng(0).integers(4, size=(64, 2, 2, 1)))}
     state = fit(
         descent(model, {"flow": adamw(1e-2, 300)}), Resident(jax.tree.map(np.asarray, batch), None), 300, chunk=100
@@ -256,7 +256,7 @@ def test_imputation_chooses_the_exact_way_where_there_is_one(monkeypatch):
         raise AssertionError("walked")
 
     monkeypatch.setattr(imputation, "latent_walk", no)
-    model = Flow(Normal((3,)), [MaskedAutoregressive(hidden=(8,)), Standardise()])
+    model = Flow(Normal((3,)), [MaskedAutoregressive(hidden=(8,)), Standardize()])
     x = jax.random.normal(KEY, (4, 3))
     state = started(model, {"x": x}, 0.3)
     first = np.tile([True, False, False], (4, 1))
@@ -292,13 +292,13 @@ def test_evaluation_in_float64():
     assert wide.value == pytest.approx(log_likelihood(model)(state, split, KEY)["log_likelihood"].value, abs=1e-5)
     assert in_float64(invertibility)(model)(state, split, KEY)["round_trip_float64"].value < 1e-13
     assert not jax.config.jax_enable_x64
-    integers = Split("test", {"x": np.random.default_rng(0).integers(4, size=(50, 3))}, (dequantise(4),))
+    integers = Split("test", {"x": np.random.default_rng(0).integers(4, size=(50, 3))}, (dequantize(4),))
     wide = in_float64(log_likelihood)(model)(state, integers, KEY)["log_likelihood_float64"]  # by the same noise
     assert wide.value == pytest.approx(log_likelihood(model)(state, integers, KEY)["log_likelihood"].value, abs=1e-5)
 
 
 def test_pictures():
-    model = Flow(Normal((2,)), [Stack(Chain([Coupling(network=NET), Reverse()]), 3), Standardise()])
+    model = Flow(Normal((2,)), [Stack(Chain([Coupling(network=NET), Reverse()]), 3), Standardize()])
     x = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     state, split = started(model, {"x": jnp.asarray(x)}, 0.2), Split("test", {"x": x})
     assert len(plots.flow_density(model, state, split, KEY).axes) == 3
@@ -312,26 +312,26 @@ def test_pictures():
 
 
 def test_data_a_flow_cannot_explain_is_refused():
-    plain = Flow(Normal((2,)), [Standardise()])
-    assert "add a transform such as dequantise()" in plain.outside({"x": np.zeros((3, 2), np.uint8)})
-    squashed = Flow(Normal((2,)), [Standardise(), Squash()])
-    assert "in [0, 1]" in squashed.outside({"x": np.full((3, 2), 1.5, np.float32)})
-    assert squashed.outside({"x": np.full((3, 2), 0.5, np.float32)}) == ""
+    plain = Flow(Normal((2,)), [Standardize()])
+    assert "add a transform such as dequantize()" in plain.unsupported({"x": np.zeros((3, 2), np.uint8)})
+    squashed = Flow(Normal((2,)), [Standardize(), Sigmoid()])
+    assert "in [0, 1]" in squashed.unsupported({"x": np.full((3, 2), 1.5, np.float32)})
+    assert squashed.unsupported({"x": np.full((3, 2), 0.5, np.float32)}) == ""
     with pytest.raises(ValueError, match="the base has"):
         plain.init(KEY, {"x": jnp.zeros((3, 4))})
-    assert "not finite" in plain.outside({"x": np.array([[np.nan, 1.0]])})
+    assert "not finite" in plain.unsupported({"x": np.array([[np.nan, 1.0]])})
     with pytest.raises(ValueError, match="the network of the noise"):
-        Dequantised(squashed, Dense(2), levels=4).init(KEY, {"x": jnp.zeros((3, 2), jnp.int32)})
-    integers = Dequantised(Flow(Normal((2,)), [Squash()]), Dense(4), levels=4)
-    assert "integers from 0 to 3" in integers.outside({"x": np.full((3, 2), 4)})
-    assert integers.outside({"x": np.full((3, 2), 3)}) == ""
+        Dequantized(squashed, Dense(2), levels=4).init(KEY, {"x": jnp.zeros((3, 2), jnp.int32)})
+    integers = Dequantized(Flow(Normal((2,)), [Sigmoid()]), Dense(4), levels=4)
+    assert "integers from 0 to 3" in integers.unsupported({"x": np.full((3, 2), 4)})
+    assert integers.unsupported({"x": np.full((3, 2), 3)}) == ""
     for make in (
         lambda: Normal(()),
         lambda: Mixture((2,), 0),
-        lambda: Dequantised(squashed, Dense(4), levels=1),
+        lambda: Dequantized(squashed, Dense(4), levels=1),
         lambda: StudentT((2,), 1.0),
         lambda: Variational(plain, banana, 0),
-        lambda: Variational(replace(plain, context=Labels(2)), banana),
+        lambda: Variational(replace(plain, context=ClassLabels(2)), banana),
     ):
         with pytest.raises(ValueError):
             make()
@@ -339,7 +339,7 @@ def test_data_a_flow_cannot_explain_is_refused():
 
 def test_a_likelihood_by_hutchinsons_trace_is_called_an_estimate():
     def kind(probes):
-        flow = Flow(Normal((2,)), [Chain([Inverted(Continuous(Field((4,)), probes=probes))])])
+        flow = Flow(Normal((2,)), [Chain([Inverse(Continuous(Field((4,)), probes=probes))])])
         x = {"x": np.zeros((4, 2), np.float32)}
         params, extra = flow.init(jax.random.key(0), x)
         state = State(jnp.int32(0), jax.random.key(0), params, (), extra)

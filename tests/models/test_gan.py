@@ -1,4 +1,4 @@
-"""GANs against definitions: losses, penalties, normalisers, remedies; and what they learn."""
+"""GANs against definitions: losses, penalties, normalizers, remedies; and what they learn."""
 
 from dataclasses import replace
 
@@ -11,18 +11,18 @@ import pytest
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.core import State, fold, statistics
+from gen_jax.core import State, fold_in, statistics
 from gen_jax.data import Resident
 from gen_jax.data.modes import ring
-from gen_jax.data.transforms import stacked
+from gen_jax.data.transforms import stack_images
 from gen_jax.evaluation import mode_coverage, stability
 from gen_jax.evaluation.gan import duplicate_rate, largest_singular_value
 from gen_jax.evaluation.metric import Split
 from gen_jax.hooks import Diagnose
 from gen_jax.loop import compiled, fit, initial_state, zero_metrics
 from gen_jax.models.common import normalization
-from gen_jax.models.common.arrays import packed
-from gen_jax.models.common.conditioning import Labels
+from gen_jax.models.common.arrays import pack
+from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import (
     GAN,
@@ -50,7 +50,7 @@ LOSSES = {
 }
 PENALTIES = {
     "gradient_penalty": regularizers.gradient_penalty,
-    "zero_centred": regularizers.zero_centred,
+    "zero_centered": regularizers.zero_centered,
     "r1": regularizers.r1,
     "r2": regularizers.r2,
     "consistency": lambda: regularizers.consistency(augmentations.translation()),
@@ -129,7 +129,7 @@ def test_penalties_are_their_definitions():
     expected = {
         "r1": 10 * squares(real).mean() / 2,
         "r2": 10 * squares(fake).mean() / 2,
-        "zero_centred": 10 * middle.mean(),
+        "zero_centered": 10 * middle.mean(),
         "gradient_penalty": 10 * np.mean((np.sqrt(middle) - 1) ** 2),
     }
     for name, value in expected.items():
@@ -153,13 +153,13 @@ def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
         counts.append(float(metrics["r1_loss"].count))
     assert counts == [0, 0, 1]
     (objective,) = [o for o in model.objectives if o.name == "r1"]
-    judge = lambda v: model.discriminator.apply({"params": state.params["discriminator"]}, v)[:, 0]
-    expected = 3 * always(judge, x["x"], x["x"], jax.random.key(0))
+    discriminate = lambda v: model.discriminator.apply({"params": state.params["discriminator"]}, v)[:, 0]
+    expected = 3 * always(discriminate, x["x"], x["x"], jax.random.key(0))
     value = objective.loss(state.params["discriminator"], state, x, jax.random.key(0))[0]
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
 
-# --- every architecture with every normaliser; every loss with every penalty
+# --- every architecture with every normalizer; every loss with every penalty
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -235,7 +235,7 @@ def test_spectral_normalisation_bounds_the_slope():
 
 
 def _unwrapped(params):
-    """The same layers under the names that they have without the normaliser."""
+    """The same layers under the names that they have without the normalizer."""
     verdict = {k: v for k, v in params["_Verdict_0"].items()}
     return {"Dense_0": params["Dense_0"], "Dense_1": params["Dense_1"], "_Verdict_0": verdict}
 
@@ -256,10 +256,10 @@ def test_each_player_moves_only_itself(same):
 
 def test_packs_hold_whole_examples():
     x = jnp.arange(12.0).reshape(6, 2)
-    np.testing.assert_array_equal(packed(x, 3)[0], jnp.concatenate([x[0], x[2], x[4]]))
-    assert packed(jnp.zeros((6, 8, 8, 3)), 2).shape == (3, 8, 8, 6)
+    np.testing.assert_array_equal(pack(x, 3)[0], jnp.concatenate([x[0], x[2], x[4]]))
+    assert pack(jnp.zeros((6, 8, 8, 3)), 2).shape == (3, 8, 8, 6)
     with pytest.raises(ValueError, match="cannot be packed by 4"):
-        packed(x, 4)
+        pack(x, 4)
 
 
 def test_the_unrolled_generator_descends_the_loss_after_the_discriminators_steps():
@@ -273,18 +273,18 @@ def test_the_unrolled_generator_descends_the_loss_after_the_discriminators_steps
 
     def by_hand(generator):
         def fake(*names):
-            return apply(model.generator, generator, model.noise(fold(key, *names), 32))
+            return apply(model.generator, generator, model.noise(fold_in(key, *names), 32))
 
-        def judged(judge):
-            real, made = (apply(model.discriminator, judge, v)[:, 0] for v in (x["x"], fake("unrolled", 0)))
+        def judged(discriminate):
+            real, made = (apply(model.discriminator, discriminate, v)[:, 0] for v in (x["x"], fake("unrolled", 0)))
             return model.adversarial.discriminator(real, made)
 
-        judge = state.params["discriminator"]
-        judge = jax.tree.map(lambda p, g: p - 0.3 * g, judge, jax.grad(judged)(judge))
-        real, made = (apply(model.discriminator, judge, v)[:, 0] for v in (x["x"], fake("fake")))
+        discriminate = state.params["discriminator"]
+        discriminate = jax.tree.map(lambda p, g: p - 0.3 * g, discriminate, jax.grad(judged)(discriminate))
+        real, made = (apply(model.discriminator, discriminate, v)[:, 0] for v in (x["x"], fake("fake")))
         return -(jax.nn.softplus(-real).mean() + jax.nn.softplus(made).mean())
 
-    loss = lambda params: model._fool(params, state, x, key)[0]
+    loss = lambda params: model._generator_turn(params, state, x, key)[0]
     (value, grads), (expected, by_hand_grads) = (
         jax.jit(jax.value_and_grad(f))(state.params["generator"]) for f in (loss, by_hand)
     )
@@ -327,7 +327,7 @@ def test_mode_seeking_punishes_a_generator_that_ignores_its_noise():
     _, state = begun(model, x)
     constant = jax.tree.map(jnp.zeros_like, state.params["generator"])
     collapsed, various = (
-        float(model._fool(p, state, x, jax.random.key(0))[0]) for p in (constant, state.params["generator"])
+        float(model._generator_turn(p, state, x, jax.random.key(0))[0]) for p in (constant, state.params["generator"])
     )
     assert collapsed > 1e4 > various
 
@@ -337,13 +337,13 @@ def test_mode_seeking_punishes_a_generator_that_ignores_its_noise():
 
 def test_augmentations_keep_shape_and_pass_gradients():
     x = jax.random.uniform(jax.random.key(0), (16, 8, 8, 2))
-    changes = (
+    ops = (
         augmentations.brightness(),
         augmentations.contrast(),
         augmentations.translation(),
         augmentations.cutout(),
     )
-    for change in changes:
+    for change in ops:
         key = jax.random.key(1)
         y, back = jax.vjp(lambda x: change(x, key), x)
         assert y.shape == x.shape and not np.array_equal(x, y)
@@ -372,9 +372,9 @@ def test_adaptive_augmentation_holds_the_discriminator_at_its_target():
     ada = augmentations.Adaptive((augmentations.brightness(),), target=0.5, examples=640)
     memory = ada.init()
     for _ in range(5):
-        memory = ada.adapted(memory, jnp.ones(64))  # all real examples recognised
+        memory = ada.adapt(memory, jnp.ones(64))  # all real examples recognized
     assert float(memory["probability"]) == pytest.approx(0.5)
-    memory = ada.adapted(memory, jnp.concatenate([jnp.ones(32), -jnp.ones(32)]))
+    memory = ada.adapt(memory, jnp.concatenate([jnp.ones(32), -jnp.ones(32)]))
     assert float(memory["probability"]) == pytest.approx(0.4)
     state = State(jnp.int32(0), None, {}, {}, {"augmentation": {"probability": jnp.zeros(())}})
     x = jnp.ones((64, 4, 4, 1))
@@ -405,7 +405,7 @@ def test_conditional_gan_makes_what_it_is_told(auxiliary):
         MLPDiscriminator((32,), outputs=outputs),
         2,
         penalties=(regularizers.r1(0.1),),
-        context=Labels(2),
+        context=ClassLabels(2),
         auxiliary=auxiliary,
     )
     tx = optax.adam(2e-3, b1=0.5)
@@ -434,7 +434,7 @@ class _Told(nn.Module):
         ({"latent": 0}, "latent must be at least 1"),
         ({"every": 0}, "every must be at least 1"),
         ({"mode_seeking": -1.0}, "must not be negative"),
-        ({"packing": 2, "context": Labels(2)}, "packing=1"),
+        ({"packing": 2, "context": ClassLabels(2)}, "packing=1"),
         ({"auxiliary": 1.0}, "Labels"),
         ({"penalties": (regularizers.r1(), regularizers.r1())}, "counts once"),
         ({"unrolling": Unrolling(0, optax.sgd(0.1))}, "at least 1 step"),
@@ -452,7 +452,7 @@ def test_wrong_settings_are_refused(options, said):
             MLP((4,), 2),
             MLPDiscriminator((4,), norm=normalization.batch),
             {"penalties": (regularizers.r1(),)},
-            "normaliser",
+            "normalizer",
         ),
         (MLP((4,), 2), MLPDiscriminator((4,)), {"packing": 5}, "cannot be packed by 5"),
         (MLP((4,), 3), MLPDiscriminator((4,)), {}, "the generator makes examples"),
@@ -479,14 +479,14 @@ def test_sizes_out_of_reach_are_refused():
 def test_the_hint_comes_when_the_discriminator_wins():
     model, _ = gan()
     said = []
-    hook = Diagnose(model.diagnosis, patience=3, say=said.append)
+    hook = Diagnose(model.diagnose, patience=3, say=said.append)
     accuracies = lambda v: {"real_accuracy": np.array([v]), "fake_accuracy": np.array([v])}
     for step, value in enumerate([1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0]):
         hook.report(step, accuracies(value))
     assert len(said) == 1 and said[0].startswith("step 5: the discriminator wins")
     critic = replace(model, adversarial=losses.wasserstein())  # which is to be right always
-    assert critic.diagnosis(accuracies(1.0)) == ""
-    assert replace(model, adversarial=losses.relativistic()).diagnosis(accuracies(1.0)) != ""
+    assert critic.diagnose(accuracies(1.0)) == ""
+    assert replace(model, adversarial=losses.relativistic()).diagnose(accuracies(1.0)) != ""
 
 
 def test_duplicates_and_singular_values():
@@ -514,7 +514,7 @@ def test_pictures_are_drawn():
     split = Split("test", {"x": np.asarray(x["x"])})
     assert len(plots.generator_density(model, state, split, jax.random.key(0)).axes) == 3  # with a scale of logits
     images = {"x": np.random.default_rng(0).uniform(size=(8, 8, 8, 1)).astype(np.float32), "label": np.arange(8)}
-    model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, context=Labels(10))
+    model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, context=ClassLabels(10))
     _, state = begun(model, images)
     for draw in (plots.real_and_fake, plots.noise_interpolations):
         shown = draw(model, state, Split("test", images), jax.random.key(0)).axes[-1].images[0].get_array()
@@ -523,7 +523,7 @@ def test_pictures_are_drawn():
 
 def test_stacked_digits_write_their_number():
     x = {"x": jnp.arange(10.0)[:, None, None, None] * jnp.ones((10, 2, 2, 1)), "label": jnp.arange(10)}
-    out = stacked(3)(x, jax.random.key(0))
+    out = stack_images(3)(x, jax.random.key(0))
     assert out["x"].shape == (10, 2, 2, 3)
     written = np.asarray(out["x"][:, 0, 0]) @ [100, 10, 1]
     np.testing.assert_array_equal(out["label"], written)

@@ -30,8 +30,8 @@ from gen_jax.models.mixture import (
     random_from_data,
     random_responsibilities,
 )
-from gen_jax.models.mixture.covariances import Frame
-from gen_jax.restarts import best_of, converge, member, population
+from gen_jax.models.mixture.covariances import Standardizer
+from gen_jax.restarts import best_restart, member, population, until_converged
 from gen_jax.sharding import Layout
 
 KINDS = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
@@ -41,8 +41,8 @@ every_kind = pytest.mark.parametrize("name", KINDS)
 
 def points(n=400, scale=1.0, offset=0.0, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
-    centres = np.array([[0, 0], [4, 1], [-2, 5]])
-    x = centres[rng.integers(3, size=n)] + rng.normal(size=(n, 2)) * [1.0, 0.5]
+    centers = np.array([[0, 0], [4, 1], [-2, 5]])
+    x = centers[rng.integers(3, size=n)] + rng.normal(size=(n, 2)) * [1.0, 0.5]
     return (offset + scale * x).astype(dtype)
 
 
@@ -123,19 +123,19 @@ def test_each_iteration_is_scikit_learns(name, dtype, tolerance, scale, offset):
 def test_both_ways_to_evaluate_agree_with_float64(name, narrow):
     """The fast way where it is chosen, the exact one elsewhere; the choice is by how narrow components are."""
     rng, kind = np.random.default_rng(0), KINDS[name]
-    centres = rng.choice([-1.0, 1.0], size=(3, 4))
-    x = (centres[rng.integers(3, size=3000)] + narrow * rng.normal(size=(3000, 4))).astype(np.float32)
+    centers = rng.choice([-1.0, 1.0], size=(3, 4))
+    x = (centers[rng.integers(3, size=3000)] + narrow * rng.normal(size=(3000, 4))).astype(np.float32)
 
-    def evaluate(x, way):
-        means = jnp.asarray(centres, x.dtype)
+    def evaluate(x, evaluation):
+        means = jnp.asarray(centers, x.dtype)
         covariances = jnp.broadcast_to(narrow**2 * jnp.eye(4, dtype=x.dtype), (3, 4, 4))
         model = gaussians.Gaussians(kind)
         params = model.pack(means, covariances)
-        fast, sharpness = kind.fast(params, Frame.of(x))
-        if way == "chosen":
+        gemm, sharpness = kind.gemm(params, Standardizer.of(x))
+        if evaluation == "chosen":
             log_prob = model.log_prob(params, x)
         else:
-            log_prob = kind.exact(params).log_prob(x).T
+            log_prob = kind.direct(params).log_prob(x).T
         return log_prob, model.moments(params, x, jax.nn.softmax(log_prob)), float(sharpness)
 
     with jax.enable_x64(True):
@@ -277,7 +277,7 @@ def test_map_estimates_raise_the_posterior_and_shrink(name):
     free = dense(plain, trained(plain, x, 40))[2]
     assert np.linalg.eigvalsh(dense(model, state)[2]).min() > np.linalg.eigvalsh(free).min()
     total = float(log_prob(model, state, x).sum() + model.log_prior(state))
-    for name_, a in state.params["gmm"].items():  # no neighbour is better
+    for name_, a in state.params["gmm"].items():  # no neighbor is better
         for sign in (-1, 1):
             noise = 0.03 * sign * jax.random.normal(jax.random.key(0), a.shape)
             moved = state._replace(params={"gmm": {**state.params["gmm"], name_: a + noise}})
@@ -321,8 +321,8 @@ def test_blocks_fit_into_memory(monkeypatch, backend, name):
     kind = KINDS[name]
     unit = kind.from_dense(jnp.broadcast_to(jnp.eye(d), (k, d, d)), jnp.ones(k))
     params = {"means": jnp.zeros((k, d)), **kind.pack(unit)}
-    for way in (kind.fast(params, Frame(jnp.zeros(d), jnp.ones(d)))[0], kind.exact(params)):
-        rows = way.rows or block_size()
+    for evaluation in (kind.gemm(params, Standardizer(jnp.zeros(d), jnp.ones(d)))[0], kind.direct(params)):
+        rows = evaluation.rows or block_size()
         assert rows % 64 == 0 and 4 * k * rows <= 2**28
     assert block_size(10**9) == (512 if backend == "cpu" else 64)
 
@@ -356,7 +356,7 @@ def test_stepwise_em_reaches_what_em_reaches(name):
 @pytest.mark.parametrize("start", [kmeans, kmeans_plus_plus, random_from_data, random_responsibilities])
 def test_every_start_is_proper_and_restarts_find_the_best(start):
     x, model = points(), GMM(3, start=start)
-    algorithm = converge(population(em(model), 8), "log_likelihood", 1e-5, 200)
+    algorithm = until_converged(population(em(model), 8), "log_likelihood", 1e-5, 200)
     state, metrics = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0), {"x": x}), {"x": x})
     values, curve = np.asarray(metrics["log_likelihood"].value), np.asarray(state.extra["curve"])
     assert values.max() == pytest.approx(-3.147, abs=2e-3)
@@ -376,15 +376,15 @@ def test_every_start_is_proper_and_restarts_find_the_best(start):
 @pytest.mark.slow
 def test_best_of_goes_on_from_the_best_start():
     x, model = points(), GMM(3, start=random_responsibilities)
-    algorithm = best_of(em(model), 6, "log_likelihood", iterations=10)
+    algorithm = best_restart(em(model), 6, "log_likelihood", iterations=10)
     state = algorithm.init(jax.random.key(3), {"x": x})
     ends = np.asarray(state.extra["curve"])[:, -1]
     after, metrics = algorithm.step(state, {"x": x})
     assert float(metrics["log_likelihood"].value) >= ends.max() and int(after.step) == 1
     with pytest.raises(ValueError, match="no metric"):
-        best_of(em(model), 2, "likelihood").init(jax.random.key(0), {"x": x})
+        best_restart(em(model), 2, "likelihood").init(jax.random.key(0), {"x": x})
     with pytest.raises(ValueError, match="restarts"):
-        best_of(em(model), 0, "log_likelihood")
+        best_restart(em(model), 0, "log_likelihood")
 
 
 @every_kind
@@ -471,4 +471,4 @@ def test_impossible_hyper_parameters_are_refused():
     with pytest.raises(ValueError, match="prior"):
         GMM(2, prior=Prior(concentration=0.5))
     with pytest.raises(ValueError, match="iterations"):
-        converge(em(GMM(2)), "log_likelihood", 0.1, 0)
+        until_converged(em(GMM(2)), "log_likelihood", 0.1, 0)

@@ -24,7 +24,7 @@ from gen_jax.models.hmm.emissions import (
     LinearRegression,
     Poisson,
 )
-from gen_jax.models.mixture import DIAGONAL, FULL, SPHERICAL, TIED, ByClass
+from gen_jax.models.mixture import DIAGONAL, FULL, SPHERICAL, TIED, ClassConditional
 from gen_jax.sharding import Layout
 
 hmmlearn = pytest.importorskip("hmmlearn.hmm", reason="hmmlearn is the reference")
@@ -196,7 +196,7 @@ def test_each_step_of_a_regression_is_what_it_says():
 
     covariances = np.asarray(FULL.dense({**p, "means": p["bias"]}), np.float64)
     for k, t in itertools.product(range(3), (0, 1, 5)):
-        lagged = [x[0, t - lag] if t >= lag else extra["centre"] for lag in (1, 2)]
+        lagged = [x[0, t - lag] if t >= lag else extra["center"] for lag in (1, 2)]
         mean = np.asarray(p["weights"][k]) @ np.concatenate(lagged) + np.asarray(p["bias"][k])
         assert float(found[0, t, k]) == pytest.approx(
             multivariate_normal(mean, covariances[k]).logpdf(x[0, t]), abs=2e-3
@@ -365,7 +365,7 @@ def test_classes_are_told_apart_by_models_of_their_own():
     rng = np.random.default_rng(0)
     label = np.arange(40) % 2
     x = gaussian_data(d=2)[rng.integers(6, size=40)] + 4.0 * label[:, None, None]
-    model = ByClass(HMM(2, Gaussian(DIAGONAL)), 2)
+    model = ClassConditional(HMM(2, Gaussian(DIAGONAL)), 2)
     batch = {"x": x.astype(np.float32), "label": label}
     state = trained(model, batch, 10)
     assert np.mean(np.asarray(model.predict(state, batch)) == label) > 0.95

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from gen_jax.models.hmm import ASSOCIATIVE, SERIAL, Scan, inference
-from gen_jax.models.hmm.inference import chunked
+from gen_jax.models.hmm.inference import in_chunks
 
 SCANS = {
     "serial": SERIAL,
-    "chunked": chunked(2),
-    "uneven": chunked(4),
+    "chunked": in_chunks(2),
+    "uneven": in_chunks(4),
     "associative": ASSOCIATIVE,
     "both": Scan(3, True),
 }
@@ -146,10 +146,10 @@ def test_masks_hide_what_lies_behind_the_end():
 def test_filtering_looks_back_only():
     exact = chain(2.0)
     log_initial, log_transition, log_likelihood = single(exact)
-    filtered = np.exp(inference.filtered(log_initial, log_transition, log_likelihood))
+    forward_filter = np.exp(inference.forward_filter(log_initial, log_transition, log_likelihood))
     for t in range(6):
         upto = inference.posterior(log_initial, log_transition, log_likelihood[:, : t + 1])
-        np.testing.assert_allclose(filtered[:, t], upto.marginals[:, -1], atol=2e-6)
+        np.testing.assert_allclose(forward_filter[:, t], upto.marginals[:, -1], atol=2e-6)
 
 
 def test_posterior_samples_have_the_posteriors_frequencies():
@@ -167,4 +167,4 @@ def test_posterior_samples_have_the_posteriors_frequencies():
 
 def test_pieces_need_a_step():
     with pytest.raises(ValueError, match="at least one step"):
-        chunked(0)
+        in_chunks(0)

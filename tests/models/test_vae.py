@@ -19,7 +19,7 @@ from gen_jax.applications.imputation import impute
 from gen_jax.configs import load
 from gen_jax.core import State
 from gen_jax.data import Resident
-from gen_jax.data.transforms import stochastically_binarised
+from gen_jax.data.transforms import binarize
 from gen_jax.errors import UserError
 from gen_jax.evaluation import (
     active_units,
@@ -30,7 +30,7 @@ from gen_jax.evaluation import (
 )
 from gen_jax.evaluation.metric import Split
 from gen_jax.loop import fit
-from gen_jax.models.common.conditioning import Labels, Vectors
+from gen_jax.models.common.conditioning import ClassLabels, Vector
 from gen_jax.models.common.likelihoods import (
     Bernoulli,
     BinnedLogistic,
@@ -112,7 +112,7 @@ def test_bernoulli_likelihood():
     ],
 )
 def test_data_outside_the_support_is_named(likelihood, x, reason):
-    found = likelihood.outside(x)
+    found = likelihood.unsupported(x)
     assert (reason in found) if reason else found == ""
 
 
@@ -164,7 +164,7 @@ def test_kl_in_closed_form_is_what_samples_say(q):
 
 
 def test_flows_move_posteriors_and_priors():
-    q = posteriors.Flowed(Shift())
+    q = posteriors.FlowPosterior(Shift())
     outputs = jnp.zeros((1, 6))
     params = q.init(KEY, 3)
     z, log_q = posteriors.draw(q(outputs, params), KEY, 4)
@@ -174,7 +174,12 @@ def test_flows_move_posteriors_and_priors():
     np.testing.assert_allclose(posteriors.mean(q(outputs, params)), 2.0)
     batch = {"x": jnp.zeros((4, 2))}
     model = VAE(
-        MLP((), 4), MLP((), 2), Gaussian(), 2, prior=priors.Flowed(Shift()), posterior=posteriors.Flowed(Shift())
+        MLP((), 4),
+        MLP((), 2),
+        Gaussian(),
+        2,
+        prior=priors.FlowPrior(Shift()),
+        posterior=posteriors.FlowPosterior(Shift()),
     )
     state = started(model, batch)
     assert {"prior", "posterior"} <= set(state.params["vae"])
@@ -388,7 +393,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 def test_residual_networks_with_any_context():
     likelihood = Categorical(17)
     encoder, decoder = ResidualEncoder((4,), 6), ResidualDecoder((8, 8), (4,), likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, 3, context=Vectors(5, "where"))
+    model = VAE(encoder, decoder, likelihood, 3, context=Vector(5, "where"))
     batch = {**images(4), "where": jnp.ones((4, 5))}
     state = started(model, batch)
     elbo = jax.jit(model.elbo)
@@ -403,7 +408,7 @@ def test_a_conditional_vae_draws_what_it_is_told():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, size=1000)
     x = (5.0 * label[:, None] + rng.normal(size=(1000, 2))).astype(np.float32)
-    model = VAE(MLP([16], 2), MLP([16], 2), Gaussian(1.0), 1, context=Labels(3))
+    model = VAE(MLP([16], 2), MLP([16], 2), Gaussian(1.0), 1, context=ClassLabels(3))
     source = Resident({"x": x, "label": label}, 250)
     state = fit(descent(model, {"vae": optax.adam(1e-2)}), source, 500, chunk=100)
     for k in range(3):
@@ -413,10 +418,10 @@ def test_a_conditional_vae_draws_what_it_is_told():
 
 
 def test_contexts_that_do_not_fit_are_named():
-    assert Labels(10).outside({"label": np.arange(10)}) == ""
-    assert "from 0 to 9, but the model has 5 classes" in Labels(5).outside({"label": np.arange(10)})
-    assert 'no entry "label"' in Labels(5).outside({"x": np.zeros(3)})
-    assert "has shape (3,), but the model takes (5,)" in Vectors(5).outside({"context": np.zeros((2, 3))})
+    assert ClassLabels(10).unsupported({"label": np.arange(10)}) == ""
+    assert "from 0 to 9, but the model has 5 classes" in ClassLabels(5).unsupported({"label": np.arange(10)})
+    assert 'no entry "label"' in ClassLabels(5).unsupported({"x": np.zeros(3)})
+    assert "has shape (3,), but the model takes (5,)" in Vector(5).unsupported({"context": np.zeros((2, 3))})
 
 
 def test_networks_that_do_not_fit_are_named():
@@ -425,7 +430,7 @@ def test_networks_that_do_not_fit_are_named():
         VAE(MLP((), 3), MLP((), 3), Gaussian(), 2).init(KEY, batch)
     with pytest.raises(ValueError, match="needs a decoder that makes"):
         VAE(MLP((), 4), MLP((), 7), Gaussian(), 2).init(KEY, batch)
-    vamp = {"latent": 2, "context": Labels(3), "prior": priors.VampPrior(3)}
+    vamp = {"latent": 2, "context": ClassLabels(3), "prior": priors.VampPrior(3)}
     for wrong in ({"latent": 0}, {"latent": 2, "samples": 0}, {"latent": 2, "beta": -1.0}, vamp):
         with pytest.raises(ValueError):
             VAE(MLP((), 4), MLP((), 3), Gaussian(), **wrong)
@@ -463,7 +468,7 @@ def test_more_groups_than_resolutions_are_refused():
         ladder().init(KEY, {"x": jnp.zeros((1, 4, 4, 1), jnp.uint8)})
 
 
-# The vector-quantised VAE
+# The vector-quantized VAE
 
 
 def test_log_densities_of_a_ladder_are_those_of_its_divergence():
@@ -567,13 +572,13 @@ def test_collapse_is_seen():
 def test_protocols_are_recorded_and_binarised_data_has_no_bits_per_dimension():
     model = VAE(MLP((), 4), MLP((), (2, 2, 1)), Bernoulli(), 2)
     x = np.random.default_rng(0).integers(0, 256, size=(20, 2, 2, 1)).astype(np.uint8)
-    split = Split("test", {"x": x}, (stochastically_binarised(),))
+    split = Split("test", {"x": x}, (binarize(),))
     found = importance_weighted(3)(model)(started(model, split.head(2)), split, KEY)
-    assert set(found) == {"iwae_3"} and found["iwae_3"].how == "3 samples, stochastically binarised"
+    assert set(found) == {"iwae_3"} and found["iwae_3"].how == "3 samples, stochastically binarized"
 
 
 def test_pictures_of_latent_spaces(tmp_path):
-    model = VAE(MLP([8], 6), MLP([8], (8, 8, 2)), DiscretizedLogistic(17), 3, context=Labels(10))
+    model = VAE(MLP([8], 6), MLP([8], (8, 8, 2)), DiscretizedLogistic(17), 3, context=ClassLabels(10))
     state = started(model, images(12))
     split = Split("test", {name: np.asarray(a) for name, a in images(12).items()})
     pictures = [

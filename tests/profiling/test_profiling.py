@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from gen_jax import __main__ as tools
+from gen_jax.cli import main as tools
 from gen_jax.errors import UserError, exits
 from gen_jax.loop import abstract_state, program
 from gen_jax.models.common import convolutions
@@ -20,9 +20,9 @@ from gen_jax.profiling import bench, device, measure, report
 from gen_jax.profiling.bench import cases
 from gen_jax.profiling.cost import cost
 from gen_jax.profiling.flops import products
-from gen_jax.profiling.measure import Case, lay_out, measured
-from gen_jax.profiling.projection import Cluster, Work, reduced_bytes, work
-from gen_jax.profiling.trace import _gap, traced
+from gen_jax.profiling.measure import Case, lay_out, measure_case
+from gen_jax.profiling.projection import Cluster, Work, reduced_bytes, step_work
+from gen_jax.profiling.trace import _gap, trace_steps
 
 N = 64
 PRODUCT = 2 * N**3
@@ -106,11 +106,11 @@ def test_verdicts_follow_the_roofline():
 def test_a_step_on_several_devices_is_held_against_all_of_them(found):
     m = replace(found[0], formula=None, flops=80.0, bytes=1.0, p50=1.0, peak_flops=100.0, peak_bandwidth=100.0)
     four = replace(m, devices=4, flops=320.0, bytes=4.0, peak_flops=400.0, peak_bandwidth=400.0)
-    assert m.roofline == four.roofline == ("compute", 0.8) and m.utilisation == four.utilisation == 0.8
+    assert m.roofline == four.roofline == ("compute", 0.8) and m.utilization == four.utilization == 0.8
 
 
 def test_a_divided_step_counts_as_the_whole():
-    one, two = (measured(Case("configs/gan/gan_ring8.py", batch=64, chunk=1, devices=n), 0.05) for n in (1, 2))
+    one, two = (measure_case(Case("configs/gan/gan_ring8.py", batch=64, chunk=1, devices=n), 0.05) for n in (1, 2))
     assert two.flops == pytest.approx(one.flops, rel=0.05) and two.bytes == pytest.approx(one.bytes, rel=0.1)
     header, rows = report.division([one, two])
     assert [row[header.index("devices")] for row in rows] == ["1", "2"] and rows[0][-1] == "100 %"
@@ -129,16 +129,16 @@ def test_a_branch_that_is_seldom_taken_counts_so_often():
 def test_a_step_is_the_mean_of_the_turns_of_all_players(chunk, steps, monkeypatch):
     """`wgan_gp_digits` trains its generator on every third step: no such step, nor one without it, is the step."""
     times = [1, 1, 4] * 5 if chunk == 1 else [2] * 15
-    monkeypatch.setattr(measure, "calls", lambda *arguments: iter(times))
-    found = measured(Case("configs/gan/wgan_gp_digits.py", chunk=chunk))
+    monkeypatch.setattr(measure, "step_times", lambda *arguments: iter(times))
+    found = measure_case(Case("configs/gan/wgan_gp_digits.py", chunk=chunk))
     assert (found.p50, found.p95, found.steps) == (pytest.approx(2), pytest.approx(2), steps)
 
 
 def test_a_batch_of_all_examples_is_all_of_them():
     """EM takes all examples as one batch: the same number of them is the same step, and another one of its kind."""
-    own = measured(Case("configs/mixture/gmm_blobs.py"), 0.05)
-    same = measured(Case("configs/mixture/gmm_blobs.py", batch=own.batch), 0.05)
-    half = measured(Case("configs/mixture/gmm_blobs.py", batch=own.batch // 2), 0.05)
+    own = measure_case(Case("configs/mixture/gmm_blobs.py"), 0.05)
+    same = measure_case(Case("configs/mixture/gmm_blobs.py", batch=own.batch), 0.05)
+    half = measure_case(Case("configs/mixture/gmm_blobs.py", batch=own.batch // 2), 0.05)
     assert (own.flops, own.memory) == (same.flops, same.memory)
     assert half.flops == pytest.approx(own.flops / 2, rel=0.1)
 
@@ -153,9 +153,9 @@ def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
     def failing(case, *others):
         if case.batch == 64:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
-        return measured(case, 0.05)
+        return measure_case(case, 0.05)
 
-    monkeypatch.setattr(bench, "measured", failing)
+    monkeypatch.setattr(bench, "measure_case", failing)
     with pytest.raises(UserError, match="batch=64.*out of memory"):
         bench.bench(cases(["configs/mixture/gmm_blobs.py"], batch=(32, 64, 128)), out=tmp_path)
     assert [m["batch"] for m in json.loads((tmp_path / "bench.json").read_text())["measurements"]] == [32, 128]
@@ -169,9 +169,9 @@ def test_a_scale_of_batches_ends_where_memory_does(tmp_path, monkeypatch, capsys
         tried.append(case.batch)
         if case.batch >= 64:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return measured(case, 0.05)
+        return measure_case(case, 0.05)
 
-    monkeypatch.setattr(bench, "measured", failing)
+    monkeypatch.setattr(bench, "measure_case", failing)
     scale = ("batch", "32:256")
     bench.bench(cases(["configs/mixture/gmm_blobs.py"], scale), scale, out=tmp_path)
     assert tried == [32, 64]
@@ -184,20 +184,20 @@ def test_known_peaks_are_found_by_the_name_of_the_device(monkeypatch):
     class Device:
         device_kind = "NVIDIA H100 80GB HBM3"
 
-    assert device.known() is None  # of a CPU nothing is known
+    assert device.data_sheet() is None  # of a CPU nothing is known
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    assert device.known("bfloat16") == (989e12, 3.35e12)
-    assert device.known("int8") is None
+    assert device.data_sheet("bfloat16") == (989e12, 3.35e12)
+    assert device.data_sheet("int8") is None
     for kind, flops in {"TPU v5 lite": 197e12, "TPU v5": 459e12, "NVIDIA L40S": None, "NVIDIA L4": 121e12}.items():
         Device.device_kind = kind
-        assert (device.known("bfloat16") or [None])[0] == flops
+        assert (device.data_sheet("bfloat16") or [None])[0] == flops
 
 
 @pytest.fixture(scope="module")
 def found():
     return [
-        measured(Case("configs/gan/gan_ring8.py", batch=32, chunk=5), 0.05),
-        measured(Case("configs/mixture/gmm_blobs.py"), 0.05),
+        measure_case(Case("configs/gan/gan_ring8.py", batch=32, chunk=5), 0.05),
+        measure_case(Case("configs/mixture/gmm_blobs.py"), 0.05),
     ]
 
 
@@ -210,11 +210,11 @@ def test_a_measurement_is_of_the_step_that_trains(found):
     state = abstract_state(*(lambda e, s: (e.algorithm, s))(*lay_out(Case("configs/gan/gan_ring8.py", batch=32))))
     sizes = [a.size * a.dtype.itemsize for a in jax.tree.leaves((state.params, state.opt))]
     assert gan.memory > sum(sizes)  # the state and what a step needs beside it
-    assert 0 < gan.utilisation < 1 and gan.words.startswith(gan.roofline[0])
+    assert 0 < gan.utilization < 1 and gan.words.startswith(gan.roofline[0])
 
 
 def test_tokens_are_steps_of_sequences():
-    assert measured(Case("configs/hmm/hmm_gaussian.py", batch=8), 0.05).tokens == 8 * 100
+    assert measure_case(Case("configs/hmm/hmm_gaussian.py", batch=8), 0.05).tokens == 8 * 100
 
 
 def test_a_batch_larger_than_the_data_repeats_it():
@@ -232,18 +232,18 @@ def test_a_run_is_compared_with_an_earlier_one(found, tmp_path):
         replace(found[1], p50=1e-9, p95=1e-9),
     )
     report.save(path, found)
-    earlier = report.opened(path)
+    earlier = report.read_measurements(path)
     assert [row[-1] for row in report.against(found, earlier)[1]] == ["the same", "the same"]
     assert [row[-1] for row in report.against([slower, faster], earlier)[1]] == ["slower", "faster"]
     assert report.against([replace(found[0], batch=7)], earlier)[1][0][-1] == "not measured then"
     (tmp_path / "other.json").write_text("[1]")
     for name, said in (("other.json", "no file that `bench` wrote"), ("absent.json", "no such file")):
         with pytest.raises(UserError, match=said):
-            report.opened(tmp_path / name)
+            report.read_measurements(tmp_path / name)
 
 
 def test_a_trace_names_the_costliest_operations(tmp_path):
-    trace = traced(Case("configs/vae/vae_digits.py", batch=256), tmp_path)
+    trace = trace_steps(Case("configs/vae/vae_digits.py", batch=256), tmp_path)
     assert [o.seconds for o in trace.operations] == sorted((o.seconds for o in trace.operations), reverse=True)
     assert sum(o.share for o in trace.operations) == pytest.approx(1)
     assert 0 <= trace.host_gap < 1
@@ -265,7 +265,7 @@ def test_operations_of_an_accelerator_are_counted_beside_it(monkeypatch):
 
 
 def test_the_estimate_is_its_formula():
-    cluster = Cluster(flops=1e12, utilisation=0.5, link=1e9, latency=0.0)
+    cluster = Cluster(flops=1e12, utilization=0.5, link=1e9, latency=0.0)
     one = Work("some", 32, 1e12, 1e9)
     assert one.efficiency(1, cluster) == 1
     assert one.efficiency(4, cluster) == pytest.approx(2 / (2 + 1.5))  # 2 s of work, 2 (3/4) 1 s of summing
@@ -283,7 +283,7 @@ def test_what_is_summed_over_devices():
     experiment, source = lay_out(Case("configs/mixture/gmm_blobs.py"))
     state = abstract_state(experiment.algorithm, source)
     assert reduced_bytes(state) == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state.opt))
-    found = work(Case("configs/mixture/gmm_blobs.py"))
+    found = step_work(Case("configs/mixture/gmm_blobs.py"))
     assert found.moved == reduced_bytes(state) and found.flops == 4 * 1000 * 3 * (3 + 2 + 1)
 
 

@@ -45,7 +45,7 @@ def label(classes: int) -> tfds.features.ClassLabel:
     return tfds.features.ClassLabel(num_classes=classes)
 
 
-def divided(arrays: Mapping[str, np.ndarray], train: int, validation: int) -> dict[str, dict[str, np.ndarray]]:
+def split_arrays(arrays: Mapping[str, np.ndarray], train: int, validation: int) -> dict[str, dict[str, np.ndarray]]:
     """The first `train` examples, the next `validation`, and the rest for test."""
     cuts = {
         "train": slice(train),

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
-from gen_jax.data.builders.arrays import ArrayBuilder, divided, label, vector
+from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 
 
 class Digits(ArrayBuilder):
@@ -40,4 +40,4 @@ def small() -> dict[str, dict[str, np.ndarray]]:
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     x = digits.images.astype(np.uint8)[order, :, :, None]
-    return divided({"x": x, "label": digits.target[order]}, train=1347, validation=150)
+    return split_arrays({"x": x, "label": digits.target[order]}, train=1347, validation=150)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_jax.data.builders.arrays import ArrayBuilder, divided, label, vector
+from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 from gen_jax.errors import UserError
 
 
@@ -85,7 +85,7 @@ class Chorales(SequenceBuilder):
 
     def arrays(self, downloads):
         rng = np.random.default_rng(0)
-        return divided(padded([self.piece(rng) for _ in range(180)], self.STEPS), train=120, validation=30)
+        return split_arrays(padded([self.piece(rng) for _ in range(180)], self.STEPS), train=120, validation=30)
 
     def piece(self, rng: np.random.Generator) -> np.ndarray:
         x = np.zeros((rng.integers(32, self.STEPS + 1), 88), np.uint8)
@@ -112,7 +112,7 @@ class Vowels(SequenceBuilder):
         stations = rng.normal(size=(3, 12)) + 0.6 * rng.normal(size=(3, 3, 12))  # vowels; how each speaks
         labels = rng.integers(3, size=180)
         pieces = [self.piece(rng, stations[speaker]) for speaker in labels]
-        return divided({**padded(pieces, self.STEPS), "label": labels}, train=90, validation=30)
+        return split_arrays({**padded(pieces, self.STEPS), "label": labels}, train=90, validation=30)
 
     def piece(self, rng: np.random.Generator, stations: np.ndarray) -> np.ndarray:
         steps = int(rng.integers(8, self.STEPS + 1))

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import make_blobs, make_moons
 
-from gen_jax.data.builders.arrays import ArrayBuilder, divided, label, vector
+from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 from gen_jax.data.modes import grid, ring
 
 
@@ -17,7 +17,7 @@ class Plane(ArrayBuilder):
 
     def arrays(self, downloads):
         x, labels = self.points(np.random.default_rng(0), 10_000)
-        return divided({"x": x.astype(np.float32), "label": labels}, train=8000, validation=1000)
+        return split_arrays({"x": x.astype(np.float32), "label": labels}, train=8000, validation=1000)
 
     def points(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
@@ -31,7 +31,7 @@ class Blobs(ArrayBuilder):
 
     def arrays(self, downloads):
         x, labels = make_blobs(n_samples=1500, centers=3, cluster_std=[1.0, 2.0, 0.5], random_state=42)
-        return divided({"x": x.astype(np.float32), "label": labels}, train=1000, validation=250)
+        return split_arrays({"x": x.astype(np.float32), "label": labels}, train=1000, validation=250)
 
 
 class TwoMoons(Plane):
@@ -127,4 +127,4 @@ class GaussianHmm(ArrayBuilder):
             before = np.broadcast_to(self.INITIAL, (300, 3)) if t == 0 else self.TRANSITION[path[:, t - 1]]
             path[:, t] = (rng.uniform(size=(300, 1)) > before.cumsum(axis=1)[:, :2]).sum(axis=1)
         x = self.MEANS[path] + rng.normal(size=(300, 100, 2))
-        return divided({"x": x.astype(np.float32), "state": path}, train=200, validation=50)
+        return split_arrays({"x": x.astype(np.float32), "state": path}, train=200, validation=50)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold
+from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
-from gen_jax.evaluation.samples.features import small, trained
+from gen_jax.evaluation.samples.features import fit_classifier, small
 from gen_jax.evaluation.samples.quality import DRAWN, drawing, examples_of
 
 
@@ -29,10 +29,10 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
         draw = drawing(model)
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            see = small(split)
+            encode = small(split)
             x = np.concatenate([split.pixels(x) for x in draw(state, key, samples)])
             stack, n = x.shape[-1], len(x)
-            seen = see(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1)).probabilities
+            seen = encode(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1)).probabilities
             parts = seen.argmax(axis=-1).reshape(stack, n)
             share = np.bincount(np.ravel_multi_index(tuple(parts), (classes,) * stack), minlength=classes**stack) / n
             counts = np.bincount(split.training["label"], minlength=classes) if stack == 1 else np.ones(classes**stack)
@@ -41,7 +41,7 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             kl = float(np.sum(share[there] * ratios))
             error = math.sqrt(max(np.sum(share[there] * ratios**2) - kl**2, 0) / n)
             sure = seen.max(axis=-1)
-            of = lambda value, error, unit: Estimate(float(value), float(error), unit, "estimate", n, see.detail)
+            of = lambda value, error, unit: Estimate(float(value), float(error), unit, "estimate", n, encode.detail)
             return {
                 "classes": of(there.sum(), math.nan, f"of {classes**stack}"),
                 "class_kl": of(kl, error, "nats"),
@@ -65,11 +65,11 @@ def train_on_synthetic(model: Any) -> Measure:
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         labels = np.asarray(split.reference.arrays["label"][:10_000])
         asked = np.resize(labels, (-(-len(labels) // DRAWN), DRAWN))
-        blocks = [split.pixels(draw(state, fold(key, i), {entry: jnp.asarray(a)})) for i, a in enumerate(asked)]
+        blocks = [split.pixels(draw(state, fold_in(key, i), {entry: jnp.asarray(a)})) for i, a in enumerate(asked)]
         test = {"x": examples_of(split, 10_000), "label": np.asarray(split.arrays["label"][:10_000])}
         made = {"x": np.concatenate(blocks)[: len(labels)], "label": labels}
         real = {"x": examples_of(split.reference, len(labels)), "label": labels}
-        synthetic, actual = (trained(one, test, "").accuracy for one in (made, real))
+        synthetic, actual = (fit_classifier(one, test, "").accuracy for one in (made, real))
         error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
         how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
         return {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}

@@ -1,7 +1,7 @@
-"""Distances between two sets of features (N, D): by their moments, by a kernel, and by their nearest neighbours.
+"""Distances between two sets of features (N, D): by their moments, by a kernel, and by their nearest neighbors.
 
 Moments and kernels are computed in float64, which accelerators are slow at or lack, by the host and block by block;
-neighbours, which take most of the work and need no small differences, in float32 on the device. Results do not depend
+neighbors, which take most of the work and need no small differences, in float32 on the device. Results do not depend
 on the order of the examples or on the size of blocks but by rounding.
 """
 
@@ -164,10 +164,10 @@ def _kernel_sum(products: np.ndarray, part: np.ndarray) -> float:
 class Manifold(NamedTuple):
     """How two sets of features lie in each other's neighbourhoods, by example."""
 
-    covered: np.ndarray  # (M,) bool of samples: within the k-th neighbour of an example (their mean is the precision)
+    covered: np.ndarray  # (M,) bool of samples: within the k-th neighbor of an example (their mean is the precision)
     balls: np.ndarray  # (M,) within how many examples' (their mean, by k, is the density)
-    reached: np.ndarray  # (N,) bool of examples: within the k-th neighbour of a sample (recall)
-    occupied: np.ndarray  # (N,) bool of examples: a sample is within its k-th neighbour (coverage)
+    reached: np.ndarray  # (N,) bool of examples: within the k-th neighbor of a sample (recall)
+    occupied: np.ndarray  # (N,) bool of examples: a sample is within its k-th neighbor (coverage)
 
 
 def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int = 1024) -> Manifold:
@@ -176,11 +176,11 @@ def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int =
     block: of how many examples the distances to as many others exist at a time.
     """
     if not 1 <= k < min(len(examples), len(samples)):
-        raise UserError(f"of {len(examples)} examples and {len(samples)} samples none has {k} neighbours: give more")
+        raise UserError(f"of {len(examples)} examples and {len(samples)} samples none has {k} neighbors: give more")
     x, y = (jnp.asarray(a, jnp.float32) for a in (examples, samples))
-    centre = x.mean(axis=0)
-    x, y = x - centre, y - centre  # squares near each other lose fewer digits
-    of_x, of_y = (_neighbours(a, k, block)[:, -1] for a in (x, y))
+    center = x.mean(axis=0)
+    x, y = x - center, y - center  # squares near each other lose fewer digits
+    of_x, of_y = (_neighbors(a, k, block)[:, -1] for a in (x, y))
     balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, block))
     return Manifold(balls > 0, balls, reached, occupied)
 
@@ -188,14 +188,14 @@ def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int =
 def nearest(x: np.ndarray, y: np.ndarray, k: int = 1, block: int | None = None) -> np.ndarray:
     """(N, k) distances from each of x (N, D) to its k nearest of y (M, D), the nearest first."""
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
-    centre = y.mean(axis=0)
-    return np.sqrt(np.asarray(_nearest(x - centre, y - centre, k, block or _rows(len(y)))))
+    center = y.mean(axis=0)
+    return np.sqrt(np.asarray(_nearest(x - center, y - center, k, block or _rows(len(y)))))
 
 
-def neighbours(x: np.ndarray, k: int = 1, block: int = 1024) -> np.ndarray:
+def neighbors(x: np.ndarray, k: int = 1, block: int = 1024) -> np.ndarray:
     """(N, k) distances from each of x (N, D) to its k nearest others, the nearest first."""
     x = jnp.asarray(x, jnp.float32)
-    return np.sqrt(np.asarray(_neighbours(x - x.mean(axis=0), k, block)))
+    return np.sqrt(np.asarray(_neighbors(x - x.mean(axis=0), k, block)))
 
 
 def _rows(columns: int) -> int:
@@ -247,7 +247,7 @@ class _Blocks(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("k", "block"))
-def _neighbours(x: Array, k: int, block: int) -> Array:
+def _neighbors(x: Array, k: int, block: int) -> Array:
     """(N, k) squared distances to the nearest others. Each block of distances serves its rows and its columns."""
     blocks = _Blocks.of(len(x), block)
     x = blocks.filled(x)

@@ -34,7 +34,7 @@ PACKAGED = Path(__file__).with_name("encoders")
 KIND = "gen_jax small encoder 1"
 
 
-class Seen(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What an encoder makes of N images."""
 
     features: np.ndarray  # (N, D) float32
@@ -49,19 +49,19 @@ class Encoder(NamedTuple):
     """
 
     name: str
-    see: Callable[[np.ndarray], Any]
+    encode: Callable[[np.ndarray], Any]
     detail: str = ""
     shape: tuple[int | None, ...] | None = None
     block: int = 500
 
-    def __call__(self, x: np.ndarray) -> Seen:
+    def __call__(self, x: np.ndarray) -> EncoderOutput:
         """Of any number of images; only one block of them is computed with at a time."""
         self._check(x)
         n, found = len(x), []
         for start in range(0, n, self.block):
             part = x[start : start + self.block]
             padded = np.concatenate([part, np.repeat(part[-1:], min(self.block, n) - len(part), axis=0)])
-            seen = self.see(padded)
+            seen = self.encode(padded)
             seen = seen if isinstance(seen, tuple) else (seen,)
             found.append([np.asarray(a)[: len(part)] for a in seen])
         features, *logits = (np.concatenate(parts) for parts in zip(*found))
@@ -69,7 +69,7 @@ class Encoder(NamedTuple):
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features).all(axis=1)).sum())
             raise UserError(f"{bad} of {n} features of the encoder {self.name} are not finite")
-        return Seen(features, scipy.special.softmax(logits[0].astype(np.float64), axis=1) if logits else None)
+        return EncoderOutput(features, scipy.special.softmax(logits[0].astype(np.float64), axis=1) if logits else None)
 
     def _check(self, x: np.ndarray) -> None:
         if not len(x):
@@ -125,7 +125,7 @@ class Classification(NamedTuple):
         return (Objective("classifier", self.loss),)
 
 
-class Trained(NamedTuple):
+class TrainedClassifier(NamedTuple):
     """A small encoder's network and parameters."""
 
     name: str
@@ -135,20 +135,20 @@ class Trained(NamedTuple):
     accuracy: float = float("nan")  # on examples it was not trained on
 
     def encoder(self) -> Encoder:
-        see = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
-        return Encoder(self.name, see, f"small CNN, accuracy {self.accuracy:.3f} on grey levels", self.side)
+        encode = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
+        return Encoder(self.name, encode, f"small CNN, accuracy {self.accuracy:.3f} on gray levels", self.side)
 
 
-def trained(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> Trained:
+def fit_classifier(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> TrainedClassifier:
     """A classifier of images in [0, 1] by "label", the same whenever it is trained."""
     network = Classifier(1 + int(np.max(training["label"])))
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])))
     state = fit(descent(Classification(network), {"classifier": tx}), source, steps, chunk=min(steps, 10))
-    return tested(Trained(name, network, state.params["classifier"], training["x"].shape[1:]), test)
+    return with_accuracy(TrainedClassifier(name, network, state.params["classifier"], training["x"].shape[1:]), test)
 
 
-def tested(made: Trained, test: Arrays) -> Trained:
+def with_accuracy(made: TrainedClassifier, test: Arrays) -> TrainedClassifier:
     """The same with its accuracy on up to 2,000 examples."""
     found = made.encoder()(np.asarray(test["x"][:2000])).probabilities.argmax(axis=1)
     return made._replace(accuracy=float(np.mean(found == np.asarray(test["label"][:2000]))))
@@ -164,19 +164,19 @@ def small(split: Split) -> Encoder:
     packaged = PACKAGED / f"{split.data}.safetensors"
     made = packaged if split.data and packaged.is_file() else (split.name, *_identity(split))
     if made not in _ENCODERS:
-        _ENCODERS[made] = (load_small(packaged) if made == packaged else small_of(split)).encoder()
+        _ENCODERS[made] = (load_small_cnn(packaged) if made == packaged else fit_small_cnn(split)).encoder()
     return _ENCODERS[made]
 
 
-def small_of(split: Split) -> Trained:
+def fit_small_cnn(split: Split) -> TrainedClassifier:
     """A classifier of the training split, tested on `split`. Its name says how many examples it has seen."""
     key, training = _identity(split), split.reference.arrays
     top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
     test = intensities(split.arrays, top, 2000)
     if key not in _TRAINED:
         name = f"{split.data or 'small'}_cnn_{len(training['x'])}"
-        _TRAINED[key] = trained(intensities(training, top), test, name)
-    return tested(_TRAINED[key], test)
+        _TRAINED[key] = fit_classifier(intensities(training, top), test, name)
+    return with_accuracy(_TRAINED[key], test)
 
 
 def _identity(split: Split) -> tuple[Any, ...]:
@@ -189,19 +189,19 @@ def _identity(split: Split) -> tuple[Any, ...]:
     return split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
 
 
-_TRAINED: dict[Any, Trained] = {}  # those of this process, compiled once as encoders:
+_TRAINED: dict[Any, TrainedClassifier] = {}  # those of this process, compiled once as encoders:
 _ENCODERS: dict[Any, Encoder] = {}
 
 
-def save_small(made: Trained, path: Path) -> None:
+def save_small_cnn(made: TrainedClassifier, path: Path) -> None:
     """Writes a small encoder as safetensors. Its name is henceforth that of the file, with _cnn."""
     about = {"side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
     flat = {name: np.asarray(a) for name, a in flatten_dict(made.params, sep=".").items()}
     write_tensors(path, flat, {"kind": KIND, "about": json.dumps(about)})
 
 
-def load_small(path: Path) -> Trained:
-    """Reads what `save_small` wrote."""
+def load_small_cnn(path: Path) -> TrainedClassifier:
+    """Reads what `save_small_cnn` wrote."""
     flat, about = read_tensors(path, KIND)
     try:
         about = json.loads(about["about"])
@@ -215,7 +215,7 @@ def load_small(path: Path) -> Trained:
     if {name: a.shape for name, a in flat.items()} != {n: s.shape for n, s in flatten_dict(wanted, sep=".").items()}:
         raise UserError(f"{path} holds other arrays than its network has")
     params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
-    return Trained(f"{path.stem}_cnn", network, params, side, accuracy)
+    return TrainedClassifier(f"{path.stem}_cnn", network, params, side, accuracy)
 
 
 def _hyper(network: Classifier) -> dict[str, Any]:

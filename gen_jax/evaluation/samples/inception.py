@@ -27,13 +27,13 @@ from gen_jax.evaluation.samples.weights_io import read_pytorch, read_tensors, wr
 KIND = "gen_jax inception 1"
 SIDE = 299
 CLASSES = 1008
-_EPSILON = 1e-3  # of the batch normalisations
+_EPSILON = 1e-3  # of the batch normalizations
 
 
 class Inception(nn.Module):
     """(B, 299, 299, 3) in [-1, 1] -> features (B, 2048) and logits (B, 1008).
 
-    Batch normalisation is folded into kernels and biases. Parameters are called as in torchvision, BLOCK_BRANCH.
+    Batch normalization is folded into kernels and biases. Parameters are called as in torchvision, BLOCK_BRANCH.
     """
 
     @nn.compact
@@ -145,7 +145,7 @@ Preprocessing = Literal["tensorflow", "pytorch_fid"]
 
 
 def prepared(x_BHWC: Array, preprocessing: Preprocessing = "tensorflow") -> Array:
-    """Images in [0, 1], grey or of three colours, as the network takes them.
+    """Images in [0, 1], gray or of three colors, as the network takes them.
 
     "tensorflow": the resize of the original graph, then (255 x - 128) / 128. "pytorch_fid": that of pytorch-fid, whose
     pixels lie elsewhere, then 2 x - 1.
@@ -165,20 +165,20 @@ def inception(path: Path) -> Encoder:
     params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
 
     @jax.jit
-    def see(x: Array) -> tuple[Array, Array]:
+    def encode(x: Array) -> tuple[Array, Array]:
         return Inception().apply({"params": params}, prepared(x, preprocessing))
 
     def checked(x: np.ndarray):
         if x.shape[-1] not in (1, 3):
             raise UserError(f"Inception takes images of 1 or 3 channels, these have {x.shape[-1]}")
-        return see(x)
+        return encode(x)
 
     name = "inception" if preprocessing == "tensorflow" else f"inception_{preprocessing}"
     return Encoder(name, checked, "", (None, None, None), block=50)
 
 
 def convert(source: Path, target: Path, preprocessing: Preprocessing = "tensorflow") -> None:
-    """Writes the PyTorch file of the FID's weights as safetensors, batch normalisation folded in; runs none of it."""
+    """Writes the PyTorch file of the FID's weights as safetensors, batch normalization folded in; runs none of it."""
     flat = folded(read_pytorch(Path(source)), source)
     _check(flat, source)
     write_tensors(Path(target), flat, {"kind": KIND, "preprocessing": preprocessing})

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold
+from gen_jax.core import State, fold_in
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 from gen_jax.evaluation.samples.distances import (
@@ -25,7 +25,7 @@ from gen_jax.evaluation.samples.distances import (
     manifold,
     nearest,
 )
-from gen_jax.evaluation.samples.features import Encoder, Seen, small
+from gen_jax.evaluation.samples.features import Encoder, EncoderOutput, small
 
 DRAWN = 500  # samples drawn together
 
@@ -35,7 +35,7 @@ def sample_quality(
 ) -> Metric:
     """Makes the metric of `samples` samples against the training split; see `quality` for what it finds.
 
-    encoder: one, or what makes one of a split. k: which nearest neighbour makes an example's neighbourhood. splits: in
+    encoder: one, or what makes one of a split. k: which nearest neighbor makes an example's neighbourhood. splits: in
     how many parts samples are looked at for standard errors and for the Inception Score.
     """
 
@@ -43,11 +43,11 @@ def sample_quality(
         draw, known = drawing(model), {}
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            see = chosen(encoder, split)
+            encode = chosen(encoder, split)
             if split.name not in known:
-                known[split.name] = Reference.of(see, split)
-            fake = seen(see, (split.pixels(x) for x in draw(state, key, samples)))
-            return quality(see, fake, split, known[split.name], k, splits)
+                known[split.name] = Reference.of(encode, split)
+            fake = seen(encode, (split.pixels(x) for x in draw(state, key, samples)))
+            return quality(encode, fake, split, known[split.name], k, splits)
 
         return measure
 
@@ -65,16 +65,16 @@ def drawing(model: Any) -> Callable[[State, Array, int], Any]:
 
     def blocks(state: State, key: Array, n: int):
         for number, start in enumerate(range(0, n, DRAWN)):
-            yield np.asarray(draw(state, fold(key, number)))[: n - start]
+            yield np.asarray(draw(state, fold_in(key, number)))[: n - start]
 
     return blocks
 
 
-def seen(encoder: Encoder, blocks: Any) -> Seen:
+def seen(encoder: Encoder, blocks: Any) -> EncoderOutput:
     """What an encoder makes of blocks of images, of which one at a time is in memory."""
     parts = [encoder(x) for x in blocks]
     probabilities = None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts])
-    return Seen(np.concatenate([part.features for part in parts]), probabilities)
+    return EncoderOutput(np.concatenate([part.features for part in parts]), probabilities)
 
 
 def examples_of(split: Split, n: int) -> np.ndarray:
@@ -97,7 +97,12 @@ class Reference(NamedTuple):
 
 
 def quality(
-    encoder: Encoder, fake: Seen, split: Split, reference: Reference | None = None, k: int = 5, splits: int = 10
+    encoder: Encoder,
+    fake: EncoderOutput,
+    split: Split,
+    reference: Reference | None = None,
+    k: int = 5,
+    splits: int = 10,
 ) -> dict[str, Estimate]:
     """What the features of samples tell, against those of the training examples.
 
@@ -105,7 +110,7 @@ def quality(
     for a finite number of samples. kernel_distance: the unbiased squared MMD (KID, Binkowski et al. 2018).
     inception_score: exp E KL(p(class | x) || p(class)) (Salimans et al. 2016), where the encoder is a classifier.
     precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020): of as many samples as examples,
-    at most 10,000. memorised: the share of samples nearer to a training example than 99 % of the examples of `split`
+    at most 10,000. memorized: the share of samples nearer to a training example than 99 % of the examples of `split`
     are: 0.01 of samples that are as new as those. nearest_ratio: the median distance to the nearest training example,
     by that of `split`; below 1 they are nearer. Both are left out where `split` is the training split.
     """
@@ -118,10 +123,10 @@ def quality(
         **_frechet(fake.features, reference.moments, splits),
         **_kernel(fake.features, real),
         **_score(fake.probabilities, splits),
-        **_neighbours(fake.features, real, k),
+        **_neighbors(fake.features, real, k),
         **({} if held is None else _memory(fake.features, real, held)),
     }
-    protocol = split.protocol if "binarised" in split.protocol or "thresholded" in split.protocol else ""
+    protocol = split.protocol if "binarized" in split.protocol or "thresholded" in split.protocol else ""
     notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
     return {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
 
@@ -170,7 +175,7 @@ def inception_score(probabilities: np.ndarray) -> float:
     return float(np.exp(terms.sum(axis=1).mean()))
 
 
-def _neighbours(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate]:
+def _neighbors(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate]:
     n = min(len(fake), len(real), 10_000)
     if n <= k:
         return {}
@@ -199,6 +204,6 @@ def _memory(fake: np.ndarray, real: np.ndarray, held: np.ndarray) -> dict[str, E
     share = float(close.mean())
     error = math.hypot(math.sqrt(share * (1 - share) / n), share / 0.01 * math.sqrt(0.01 * 0.99 / len(held)))
     return {
-        "memorised": Estimate(share, error, "share", "estimate", n, how),
+        "memorized": Estimate(share, error, "share", "estimate", n, how),
         "nearest_ratio": Estimate(ratio, math.nan, "", "estimate", n, how),
     }

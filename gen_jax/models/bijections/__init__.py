@@ -9,13 +9,13 @@ from gen_jax.models.bijections.elementwise import (
     Elementwise,
     RationalQuadraticSpline,
     Scalar,
+    Sigmoid,
     Softplus,
-    Squash,
     SumOfSigmoids,
 )
 from gen_jax.models.bijections.images import Half, Squeezed, glow, realnvp
-from gen_jax.models.bijections.layer import Chain, Flattened, Inverted, Layer, Stack
-from gen_jax.models.bijections.linear import ActNorm, Linear, Permutation, Reverse, Standardise
+from gen_jax.models.bijections.layer import Chain, Flattened, Inverse, Layer, Stack
+from gen_jax.models.bijections.linear import ActNorm, Linear, Permutation, Reverse, Standardize
 from gen_jax.models.bijections.planar import Planar, Radial
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
     "Squash",
     "Squeezed",
     "Stack",
-    "Standardise",
+    "Standardize",
     "SumOfSigmoids",
     "glow",
     "realnvp",

@@ -14,14 +14,14 @@ from gen_jax.models.bijections.conditioners import Masked
 from gen_jax.models.bijections.coupling import move
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.models.common.arrays import sum_except_batch
 
 
 @dataclass(frozen=True)
 class MaskedAutoregressive(Layer):
     """MAF (Papamakarios et al. 2017, arXiv:1705.07057): densities of vectors (B, D) in one pass, samples in D.
 
-    `Inverted(MaskedAutoregressive())` is IAF (Kingma et al. 2016, arXiv:1606.04934): samples in one pass.
+    `Inverse(MaskedAutoregressive())` is IAF (Kingma et al. 2016, arXiv:1606.04934): samples in one pass.
     """
 
     transformer: Transformer = Affine()
@@ -35,7 +35,7 @@ class MaskedAutoregressive(Layer):
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self._move(self.transformer.forward, params, x, context, x)
-        return z, of_each_example(log_slopes)
+        return z, sum_except_batch(log_slopes)
 
     def forward(self, params, z, context=None):
         def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
@@ -44,7 +44,7 @@ class MaskedAutoregressive(Layer):
 
         x = lax.fori_loop(0, z.shape[-1], next_value, jnp.zeros_like(z))
         _, log_slopes = self._move(self.transformer.forward, params, x, context, x)
-        return x, -of_each_example(log_slopes)
+        return x, -sum_except_batch(log_slopes)
 
     @property
     def _module(self) -> nn.Module:

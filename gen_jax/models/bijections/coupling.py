@@ -16,7 +16,7 @@ from gen_jax.core import PyTree
 from gen_jax.models.bijections.conditioners import Dense
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.models.common.arrays import sum_except_batch
 
 Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
 VECTOR = 16  # float32 numbers that a CPU takes at once: loops over shorter rows, of many arrays, go number by number
@@ -59,12 +59,12 @@ class Coupling(_Moving):
         kept, moved = halves(x)
         raw = self._module(moved).apply({"params": params}, kept, *_given(context))
         moved, log_slopes = move(f, self.transformer.outputs, raw, moved)
-        return jnp.concatenate([kept, moved], axis=-1), of_each_example(log_slopes)
+        return jnp.concatenate([kept, moved], axis=-1), sum_except_batch(log_slopes)
 
 
 @dataclass(frozen=True)
 class Checkerboard(_Moving):
-    """Of an image (B, H, W, C) the pixels of one colour stay and move those of the other; `odd` is the other colour."""
+    """Of an image (B, H, W, C) the pixels of one color stay and move those of the other; `odd` is the other color."""
 
     network: Network
     transformer: Transformer = Affine()
@@ -79,7 +79,7 @@ class Checkerboard(_Moving):
         moves = ((np.indices(x.shape[1:3]).sum(axis=0) + self.odd) % 2 == 1)[None, :, :, None]
         raw = self._module(x).apply({"params": params}, jnp.where(moves, 0, x), *_given(context))
         y, log_slopes = move(f, self.transformer.outputs, raw, x)
-        return jnp.where(moves, y, x), of_each_example(jnp.where(moves, log_slopes, 0))
+        return jnp.where(moves, y, x), sum_except_batch(jnp.where(moves, log_slopes, 0))
 
 
 def move(f: Callable[[Sequence[Array], Array], Mapped], n: int, raw: Array, x: Array) -> Mapped:

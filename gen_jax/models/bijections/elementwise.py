@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.models.bijections.layer import Layer, solve
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.models.common.arrays import sum_except_batch
 
 
 class Transformer(Protocol):
@@ -192,11 +192,11 @@ class Elementwise(Layer):
 
     def forward(self, params, z, context=None):
         x, log_slopes = self.transformer.inverse(self._of(params, z), z)
-        return x, of_each_example(log_slopes)
+        return x, sum_except_batch(log_slopes)
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self.transformer.forward(self._of(params, x), x)
-        return z, of_each_example(log_slopes)
+        return z, sum_except_batch(log_slopes)
 
     def _of(self, params, x):
         return [jnp.broadcast_to(p, x.shape) for p in params["raw"]]
@@ -215,11 +215,11 @@ class Scalar(Layer):
 
     def forward(self, params, z, context=None):
         x, log_slopes = self.bijector.forward_and_log_det(z)
-        return x, of_each_example(log_slopes)
+        return x, sum_except_batch(log_slopes)
 
     def inverse(self, params, x, context=None):
         z, log_slopes = self.bijector.inverse_and_log_det(x)
-        return z, of_each_example(log_slopes)
+        return z, sum_except_batch(log_slopes)
 
 
 @dataclass(frozen=True)
@@ -230,15 +230,15 @@ class Softplus(Layer):
     triangular = True
 
     def forward(self, params, z, context=None):
-        return jax.nn.softplus(z), of_each_example(jax.nn.log_sigmoid(z))
+        return jax.nn.softplus(z), sum_except_batch(jax.nn.log_sigmoid(z))
 
     def inverse(self, params, x, context=None):
         z = x + jnp.log(-jnp.expm1(-x))
-        return z, -of_each_example(jax.nn.log_sigmoid(z))
+        return z, -sum_except_batch(jax.nn.log_sigmoid(z))
 
 
 @dataclass(frozen=True)
-class Squash(Layer):
+class Sigmoid(Layer):
     """Data in [0, 1], whose noise is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1).
 
     Samples reach a little beyond, to -alpha / (1 - 2 alpha) and as far above 1.
@@ -257,12 +257,12 @@ class Squash(Layer):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}")
 
     def forward(self, params, z, context=None):
-        return (jax.nn.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -of_each_example(self._log_slopes(z))
+        return (jax.nn.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha), -sum_except_batch(self._log_slopes(z))
 
     def inverse(self, params, x, context=None):
         inner = self.alpha + (1 - 2 * self.alpha) * x
         z = jnp.log(inner) - jnp.log1p(-inner)
-        return z, of_each_example(self._log_slopes(z))
+        return z, sum_except_batch(self._log_slopes(z))
 
     def _log_slopes(self, z: Array) -> Array:
         """Of the inverse, by its value."""

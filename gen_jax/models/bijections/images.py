@@ -10,12 +10,12 @@ from jax import Array
 from gen_jax.core import PyTree
 from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network, halves
 from gen_jax.models.bijections.elementwise import Affine, Transformer
-from gen_jax.models.bijections.layer import Around, Chain, Layer, Mapped, Stack
+from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack, Wrapper
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
 
 
 @dataclass(frozen=True)
-class Squeezed(Around):
+class Squeezed(Wrapper):
     """A layer at half the resolution, where 2x2 pixels are one with four times the channels."""
 
     layer: Layer
@@ -54,7 +54,7 @@ def unsqueeze(x_BHWC: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Half(Around):
+class Half(Wrapper):
     """A layer for the first half of the channels; the others are noise already (Dinh et al. 2017, section 3.6)."""
 
     layer: Layer

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import PyTree, fold
+from gen_jax.core import PyTree, fold_in
 
 Mapped = tuple[Array, Array]  # what a map returns: values (B, *event), and log|det| (B,) of its Jacobian
 
@@ -93,7 +93,7 @@ class Chain(Layer):
     def init(self, key, x, context=None):
         params = {}
         for i in reversed(range(len(self.layers))):
-            params[_name(i)] = self.layers[i].init(fold(key, i), x, context)
+            params[_name(i)] = self.layers[i].init(fold_in(key, i), x, context)
             x, _ = self.layers[i].inverse(params[_name(i)], x, context)
         return {name: own for name, own in params.items() if own}
 
@@ -112,7 +112,7 @@ class Chain(Layer):
         return x, total
 
 
-class Around(Layer):
+class Wrapper(Layer):
     """A layer made of another one, which has its properties."""
 
     layer: Layer
@@ -131,7 +131,7 @@ def _name(i: int) -> str:
 
 
 @dataclass(frozen=True)
-class Stack(Around):
+class Stack(Wrapper):
     """`depth` layers of one kind, each with parameters of its own, as a loop.
 
     unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
@@ -151,7 +151,7 @@ class Stack(Around):
 
     def init(self, key, x, context=None):
         def one(x: Array, i: Array) -> tuple[Array, PyTree]:
-            params = self.layer.init(fold(key, i), x, context)
+            params = self.layer.init(fold_in(key, i), x, context)
             return self.layer.inverse(params, x, context)[0], params
 
         return lax.scan(one, x, jnp.arange(self.depth), reverse=True)[1]
@@ -173,7 +173,7 @@ class Stack(Around):
 
 
 @dataclass(frozen=True)
-class Inverted(Around):
+class Inverse(Wrapper):
     """A layer the other way round: what was fast for densities is fast for samples."""
 
     layer: Layer
@@ -193,7 +193,7 @@ class Inverted(Around):
 
 
 @dataclass(frozen=True)
-class Flattened(Around):
+class Flattened(Wrapper):
     """A layer of vectors for data of any shape."""
 
     layer: Layer

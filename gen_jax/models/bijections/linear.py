@@ -76,7 +76,7 @@ class ActNorm(Layer):
 
 
 @dataclass(frozen=True)
-class Standardise(ActNorm):
+class Standardize(ActNorm):
     """The mean and scale of the first batch, held fixed: data of any units becomes noise of about unit size."""
 
     learned = False

@@ -1,6 +1,6 @@
 """Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted by root-finding and in closed form.
 
-Forward, noise to data, they are closed expressions, made for variational inference; `Inverted` ones are fitted to data.
+Forward, noise to data, they are closed expressions, made for variational inference; `Inverse` ones are fitted to data.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import PyTree, fold
+from gen_jax.core import PyTree, fold_in
 from gen_jax.models.bijections.layer import Layer, check_vectors, solve
 
 
-class _Amortised(Layer):
+class _Amortized(Layer):
     """A layer of vectors with a handful of parameters, which a context moves linearly."""
 
     def outputs(self, size: int) -> int:
@@ -24,9 +24,9 @@ class _Amortised(Layer):
     def init(self, key, x, context=None):
         check_vectors(self, x)
         n = self.outputs(x.shape[1])
-        params = {"raw": self.scale * jax.random.normal(fold(key, "raw"), (n,), x.dtype)}
+        params = {"raw": self.scale * jax.random.normal(fold_in(key, "raw"), (n,), x.dtype)}
         if context is not None:
-            params["context"] = 0.1 * self.scale * jax.random.normal(fold(key, "context"), (context.shape[-1], n))
+            params["context"] = 0.1 * self.scale * jax.random.normal(fold_in(key, "context"), (context.shape[-1], n))
         return params
 
     def _raw(self, params: PyTree, context: Array | None) -> Array:
@@ -35,7 +35,7 @@ class _Amortised(Layer):
 
 
 @dataclass(frozen=True)
-class Planar(_Amortised):
+class Planar(_Amortized):
     """z + u tanh(w.z + b), with u bent so that w.u > -0.99 (eq. 10 and appendix A.1)."""
 
     scale: float = 0.5
@@ -69,7 +69,7 @@ class Planar(_Amortised):
 
 
 @dataclass(frozen=True)
-class Radial(_Amortised):
+class Radial(_Amortized):
     """z + b (z - c) / (a + |z - c|), with a > 0.1 and b > -0.99 a (eq. 14 and appendix A.2)."""
 
     scale: float = 0.5
@@ -78,19 +78,19 @@ class Radial(_Amortised):
         return size + 2
 
     def forward(self, params, z, context=None):
-        centre, a, b = self._of(params, context)
-        away = z - centre
+        center, a, b = self._of(params, context)
+        away = z - center
         r = _norm(away)
         return z + (b / (a + r))[:, None] * away, self._log_det(r, a, b, z.shape[-1])
 
     def inverse(self, params, x, context=None):
-        centre, a, b = self._of(params, context)
-        away = x - centre
+        center, a, b = self._of(params, context)
+        away = x - center
         far = _norm(away)
         half = 0.5 * (a + b - far)  # r^2 + 2 half r - a far = 0
         root = jnp.sqrt(half**2 + a * far)
         r = jnp.where(half > 0, a * far / (root + jnp.abs(half)), root - half)
-        return centre + away / (1 + b / (a + r))[:, None], -self._log_det(r, a, b, x.shape[-1])
+        return center + away / (1 + b / (a + r))[:, None], -self._log_det(r, a, b, x.shape[-1])
 
     def _log_det(self, r, a, b, size):
         return (size - 1) * jnp.log1p(b / (a + r)) + jnp.log1p(a * b / (a + r) ** 2)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def of_each_example(values: jax.Array) -> jax.Array:
+def sum_except_batch(values: jax.Array) -> jax.Array:
     """(B, ...) -> (B,): sums over the values of each example."""
     return values.reshape(len(values), -1).sum(axis=-1)
 
 
-def packed(x: Array, n: int) -> Array:
+def pack(x: Array, n: int) -> Array:
     """(B, ..., C) -> (B / n, ..., n * C): n examples side by side as one."""
     if n == 1:
         return x

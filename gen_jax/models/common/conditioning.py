@@ -13,7 +13,7 @@ from jax import Array
 from gen_jax.core import Batch, PyTree
 
 
-class Context:
+class Conditioning:
     """Makes vectors (B, size) from a batch, by parameters of its own where it has any."""
 
     entry: str
@@ -26,7 +26,7 @@ class Context:
     def __call__(self, batch: Batch, params: PyTree = None) -> Array:
         raise NotImplementedError
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of a batch this context cannot take, in words; "" if nothing."""
         if self.entry not in batch:
             return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
@@ -40,14 +40,14 @@ class Context:
         raise NotImplementedError
 
 
-def told(context: Context, batch: Batch, params: PyTree = None) -> Array:
+def embed(context: Conditioning, batch: Batch, params: PyTree = None) -> Array:
     """What a context makes of a batch; a ValueError where the batch has no such entry."""
     if context.entry not in batch:
-        raise ValueError(context.outside(batch))
+        raise ValueError(context.unsupported(batch))
     return context(batch, params)
 
 
-def given_to(context: Context | None, n: int, given: Batch | None) -> Batch:
+def resolve_condition(context: Conditioning | None, n: int, given: Batch | None) -> Batch:
     """What n samples are drawn for: what is given, else what the context says; {} for a model without one."""
     if context is None:
         return {}
@@ -58,7 +58,7 @@ def given_to(context: Context | None, n: int, given: Batch | None) -> Batch:
 
 
 @dataclass(frozen=True)
-class Labels(Context):
+class ClassLabels(Conditioning):
     """The one-hot class of each example; samples are drawn of every class in turn."""
 
     classes: int
@@ -82,7 +82,7 @@ class Labels(Context):
 
 
 @dataclass(frozen=True)
-class Vectors(Context):
+class Vector(Conditioning):
     """Vectors (B, size) as they are; samples are drawn for zeros."""
 
     size: int
@@ -100,7 +100,7 @@ class Vectors(Context):
 
 
 @dataclass(frozen=True)
-class Images(Context):
+class Images(Conditioning):
     """What a network says of images (B, *shape), e.g. a `ConvEncoder`; samples are drawn for images of zeros."""
 
     network: nn.Module

@@ -33,7 +33,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-        return convolved(x_BHWC, kernel, strides)
+        return convolve(x_BHWC, kernel, strides)
 
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
@@ -53,16 +53,16 @@ class ConvTranspose(Conv):
         return transposed(x_BHWC, kernel, strides)
 
 
-class ConvDoubled(Conv):
+class UpsampleConv(Conv):
     """(B, H, W, C) -> (B, 2H, 2W, features): the convolution of the image with every pixel repeated 2x2."""
 
     def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
         if strides != (1, 1):
             raise ValueError(f"a doubled image is convolved without strides, got {strides}")
-        return convolved_doubled(x_BHWC, kernel)
+        return upsample_convolve(x_BHWC, kernel)
 
 
-def convolved(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
+def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
     """The convolution by a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
@@ -197,7 +197,7 @@ def over_rows(x: Array, y: Array) -> Array:
 
 
 def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
-    """Of every tile of four rows the six inputs of its products, each pixel beside its neighbours: (B T W, wide C)."""
+    """Of every tile of four rows the six inputs of its products, each pixel beside its neighbors: (B T W, wide C)."""
     _, height, width, _ = x_BHWC.shape
     tiles = -(-height // 4)
     x = jnp.pad(x_BHWC, ((0, 0), (1, 4 * tiles + 1 - height), (wide // 2, wide // 2), (0, 0)))
@@ -219,15 +219,15 @@ def _turned(kernel: Array) -> Array:
 # Each is linear in each of its arguments, and the transposes are each other: so gradients of gradients are fast too.
 _filtered.defvjp(
     lambda x, kernel: (_filtered(x, kernel), (x, kernel)),
-    lambda kept, y: (convolved(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[1])),
+    lambda kept, y: (convolve(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[1])),
 )
 _kernel_gradient.defvjp(
     lambda x, y, wide: (_kernel_gradient(x, y, wide), (x, y)),
-    lambda wide, kept, kernel: (convolved(kept[1], _turned(kernel)), convolved(kept[0], kernel)),
+    lambda wide, kept, kernel: (convolve(kept[1], _turned(kernel)), convolve(kept[0], kernel)),
 )
 
 
-def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
+def upsample_convolve(x_BHWC: Array, kernel: Array) -> Array:
     """The convolution by a kernel (3, 3, C, features) of the image with every pixel repeated 2x2.
 
     Of the three taps of a row two fall on the same pixel, so that each of the four positions within a pixel sees 2x2
@@ -236,7 +236,7 @@ def convolved_doubled(x_BHWC: Array, kernel: Array) -> Array:
     if kernel.shape[:2] != (3, 3):
         raise ValueError(f"a doubled image is convolved by kernels 3x3, got {kernel.shape[:2]}")
     if jax.default_backend() != "cpu":
-        return convolved(jnp.repeat(jnp.repeat(x_BHWC, 2, axis=1), 2, axis=2), kernel)
+        return convolve(jnp.repeat(jnp.repeat(x_BHWC, 2, axis=1), 2, axis=2), kernel)
     between = 16 * x_BHWC.shape[1] * x_BHWC.shape[2] * kernel.shape[3]
     return _few_at_a_time(_doubled_by_taps, between, x_BHWC, kernel)
 

@@ -6,7 +6,7 @@ or over those that are observed. A likelihood is a class with
     channels                    how many outputs a decoder gives per channel of the data
     init()                      parameters of its own, {} if it has none
     outside(x)                  what of some data it cannot explain, in words, or ""
-    normalise(x)                data as an encoder likes it
+    normalize(x)                data as an encoder likes it
     __call__(outputs, params)   a distrax distribution with the shape of x
 """
 
@@ -31,10 +31,10 @@ class Bernoulli:
     def init(self) -> PyTree:
         return {}
 
-    def outside(self, x: np.ndarray) -> str:
-        return _beyond(x, 0, 1, "Bernoulli", "binarise or scale it: see gen_jax.data.transforms")
+    def unsupported(self, x: np.ndarray) -> str:
+        return _beyond(x, 0, 1, "Bernoulli", "binarize or scale it: see gen_jax.data.transforms")
 
-    def normalise(self, x: jax.Array) -> jax.Array:
+    def normalize(self, x: jax.Array) -> jax.Array:
         """Data as an encoder likes it, about [-1, 1]."""
         return 2.0 * x - 1.0
 
@@ -67,10 +67,10 @@ class Gaussian:
     def init(self) -> PyTree:
         return {"log_scale": jnp.zeros(())} if self.scale == "shared" else {}
 
-    def outside(self, x: np.ndarray) -> str:
+    def unsupported(self, x: np.ndarray) -> str:
         return ""
 
-    def normalise(self, x: jax.Array) -> jax.Array:
+    def normalize(self, x: jax.Array) -> jax.Array:
         return x
 
     def __call__(self, outputs: jax.Array, params: PyTree = None) -> distrax.Distribution:
@@ -100,10 +100,10 @@ class Categorical:
     def init(self) -> PyTree:
         return {}
 
-    def outside(self, x: np.ndarray) -> str:
+    def unsupported(self, x: np.ndarray) -> str:
         return _not_levels(x, self.levels, "Categorical")
 
-    def normalise(self, x: jax.Array) -> jax.Array:
+    def normalize(self, x: jax.Array) -> jax.Array:
         return _unit(x, self.levels)
 
     def __call__(self, outputs: jax.Array, params: PyTree = None) -> distrax.Distribution:
@@ -122,7 +122,7 @@ class DiscretizedLogistic:
     """Integers 0 .. levels - 1 by logistics summed over bins, the outer ones open (Salimans et al. 2017, eq. 2).
 
     components: how many logistics are mixed for each value. A proper probability of the stored integers: its mean is
-    comparable between models in bits per dimension. Channels are independent given z, with no terms between colours.
+    comparable between models in bits per dimension. Channels are independent given z, with no terms between colors.
     """
 
     levels: int = 256
@@ -131,7 +131,7 @@ class DiscretizedLogistic:
     def __post_init__(self):
         if self.levels < 2 or self.components < 1:
             raise ValueError(
-                f"a discretised logistic needs 2 levels and 1 component at least, got {self.levels} and "
+                f"a discretized logistic needs 2 levels and 1 component at least, got {self.levels} and "
                 f"{self.components}"
             )
 
@@ -143,10 +143,10 @@ class DiscretizedLogistic:
     def init(self) -> PyTree:
         return {}
 
-    def outside(self, x: np.ndarray) -> str:
+    def unsupported(self, x: np.ndarray) -> str:
         return _not_levels(x, self.levels, "DiscretizedLogistic")
 
-    def normalise(self, x: jax.Array) -> jax.Array:
+    def normalize(self, x: jax.Array) -> jax.Array:
         return _unit(x, self.levels)
 
     def __call__(self, outputs: jax.Array, params: PyTree = None) -> distrax.Distribution:
@@ -196,8 +196,8 @@ class BinnedLogistic(distrax.Distribution):
         k = value.astype(jnp.float32)
         inverse_scale = jnp.exp(-self._log_scale)
         half = 1.0 / (self._levels - 1)
-        centred = k * (2.0 * half) - 1.0 - self._location
-        above, below = (centred + half) * inverse_scale, (centred - half) * inverse_scale
+        centered = k * (2.0 * half) - 1.0 - self._location
+        above, below = (centered + half) * inverse_scale, (centered - half) * inverse_scale
         log_upper = jnp.where(k >= self._levels - 1, 0.0, jax.nn.log_sigmoid(above))
         log_lower = jnp.where(k <= 0, 0.0, jax.nn.log_sigmoid(-below))
         inside = (k > 0) & (k < self._levels - 1)

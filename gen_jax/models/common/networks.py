@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.models.common.convolutions import Conv, ConvTranspose
-from gen_jax.models.common.normalization import Normaliser, none
+from gen_jax.models.common.normalization import Normalization, none
 
 
 class MLP(nn.Module):
@@ -23,7 +23,7 @@ class MLP(nn.Module):
     hidden: Sequence[int]
     outputs: int | Sequence[int]
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    norm: Normaliser = none
+    norm: Normalization = none
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -68,13 +68,13 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         x_BHWC = nn.relu(_first(self.size, self.channels, self.dtype)(z))
-        x_BHWC = x_BHWC.reshape(z.shape[0], *halved(self.size, len(self.channels)), self.channels[0])
+        x_BHWC = x_BHWC.reshape(z.shape[0], *downsampled_size(self.size, len(self.channels)), self.channels[0])
         for features in self.channels:
-            x_BHWC = nn.relu(self.grown(x_BHWC, features))
+            x_BHWC = nn.relu(self.upsample(x_BHWC, features))
         return self.pixels(x_BHWC).astype(jnp.float32)
 
-    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
-        return doubled(Conv(4 * features, dtype=self.dtype)(x_BHWC))
+    def upsample(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+        return depth_to_space(Conv(4 * features, dtype=self.dtype)(x_BHWC))
 
     def pixels(self, x_BHWC: jax.Array) -> jax.Array:
         return Conv(self.outputs, dtype=self.dtype)(x_BHWC)
@@ -83,7 +83,7 @@ class ConvDecoder(nn.Module):
 class TransposedDecoder(ConvDecoder):
     """As `ConvDecoder`, growing images by transposed convolutions of stride 2."""
 
-    def grown(self, x_BHWC: jax.Array, features: int) -> jax.Array:
+    def upsample(self, x_BHWC: jax.Array, features: int) -> jax.Array:
         return ConvTranspose(features, strides=2, dtype=self.dtype)(x_BHWC)
 
     def pixels(self, x_BHWC: jax.Array) -> jax.Array:
@@ -92,7 +92,7 @@ class TransposedDecoder(ConvDecoder):
 
 def _first(size: tuple[int, int], channels: Sequence[int], dtype: Any) -> nn.Dense:
     """From a vector to the smallest image."""
-    height, width = halved(size, len(channels))
+    height, width = downsampled_size(size, len(channels))
     return nn.Dense(height * width * channels[0], dtype=dtype)
 
 
@@ -142,25 +142,25 @@ class ResidualDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        smallest = halved(self.size, len(self.channels))
+        smallest = downsampled_size(self.size, len(self.channels))
         if z.ndim == 2:
             x_BHWC = _first(self.size, self.channels, self.dtype)(z).reshape(-1, *smallest, self.channels[0])
         else:
             x_BHWC = nn.Dense(self.channels[0], dtype=self.dtype)(z)
         for features in self.channels:
-            x_BHWC = doubled(Conv(4 * features, dtype=self.dtype)(nn.relu(x_BHWC)))
+            x_BHWC = depth_to_space(Conv(4 * features, dtype=self.dtype)(nn.relu(x_BHWC)))
             x_BHWC = Residual(features, dtype=self.dtype)(x_BHWC)
         return Conv(self.outputs, dtype=self.dtype)(nn.relu(x_BHWC)).astype(jnp.float32)
 
 
-def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
+def downsampled_size(size: tuple[int, int], times: int) -> tuple[int, int]:
     """The size of an image after halving it, which must go evenly."""
     if any(side % 2**times for side in size):
         raise ValueError(f"an image of {size} cannot be halved {times} times")
     return tuple(side // 2**times for side in size)
 
 
-def doubled(x_BHWC: jax.Array) -> jax.Array:
+def depth_to_space(x_BHWC: jax.Array) -> jax.Array:
     """(B, H, W, 4C) -> (B, 2H, 2W, C): depth to space."""
     batch, height, width, channels = x_BHWC.shape
     x = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)

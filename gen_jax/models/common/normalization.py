@@ -1,7 +1,7 @@
 """What keeps the values or the weights of a network in bounds; the networks of GANs take any of these.
 
-    norm.weights(Conv(64))(x)     # a layer, its weights normalised where that is the normaliser's way
-    norm.values(x, *context)      # its result, normalised where that is
+    norm.weights(Conv(64))(x)     # a layer, its weights normalized where that is the normalizer's way
+    norm.values(x, *context)      # its result, normalized where that is
 
 Modules find out by themselves whether they are trained: batch statistics move where that collection is mutable.
 """
@@ -21,13 +21,13 @@ from gen_jax.core import PyTree
 STATISTICS = "batch_stats"
 
 
-class Normaliser(NamedTuple):
+class Normalization(NamedTuple):
     values: Callable[..., Array] = lambda x, *context: x
     weights: Callable[[nn.Module], Callable[[Array], Array]] = lambda layer: layer
 
 
 class _Modulated(nn.Module):
-    """Normalised values times a scale plus a shift: learned ones, or such as a linear map makes of the context."""
+    """Normalized values times a scale plus a shift: learned ones, or such as a linear map makes of the context."""
 
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
@@ -66,9 +66,9 @@ class _Instance(nn.Module):
     def __call__(self, x: Array, *context: Array) -> Array:
         axes = tuple(range(1, x.ndim - 1)) or (-1,)  # of vectors, over the features
         if all(x.shape[axis] == 1 for axis in axes):
-            raise ValueError(f"instance normalisation of {x.shape[1:]} would leave nothing: take fewer layers")
-        centred = x - x.mean(axes, keepdims=True)
-        unit = centred * lax.rsqrt(jnp.mean(centred**2, axes, keepdims=True) + 1e-5)
+            raise ValueError(f"instance normalization of {x.shape[1:]} would leave nothing: take fewer layers")
+        centered = x - x.mean(axes, keepdims=True)
+        unit = centered * lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
         return _Modulated(name="affine")(unit, *context)
 
 
@@ -80,9 +80,9 @@ class _Spectral(nn.Module):
         return nn.SpectralNorm(self.layer)(x, update_stats=self.is_mutable_collection(STATISTICS))
 
 
-def batch_norm(momentum: float = 0.9) -> Normaliser:
+def batch_norm(momentum: float = 0.9) -> Normalization:
     """By the mean and variance of each channel over the batch (Ioffe & Szegedy 2015); conditional with a context."""
-    return Normaliser(values=lambda x, *context: _Batch(momentum)(x, *context))
+    return Normalization(values=lambda x, *context: _Batch(momentum)(x, *context))
 
 
 def pixel_norm(x: Array, *context: Array) -> Array:
@@ -90,17 +90,17 @@ def pixel_norm(x: Array, *context: Array) -> Array:
     return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
 
 
-none = Normaliser()
-"""No normalisation."""
+none = Normalization()
+"""No normalization."""
 batch = batch_norm()
-instance = Normaliser(values=lambda x, *context: _Instance()(x, *context))
+instance = Normalization(values=lambda x, *context: _Instance()(x, *context))
 """By the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
-pixel = Normaliser(values=pixel_norm)
-spectral = Normaliser(weights=_Spectral)
+pixel = Normalization(values=pixel_norm)
+spectral = Normalization(weights=_Spectral)
 """Weights divided by their largest singular value, by one step of power iteration (Miyato et al. 2018)."""
 
 
 def mixes_examples(statistics: PyTree) -> bool:
-    """Whether a network that keeps these statistics normalises by its whole batch."""
+    """Whether a network that keeps these statistics normalizes by its whole batch."""
     paths = (jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(statistics))
     return any(path.endswith("['variance']") for path in paths)

@@ -1,8 +1,8 @@
 """Normalizing flows and their bases; the layers are in `gen_jax.models.bijections`."""
 
 from gen_jax.models.flow.bases import Base, Mixture, Normal, StudentT
-from gen_jax.models.flow.dequantized import Dequantised
+from gen_jax.models.flow.dequantized import Dequantized
 from gen_jax.models.flow.flow import Flow
 from gen_jax.models.flow.variational import Variational
 
-__all__ = ["Base", "Dequantised", "Flow", "Mixture", "Normal", "StudentT", "Variational"]
+__all__ = ["Base", "Dequantized", "Flow", "Mixture", "Normal", "StudentT", "Variational"]

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Objective, Params, PyTree, State, fold, weights
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.core import Batch, Extra, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.flow.flow import Flow
 
 
 @dataclass(frozen=True)
-class Dequantised:
+class Dequantized:
     """A flow of integers 0 .. levels - 1 by learned noise between them (Ho et al. 2019, Flow++, arXiv:1902.00275).
 
     flow: of (x + u) / levels with u in [0, 1). u is the sigmoid of a normal, whose means and log-scales `network` makes
@@ -34,8 +34,8 @@ class Dequantised:
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         middle = {**batch, "x": (batch["x"].astype(jnp.float32) + 0.5) / self.levels}
-        params, extra = self.flow.init(fold(key, "flow"), middle)
-        made, noise = self.network.init_with_output(fold(key, "noise"), self._scaled(batch["x"]))
+        params, extra = self.flow.init(fold_in(key, "flow"), middle)
+        made, noise = self.network.init_with_output(fold_in(key, "noise"), self._scaled(batch["x"]))
         expected = (*batch["x"].shape[:-1], 2 * batch["x"].shape[-1])
         if made.shape != expected:
             raise ValueError(
@@ -43,14 +43,14 @@ class Dequantised:
             )
         return {"flow": {**params["flow"], "noise": noise["params"]}}, extra
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
         x = np.asarray(batch["x"])
         if x.dtype.kind not in "iu" or x.min() < 0 or x.max() >= self.levels:
             return (
                 f"x must hold integers from 0 to {self.levels - 1}, got {x.dtype} from {x.min():.4g} to {x.max():.4g}"
             )
-        return self.flow.context.outside(batch) if self.flow.context else ""
+        return self.flow.context.unsupported(batch) if self.flow.context else ""
 
     def _scaled(self, x: Array) -> Array:
         return 2 * x.astype(jnp.float32) / (self.levels - 1) - 1
@@ -60,7 +60,7 @@ class Dequantised:
         noise = jax.random.normal(key, mean.shape)
         raw = mean + jnp.exp(log_std) * noise
         log_slope = jax.nn.log_sigmoid(raw) + jax.nn.log_sigmoid(-raw)
-        log_q = of_each_example(-0.5 * (noise**2 + np.log(2 * np.pi)) - log_std - log_slope)
+        log_q = sum_except_batch(-0.5 * (noise**2 + np.log(2 * np.pi)) - log_std - log_slope)
         x = (batch["x"] + jax.nn.sigmoid(raw)) / self.levels
         log_p = self.flow._of(params, batch).log_prob(x)
         return log_p - log_q - np.prod(x.shape[1:]) * np.log(self.levels)

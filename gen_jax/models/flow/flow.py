@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in, weights
 from gen_jax.models.bijections.layer import Chain, Layer
-from gen_jax.models.common.conditioning import Context, given_to, told
+from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.flow.bases import Base
 
 
@@ -26,7 +26,7 @@ class Flow:
 
     base: Base
     layers: Sequence[Layer]
-    context: Context | None = None
+    context: Conditioning | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -52,33 +52,33 @@ class Flow:
         x = batch["x"]
         if x.shape[1:] != self.base.shape:
             raise ValueError(f"examples have the shape {x.shape[1:]}, but the base has {self.base.shape}")
-        context = self.context.init(fold(key, "context"), batch) if self.context else {}
+        context = self.context.init(fold_in(key, "context"), batch) if self.context else {}
         given = self.context(batch, context) if self.context else None
         params = {
-            "base": self.base.init(fold(key, "base")),
-            "layers": self.chain.init(fold(key, "layers"), x.astype(jnp.float32), given),
+            "base": self.base.init(fold_in(key, "base")),
+            "layers": self.chain.init(fold_in(key, "layers"), x.astype(jnp.float32), given),
             "context": context,
         }
         return {"flow": {name: own for name, own in params.items() if own}}, {}
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
         x = np.asarray(batch["x"])
         if x.dtype.kind in "iub":
-            return "x holds integers, of which a density has no bound: add a transform such as dequantise()"
+            return "x holds integers, of which a density has no bound: add a transform such as dequantize()"
         if not np.isfinite(x).all():
             return "x holds values that are not finite"
         low, high = self.chain.support or (-np.inf, np.inf)
         if x.min() < low or x.max() > high:
             return f"x goes from {x.min():.4g} to {x.max():.4g}, but the last layer gives data in [{low:g}, {high:g}]"
-        return self.context.outside(batch) if self.context else ""
+        return self.context.unsupported(batch) if self.context else ""
 
     def of(self, state: State, batch: Batch | None = None) -> distrax.Distribution:
         """The distribution of x, for the contexts of a batch where the model takes any."""
         return self._of(weights(state, "flow"), batch)
 
     def _of(self, params: PyTree, batch: Batch | None) -> distrax.Distribution:
-        return self(params, told(self.context, batch or {}, params.get("context")) if self.context else None)
+        return self(params, embed(self.context, batch or {}, params.get("context")) if self.context else None)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-densities in nats; estimates of them where a continuous layer has probes."""
@@ -104,9 +104,9 @@ class Flow:
     ) -> Batch:
         """given: the context of each of the n examples. temperature: what the distance of noise from its mean is
         scaled by."""
-        given = given_to(self.context, n, given)
+        given = resolve_condition(self.context, n, given)
         distribution = self.of(state, given)
         shape = () if self.context else (n,)
         base = distribution.distribution
-        z = base.mean() + temperature * (base.sample(seed=fold(key, "z"), sample_shape=shape) - base.mean())
+        z = base.mean() + temperature * (base.sample(seed=fold_in(key, "z"), sample_shape=shape) - base.mean())
         return {**given, "x": distribution.bijector.forward(z), "z": z}

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.flow.flow import Flow
 
 
 @dataclass(frozen=True)
 class Variational:
-    """A flow fitted to an unnormalised density by the reverse KL on its own samples (Rezende & Mohamed 2015, eq. 15).
+    """A flow fitted to an unnormalized density by the reverse KL on its own samples (Rezende & Mohamed 2015, eq. 15).
 
     target: log-densities (n,) up to a constant, of x (n, *shape), which it must take wherever the flow may go. Data is
     only needed for its shape, and to compare with.
@@ -33,7 +33,7 @@ class Variational:
             raise ValueError("a density without a context has nothing to tell the flow: leave its context out")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        noise = jax.random.normal(fold(key, "noise"), (self.samples, *self.flow.base.shape))
+        noise = jax.random.normal(fold_in(key, "noise"), (self.samples, *self.flow.base.shape))
         return self.flow.init(key, {"x": noise if batch["x"].shape[1:] == noise.shape[1:] else batch["x"]})
 
     def log_weights(self, params: PyTree, key: Array) -> Array:

@@ -3,7 +3,7 @@
 from gen_jax.models.gan.augmentations import (
     Adaptive,
     Augmentation,
-    Each,
+    Compose,
     InstanceNoise,
     brightness,
     contrast,
@@ -28,7 +28,7 @@ from gen_jax.models.gan.losses import (
     relativistic,
     wasserstein,
 )
-from gen_jax.models.gan.regularizers import Penalty, consistency, gradient_penalty, r1, r2, zero_centred
+from gen_jax.models.gan.regularizers import Penalty, consistency, gradient_penalty, r1, r2, zero_centered
 
 __all__ = [
     "GAN",
@@ -60,5 +60,5 @@ __all__ = [
     "relativistic",
     "translation",
     "wasserstein",
-    "zero_centred",
+    "zero_centered",
 ]

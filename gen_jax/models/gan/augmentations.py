@@ -1,7 +1,7 @@
 """What real and generated examples go through before a discriminator sees either; gradients pass through.
 
 An augmentation is a function (x, key, state) -> x, or has memory in `state.extra["augmentation"]` like `Adaptive`.
-Those of DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for grey images: `Each([brightness(), contrast(),
+Those of DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for gray images: `Each([brightness(), contrast(),
 translation(), cutout()])`.
 """
 
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import PyTree, State, fold
+from gen_jax.core import PyTree, State, fold_in
 
-Change = Callable[[Array, Array], Array]  # (B, *x), key -> the same, each example by noise of its own
+ImageOp = Callable[[Array, Array], Array]  # (B, *x), key -> the same, each example by noise of its own
 
 
 class Augmentation:
@@ -29,20 +29,20 @@ class Augmentation:
         """What it remembers, {} if nothing."""
         return {}
 
-    def adapted(self, memory: PyTree, real: Array) -> PyTree:
+    def adapt(self, memory: PyTree, real: Array) -> PyTree:
         """What it remembers after a batch, by the discriminator's margins (B,) on real examples, positive if right."""
         return memory
 
 
 @dataclass(frozen=True)
-class Each(Augmentation):
+class Compose(Augmentation):
     """Changes one after the other, at every step."""
 
-    changes: Sequence[Change]
+    ops: Sequence[ImageOp]
 
     def __call__(self, x, key, state):
-        for i, change in enumerate(self.changes):
-            x = change(x, fold(key, i))
+        for i, change in enumerate(self.ops):
+            x = change(x, fold_in(key, i))
         return x
 
 
@@ -54,7 +54,7 @@ class Adaptive(Augmentation):
     `target`, the probability moving by at most 1 in `examples` examples.
     """
 
-    changes: Sequence[Change]
+    ops: Sequence[ImageOp]
     target: float = 0.6
     examples: int = 500_000
 
@@ -67,12 +67,12 @@ class Adaptive(Augmentation):
 
     def __call__(self, x, key, state):
         probability = state.extra["augmentation"]["probability"]
-        for i, change in enumerate(self.changes):
-            chosen = jax.random.bernoulli(fold(key, "chosen", i), probability, (len(x), *(1,) * (x.ndim - 1)))
-            x = jnp.where(chosen, change(x, fold(key, i)), x)
+        for i, change in enumerate(self.ops):
+            chosen = jax.random.bernoulli(fold_in(key, "chosen", i), probability, (len(x), *(1,) * (x.ndim - 1)))
+            x = jnp.where(chosen, change(x, fold_in(key, i)), x)
         return x
 
-    def adapted(self, memory, real):
+    def adapt(self, memory, real):
         moved = jnp.sign(jnp.sign(real).mean() - self.target) * (real.size / self.examples)
         return {"probability": jnp.clip(memory["probability"] + moved, 0.0, 1.0)}
 
@@ -93,7 +93,7 @@ class InstanceNoise(Augmentation):
         return x + self.deviation * left * jax.random.normal(key, x.shape, x.dtype)
 
 
-def brightness(amount: float = 0.5) -> Change:
+def brightness(amount: float = 0.5) -> ImageOp:
     """Adds up to half of `amount` to an image (B, H, W, C), or takes it away."""
 
     def change(x: Array, key: Array) -> Array:
@@ -102,7 +102,7 @@ def brightness(amount: float = 0.5) -> Change:
     return change
 
 
-def contrast(amount: float = 1.0) -> Change:
+def contrast(amount: float = 1.0) -> ImageOp:
     """Stretches the distance to the image's mean by 1 - amount/2 to 1 + amount/2."""
 
     def change(x: Array, key: Array) -> Array:
@@ -112,14 +112,14 @@ def contrast(amount: float = 1.0) -> Change:
     return change
 
 
-def translation(share: float = 0.125) -> Change:
+def translation(share: float = 0.125) -> ImageOp:
     """Moves an image by whole pixels, up to a share of its size, zeros coming in."""
 
     def change(x: Array, key: Array) -> Array:
         for axis in (1, 2):
             size = x.shape[axis]
             reach = max(1, round(share * size))
-            moves = jax.random.randint(fold(key, axis), (len(x),), -reach, reach + 1)
+            moves = jax.random.randint(fold_in(key, axis), (len(x),), -reach, reach + 1)
             at = jnp.arange(size)[None] - moves[:, None]
             picks = jax.nn.one_hot(at, size, dtype=x.dtype)  # a row of zeros where nothing is; products, not gathers
             x = jnp.einsum("bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic", picks, x)
@@ -128,7 +128,7 @@ def translation(share: float = 0.125) -> Change:
     return change
 
 
-def cutout(share: float = 0.5) -> Change:
+def cutout(share: float = 0.5) -> ImageOp:
     """Sets a square of a share of the image's size to zero, anywhere, partly outside perhaps."""
 
     def change(x: Array, key: Array) -> Array:
@@ -136,8 +136,8 @@ def cutout(share: float = 0.5) -> Change:
         for axis in (1, 2):
             size = x.shape[axis]
             half = round(share * size) // 2
-            centre = jax.random.randint(fold(key, axis), (len(x), 1), 0, size + 1)
-            line = jnp.abs(jnp.arange(size)[None] + 0.5 - centre) < half
+            center = jax.random.randint(fold_in(key, axis), (len(x), 1), 0, size + 1)
+            line = jnp.abs(jnp.arange(size)[None] + 0.5 - center) < half
             inside = inside & (line[:, :, None] if axis == 1 else line[:, None, :])
         return jnp.where(inside[..., None], 0, x)
 

@@ -1,6 +1,6 @@
 """Networks (B, *x) -> (B, outputs) for the discriminators of GANs: the first output is the logit of being real.
 
-Each takes a normaliser from `normalisers`; modules that look at the batch as a whole, against mode collapse; and a
+Each takes a normalizer from `normalizers`; modules that look at the batch as a whole, against mode collapse; and a
 context (B, n) where the GAN is conditional, by whose projection the features are judged too (Miyato & Koyama 2018).
 Dropout is on where there is a key for it.
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.models.common.convolutions import Conv
-from gen_jax.models.common.normalization import Normaliser, none, spectral
+from gen_jax.models.common.normalization import Normalization, none, spectral
 
 
 def leaky_relu(x: Array) -> Array:
@@ -26,7 +26,7 @@ class MLPDiscriminator(nn.Module):
 
     hidden: Sequence[int]
     outputs: int = 1
-    norm: Normaliser = none
+    norm: Normalization = none
     batchwise: Sequence[nn.Module] = ()
     activation: Callable[[Array], Array] = leaky_relu
 
@@ -43,7 +43,7 @@ class DCGANDiscriminator(nn.Module):
 
     channels: Sequence[int] = (32, 64, 128)
     outputs: int = 1
-    norm: Normaliser = none
+    norm: Normalization = none
     batchwise: Sequence[nn.Module] = ()
     dropout: float = 0.25
 
@@ -63,7 +63,7 @@ class ResNetDiscriminator(nn.Module):
     channels: Sequence[int] = (128, 128, 128, 128)
     halvings: int = 2
     outputs: int = 1
-    norm: Normaliser = spectral
+    norm: Normalization = spectral
     batchwise: Sequence[nn.Module] = ()
 
     @nn.compact
@@ -76,7 +76,7 @@ class ResNetDiscriminator(nn.Module):
 
 class _ShrinkingBlock(nn.Module):
     features: int
-    norm: Normaliser
+    norm: Normalization
     first: bool
     halved: bool
 
@@ -97,7 +97,7 @@ class _Verdict(nn.Module):
     """The last layer: logits of features (B, n)."""
 
     outputs: int
-    norm: Normaliser
+    norm: Normalization
     batchwise: Sequence[nn.Module]
 
     @nn.compact

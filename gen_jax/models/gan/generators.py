@@ -1,7 +1,7 @@
 """Networks (B, latent) -> (B, H, W, C) for the generators of GANs; of vectors, `nets.MLP` will do.
 
-Each takes a normaliser from `normalisers`, and a context (B, n) where the GAN is conditional: it then scales and shifts
-what is normalised.
+Each takes a normalizer from `normalizers`, and a context (B, n) where the GAN is conditional: it then scales and shifts
+what is normalized.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.models.common.convolutions import Conv, ConvDoubled
-from gen_jax.models.common.networks import halved
-from gen_jax.models.common.normalization import Normaliser, batch, none
+from gen_jax.models.common.convolutions import Conv, UpsampleConv
+from gen_jax.models.common.networks import downsampled_size
+from gen_jax.models.common.normalization import Normalization, batch, none
 
 
 class DCGANGenerator(nn.Module):
     """A dense layer to the smallest image, then convolutions of images that double, one per further channel width.
 
-    After Radford et al. 2016, with nearest neighbours and convolutions instead of transposed convolutions.
+    After Radford et al. 2016, with nearest neighbors and convolutions instead of transposed convolutions.
     """
 
     size: tuple[int, int]
     channels: Sequence[int] = (128, 128, 64)
     outputs: int = 1
-    norm: Normaliser = batch
+    norm: Normalization = batch
     final: Callable[[Array], Array] = nn.sigmoid
 
     @nn.compact
@@ -36,7 +36,7 @@ class DCGANGenerator(nn.Module):
         h = nn.relu(self.norm.weights(nn.Dense(height * width * first))(joined(z, *context)))
         h_BHWC = self.norm.values(h.reshape(-1, height, width, first), *context)
         for features in rest:
-            h_BHWC = nn.leaky_relu(self.norm.weights(ConvDoubled(features))(h_BHWC), 0.2)
+            h_BHWC = nn.leaky_relu(self.norm.weights(UpsampleConv(features))(h_BHWC), 0.2)
             h_BHWC = self.norm.values(h_BHWC, *context)
         return self.final(Conv(self.outputs)(h_BHWC))
 
@@ -47,7 +47,7 @@ class ResNetGenerator(nn.Module):
     size: tuple[int, int]
     channels: Sequence[int] = (128, 128)
     outputs: int = 1
-    norm: Normaliser = batch
+    norm: Normalization = batch
     final: Callable[[Array], Array] = jnp.tanh
 
     @nn.compact
@@ -62,12 +62,12 @@ class ResNetGenerator(nn.Module):
 
 class _GrowingBlock(nn.Module):
     features: int
-    norm: Normaliser = none
+    norm: Normalization = none
 
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
         h = nn.relu(self.norm.values(x_BHWC, *context))
-        h = self.norm.weights(ConvDoubled(self.features))(h)
+        h = self.norm.weights(UpsampleConv(self.features))(h)
         h = nn.relu(self.norm.values(h, *context))
         h = self.norm.weights(Conv(self.features))(h)
         short = self.norm.weights(Conv(self.features, (1, 1)))(x_BHWC)  # the same before as after repeating pixels
@@ -77,7 +77,7 @@ class _GrowingBlock(nn.Module):
 def smallest(size: tuple[int, int], times: int) -> tuple[int, int]:
     """The size of the first image of a generator that doubles it so often."""
     try:
-        return halved(size, times)
+        return downsampled_size(size, times)
     except ValueError:
         raise ValueError(f"doubling {times} times cannot reach an image of {size}: give other channels") from None
 

@@ -14,18 +14,18 @@ from jax.nn import relu, softplus
 
 
 class AdversarialLoss(NamedTuple):
-    """What each player minimises: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
+    """What each player minimizes: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
 
     discriminator: Callable[[Array, Array], Array]
     generator: Callable[[Array, Array], Array]
-    boundary: float | None = 0.0  # logits above it say "real"; None where only their differences mean something
+    threshold: float | None = 0.0  # logits above it say "real"; None where only their differences mean something
     saturates: bool = True  # whether a discriminator that is always right leaves the generator little to learn from
 
-    def right(self, real: Array, fake: Array) -> tuple[Array, Array]:
+    def correct(self, real: Array, fake: Array) -> tuple[Array, Array]:
         """(B,), (B,): which of the real and which of the fake examples the discriminator takes for what they are."""
-        if self.boundary is None:
+        if self.threshold is None:
             return real > fake.mean(), fake < real.mean()
-        return real > self.boundary, fake < self.boundary
+        return real > self.threshold, fake < self.threshold
 
 
 def _cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
@@ -34,7 +34,7 @@ def _cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
 
 
 def minimax(smoothing: float = 0.0) -> AdversarialLoss:
-    """The game of Goodfellow et al. 2014 (arXiv:1406.2661, eq. 1): the generator minimises log(1 - D(G(z))).
+    """The game of Goodfellow et al. 2014 (arXiv:1406.2661, eq. 1): the generator minimizes log(1 - D(G(z))).
 
     smoothing: real examples are called real with probability 1 - smoothing only (Salimans et al. 2016, section 3.4).
     """
@@ -42,7 +42,7 @@ def minimax(smoothing: float = 0.0) -> AdversarialLoss:
 
 
 def non_saturating(smoothing: float = 0.0) -> AdversarialLoss:
-    """As `minimax`, but the generator maximises log D(G(z)) (Goodfellow et al. 2014, section 3)."""
+    """As `minimax`, but the generator maximizes log D(G(z)) (Goodfellow et al. 2014, section 3)."""
     return AdversarialLoss(_cross_entropy(smoothing), lambda r, f: softplus(-f).mean())
 
 
@@ -52,7 +52,7 @@ def least_squares(smoothing: float = 0.0) -> AdversarialLoss:
     return AdversarialLoss(
         lambda r, f: 0.5 * (jnp.mean((r - target) ** 2) + jnp.mean(f**2)),
         lambda r, f: 0.5 * jnp.mean((f - 1) ** 2),
-        boundary=target / 2,
+        threshold=target / 2,
     )
 
 
@@ -71,7 +71,7 @@ def relativistic() -> AdversarialLoss:
 
     Jolicoeur-Martineau 2019 (arXiv:1807.00734, RpGAN); with `r1` and `r2` the loss of R3GAN (Huang et al. 2024).
     """
-    return AdversarialLoss(lambda r, f: softplus(f - r).mean(), lambda r, f: softplus(r - f).mean(), boundary=None)
+    return AdversarialLoss(lambda r, f: softplus(f - r).mean(), lambda r, f: softplus(r - f).mean(), threshold=None)
 
 
 def _fraction(smoothing: float) -> float:

@@ -1,6 +1,6 @@
 """Penalties on a discriminator, which keep the game of a GAN stable. Mescheder et al. 2018 (arXiv:1801.04406) compare.
 
-`every=n` computes a penalty on every n-th step only, n times as strong (lazy regularisation, Karras et al. 2020).
+`every=n` computes a penalty on every n-th step only, n times as strong (lazy regularization, Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import fold
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.core import fold_in
+from gen_jax.models.common.arrays import sum_except_batch
 
 Critic = Callable[[Array], Array]  # (B, *x) -> (B,) logits
 
@@ -22,7 +22,7 @@ Critic = Callable[[Array], Array]  # (B, *x) -> (B,) logits
 class Penalty:
     """weight * value(critic, real, fake, key), on every n-th step.
 
-    of_gradients: it is made of the gradients of single examples' logits, which batch normalisation mixes.
+    of_gradients: it is made of the gradients of single examples' logits, which batch normalization mixes.
     """
 
     name: str
@@ -51,10 +51,10 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0, every: int = 1) 
     return Penalty("gradient_penalty", weight, value, every)
 
 
-def zero_centred(weight: float = 10.0, every: int = 1) -> Penalty:
+def zero_centered(weight: float = 10.0, every: int = 1) -> Penalty:
     """E|grad D(x)|^2 between pairs of real and fake examples (Thanh-Tung et al. 2019)."""
     value = lambda critic, real, fake, key: _squared_norms(critic, between(real, fake, key)).mean()
-    return Penalty("zero_centred", weight, value, every)
+    return Penalty("zero_centered", weight, value, every)
 
 
 def r1(weight: float = 10.0, every: int = 1) -> Penalty:
@@ -74,7 +74,7 @@ def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, e
     """
 
     def value(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
-        moved = lambda x, name: jnp.mean((critic(x) - critic(change(x, fold(key, name)))) ** 2)
+        moved = lambda x, name: jnp.mean((critic(x) - critic(change(x, fold_in(key, name)))) ** 2)
         return moved(real, "real") + moved(fake, "fake")
 
     return Penalty("consistency", weight, value, every, of_gradients=False)
@@ -88,4 +88,4 @@ def between(real: Array, fake: Array, key: Array) -> Array:
 
 def _squared_norms(critic: Critic, x: Array) -> Array:
     """(B,) of the gradients of the logits."""
-    return of_each_example(jax.grad(lambda x: critic(x).sum())(x) ** 2)
+    return sum_except_batch(jax.grad(lambda x: critic(x).sum())(x) ** 2)

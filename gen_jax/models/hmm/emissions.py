@@ -1,7 +1,7 @@
 """What the states of a hidden Markov model emit.
 
 An emission is a frozen dataclass. `init` and `distribution` are enough for sampling, inference and training by
-`descent`; `stats` and `maximise` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) says which
+`descent`; `stats` and `maximize` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) says which
 steps count.
 """
 
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, PyTree, fold
+from gen_jax.core import Batch, Extra, PyTree, fold_in
 from gen_jax.models.common.linalg import matmul
-from gen_jax.models.mixture.covariances import FULL, Full, Stats, alive
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, spread
+from gen_jax.models.mixture.covariances import FULL, Full, Stats, occupied
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 
@@ -37,10 +37,10 @@ class Emission:
         """Sufficient statistics under the probabilities r (B, T, K) of the states; they add over batches."""
         raise NotImplementedError(f"{type(self).__name__} has no EM: train it by descent")
 
-    def maximise(self, params: PyTree, extra: Extra, stats: PyTree) -> PyTree:
+    def maximize(self, params: PyTree, extra: Extra, stats: PyTree) -> PyTree:
         raise NotImplementedError(f"{type(self).__name__} has no EM: train it by descent")
 
-    def rebased(self, stats: PyTree, old: PyTree, new: PyTree) -> PyTree:
+    def recenter(self, stats: PyTree, old: PyTree, new: PyTree) -> PyTree:
         """Statistics as they would be under new parameters."""
         return stats
 
@@ -52,7 +52,7 @@ class Emission:
 
     def draw(self, params: PyTree, extra: Extra, key: Array, states: Array, past: Array | None = None) -> Array:
         """x (B, T, ...) for given states (B, T); `past` (B, T', ...) is what was observed before."""
-        of_each = jax.vmap(lambda i: self.distribution(params).sample(seed=fold(key, i)))(jnp.arange(states.size))
+        of_each = jax.vmap(lambda i: self.distribution(params).sample(seed=fold_in(key, i)))(jnp.arange(states.size))
         return jax.vmap(lambda x, k: x[k])(of_each, states.reshape(-1)).reshape(*states.shape, *of_each.shape[2:])
 
     def mean(self, params: PyTree) -> Array:
@@ -74,7 +74,7 @@ class Gaussian(Emission):
 
     kind: Full = FULL
     floor: float = 1e-6
-    regularisation: float = 0.0
+    regularization: float = 0.0
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
     start: Start = kmeans_plus_plus
@@ -84,18 +84,18 @@ class Gaussian(Emission):
 
     @property
     def gaussians(self) -> Gaussians:
-        return Gaussians(self.kind, self.floor, self.regularisation, self.missing, self.prior)
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior)
 
     def init(self, key, batch, seen, k):
         x, weight = _rows(batch["x"]), seen.reshape(-1).astype(batch["x"].dtype)
         middle = jnp.where(weight[:, None] > 0, x, jnp.nan)
         x = jnp.where(jnp.isnan(middle), jnp.nan_to_num(jnp.nanmean(middle, axis=0)), x)
-        extra = {"variance": spread(x)}
+        extra = {"variance": data_variance(x)}
         params = self.gaussians.start(x, k, extra["variance"])
-        assign = self.start(fold(key, "start"), x, weight, k)
+        assign = self.start(fold_in(key, "start"), x, weight, k)
         plain = replace(self.gaussians, missing=False)
         r = assign(x, jnp.arange(len(x))).T * weight[:, None]
-        return plain.maximise(params, plain.moments(params, x, r), extra["variance"]), extra
+        return plain.maximize(params, plain.moments(params, x, r), extra["variance"]), extra
 
     def distribution(self, params):
         return self.kind.distribution(params)
@@ -107,11 +107,11 @@ class Gaussian(Emission):
     def stats(self, params, extra, batch, r):
         return self.gaussians.moments(params, _rows(batch["x"]), r.reshape(-1, r.shape[-1]))
 
-    def maximise(self, params, extra, stats):
-        return self.gaussians.maximise(params, stats, extra["variance"])
+    def maximize(self, params, extra, stats):
+        return self.gaussians.maximize(params, stats, extra["variance"])
 
-    def rebased(self, stats, old, new):
-        return self.kind.rebased(stats, new["means"] - old["means"])
+    def recenter(self, stats, old, new):
+        return self.kind.recenter(stats, new["means"] - old["means"])
 
     def draw(self, params, extra, key, states, past=None):
         noise = jax.random.normal(key, (states.size, params["means"].shape[1]), params["means"].dtype)
@@ -141,10 +141,10 @@ class GaussianMixture(Gaussian):
 
     def init(self, key, batch, seen, k):
         """The states are seeded as single Gaussians, their components around them."""
-        single = Gaussian(self.kind, self.floor, self.regularisation, self.missing, self.prior, self.start)
+        single = Gaussian(self.kind, self.floor, self.regularization, self.missing, self.prior, self.start)
         gaussian, extra = single.init(key, batch, seen, k)
         spreads = jnp.sqrt(self.kind.variances(gaussian))
-        noise = jax.random.normal(fold(key, "components"), (k, self.components, spreads.shape[1]), spreads.dtype)
+        noise = jax.random.normal(fold_in(key, "components"), (k, self.components, spreads.shape[1]), spreads.dtype)
         shapes = self.kind.take(gaussian, jnp.repeat(jnp.arange(k), self.components))
         means = gaussian["means"][:, None] + 0.5 * spreads[:, None] * noise
         shapes["means"] = means.reshape(k * self.components, -1)
@@ -172,16 +172,16 @@ class GaussianMixture(Gaussian):
         each = jax.nn.softmax(self._joint(params, x), axis=2) * r.reshape(len(x), -1, 1)
         return self.gaussians.moments(_without(params, "logits"), x, each.reshape(len(x), -1))
 
-    def maximise(self, params, extra, stats):
+    def maximize(self, params, extra, stats):
         count = stats.count.reshape(params["logits"].shape) + self.prior.concentration - 1
         share = count / jnp.maximum(count.sum(axis=1, keepdims=True), 1e-30)
-        new = self.gaussians.maximise(_without(params, "logits"), stats, extra["variance"])
+        new = self.gaussians.maximize(_without(params, "logits"), stats, extra["variance"])
         return {"logits": jnp.log(jnp.maximum(share, 1e-30)), **new}
 
     def draw(self, params, extra, key, states, past=None):
         m = params["logits"].shape[1]
-        component = jax.random.categorical(fold(key, "component"), params["logits"][states])
-        return super().draw(_without(params, "logits"), extra, fold(key, "noise"), states * m + component)
+        component = jax.random.categorical(fold_in(key, "component"), params["logits"][states])
+        return super().draw(_without(params, "logits"), extra, fold_in(key, "noise"), states * m + component)
 
     def covariances(self, params):
         return super().covariances(_without(params, "logits"))
@@ -204,7 +204,7 @@ class Categorical(Emission):
 
     def init(self, key, batch, seen, k):
         count = jnp.zeros(self.symbols).at[batch["x"]].add(seen.astype(jnp.float32)) + 1
-        jitter = jax.random.gamma(fold(key, "start"), 5.0, (k, self.symbols))
+        jitter = jax.random.gamma(fold_in(key, "start"), 5.0, (k, self.symbols))
         return {"logits": jnp.log(count / count.sum() * jitter)}, {}
 
     def distribution(self, params):
@@ -217,7 +217,7 @@ class Categorical(Emission):
         k = r.shape[-1]
         return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
 
-    def maximise(self, params, extra, stats):
+    def maximize(self, params, extra, stats):
         count = stats + self.concentration - 1
         total = count.sum(axis=1, keepdims=True)
         return {"logits": jnp.where(total > 1e-6, jnp.log(jnp.maximum(count / total, 1e-30)), params["logits"])}
@@ -234,7 +234,7 @@ class Poisson(Emission):
 
     def init(self, key, batch, seen, k):
         mean = jnp.maximum(_mean(batch["x"], seen), 1e-3)
-        jitter = jax.random.gamma(fold(key, "start"), 4.0, (k, len(mean))) / 4
+        jitter = jax.random.gamma(fold_in(key, "start"), 4.0, (k, len(mean))) / 4
         return {"log_rate": jnp.log(mean * jitter + 1e-6)}, {"rate": mean}
 
     def distribution(self, params):
@@ -249,7 +249,7 @@ class Poisson(Emission):
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
 
-    def maximise(self, params, extra, stats):
+    def maximize(self, params, extra, stats):
         count, total = stats
         rate = (total + self.prior * extra["rate"]) / jnp.maximum(count + self.prior, 1e-6)[:, None]
         return {"log_rate": jnp.where(count[:, None] > 1e-6, jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
@@ -273,7 +273,7 @@ class Bernoulli(Emission):
 
     def init(self, key, batch, seen, k):
         mean = jnp.clip(_mean(batch["x"], seen), 0.01, 0.99)
-        noise = jax.random.normal(fold(key, "start"), (k, len(mean)))
+        noise = jax.random.normal(fold_in(key, "start"), (k, len(mean)))
         return {"logits": jnp.log(mean / (1 - mean)) + noise}, {}
 
     def distribution(self, params):
@@ -287,7 +287,7 @@ class Bernoulli(Emission):
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
 
-    def maximise(self, params, extra, stats):
+    def maximize(self, params, extra, stats):
         count, total = stats
         p = jnp.clip((total + self.prior) / jnp.maximum(count + 2 * self.prior, 1e-6)[:, None], 1e-6, 1 - 1e-6)
         return {"logits": jnp.where(count[:, None] > 1e-6, jnp.log(p) - jnp.log1p(-p), params["logits"])}
@@ -317,25 +317,25 @@ class LinearRegression(Emission):
 
     def init(self, key, batch, seen, k):
         x = jnp.where(seen[..., None], batch["x"], jnp.nan)
-        extra = {"centre": jnp.nan_to_num(jnp.nanmean(x, axis=(0, 1)))}
+        extra = {"center": jnp.nan_to_num(jnp.nanmean(x, axis=(0, 1)))}
         both = _rows(self._both(extra, {**batch, "x": x}, seen))
-        extra["variance"] = spread(both)
+        extra["variance"] = data_variance(both)
         whole = Gaussians(FULL, self.floor)
         params = {"joint": whole.start(both, k, extra["variance"])}
-        r = jax.nn.softmax(2 * jax.random.normal(fold(key, "start"), (*seen.shape, k), x.dtype)) * seen[..., None]
+        r = jax.nn.softmax(2 * jax.random.normal(fold_in(key, "start"), (*seen.shape, k), x.dtype)) * seen[..., None]
         params |= {
             "weights": jnp.zeros((k, x.shape[2], both.shape[1] - x.shape[2])),
             "bias": jnp.zeros((k, x.shape[2])),
         }
         params |= FULL.pack(jnp.broadcast_to(jnp.eye(x.shape[2], dtype=x.dtype), (k, *2 * x.shape[2:])))
         extra["joint"] = params.pop("joint")
-        return self.maximise(params, extra, self.stats(params, extra, {**batch, "x": jnp.nan_to_num(x)}, r)), extra
+        return self.maximize(params, extra, self.stats(params, extra, {**batch, "x": jnp.nan_to_num(x)}, r)), extra
 
     def _both(self, extra: Extra, batch: Batch, seen: Array | None = None) -> Array:
         """(B, T, F + D) regressors and observations."""
         x = batch["x"]
-        known = jnp.where(jnp.isnan(x), extra["centre"], x)
-        before = jnp.broadcast_to(extra["centre"], (len(x), self.lags, x.shape[2]))
+        known = jnp.where(jnp.isnan(x), extra["center"], x)
+        before = jnp.broadcast_to(extra["center"], (len(x), self.lags, x.shape[2]))
         padded = jnp.concatenate([before, known], axis=1)
         lagged = [padded[:, self.lags - lag : padded.shape[1] - lag] for lag in range(1, self.lags + 1)]
         given = [batch["input"]] if self.inputs else []
@@ -354,20 +354,20 @@ class LinearRegression(Emission):
     def stats(self, params, extra, batch, r):
         return Gaussians(FULL).moments(extra["joint"], _rows(self._both(extra, batch)), r.reshape(-1, r.shape[-1]))
 
-    def maximise(self, params, extra, stats: Stats):
+    def maximize(self, params, extra, stats: Stats):
         d = params["bias"].shape[1]
-        joint = Gaussians(FULL, self.floor).maximise(extra["joint"], stats, extra["variance"])
+        joint = Gaussians(FULL, self.floor).maximize(extra["joint"], stats, extra["variance"])
         means, covariances = joint["means"], FULL.dense(joint)
         weights = jnp.linalg.solve(covariances[:, :-d, :-d], covariances[:, :-d, -d:]).mT
         bias = means[:, -d:] - jnp.einsum("kdf,kf->kd", weights, means[:, :-d])
         rest = covariances[:, -d:, -d:] - weights @ covariances[:, :-d, -d:]
-        return FULL.kept(alive(stats), {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
+        return FULL.where_occupied(occupied(stats), {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
 
     def draw(self, params, extra, key, states, past=None):
         if self.inputs:
             raise ValueError("a regression on inputs cannot draw without them")
         d, factor = params["bias"].shape[1], FULL.factor(params)
-        before = jnp.broadcast_to(extra["centre"], (len(states), self.lags, d))
+        before = jnp.broadcast_to(extra["center"], (len(states), self.lags, d))
         if past is not None:
             before = jnp.concatenate([before, past], axis=1)[:, -self.lags :]
         noise = jax.random.normal(key, (states.shape[1], states.shape[0], d), params["bias"].dtype)
@@ -395,8 +395,8 @@ def _without(params: PyTree, name: str) -> PyTree:
 
 def _mean(x: Array, seen: Array) -> Array:
     """(D,) over the steps that count."""
-    kept = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
-    return kept.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
+    where_occupied = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
+    return where_occupied.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
 
 
 def _counts(x: Array, r: Array) -> tuple[Array, Array]:

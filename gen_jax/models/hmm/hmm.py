@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
 from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
@@ -82,9 +82,9 @@ class HMM:
         batch, _, seen = self._clean(batch)
         if "weight" in batch:
             seen &= batch["weight"][:, None] > 0
-        emission, extra = self.emission.init(fold(key, "emission"), batch, seen, self.states)
+        emission, extra = self.emission.init(fold_in(key, "emission"), batch, seen, self.states)
         dtype = jnp.result_type(float, *jax.tree.leaves(emission)) if batch["x"].dtype.kind != "f" else batch["x"].dtype
-        jitter = lambda name, *shape: 0.3 * jax.random.normal(fold(key, name), shape, dtype)
+        jitter = lambda name, *shape: 0.3 * jax.random.normal(fold_in(key, name), shape, dtype)
         initial, transition = jitter("initial", self.states), jitter("transition", self.states, self.states)
         params = {"initial": initial, "transition": transition, "emission": emission}
         return {"hmm": params}, {"emission": extra}
@@ -152,14 +152,14 @@ class HMM:
         new = {
             "initial": logits(stats.initial + more, params["initial"], start),
             "transition": logits(pairs, params["transition"], moves),
-            "emission": self.emission.maximise(params["emission"], state.extra["emission"], stats.emission),
+            "emission": self.emission.maximize(params["emission"], state.extra["emission"], stats.emission),
         }
         return {"hmm": new}, {}
 
-    def rebased(self, state: State, stats: Stats, params: Params) -> Stats:
+    def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
         """Statistics under the parameters of the State, as they would be under `params`."""
         old, new = state.params["hmm"]["emission"], params["hmm"]["emission"]
-        return stats._replace(emission=self.emission.rebased(stats.emission, old, new))
+        return stats._replace(emission=self.emission.recenter(stats.emission, old, new))
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
@@ -179,7 +179,7 @@ class HMM:
     def filter(self, state: State, batch: Batch) -> Array:
         """(B, T, K) p(z_t | x up to t)."""
         _, chain, scan = self._of(state, batch)
-        return jnp.exp(inference.filtered(*chain, scan))
+        return jnp.exp(inference.forward_filter(*chain, scan))
 
     def smooth(self, state: State, batch: Batch) -> Posterior:
         """The posterior of the states, and the expected number of their transitions."""
@@ -200,7 +200,7 @@ class HMM:
         """The next `horizon` steps after the end of each sequence."""
         there, chain, scan = self._of(state, batch)
         last = there.sum(axis=1) - 1
-        now = jnp.exp(inference.filtered(*chain, scan))[jnp.arange(len(last)), last]
+        now = jnp.exp(inference.forward_filter(*chain, scan))[jnp.arange(len(last)), last]
         transition = jnp.exp(chain[1])
         step = lambda p, _: (p @ transition,) * 2
         states = jnp.swapaxes(jax.lax.scan(step, now, length=horizon)[1], 0, 1)
@@ -212,9 +212,9 @@ class HMM:
         params = weights(state, "hmm")
         batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]
-        now = jax.random.categorical(fold(key, "now"), inference.filtered(*chain, scan)[:, -1])
-        path = self._path(log_transition, fold(key, "path"), log_transition[now], horizon)
-        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path, batch["x"])
+        now = jax.random.categorical(fold_in(key, "now"), inference.forward_filter(*chain, scan)[:, -1])
+        path = self._path(log_transition, fold_in(key, "path"), log_transition[now], horizon)
+        x = self.emission.draw(params["emission"], state.extra["emission"], fold_in(key, "x"), path, batch["x"])
         return {"x": x, "state": path}
 
     def sample(self, state: State, key: Array, n: int, length: int | None = None) -> Batch:
@@ -222,15 +222,15 @@ class HMM:
         params = weights(state, "hmm")
         log_initial, log_transition = self._log_chain(params)
         first = jnp.broadcast_to(log_initial, (n, self.states))
-        path = self._path(log_transition, fold(key, "path"), first, length or self.length)
-        x = self.emission.draw(params["emission"], state.extra["emission"], fold(key, "x"), path)
+        path = self._path(log_transition, fold_in(key, "path"), first, length or self.length)
+        x = self.emission.draw(params["emission"], state.extra["emission"], fold_in(key, "x"), path)
         return {"x": x, "state": path}
 
     def _path(self, log_transition: Array, key: Array, first: Array, length: int) -> Array:
         """(B, length) states, the first from these logits (B, K)."""
 
         def step(logits: Array, t: Array):
-            state = jax.random.categorical(fold(key, t), logits)
+            state = jax.random.categorical(fold_in(key, t), logits)
             return log_transition[state], state
 
         return jax.lax.scan(step, first, jnp.arange(length))[1].T.astype(jnp.int32)

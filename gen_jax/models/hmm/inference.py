@@ -5,7 +5,7 @@ of any emission. A step without an observation has log-likelihood 0 for all stat
 sequence, which then changes nothing. Inside, time is the first axis and the sequences are the last: a step of a
 recursion is one small matrix product over all of them.
 
-Probabilities are multiplied and normalised at each step, which is many times faster than adding logarithms. What
+Probabilities are multiplied and normalized at each step, which is many times faster than adding logarithms. What
 underflows is lost, but the backward pass tells how much that could ever matter (`_sound`), and where it might, the same
 quantities are computed in log-space. So results are exact for observations of any dimension and for transitions with
 any zeros.
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import fold
+from gen_jax.core import fold_in
 from gen_jax.models.common.blocks import jointly
 from gen_jax.models.common.linalg import einsum, matmul
 
@@ -40,7 +40,7 @@ class Scan(NamedTuple):
 SERIAL, ASSOCIATIVE = Scan(), Scan(1, associative=True)
 
 
-def chunked(steps: int) -> Scan:
+def in_chunks(steps: int) -> Scan:
     """Pieces of so many steps, composed one after the other."""
     if steps < 1:
         raise ValueError(f"pieces need at least one step, got {steps}")
@@ -73,7 +73,7 @@ def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Arra
     """(B,) log p(x) in nats, -inf if impossible.
 
     Its gradient is the posterior, so it is finite and costs one smoothing. It takes the rows of the transitions to be
-    normalised, as those from a softmax are.
+    normalized, as those from a softmax are.
     """
     chain = _walk(log_initial, log_transition, log_likelihood, scan)
     fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # nothing that is lost can matter
@@ -100,12 +100,12 @@ def _log_evidence_backward(scan, residuals, g):
 log_evidence.defvjp(_log_evidence_forward, _log_evidence_backward)
 
 
-def filtered(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
+def forward_filter(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
     """(B, T, K) log p(z_t | x up to t)."""
     chain = _walk(log_initial, log_transition, log_likelihood, scan)
     ok = jointly(_sound(chain, _backward(chain, scan)[0]))
     slow = lambda: jnp.transpose(_log_forward(log_initial, log_transition, log_likelihood)[0], (2, 0, 1))
-    return lax.cond(ok, lambda: jnp.log(chain.unpacked(chain.filtered)), slow)
+    return lax.cond(ok, lambda: jnp.log(chain.unpacked(chain.forward_filter)), slow)
 
 
 def posterior(
@@ -117,10 +117,10 @@ def posterior(
     counted = jnp.ones(log_likelihood.shape[:2], log_likelihood.dtype) if mask is None else mask
 
     def fast() -> Posterior:
-        before, ahead_BTK = chain.unpacked(chain.filtered), chain.unpacked(ahead)
+        before, ahead_BTK = chain.unpacked(chain.forward_filter), chain.unpacked(ahead)
         seen = counted[:, 1:, None].astype(before.dtype)
         pairs = einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen)
-        return Posterior(chain.log_evidence(), chain.unpacked(chain.filtered * beta), pairs * chain.transition)
+        return Posterior(chain.log_evidence(), chain.unpacked(chain.forward_filter * beta), pairs * chain.transition)
 
     slow = lambda: _log_posterior(log_initial, log_transition, log_likelihood, counted)
     return lax.cond(jointly(_sound(chain, beta)), fast, slow)
@@ -199,13 +199,13 @@ def posterior_sample(
     log_initial: Array, log_transition: Array, log_likelihood: Array, key: Array, n: int, scan: Scan = SERIAL
 ) -> Array:
     """(n, B, T) states drawn from p(z | x): forward filtering, backward sampling (Fruhwirth-Schnatter 1994)."""
-    logits = jnp.transpose(filtered(log_initial, log_transition, log_likelihood, scan), (1, 0, 2))  # (T, B, K)
+    logits = jnp.transpose(forward_filter(log_initial, log_transition, log_likelihood, scan), (1, 0, 2))  # (T, B, K)
     time, batch, _ = logits.shape
-    last = jax.random.categorical(fold(key, time - 1), logits[-1], shape=(n, batch))
+    last = jax.random.categorical(fold_in(key, time - 1), logits[-1], shape=(n, batch))
 
     def step(state: Array, inputs) -> tuple[Array, Array]:
         logit, t = inputs
-        drawn = jax.random.categorical(fold(key, t), logit + log_transition.T[state])
+        drawn = jax.random.categorical(fold_in(key, t), logit + log_transition.T[state])
         return drawn, drawn
 
     states = lax.scan(step, last, (logits[:-1], jnp.arange(time - 1)), reverse=True)[1]
@@ -219,7 +219,7 @@ class _Chain(NamedTuple):
     likelihood: Array  # (S, K, R), relative to the best state's
     best: Array  # (B, T), the best state's log-likelihood
     operators: tuple[Array, Array] | None  # what each piece does to the states, see `_operators`
-    filtered: Array  # (S, K, R) p(z_t | x up to t)
+    forward_filter: Array  # (S, K, R) p(z_t | x up to t)
     scale: Array  # (S, R) p(x_t | x before t), relative to the best state's
 
     def unpacked(self, a: Array) -> Array:
@@ -248,11 +248,11 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
     def step(predicted: Array, likelihood: Array):
         joint = predicted * likelihood
         scale = joint.sum(axis=0)
-        filtered = joint / jnp.where(scale > 0, scale, 1)
-        return _product(transition.T, filtered), (filtered, scale)
+        forward_filter = joint / jnp.where(scale > 0, scale, 1)
+        return _product(transition.T, forward_filter), (forward_filter, scale)
 
-    filtered, scale = lax.scan(step, start, likelihood)[1]
-    return _Chain(transition, likelihood, best, operators, filtered, scale)
+    forward_filter, scale = lax.scan(step, start, likelihood)[1]
+    return _Chain(transition, likelihood, best, operators, forward_filter, scale)
 
 
 def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
@@ -261,7 +261,7 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
     end = jnp.ones((k, batch), chain.likelihood.dtype)
     if chain.operators is not None:
         after = _composed_backward(chain.operators, scan.associative)  # (K, B, pieces - 1), up to a factor
-        known = chain.filtered[-1].reshape(k, batch, -1)[..., :-1]
+        known = chain.forward_filter[-1].reshape(k, batch, -1)[..., :-1]
         total = (after * known).sum(axis=0)
         end = jnp.concatenate([after / jnp.where(total > 0, total, 1), end[..., None]], axis=2).reshape(k, -1)
 

@@ -1,6 +1,6 @@
 """Gaussian mixtures, by EM or by gradient descent."""
 
-from gen_jax.models.mixture.class_conditional import ByClass
+from gen_jax.models.mixture.class_conditional import ClassConditional
 from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED
 from gen_jax.models.mixture.gaussians import Gaussians, Prior
 from gen_jax.models.mixture.gmm import GMM

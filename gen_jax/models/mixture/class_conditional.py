@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
 
 
 @dataclass(frozen=True)
-class ByClass:
+class ClassConditional:
     """p(x, label) = p(label) p(x | label), each class with parameters of its own for the same model.
 
     model: anything `em` trains that has a log_prob and takes "weight" in its batches (GMM, HMM). All classes are
@@ -30,7 +30,7 @@ class ByClass:
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         def one(c: Array) -> tuple[Params, Extra]:
-            return self.model.init(fold(key, "class", c), self._of(batch, c))
+            return self.model.init(fold_in(key, "class", c), self._of(batch, c))
 
         params, extra = jax.vmap(one)(jnp.arange(self.classes))
         return {"prior": jnp.zeros(self.classes), **params}, {"classes": extra}
@@ -77,8 +77,8 @@ class ByClass:
         return jnp.argmax(self.log_joint(state, batch), axis=1)
 
     def sample(self, state: State, key: Array, n: int) -> Batch:
-        label = jax.random.categorical(fold(key, "label"), state.params["prior"], shape=(n,))
-        drawn = self._each(state, lambda mine, c: self.model.sample(mine, fold(key, "class", c), n))
+        label = jax.random.categorical(fold_in(key, "label"), state.params["prior"], shape=(n,))
+        drawn = self._each(state, lambda mine, c: self.model.sample(mine, fold_in(key, "class", c), n))
         mine = lambda a: jax.vmap(lambda of_each, c: of_each[c], in_axes=(1, 0))(a, label)
         return {**jax.tree.map(mine, drawn), "label": label}
 

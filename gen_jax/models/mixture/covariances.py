@@ -1,9 +1,9 @@
 """The four kinds of covariance of a set of Gaussians: full, tied, diagonal, spherical.
 
-Each kind evaluates log-densities and sufficient statistics in two ways. The `fast` one is a matrix product over the
+Each kind evaluates log-densities and sufficient statistics in two ways. The `gemm` one is a matrix product over the
 features [x_i x_j, x, 1] (the natural form of an exponential family), which loses digits where a component is much
-narrower than the data; the `exact` one works on differences from each mean. A third, `missing`, takes NaN for a missing
-coordinate.
+narrower than the data; the `direct` one works on differences from each mean. A third, `missing`, takes NaN for a
+missing coordinate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Stats(NamedTuple):
     second: Array  # full (K, D, D), tied (D, D), diagonal and spherical (K, D)
 
 
-class Way(NamedTuple):
+class Evaluation(NamedTuple):
     """One way to evaluate: `prepare` a block of x (B, D); then its densities, and its weighted sums."""
 
     prepare: Callable[[Array], PyTree]
@@ -44,22 +44,22 @@ class Way(NamedTuple):
     rows: int | None = None  # in a block, where it is not the usual
 
 
-class Frame(NamedTuple):
-    """Coordinates in which data is about standard: any rough centre and scale will do."""
+class Standardizer(NamedTuple):
+    """Coordinates in which data is about standard: any rough center and scale will do."""
 
-    centre: Array  # (D,)
+    center: Array  # (D,)
     scale: Array  # (D,)
 
     @classmethod
-    def of(cls, x: Array) -> Frame:
+    def of(cls, x: Array) -> Standardizer:
         """From about a thousand evenly spread rows."""
         some = x[:: max(len(x) // 1024, 1)]
-        centre = jnp.nan_to_num(jnp.nanmean(some, axis=0))
+        center = jnp.nan_to_num(jnp.nanmean(some, axis=0))
         scale = jnp.nan_to_num(jnp.nanstd(some, axis=0))
-        return lax.stop_gradient(cls(centre, jnp.where(scale > 0, scale, 1)))
+        return lax.stop_gradient(cls(center, jnp.where(scale > 0, scale, 1)))
 
     def into(self, x: Array) -> Array:
-        return (x - self.centre) / self.scale
+        return (x - self.center) / self.scale
 
 
 class Full:
@@ -94,7 +94,7 @@ class Full:
         """Covariances of this kind from those (K, D, D) of components that hold these weights (K,)."""
         return covariances
 
-    def take(self, params: PyTree, components: Array) -> PyTree:
+    def gather(self, params: PyTree, components: Array) -> PyTree:
         """The parameters of these components."""
         return jax.tree.map(lambda a: a[components], params)
 
@@ -138,16 +138,16 @@ class Full:
         below = jnp.minimum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0)
         return covariances + (floor - below)[..., None] * jnp.eye(len(floor), dtype=floor.dtype)
 
-    def rebased(self, stats: Stats, shift: Array) -> Stats:
+    def recenter(self, stats: Stats, shift: Array) -> Stats:
         """The same sums about means that have moved by `shift` (K, D)."""
         moved = shift[:, :, None] * stats.first[:, None, :]
         second = stats.second - moved - moved.mT
         second += stats.count[:, None, None] * shift[:, :, None] * shift[:, None, :]
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
-    def kept(self, alive: Array, new: PyTree, old: PyTree) -> PyTree:
+    def where_occupied(self, occupied: Array, new: PyTree, old: PyTree) -> PyTree:
         """New parameters where alive (K,), old ones elsewhere."""
-        return jax.tree.map(lambda n, o: jnp.where(alive.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
+        return jax.tree.map(lambda n, o: jnp.where(occupied.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
     def log_prior(self, params: PyTree, weight: Array, target: Array) -> Array:
         """Log-density of the inverse-Wishart up to a constant."""
@@ -155,7 +155,7 @@ class Full:
         trace = jnp.sum(inverse**2 * target, axis=(-2, -1))
         return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
 
-    def exact(self, params: PyTree) -> Way:
+    def direct(self, params: PyTree) -> Evaluation:
         means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
@@ -168,18 +168,18 @@ class Full:
         def sums(x: Array, r: Array) -> Stats:
             def component(of: tuple[Array, Array]) -> tuple[Array, Array, Array]:
                 mean, r = of
-                centred = (x - mean).T
-                weighted = r * centred
-                return r.sum(), weighted.sum(axis=1), matmul(weighted, centred.T)
+                centered = (x - mean).T
+                weighted = r * centered
+                return r.sum(), weighted.sum(axis=1), matmul(weighted, centered.T)
 
             return self._gathered(lax.map(component, (means, r)))
 
-        return Way(lambda x: x, log_prob, sums, lambda sums: sums)
+        return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums)
 
     def _gathered(self, moments: tuple[Array, Array, Array]) -> Stats:
         return Stats(*moments)
 
-    def missing(self, params: PyTree) -> Way:
+    def missing(self, params: PyTree) -> Evaluation:
         """The exact way where NaN marks a missing coordinate: densities of what is there, and the expected moments of
         what is not (Ghahramani & Jordan 1994)."""
         means = params["means"]
@@ -218,14 +218,14 @@ class Full:
             return self._gathered((count, first, outer + left))
 
         rows = max(1, (1 << 22) // covariances.size)
-        return Way(lambda x: every(x, means, covariances), lambda each: each[0], sums, stats, rows)
+        return Evaluation(lambda x: every(x, means, covariances), lambda each: each[0], sums, stats, rows)
 
-    def fast(self, params: PyTree, frame: Frame) -> tuple[Way, Array]:
+    def gemm(self, params: PyTree, standardizer: Standardizer) -> tuple[Evaluation, Array]:
         d = params["means"].shape[1]
         row, column = np.triu_indices(d + 1)  # the last is the product 1 x 1
-        packed = np.zeros((d + 1, d + 1), int)
-        packed[row, column] = packed[column, row] = np.arange(len(row))
-        means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
+        pack = np.zeros((d + 1, d + 1), int)
+        pack[row, column] = pack[column, row] = np.arange(len(row))
+        means, factor = standardizer.into(params["means"]), self.factor(params) / standardizer.scale[:, None]
         inverse = inverses(factor)
         precision = matmul(inverse.mT, inverse)
         linear = einsum("kij,kj->ki", precision, means)
@@ -237,12 +237,16 @@ class Full:
         natural = jnp.concatenate([upper, constant[:, None], jnp.zeros((len(means), spare), means.dtype)], axis=1)
 
         def stats(raw: Array) -> Stats:
-            moments = raw.T[:, packed]  # (K, D + 1, D + 1) sums of y y^T
-            about = self.rebased(Stats(moments[:, d, d], moments[:, :d, d], moments[:, :d, :d]), means)
-            return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
+            moments = raw.T[:, pack]  # (K, D + 1, D + 1) sums of y y^T
+            about = self.recenter(Stats(moments[:, d, d], moments[:, :d, d], moments[:, :d, :d]), means)
+            return Stats(
+                about.count,
+                about.first * standardizer.scale,
+                about.second * standardizer.scale * standardizer.scale[:, None],
+            )
 
         pairs = np.pad(row, (0, spare), "edge"), np.pad(column, (0, spare), "edge")
-        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
+        return _linear(natural, pairs, standardizer, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
 
 class Tied(Full):
@@ -255,7 +259,7 @@ class Tied(Full):
     def from_dense(self, covariances, weights):
         return einsum("k,kij->ij", weights / weights.sum(), covariances)
 
-    def take(self, params, components):
+    def gather(self, params, components):
         return {**params, "means": params["means"][components]}
 
     def free(self, k, d):
@@ -269,21 +273,21 @@ class Tied(Full):
         within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
 
-    def rebased(self, stats, shift):
+    def recenter(self, stats, shift):
         moved = matmul(shift.T, stats.first)
         second = stats.second - moved - moved.T + matmul(shift.T, stats.count[:, None] * shift)
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
-    def kept(self, alive, new, old):
-        return {**new, "means": jnp.where(alive[:, None], new["means"], old["means"])}
+    def where_occupied(self, occupied, new, old):
+        return {**new, "means": jnp.where(occupied[:, None], new["means"], old["means"])}
 
     def _gathered(self, moments):
         count, first, second = moments
         return Stats(count, first, second.sum(axis=0))
 
-    def fast(self, params, frame):
+    def gemm(self, params, standardizer):
         d = params["means"].shape[1]
-        means, factor = frame.into(params["means"]), self.factor(params) / frame.scale[:, None]
+        means, factor = standardizer.into(params["means"]), self.factor(params) / standardizer.scale[:, None]
         inverse = inverses(factor)
         precision = matmul(inverse.T, inverse)
         linear = matmul(means, precision)
@@ -291,7 +295,7 @@ class Tied(Full):
         natural = jnp.concatenate([linear, constant[:, None]], axis=1)
 
         def prepare(x: Array) -> Array:
-            x = frame.into(x).T
+            x = standardizer.into(x).T
             return jnp.concatenate([x, jnp.ones_like(x[:1])])
 
         def log_prob(f: Array) -> Array:
@@ -301,10 +305,16 @@ class Tied(Full):
             return _weighted(f, r), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
 
         def stats(raw) -> Stats:
-            about = self.rebased(Stats(raw[0][-1], raw[0][:-1].T, raw[1]), means)
-            return Stats(about.count, about.first * frame.scale, about.second * frame.scale * frame.scale[:, None])
+            about = self.recenter(Stats(raw[0][-1], raw[0][:-1].T, raw[1]), means)
+            return Stats(
+                about.count,
+                about.first * standardizer.scale,
+                about.second * standardizer.scale * standardizer.scale[:, None],
+            )
 
-        return Way(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(jnp.sum(precision**2))
+        return Evaluation(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(
+            jnp.sum(precision**2)
+        )
 
 
 class Diagonal(Full):
@@ -359,7 +369,7 @@ class Diagonal(Full):
     def with_floor(self, covariances, floor):
         return jnp.maximum(covariances, 0) + floor
 
-    def rebased(self, stats, shift):
+    def recenter(self, stats, shift):
         second = stats.second - 2 * shift * stats.first + stats.count[:, None] * shift**2
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
@@ -367,7 +377,7 @@ class Diagonal(Full):
         variances = self.variances(params)
         return -0.5 * weight * jnp.sum(jnp.log(variances) + target / variances)
 
-    def exact(self, params):
+    def direct(self, params):
         means, scale = params["means"], self.scale(params)
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
@@ -377,12 +387,12 @@ class Diagonal(Full):
 
         def sums(x: Array, r: Array) -> Stats:
             def component(mean: Array, r: Array) -> tuple[Array, Array, Array]:
-                centred = x - mean
-                return r.sum(), matmul(r, centred), matmul(r, centred**2)
+                centered = x - mean
+                return r.sum(), matmul(r, centered), matmul(r, centered**2)
 
             return Stats(*jax.vmap(component)(means, r))
 
-        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
+        return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
 
     def missing(self, params):
         means, scale = params["means"], self.scale(params)
@@ -398,27 +408,27 @@ class Diagonal(Full):
             absent = jnp.isnan(x)
 
             def component(mean: Array, scale: Array, r: Array) -> tuple[Array, Array, Array]:
-                centred = jnp.where(absent, 0, x - mean)
-                return r.sum(), matmul(r, centred), matmul(r, jnp.where(absent, scale**2, centred**2))
+                centered = jnp.where(absent, 0, x - mean)
+                return r.sum(), matmul(r, centered), matmul(r, jnp.where(absent, scale**2, centered**2))
 
             return Stats(*jax.vmap(component)(means, scale, r))
 
-        return Way(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
+        return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
 
-    def fast(self, params, frame):
+    def gemm(self, params, standardizer):
         d = params["means"].shape[1]
-        means, scale = frame.into(params["means"]), self.scale(params) / frame.scale
+        means, scale = standardizer.into(params["means"]), self.scale(params) / standardizer.scale
         precision = scale**-2
         constant = -0.5 * jnp.sum(precision * means**2, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
         natural = jnp.concatenate([-0.5 * precision, precision * means, constant[:, None]], axis=1)
 
         def stats(raw: Array) -> Stats:
-            about = self.rebased(Stats(raw[-1], raw[d : 2 * d].T, raw[:d].T), means)
-            return Stats(about.count, about.first * frame.scale, about.second * frame.scale**2)
+            about = self.recenter(Stats(raw[-1], raw[d : 2 * d].T, raw[:d].T), means)
+            return Stats(about.count, about.first * standardizer.scale, about.second * standardizer.scale**2)
 
         each = np.arange(d)
         pairs = np.concatenate([each, each, [d]]), np.concatenate([each, np.full(d + 1, d)])
-        return _linear(natural, pairs, frame, stats), jnp.sqrt(jnp.sum(precision**2, axis=1).max())
+        return _linear(natural, pairs, standardizer, stats), jnp.sqrt(jnp.sum(precision**2, axis=1).max())
 
 
 class Spherical(Diagonal):
@@ -450,16 +460,18 @@ class Spherical(Diagonal):
 FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()
 
 
-def _linear(natural: Array, pairs: tuple[np.ndarray, np.ndarray], frame: Frame, stats: Callable) -> Way:
+def _linear(
+    natural: Array, pairs: tuple[np.ndarray, np.ndarray], standardizer: Standardizer, stats: Callable
+) -> Evaluation:
     """Densities linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
 
     def prepare(x: Array) -> Array:
-        x = frame.into(x).T
+        x = standardizer.into(x).T
         y = jnp.concatenate([x, jnp.ones_like(x[:1])])
         return y[pairs[0]] * y[pairs[1]]  # gathers: products side by side take three times as long on CPUs
 
     rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
-    return Way(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
+    return Evaluation(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
 
 
 def _weighted(features: Array, r: Array) -> Array:
@@ -467,14 +479,14 @@ def _weighted(features: Array, r: Array) -> Array:
     return matmul(features, r.T)
 
 
-def alive(stats: Stats) -> Array:
+def occupied(stats: Stats) -> Array:
     """(K,) which components hold at least a millionth of an example."""
     return stats.count > 1e-6
 
 
 def _safe(stats: Stats) -> tuple[Array, Array]:
     """Counts, and shifts of the means, 0 where there are no points."""
-    there = alive(stats)
+    there = occupied(stats)
     return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
 
 

@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import by_blocks, jointly, over_blocks
-from gen_jax.models.mixture.covariances import FULL, Frame, Full, Stats, Way, alive
+from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Standardizer, Stats, occupied
 
 
 class Prior(NamedTuple):
@@ -30,46 +30,54 @@ class Prior(NamedTuple):
 class Gaussians:
     """K Gaussian densities of one kind; parameters are {"means": (K, D), ...}.
 
-    floor: added to every variance, relative to the data's. regularisation: added to every variance, in the data's
+    floor: added to every variance, relative to the data's. regularization: added to every variance, in the data's
     units (scikit-learn's reg_covar). missing: NaN in x marks a missing coordinate, which is integrated out exactly.
     """
 
     kind: Full = FULL
     floor: float = 1e-6
-    regularisation: float = 0.0
+    regularization: float = 0.0
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
 
     def __post_init__(self):
-        if self.floor < 0 or self.regularisation < 0:
-            raise ValueError(f"floor and regularisation must be 0 or more, got {self.floor} and {self.regularisation}")
+        if self.floor < 0 or self.regularization < 0:
+            raise ValueError(f"floor and regularization must be 0 or more, got {self.floor} and {self.regularization}")
         if not isinstance(self.kind, Full):
             raise ValueError(f"kind must be one of FULL, TIED, DIAGONAL, SPHERICAL, got {self.kind!r}")
         if self.prior.concentration < 1 or self.prior.pseudo_counts < 0 or self.prior.mode <= 0:
             raise ValueError(f"a prior needs concentration >= 1, pseudo_counts >= 0 and mode > 0, got {self.prior}")
 
-    def ways(self, params: PyTree, x: Array, then: Callable[[Way], PyTree]) -> PyTree:
+    def evaluate(self, params: PyTree, x: Array, then: Callable[[Evaluation], PyTree]) -> PyTree:
         """`then` of the fastest way that is good to float precision for these parameters and data."""
         if self.missing:
             return then(self.kind.missing(params))
-        fast, sharpness = self.kind.fast(params, Frame.of(x))
+        gemm, sharpness = self.kind.gemm(params, Standardizer.of(x))
         fine = jointly(lax.stop_gradient(sharpness) < 1e-4 / jnp.finfo(x.dtype).eps)
-        return lax.cond(fine, lambda: then(fast), lambda: then(self.kind.exact(params)))
+        return lax.cond(fine, lambda: then(gemm), lambda: then(self.kind.direct(params)))
 
     def log_prob(self, params: PyTree, x: Array) -> Array:
         """(N, K) log N(x; mean_k, covariance_k)."""
-        return self.ways(params, x, lambda way: by_blocks(lambda x: way.log_prob(way.prepare(x)).T, x, rows=way.rows))
+        return self.evaluate(
+            params,
+            x,
+            lambda evaluation: by_blocks(
+                lambda x: evaluation.log_prob(evaluation.prepare(x)).T, x, rows=evaluation.rows
+            ),
+        )
 
     def moments(self, params: PyTree, x: Array, r: Array) -> Stats:
         """Sufficient statistics of x (N, D) under responsibilities r (N, K)."""
 
-        def gather(way: Way) -> Stats:
-            return way.stats(over_blocks(lambda x, r: way.sums(way.prepare(x), r.T), x, r, rows=way.rows))
+        def gather(evaluation: Evaluation) -> Stats:
+            return evaluation.stats(
+                over_blocks(lambda x, r: evaluation.sums(evaluation.prepare(x), r.T), x, r, rows=evaluation.rows)
+            )
 
-        return self.ways(params, x, gather)
+        return self.evaluate(params, x, gather)
 
     def start(self, x: Array, k: int, variance: Array) -> PyTree:
-        """Parameters from which `maximise` can go on: means at the data's, its variances in every component."""
+        """Parameters from which `maximize` can go on: means at the data's, its variances in every component."""
         means = jnp.broadcast_to(jnp.nanmean(x, axis=0), (k, x.shape[1]))
         return self.pack(means, jnp.broadcast_to(jnp.diag(variance), (k, len(variance), len(variance))))
 
@@ -78,20 +86,20 @@ class Gaussians:
         weights = jnp.ones(len(means), means.dtype) if weights is None else weights
         return {"means": means, **self.kind.pack(self.kind.from_dense(covariances, weights))}
 
-    def maximise(self, params: PyTree, stats: Stats, variance: Array) -> PyTree:
+    def maximize(self, params: PyTree, stats: Stats, variance: Array) -> PyTree:
         """The M-step; `variance` (D,) is the data's. Components without points stay as they are."""
         weight = jnp.asarray(self.prior.pseudo_counts, variance.dtype)
         shift, covariances = self.kind.maximised(params, stats, weight, self.prior.mode * variance)
-        floor = jnp.maximum(self.floor, 4 * jnp.finfo(variance.dtype).eps) * variance + self.regularisation
+        floor = jnp.maximum(self.floor, 4 * jnp.finfo(variance.dtype).eps) * variance + self.regularization
         covariances = self.kind.with_floor(covariances, floor)
         new = {"means": params["means"] + shift, **self.kind.pack(covariances)}
-        return self.kind.kept(alive(stats), new, params)
+        return self.kind.where_occupied(occupied(stats), new, params)
 
     def log_prior(self, params: PyTree, variance: Array) -> Array:
         return self.kind.log_prior(params, self.prior.pseudo_counts, self.prior.mode * variance)
 
 
-def spread(x: Array) -> Array:
+def data_variance(x: Array) -> Array:
     """(D,) the variances of the data, 1 where it is constant up to rounding."""
     variance = x.var(axis=0)
     rounding = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=0)

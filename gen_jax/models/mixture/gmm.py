@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
 from gen_jax.models.common.blocks import by_blocks, over_blocks
-from gen_jax.models.mixture.covariances import FULL, Full, Stats, Way, alive
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, spread
+from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, occupied
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 
@@ -23,7 +23,7 @@ class GMM:
     """p(x) = sum_k w_k N(x; mean_k, covariance_k) over vectors (B, D).
 
     components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least
-    variance of any component, relative to the variance of the first batch. regularisation: added to all variances, in
+    variance of any component, relative to the variance of the first batch. regularization: added to all variances, in
     units of the data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori
     estimates. active: how many of the components are in use, all by default; it may be traced, so that one program
     tries several.
@@ -38,7 +38,7 @@ class GMM:
     floor: float = 1e-6
     kind: Full = FULL
     start: Start = kmeans_plus_plus
-    regularisation: float = 0.0
+    regularization: float = 0.0
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
     shape: tuple[int, ...] = ()
@@ -51,24 +51,26 @@ class GMM:
 
     @property
     def gaussians(self) -> Gaussians:
-        return Gaussians(self.kind, self.floor, self.regularisation, self.missing, self.prior)
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         """The moments of the points that `start` gives to each component."""
         x, weight = _points(batch)
         if self.missing:  # only to begin with
             x = jnp.where(jnp.isnan(x), jnp.nan_to_num(jnp.nanmean(x, axis=0)), x)
-        extra = {"variance": spread(x), "reseeded": jnp.zeros((), x.dtype)}
-        assign = self.start(fold(key, "start"), x, weight, self.components)
+        extra = {"variance": data_variance(x), "reseeded": jnp.zeros((), x.dtype)}
+        assign = self.start(fold_in(key, "start"), x, weight, self.components)
         params = self.gaussians.start(x, self.components, extra["variance"])
 
-        def gather(way: Way) -> Stats:
+        def gather(evaluation: Evaluation) -> Stats:
             def block(x: Array, index: Array, weight: Array) -> PyTree:
-                return way.sums(way.prepare(x), assign(x, index) * weight * self._used(self.components)[:, None])
+                return evaluation.sums(
+                    evaluation.prepare(x), assign(x, index) * weight * self._used(self.components)[:, None]
+                )
 
-            return way.stats(over_blocks(block, x, jnp.arange(len(x)), weight, rows=way.rows))
+            return evaluation.stats(over_blocks(block, x, jnp.arange(len(x)), weight, rows=evaluation.rows))
 
-        stats = replace(self.gaussians, missing=False).ways(params, x, gather)
+        stats = replace(self.gaussians, missing=False).evaluate(params, x, gather)
         params = {"logits": jnp.zeros(self.components, x.dtype), **params}
         return self.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
 
@@ -77,39 +79,41 @@ class GMM:
         x, weight = _points(batch)
         log_weights = jax.nn.log_softmax(params["logits"])[:, None]
 
-        def gather(way: Way) -> tuple[Stats, Array]:
+        def gather(evaluation: Evaluation) -> tuple[Stats, Array]:
             def block(x: Array, weight: Array) -> PyTree:
-                prepared = way.prepare(x)
-                joint = jnp.maximum(way.log_prob(prepared) + log_weights, -1e30)  # finite, however far a point is
+                prepared = evaluation.prepare(x)
+                joint = jnp.maximum(
+                    evaluation.log_prob(prepared) + log_weights, -1e30
+                )  # finite, however far a point is
                 best = joint.max(axis=0)
                 each = jnp.exp(joint - best)  # once, for the density and for the responsibilities
                 density = each.sum(axis=0)
-                return way.sums(prepared, each * (weight / density)), jnp.sum((jnp.log(density) + best) * weight)
+                return evaluation.sums(prepared, each * (weight / density)), jnp.sum((jnp.log(density) + best) * weight)
 
-            sums, total = over_blocks(block, x, weight, rows=way.rows)
-            return way.stats(sums), total
+            sums, total = over_blocks(block, x, weight, rows=evaluation.rows)
+            return evaluation.stats(sums), total
 
-        stats, total = self.gaussians.ways(_shapes(params), x, gather)
+        stats, total = self.gaussians.evaluate(_shapes(params), x, gather)
         metrics = {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
         if self.prior != Prior():  # what EM then raises, if the batch is all of the data
             metrics["log_posterior"] = Mean(total + self._log_prior(params, state.extra["variance"]), weight.sum())
         return stats, metrics
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
-        """Maximises, then gives components that have lost their points to the heaviest ones."""
+        """Maximizes, then gives components that have lost their points to the heaviest ones."""
         old, variance = state.params["gmm"], state.extra["variance"]
-        new = self.gaussians.maximise(_shapes(old), stats, variance)
+        new = self.gaussians.maximize(_shapes(old), stats, variance)
         used = self._used(len(stats.count))
         share = stats.count + (self.prior.concentration - 1)
         share = jnp.where(used, share / jnp.where(used, share, 0).sum(), 0)
-        lost = used & ~alive(stats)
+        lost = used & ~occupied(stats)
         shapes, share = self._reseeded(new, share, lost, stats)
         params = {"logits": jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf), **shapes}
         return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
 
-    def rebased(self, state: State, stats: Stats, params: Params) -> Stats:
+    def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
         """Statistics about the means of the State, about those of `params`."""
-        return self.kind.rebased(stats, params["gmm"]["means"] - state.params["gmm"]["means"])
+        return self.kind.recenter(stats, params["gmm"]["means"] - state.params["gmm"]["means"])
 
     def _used(self, k: int) -> Array:
         return jnp.arange(k) < (k if self.active is None else self.active)
@@ -117,7 +121,7 @@ class GMM:
     def _reseeded(self, params: PyTree, share: Array, lost: Array, stats: Stats) -> tuple[PyTree, Array]:
         """Each lost component takes half the weight and the shape of a heavy one, a quarter of a standard deviation
         away along its widest coordinate; the heaviest are halved first."""
-        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(alive(stats).sum(), 1)
+        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(occupied(stats).sum(), 1)
         rank = jnp.cumsum(lost) - 1
         donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(lost)))
         takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # a donor is one of its own takers
@@ -125,7 +129,7 @@ class GMM:
         widest = jnp.argmax(variances / variances.mean(axis=0), axis=1)
         step = jax.nn.one_hot(widest, variances.shape[1], dtype=share.dtype) * jnp.sqrt(variances)
         away = 0.25 * (1 + rank // living)[:, None] * step
-        moved = self.kind.take(params, donor)
+        moved = self.kind.gather(params, donor)
         return {**moved, "means": moved["means"] + jnp.where(lost[:, None], away, 0)}, (share / takers)[donor]
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
@@ -166,8 +170,8 @@ class GMM:
 
     def sample(self, state: State, key: Array, n: int) -> Batch:
         params = weights(state, "gmm")
-        component = jax.random.categorical(fold(key, "component"), params["logits"], shape=(n,))
-        noise = jax.random.normal(fold(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
+        component = jax.random.categorical(fold_in(key, "component"), params["logits"], shape=(n,))
+        noise = jax.random.normal(fold_in(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
         x = self.kind.draw(params, component, noise)
         return {"x": x.reshape(n, *self.shape or x.shape[1:]), "component": component}
 

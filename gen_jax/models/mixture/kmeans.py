@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gen_jax.core import fold
+from gen_jax.core import fold_in
 from gen_jax.models.common.blocks import block_size, by_blocks, over_blocks
 from gen_jax.models.common.linalg import matmul
-from gen_jax.models.mixture.covariances import Frame
+from gen_jax.models.mixture.covariances import Standardizer
 
 Assign = Callable[[Array, Array], Array]  # (rows (B, D), their numbers (B,)) -> first responsibilities (K, B)
 
@@ -21,81 +21,81 @@ Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights 
 
 
 def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
-    """Each point to the nearest of centres drawn far from each other (Arthur & Vassilvitskii 2007)."""
-    return _nearest(_spread_centres(key, x, weight, k), _frame(x))
+    """Each point to the nearest of centers drawn far from each other (Arthur & Vassilvitskii 2007)."""
+    return _nearest(_spread_centers(key, x, weight, k), _euclidean(x))
 
 
 def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
     """k-means++ and then Lloyd's iterations."""
-    frame = _frame(x)
+    standardizer = _euclidean(x)
 
-    def lloyd(_, centres: Array) -> Array:
-        assign = _nearest(centres, frame)
+    def lloyd(_, centers: Array) -> Array:
+        assign = _nearest(centers, standardizer)
 
         def block(x: Array, weight: Array) -> tuple[Array, Array]:
             r = assign(x, None) * weight
-            return matmul(r, frame.into(x)), r.sum(axis=1)
+            return matmul(r, standardizer.into(x)), r.sum(axis=1)
 
         first, count = over_blocks(block, x, weight, rows=block_size(x.shape[1] + 2 * k))
-        return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centres)
+        return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centers)
 
-    return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centres(key, x, weight, k)), frame)
+    return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centers(key, x, weight, k)), standardizer)
 
 
 def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
     """Each point to the nearest of K points of the data."""
-    frame = _frame(x)
+    standardizer = _euclidean(x)
     gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
     _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
-    return _nearest(frame.into(x[jnp.resize(rows, k)]), frame)
+    return _nearest(standardizer.into(x[jnp.resize(rows, k)]), standardizer)
 
 
 def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assign:
-    """Responsibilities drawn uniformly and normalised: all components begin near the mean of the data."""
+    """Responsibilities drawn uniformly and normalized: all components begin near the mean of the data."""
 
     def assign(rows: Array, index: Array) -> Array:
-        r = jax.vmap(lambda i: jax.random.uniform(fold(key, i), (k,), rows.dtype, 1e-6))(index)
+        r = jax.vmap(lambda i: jax.random.uniform(fold_in(key, i), (k,), rows.dtype, 1e-6))(index)
         return (r / r.sum(axis=1, keepdims=True)).T
 
     return assign
 
 
-def _nearest(centres: Array, frame: Frame) -> Assign:
-    """One-hot responsibilities by distance to centres (K, D) that are given in the frame."""
+def _nearest(centers: Array, standardizer: Standardizer) -> Assign:
+    """One-hot responsibilities by distance to centers (K, D) that are given in the frame."""
 
     def assign(rows: Array, index: Array) -> Array:
-        distance = 0.5 * jnp.sum(centres**2, axis=1)[:, None] - matmul(centres, frame.into(rows).T)
-        return jax.nn.one_hot(jnp.argmin(distance, axis=0), len(centres), axis=0, dtype=rows.dtype)
+        distance = 0.5 * jnp.sum(centers**2, axis=1)[:, None] - matmul(centers, standardizer.into(rows).T)
+        return jax.nn.one_hot(jnp.argmin(distance, axis=0), len(centers), axis=0, dtype=rows.dtype)
 
     return assign
 
 
-def _spread_centres(key: Array, x: Array, weight: Array, k: int) -> Array:
+def _spread_centers(key: Array, x: Array, weight: Array, k: int) -> Array:
     """(k, D) rows of x in its frame, each new one drawn with probability proportional to its squared distance to those
     before; of several such draws, the one that leaves the least distance."""
-    frame, trials = _frame(x), 2 + int(np.log(k))
+    standardizer, trials = _euclidean(x), 2 + int(np.log(k))
 
     def draw(i: Array, carry):
-        centres, distance = carry
+        centers, distance = carry
         mass = jnp.cumsum(distance * weight)
-        at = mass[-1] * jax.random.uniform(fold(key, i), (trials,), x.dtype)
+        at = mass[-1] * jax.random.uniform(fold_in(key, i), (trials,), x.dtype)
         rows = jnp.minimum(jnp.searchsorted(mass, at, side="right"), len(x) - 1)
-        drawn = frame.into(x[rows])
+        drawn = standardizer.into(x[rows])
 
         def left(x: Array) -> Array:  # squared distances (B, trials)
-            x = frame.into(x)
+            x = standardizer.into(x)
             cross = matmul(x, drawn.T)
             return jnp.maximum(jnp.sum(x**2, axis=1)[:, None] - 2 * cross + jnp.sum(drawn**2, axis=1), 0)
 
         left = by_blocks(left, x)
         left = jnp.where(i == 0, left, jnp.minimum(distance[:, None], left))
         best = jnp.argmin(weight @ left)
-        return centres.at[i].set(drawn[best]), left[:, best]
+        return centers.at[i].set(drawn[best]), left[:, best]
 
     return lax.fori_loop(0, k, draw, (jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones_like(weight)))[0]
 
 
-def _frame(x: Array) -> Frame:
-    """Coordinates for distances: centred, but with one scale for all, so that distances are Euclidean."""
-    frame = Frame.of(x)
-    return frame._replace(scale=jnp.broadcast_to(frame.scale.mean(), frame.scale.shape))
+def _euclidean(x: Array) -> Standardizer:
+    """Coordinates for distances: centered, but with one scale for all, so that distances are Euclidean."""
+    standardizer = Standardizer.of(x)
+    return standardizer._replace(scale=jnp.broadcast_to(standardizer.scale.mean(), standardizer.scale.shape))

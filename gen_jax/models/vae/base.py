@@ -12,7 +12,7 @@ from gen_jax.core import Batch, Mean, Objective, PyTree, State, weights
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 
 
-class Bounded:
+class BoundModel:
     """What models with a bound share. They have the fields `likelihood`, `bound`, `samples` and `beta`, one player
     `player`, and `terms(params, batch, key, samples) -> Terms`."""
 
@@ -34,9 +34,9 @@ class Bounded:
         if not callable(self.bound):
             raise ValueError(f"bound must be a function such as gen_jax.models.vae.bounds.iwae, got {self.bound!r}")
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return self.likelihood.outside(batch["x"])
+        return self.likelihood.unsupported(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         terms = self.terms(params, batch, key, self.samples)

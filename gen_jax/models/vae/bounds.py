@@ -1,6 +1,6 @@
 """Lower bounds on log p(x): the ELBO, its weighted variants, and the importance-weighted bound.
 
-A bound is a function `(terms, beta) -> (B,) nats` to be maximised; `functools.partial` sets its other arguments.
+A bound is a function `(terms, beta) -> (B,) nats` to be maximized; `functools.partial` sets its other arguments.
 A schedule of beta is a function of the step.
 """
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in, weights
+from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.convolutions import Conv
-from gen_jax.models.common.networks import Residual, doubled
-from gen_jax.models.vae.base import Bounded
+from gen_jax.models.common.networks import Residual, depth_to_space
+from gen_jax.models.vae.base import BoundModel
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 
 
@@ -107,7 +107,7 @@ class Ladder(nn.Module):
             h_BHWC, of_group = group(h_BHWC, seen[level], spread)
             found.append([a.sum(axis=0) for a in of_group])
             if level:
-                h_BHWC = doubled(conv(4 * self.width, name=f"grow{level}")(nn.relu(h_BHWC)))
+                h_BHWC = depth_to_space(conv(4 * self.width, name=f"grow{level}")(nn.relu(h_BHWC)))
         out = conv(self.outputs, name="pixels")(nn.relu(h_BHWC)).astype(jnp.float32)
         return out, tuple(jnp.stack(a) for a in zip(*found))
 
@@ -119,7 +119,7 @@ def _deep(block: Any, depth: int):
 
 
 @dataclass(frozen=True)
-class HVAE(Bounded):
+class HVAE(BoundModel):
     """x ~ p(x | z_1 .. z_groups), each group a latent image of twice the resolution of the one before.
 
     shape: of the data (H, W, C). groups: latent resolutions, the finest that of the data; H and W must be divisible by
@@ -158,10 +158,10 @@ class HVAE(Bounded):
         return Ladder(self.shape[:2], self.groups, self.depth, self.width, self.channels, outputs, self.dtype)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        x = self.likelihood.normalise(batch["x"][:1])
+        x = self.likelihood.normalize(batch["x"][:1])
         if x.shape[1:] != tuple(self.shape):
             raise ValueError(f"this model is for data of shape {tuple(self.shape)}, got {x.shape[1:]}")
-        params = self.ladder.init({"params": fold(key, "ladder"), "z": key}, x, 1)["params"]
+        params = self.ladder.init({"params": fold_in(key, "ladder"), "z": key}, x, 1)["params"]
         own = self.likelihood.init()
         return {"vae": {"ladder": params} | ({"likelihood": own} if own else {})}, {}
 
@@ -171,19 +171,19 @@ class HVAE(Bounded):
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
         x = batch["x"]
-        pixels, found = self._run(params, self.likelihood.normalise(x), samples * len(x), key)
+        pixels, found = self._run(params, self.likelihood.normalize(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)
-        log_likelihood = of_each_example(pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1)))).reshape(samples, len(x))
+        log_likelihood = sum_except_batch(pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1)))).reshape(samples, len(x))
         sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative ones, coarse to fine
         return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 
     def sample(self, state: State, key: Array, n: int, spread: float = 1.0) -> Batch:
         """spread: of the latents; below 1 samples are more typical and less diverse."""
-        pixels, _ = self._run(weights(state, "vae"), None, n, fold(key, "z"), spread)
-        return {"x": pixels.sample(seed=fold(key, "x"))}
+        pixels, _ = self._run(weights(state, "vae"), None, n, fold_in(key, "z"), spread)
+        return {"x": pixels.sample(seed=fold_in(key, "x"))}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z), with every latent at the mean of its posterior given those above."""
         x = batch["x"]
         key = jax.random.key(0)  # multiplied by nothing
-        return self._run(weights(state, "vae"), self.likelihood.normalise(x), len(x), key, spread=0.0)[0].mean()
+        return self._run(weights(state, "vae"), self.likelihood.normalize(x), len(x), key, spread=0.0)[0].mean()

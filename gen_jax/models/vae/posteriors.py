@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import PyTree, fold
+from gen_jax.core import PyTree, fold_in
 from gen_jax.models.bijections.layer import Layer
 from gen_jax.models.common.linalg import Triangular
 
@@ -54,7 +54,7 @@ class FullCovariance:
 
 
 @dataclass(frozen=True)
-class Flowed:
+class FlowPosterior:
     """Samples of another posterior moved through a bijection (Rezende & Mohamed 2015), see `gen_jax.models.bijections`.
 
     context: how many more outputs of the encoder the flow is told, as inverse autoregressive flows are (Kingma et al.
@@ -69,9 +69,9 @@ class Flowed:
         return self.base.outputs(latent) + self.context
 
     def init(self, key: Array, latent: int) -> PyTree:
-        noise = jax.random.normal(fold(key, "noise"), (NOISE, latent))
+        noise = jax.random.normal(fold_in(key, "noise"), (NOISE, latent))
         context = jnp.zeros((NOISE, self.context)) if self.context else None
-        return {"flow": self.flow.init(fold(key, "flow"), noise, context)}
+        return {"flow": self.flow.init(fold_in(key, "flow"), noise, context)}
 
     def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
         ours = outputs.shape[-1] - self.context

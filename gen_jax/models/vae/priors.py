@@ -74,7 +74,7 @@ class VampPrior:
 
 
 @dataclass(frozen=True)
-class Flowed:
+class FlowPrior:
     """N(0, I) moved through a bijection, see `gen_jax.models.bijections`."""
 
     flow: Layer

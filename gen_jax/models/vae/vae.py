@@ -12,25 +12,25 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Params, PyTree, State, fold, weights
-from gen_jax.models.common.arrays import of_each_example
-from gen_jax.models.common.conditioning import Context, given_to, told
+from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in, weights
+from gen_jax.models.common.arrays import sum_except_batch
+from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.likelihoods import check_outputs
-from gen_jax.models.vae.base import Bounded
+from gen_jax.models.vae.base import BoundModel
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 from gen_jax.models.vae.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.vae.priors import StandardNormal, VampPrior
 
 
 @dataclass(frozen=True)
-class VAE(Bounded):
+class VAE(BoundModel):
     """x ~ p(x | z), z ~ p(z), with the posterior q(z | x).
 
     encoder: a module (B, *x) -> (B, posterior.outputs(latent)); for the diagonal normal 2 * latent.
     decoder: a module (B, latent) -> what `likelihood` needs; see `gen_jax.models.common.likelihoods`.
     beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it; `elbo` always has 1.
     prior, posterior: see `gen_jax.models.vae.priors` and `posteriors`.
-    bound, samples: what training maximises, see `gen_jax.models.vae.bounds`, and from how many samples of z.
+    bound, samples: what training maximizes, see `gen_jax.models.vae.bounds`, and from how many samples of z.
     context: what x is conditioned on (Sohn, Lee & Yan 2015), of `gen_jax.models.common.conditioning`. The encoder then
     takes a second argument (B, context.size), the decoder a longer vector (B, latent + context.size).
     """
@@ -44,7 +44,7 @@ class VAE(Bounded):
     posterior: Any = Diagonal()
     bound: BoundFunction = elbo
     samples: int = 1
-    context: Context | None = None
+    context: Conditioning | None = None
 
     def __post_init__(self):
         if self.latent < 1:
@@ -54,11 +54,11 @@ class VAE(Bounded):
             raise ValueError("a VampPrior is made of posteriors without a context: choose another prior")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        x = self.likelihood.normalise(batch["x"][:1])
+        x = self.likelihood.normalize(batch["x"][:1])
         one = {name: a[:1] for name, a in batch.items()} if self.context else {}
-        own = {"context": self.context.init(fold(key, "context"), one)} if self.context else {}
+        own = {"context": self.context.init(fold_in(key, "context"), one)} if self.context else {}
         context = self._context(own, one)
-        outputs, encoder = self.encoder.init_with_output(fold(key, "encoder"), x, *context)
+        outputs, encoder = self.encoder.init_with_output(fold_in(key, "encoder"), x, *context)
         expected = (1, self.posterior.outputs(self.latent))
         if outputs.shape != expected:
             raise ValueError(
@@ -66,23 +66,23 @@ class VAE(Bounded):
                 f"encoder, which gives {outputs.shape[1:]}"
             )
         z = jnp.concatenate([jnp.zeros((1, self.latent)), *context], axis=-1)
-        made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z)
+        made, decoder = self.decoder.init_with_output(fold_in(key, "decoder"), z)
         check_outputs(self.likelihood, x, made)
         own |= {
             "likelihood": self.likelihood.init(),
-            "posterior": self.posterior.init(fold(key, "posterior"), self.latent),
-            "prior": self.prior.init(fold(key, "prior"), self.latent, x),
+            "posterior": self.posterior.init(fold_in(key, "posterior"), self.latent),
+            "prior": self.prior.init(fold_in(key, "prior"), self.latent, x),
         }
         networks = {"encoder": encoder["params"], "decoder": decoder["params"]}
         return {"vae": networks | {name: params for name, params in own.items() if params}}, {}
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return super().outside(batch) or (self.context.outside(batch) if self.context else "")
+        return super().unsupported(batch) or (self.context.unsupported(batch) if self.context else "")
 
     def _context(self, params: PyTree, batch: Batch, samples: int = 1) -> list[Array]:
         """[(samples * B, size)] the context of a batch, or nothing."""
-        return [jnp.tile(told(self.context, batch, params.get("context")), (samples, 1))] if self.context else []
+        return [jnp.tile(embed(self.context, batch, params.get("context")), (samples, 1))] if self.context else []
 
     def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
         """q(z | x), of data as the encoder sees it."""
@@ -99,22 +99,22 @@ class VAE(Bounded):
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
         x = batch["x"]
-        posterior = self._posterior(params, self.likelihood.normalise(x), *self._context(params, batch))
+        posterior = self._posterior(params, self.likelihood.normalize(x), *self._context(params, batch))
         prior = self._prior(params)
         z, log_posterior = draw(posterior, key, samples)
         pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(params, batch, samples))
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
-        log_likelihood = of_each_example(log_likelihood).reshape(samples, len(x))
+        log_likelihood = sum_except_batch(log_likelihood).reshape(samples, len(x))
         return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
 
     def encode(self, state: State, batch: Batch) -> distrax.Distribution:
         """q(z | x)."""
         params = weights(state, "vae")
-        return self._posterior(params, self.likelihood.normalise(batch["x"]), *self._context(params, batch))
+        return self._posterior(params, self.likelihood.normalize(batch["x"]), *self._context(params, batch))
 
     def decode(self, state: State, z: Array, given: Batch | None = None) -> distrax.Distribution:
         """p(x | z) of (n, latent), by single values of x; `given` holds the context, by default every class in turn."""
-        given = given_to(self.context, len(z), given)
+        given = resolve_condition(self.context, len(z), given)
         params = weights(state, "vae")
         return self._likelihood(params, z, *self._context(params, given))
 
@@ -124,9 +124,9 @@ class VAE(Bounded):
 
     def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
         """given: the context of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
-        given = given_to(self.context, n, given)
-        z = self.prior_of(state).sample(seed=fold(key, "z"), sample_shape=(n,))
-        return {**given, "x": self.decode(state, z, given).sample(seed=fold(key, "x")), "z": z}
+        given = resolve_condition(self.context, n, given)
+        z = self.prior_of(state).sample(seed=fold_in(key, "z"), sample_shape=(n,))
+        return {**given, "x": self.decode(state, z, given).sample(seed=fold_in(key, "x")), "z": z}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z) at the mean of q(z | x)."""

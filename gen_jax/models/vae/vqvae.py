@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold, weights
-from gen_jax.models.common.arrays import of_each_example
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.likelihoods import check_outputs
 
 
@@ -87,30 +87,30 @@ class VQVAE:
         return CodePrior(self.codes, self.prior_width)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        x = self.likelihood.normalise(batch["x"])
-        encoder = self.encoder.init(fold(key, "encoder"), x[:1])
+        x = self.likelihood.normalize(batch["x"])
+        encoder = self.encoder.init(fold_in(key, "encoder"), x[:1])
         z_BHWD = self.encoder.apply(encoder, x)
         if z_BHWD.ndim != 4 or z_BHWD.shape[1:3] != tuple(self.grid):
             raise ValueError(
                 f"codes on a grid {self.grid} need an encoder that makes (*grid, D), not {z_BHWD.shape[1:]}"
             )
-        made, decoder = self.decoder.init_with_output(fold(key, "decoder"), z_BHWD[:1])
+        made, decoder = self.decoder.init_with_output(fold_in(key, "decoder"), z_BHWD[:1])
         check_outputs(self.likelihood, x[:1], made)
-        prior = self.prior.init(fold(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
+        prior = self.prior.init(fold_in(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
         networks = {"encoder": encoder, "decoder": decoder, "prior": prior}
-        some = _some(z_BHWD, self.codes, fold(key, "codebook"))
+        some = _some(z_BHWD, self.codes, fold_in(key, "codebook"))
         extra = {"codebook": some, "counts": jnp.ones(self.codes), "sums": some}
         own = self.likelihood.init()
         params = {name: variables["params"] for name, variables in networks.items()}
         return {"vqvae": params | ({"likelihood": own} if own else {})}, extra
 
-    def outside(self, batch: Batch) -> str:
+    def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return self.likelihood.outside(batch["x"])
+        return self.likelihood.unsupported(batch["x"])
 
     def _encode(self, params: PyTree, codebook: Array, x: Array) -> tuple[Array, Array]:
         """Encodings (B, h, w, D) and the nearest codes (B, h, w)."""
-        z_BHWD = self.encoder.apply({"params": params["encoder"]}, self.likelihood.normalise(x))
+        z_BHWD = self.encoder.apply({"params": params["encoder"]}, self.likelihood.normalize(x))
         distance = jnp.sum(codebook**2, axis=1) - 2 * z_BHWD @ codebook.T
         return z_BHWD, jnp.argmin(distance, axis=-1)
 
@@ -129,9 +129,9 @@ class VQVAE:
         z_BHWD, codes = self._encode(params, codebook, x)
         e_BHWD = codebook[codes]
         pixels = self._decode(params, z_BHWD + lax.stop_gradient(e_BHWD - z_BHWD))
-        log_likelihood = of_each_example(pixels.log_prob(x))
+        log_likelihood = sum_except_batch(pixels.log_prob(x))
         log_prior = self._log_prior(params, codes)
-        distance = of_each_example((z_BHWD - e_BHWD) ** 2)
+        distance = sum_except_batch((z_BHWD - e_BHWD) ** 2)
         used = jax.nn.one_hot(codes.reshape(-1), self.codes)
         share = used.mean(axis=0)
         metrics = {
@@ -164,7 +164,7 @@ class VQVAE:
         """(B,) log p(x | codes) + log p(codes) in nats."""
         params, codebook = weights(state, "vqvae"), state.extra["codebook"]
         _, codes = self._encode(params, codebook, batch["x"])
-        return of_each_example(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(
+        return sum_except_batch(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(
             params, codes
         )
 
@@ -177,12 +177,12 @@ class VQVAE:
 
         def step(carry, i):
             memory, logits = prior.apply({"params": params["prior"]}, *carry, method=CodePrior.next)
-            code = jax.random.categorical(fold(key, "code", i), logits)
+            code = jax.random.categorical(fold_in(key, "code", i), logits)
             return (memory, code), code
 
         _, codes = lax.scan(step, prior.start(n), jnp.arange(math.prod(self.grid)))
         codes = codes.T.reshape(n, *self.grid)
-        x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold(key, "x"))
+        x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))
         return {"x": x, "codes": codes}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
