@@ -1,13 +1,13 @@
-"""Training algorithms: `descent` and `em` make one from a model, the others wrap one and return one.
+"""Training algorithms: `descent` and `em` make one from a model; combinators take an Algorithm and return one.
 
 chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,16 @@ from jax import Array, lax
 from gen_jax.core import (
     Algorithm,
     Batch,
-    Descendable,
+    ExpectationMaximization,
     Extra,
     Mean,
     Metrics,
-    Mixture,
     Objective,
     PyTree,
+    SharesNoise,
     State,
+    Trainable,
+    as_mean,
     fold_in,
 )
 from gen_jax.sharding import psum_over_data
@@ -32,18 +34,22 @@ from gen_jax.sharding import psum_over_data
 Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
 
 
-def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) -> Algorithm:
-    """Each player in turn lowers its own loss, seeing what the players before it have just become.
+def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], microbatches: int = 1) -> Algorithm:
+    """Gradient descent: each player in turn minimizes its own losses, given what the players before it have become.
 
     One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
-    transformation per player. All losses of a step are given the same key, and fold names into it for noise of their
-    own; a model's `shared(batch, key)` adds to the batch what is drawn once for all of them. Besides the metrics of the
-    losses it reports each loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
+    transformation per player. All losses of a step are given the same key, and fold names into it for their own noise;
+    a model that `SharesNoise` draws what they have in common once. Besides the metrics of the losses it reports each
+    loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
+
+    microbatches: gradients are summed over this many parts of the batch, one after the other, with the memory of one
+    part. The batch size must be a multiple of it; batch statistics pass from part to part.
     """
     objectives = tuple(model.objectives)
     players = {objective.player for objective in objectives}
     labels = [objective.name or objective.player for objective in objectives]
     prefixes = [""] if len(objectives) == 1 else [f"{label}_" for label in labels]
+    _check_microbatches(microbatches)
     if len(set(labels)) < len(labels):
         raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
     if any(objective.every < 1 for objective in objectives):
@@ -60,9 +66,10 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         metrics: dict[str, Mean] = {}
-        batch, keys = _drawn(model, state, batch)
+        batch, key = _split(batch, microbatches), fold_in(state.key, state.step)
+        batch, keys = _over(microbatches, partial(_draw, model, key), batch)
         for objective, label, prefix in zip(objectives, labels, prefixes):
-            turn = _on_every(objective.every, _turn(objective, label, prefix, tx[objective.player]))
+            turn = _on_every(objective.every, _turn(objective, label, prefix, tx[objective.player], microbatches))
             state, new = turn(state, batch, keys)
             if clash := metrics.keys() & new.keys():
                 raise ValueError(f"two objectives report {sorted(clash)}: rename one of them")
@@ -72,21 +79,25 @@ def descent(model: Descendable, tx: Mapping[str, optax.GradientTransformation]) 
     return Algorithm(init, step)
 
 
-def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTransformation):
+def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTransformation, parts: int):
     """One player's part of a step."""
     player = objective.player
 
     def turn(state: State, batch: Batch, keys: Array) -> tuple[State, dict[str, Mean]]:
         params = state.params[player]
 
-        def gradient(extra: Extra, batch: Batch, key: Array):
-            descend = jax.value_and_grad(objective.loss, has_aux=True)
-            (loss, (new, metrics)), grads = descend(params, state._replace(extra=extra), batch, key)
-            return grads, {**extra, **new}, {f"{prefix}loss": Mean.of(loss), **metrics}
+        def total(params: PyTree, extra: Extra, batch: Batch, key: Array):
+            loss, (new, metrics) = objective.loss(params, state._replace(extra=extra), batch, key)
+            loss = as_mean(loss)
+            return loss.total, (loss, {**extra, **new}, metrics)
 
-        grads, extra, metrics = _over_parts(gradient, state.extra, batch, keys)
-        if isinstance(batch, Parts):
-            grads = jax.tree.map(lambda g: g / _length(batch), grads)
+        def gradient(extra: Extra, batch: Batch, key: Array):
+            grads, (loss, extra, metrics) = jax.grad(total, has_aux=True)(params, extra, batch, key)
+            return grads, extra, {f"{prefix}loss": loss, **metrics}
+
+        grads, extra, metrics = _sum(gradient, state.extra, batch, keys, parts)
+        count = metrics[f"{prefix}loss"].count
+        grads = jax.tree.map(lambda g: (g / jnp.where(count > 0, count, 1)).astype(g.dtype), grads)
         metrics = {**metrics, f"{prefix}grad_norm": Mean.of(optax.tree.norm(grads))}
         updates, opt = tx.update(grads, state.opt[player], params)
         return state._replace(
@@ -98,19 +109,10 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
     return turn
 
 
-def _drawn(model: Descendable, state: State, batch: Batch | Parts) -> tuple[Batch | Parts, Array]:
-    """The batch with what all losses of a step share, and the key of the step; of each part its own."""
-    base = fold_in(state.key, state.step)
-    share = getattr(model, "shared", lambda batch, key: batch)
-
-    def draw(batch: Batch, part: Array) -> tuple[Batch, Array]:
-        key = fold_in(base, part)
-        return share(batch, key), key
-
-    if not isinstance(batch, Parts):
-        return draw(batch, jnp.int32(0))
-    parts, keys = jax.vmap(draw)(batch.parts, jnp.arange(_length(batch), dtype=jnp.int32))
-    return Parts(parts), keys
+def _draw(model: Trainable, key: Array, batch: Batch, part: Array) -> tuple[Batch, Array]:
+    """A part of the batch with what all losses of a step share, and its key."""
+    key = fold_in(key, part)
+    return (model.draw_shared(batch, key) if isinstance(model, SharesNoise) else batch), key
 
 
 def _on_every(every: int, turn):
@@ -119,23 +121,25 @@ def _on_every(every: int, turn):
         return turn
 
     def skip(state: State, batch: Batch, keys: Array):
-        return state, _zeros_like(jax.eval_shape(turn, state, batch, keys)[1])
+        return state, zeros_like(jax.eval_shape(turn, state, batch, keys)[1])
 
     return lambda state, batch, keys: lax.cond((state.step + 1) % every == 0, turn, skip, state, batch, keys)
 
 
-def em(model: Mixture, every: int = 1) -> Algorithm:
+def em(model: ExpectationMaximization, every: int = 1, microbatches: int = 1) -> Algorithm:
     """Expectation-maximization (Dempster, Laird & Rubin 1977).
 
     With `every=1` and the whole data set as the batch it is textbook EM. With `every=n` the statistics of n batches
     are summed before each M-step: exact EM over data that is n batches long. `state.opt` holds the running sum.
-    """
 
+    microbatches: statistics are summed over this many parts of a batch, with the memory of one part.
+    """
+    _check_microbatches(microbatches)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        stats, metrics = _expectation(model, state, batch)
+        stats, metrics = _expectation(model, state, batch, microbatches)
         if every == 1:
             return _maximize(model, state, stats), metrics
         first, last = state.step % every == 0, (state.step + 1) % every == 0
@@ -146,16 +150,17 @@ def em(model: Mixture, every: int = 1) -> Algorithm:
     return Algorithm(partial(_em_init, model), step)
 
 
-def stepwise_em(model: Mixture, rate: optax.Schedule) -> Algorithm:
+def stepwise_em(model: ExpectationMaximization, rate: optax.Schedule, microbatches: int = 1) -> Algorithm:
     """EM that updates the parameters after every batch (Cappe & Moulines 2009; Liang & Klein 2009).
 
     The statistics are a moving average over batches, to which the batch of step t adds with weight rate(t), for example
     `lambda t: (t + 2.0) ** -0.7`; the first batch has weight 1. The model moves them along with its parameters
     (`recenter`). Priors count against the examples of one batch.
     """
+    _check_microbatches(microbatches)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        new, metrics = _expectation(model, state, batch)
+        new, metrics = _expectation(model, state, batch, microbatches)
         weight = jnp.where(state.step == 0, 1.0, rate(state.step))
         mixed = lambda old, new: ((1 - weight) * old + weight * new).astype(new.dtype)
         after = _maximize(model, state, jax.tree.map(mixed, state.opt, new))
@@ -164,32 +169,71 @@ def stepwise_em(model: Mixture, rate: optax.Schedule) -> Algorithm:
     return Algorithm(partial(_em_init, model), step)
 
 
-def _em_init(model: Mixture, key: Array, batch: Batch) -> State:
+def _em_init(model: ExpectationMaximization, key: Array, batch: Batch) -> State:
     params, extra = model.init(fold_in(key, "init"), batch)
     state = State(jnp.int32(0), key, params, (), extra)
     stats, _ = jax.eval_shape(model.e_step, state, batch)
-    return state._replace(opt=_zeros_like(stats))
+    return state._replace(opt=zeros_like(stats))
 
 
-def _expectation(model: Mixture, state: State, batch: Batch | Parts) -> tuple[PyTree, Metrics]:
-    def expect(extra: Extra, batch: Batch, key: Array):
+def _expectation(model: ExpectationMaximization, state: State, batch: Batch, parts: int) -> tuple[PyTree, Metrics]:
+    def expect(extra: Extra, batch: Batch, _: Array):
         stats, metrics = psum_over_data(model.e_step, state, batch)
         return stats, extra, metrics
 
-    keys = jnp.zeros(_length(batch)) if isinstance(batch, Parts) else None  # nothing is drawn
-    stats, _, metrics = _over_parts(expect, state.extra, batch, keys)
+    stats, _, metrics = _sum(expect, state.extra, _split(batch, parts), jnp.arange(parts), parts)
     return stats, metrics
 
 
-def _maximize(model: Mixture, state: State, stats: PyTree) -> State:
+def _maximize(model: ExpectationMaximization, state: State, stats: PyTree) -> State:
     params, extra = model.m_step(state, stats)
     return state._replace(step=state.step + 1, params=params, opt=stats, extra={**state.extra, **extra})
 
 
-def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:
-    """Also keeps the exponential moving average of a player's parameters; `core.weights` then returns it.
+def _check_microbatches(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"microbatches must be at least 1, got {n}")
 
-    So it does of `extra["PLAYER_statistics"]`, which belong to the parameters; see `core.statistics`.
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """The batch with a new leading axis of equal parts; as it is for a single part."""
+    if parts == 1:
+        return batch
+
+    def cut(a: Array) -> Array:
+        if a.shape[0] % parts:
+            raise ValueError(f"a batch of {a.shape[0]} cannot be cut into {parts} microbatches: choose a multiple")
+        # Every n-th row: a batch that is divided over devices gives parts that are.
+        return a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def _over(parts: int, f: Callable[[Batch, Array], PyTree], batch: Batch) -> PyTree:
+    """f(batch, 0), or f of every part and its number."""
+    return f(batch, jnp.int32(0)) if parts == 1 else jax.vmap(f)(batch, jnp.arange(parts, dtype=jnp.int32))
+
+
+def _sum(gather: Gather, extra: Extra, batch: Batch, keys: Array, parts: int) -> tuple[PyTree, Extra, Metrics]:
+    """`gather` of a batch, or its sum over the parts of one, each with its key, extras passing from part to part."""
+    if parts == 1:
+        return gather(extra, batch, keys)
+
+    def body(carry, item):
+        total, extra, metrics = carry
+        new, extra, more = gather(extra, *item)
+        return (add(total, new), extra, add(metrics, more)), None
+
+    one = jax.tree.map(lambda a: a[0], (batch, keys))
+    total, _, metrics = zeros_like(jax.eval_shape(gather, extra, *one))
+    carry, _ = lax.scan(body, (total, extra, metrics), (batch, keys))
+    return carry
+
+
+def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:
+    """Also keeps the exponential moving average of a player's parameters; `core.averaged` puts them in place.
+
+    The player's batch statistics in `extra["batch_stats"]`, which belong to the parameters, are averaged alike.
 
     `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
     """
@@ -199,64 +243,26 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
     def init(key: Array, batch: Batch) -> State:
         state = algorithm.init(key, batch)
-        return _with_average(state, jax.tree.map(jnp.copy, averaged(state)))
+        return _with_average(state, jax.tree.map(jnp.copy, current(state)))
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         new, metrics = algorithm.step(state, batch)
         rate = decay(state.step) if callable(decay) else decay
-        before = {name: state.extra["ema"][name] for name in averaged(new)}
-        average = optax.incremental_update(averaged(new), before, 1 - rate)
-        return _with_average(new, average), metrics
+        values = current(new)
+        before = {kind: {player: state.extra["ema"][kind][player]} for kind in values}
+        return _with_average(new, optax.incremental_update(values, before, 1 - rate)), metrics
 
-    def averaged(state: State) -> dict[str, PyTree]:
-        name = f"{player}_statistics"
-        return {player: state.params[player]} | ({name: state.extra[name]} if name in state.extra else {})
+    def current(state: State) -> dict[str, PyTree]:
+        stats = state.extra.get("batch_stats", {})
+        kept = {"batch_stats": {player: stats[player]}} if player in stats else {}
+        return {"params": {player: state.params[player]}, **kept}
 
     def _with_average(state: State, average: Mapping[str, PyTree]) -> State:
-        return state._replace(extra={**state.extra, "ema": {**state.extra.get("ema", {}), **average}})
+        before = state.extra.get("ema", {})
+        ema = {**before, **{kind: {**before.get(kind, {}), **value} for kind, value in average.items()}}
+        return state._replace(extra={**state.extra, "ema": ema})
 
     return Algorithm(init, step)
-
-
-class Parts(NamedTuple):
-    """A batch cut along a new leading axis into equal parts that are gathered one after the other."""
-
-    parts: Batch
-
-
-def accumulate(algorithm: Algorithm, n: int) -> Algorithm:
-    """The same step with the memory of a batch n times smaller: gradients or EM statistics are summed part by part.
-
-    The batch size must be a multiple of n. Batch statistics pass from part to part.
-    """
-    if n < 1:
-        raise ValueError(f"a batch cannot be cut into {n} parts")
-    if n == 1:
-        return algorithm
-
-    def cut(a: Array) -> Array:
-        if a.shape[0] % n:
-            raise ValueError(f"a batch of {a.shape[0]} cannot be cut into {n} equal parts: choose a multiple of {n}")
-        # Every n-th row: a batch that is divided over devices gives parts that are.
-        return a.reshape(a.shape[0] // n, n, *a.shape[1:]).swapaxes(0, 1)
-
-    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, Parts(jax.tree.map(cut, batch))))
-
-
-def _over_parts(gather: Gather, extra: Extra, batch: Batch | Parts, keys: Array) -> tuple[PyTree, Extra, Metrics]:
-    """`gather` on a batch, or its sum over the parts of one, each with its key, extras passing from part to part."""
-    if not isinstance(batch, Parts):
-        return gather(extra, batch, keys)
-
-    def body(carry, item):
-        total, extra, metrics = carry
-        new, extra, more = gather(extra, *item)
-        return (_add(total, new), extra, _add(metrics, more)), None
-
-    one = jax.tree.map(lambda a: a[0], (batch.parts, keys))
-    total, _, metrics = _zeros_like(jax.eval_shape(gather, extra, *one))
-    carry, _ = lax.scan(body, (total, extra, metrics), (batch.parts, keys))
-    return carry
 
 
 def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
@@ -276,20 +282,49 @@ def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
         def body(_, carry):
             state, metrics = carry
             state, new = one(state)
-            return state, _add(metrics, new)
+            return state, add(metrics, new)
 
-        return lax.fori_loop(0, n, body, (state, _zeros_like(jax.eval_shape(one, state)[1])))
+        return lax.fori_loop(0, n, body, (state, zeros_like(jax.eval_shape(one, state)[1])))
 
     return Algorithm(algorithm.init, step)
 
 
-def _length(tree: PyTree) -> int:
-    return jax.tree.leaves(tree)[0].shape[0]
+def staged(stages: Sequence[Algorithm], boundaries: Sequence[int]) -> Algorithm:
+    """Several algorithms on one State, one after the other: stage i runs until step `boundaries[i]`.
+
+    All stages share the State, which the last of them makes: parameters of later stages exist from the start, and a
+    stage chooses which of them it uses (progressive growing, Karras et al. 2018). A stage with a smaller batch slices
+    it, see `first_examples`. Metrics that a stage does not have count nothing. One program holds all stages.
+    """
+    if len(boundaries) != len(stages) - 1 or list(boundaries) != sorted({*boundaries}) or min([1, *boundaries]) < 1:
+        raise ValueError(
+            f"{len(stages)} stages need {len(stages) - 1} increasing boundaries of at least 1, got {list(boundaries)}"
+        )
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        shapes = [jax.eval_shape(stage.step, state, batch)[1] for stage in stages]
+        nothing = {name: zero for found in shapes for name, zero in zeros_like(dict(found)).items()}
+
+        def branch(stage: Algorithm, state: State, batch: Batch) -> tuple[State, Metrics]:
+            state, metrics = stage.step(state, batch)
+            return state, {**nothing, **metrics}
+
+        number = jnp.searchsorted(jnp.asarray(boundaries, jnp.int32), state.step, side="right")
+        return lax.switch(number, [partial(branch, stage) for stage in stages], state, batch)
+
+    return Algorithm(stages[-1].init, step)
 
 
-def _add(a: PyTree, b: PyTree) -> PyTree:
+def first_examples(algorithm: Algorithm, n: int) -> Algorithm:
+    """The algorithm on the first n examples of every batch."""
+    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, jax.tree.map(lambda a: a[:n], batch)))
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """The sum of two pytrees, leaf by leaf."""
     return jax.tree.map(jnp.add, a, b)
 
 
-def _zeros_like(shapes: PyTree) -> PyTree:
+def zeros_like(shapes: PyTree) -> PyTree:
+    """Zeros of the shapes and dtypes of a (possibly abstract) pytree."""
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

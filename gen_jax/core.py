@@ -1,8 +1,19 @@
-"""The words every part of gen_jax shares: State, Mean, Objective, Algorithm, and what a Model is.
+"""The vocabulary of gen_jax: State, Mean, Objective, Algorithm, and the protocols of models and data sources.
 
 A run is one pytree, the `State`. A `Model` holds hyper-parameters and no arrays. An `Algorithm` is a pair of pure
-functions that makes a State and moves it one batch further; `gen_jax.algorithms` builds them from models, and
+functions that makes a State and advances it by one batch; `gen_jax.algorithms` builds them from models, and
 `gen_jax.loop.fit` runs any of them.
+
+Entries of a batch, each with a leading axis B of examples; models read those they know:
+
+    x            observations (B, ...); of sequences (B, T, ...)
+    label        class numbers (B,) from 0
+    weight       how often each example counts (B,); 0 removes it
+    length       observed steps of each sequence (B,)
+    observed     which steps of a sequence are observed (B, T)
+    mask         which tokens a loss counts (B, T)
+    index        the number of each example in its data set (B,), added by sources
+    condition    any other conditioning input, under the name that the model's `conditioning` asks for
 """
 
 from __future__ import annotations
@@ -16,13 +27,13 @@ import jax.numpy as jnp
 from jax import Array
 
 PyTree = Any
-Batch = Mapping[str, Any]  # "x" holds the observations (B, ...); other entries are context
+Batch = Mapping[str, Any]  # see above
 Params = Mapping[str, PyTree]  # {player: unconstrained arrays}
-Extra = Mapping[str, PyTree]  # {name: arrays that no gradient touches}
+Extra = Mapping[str, PyTree]  # {name: arrays that no gradient touches}; reserved: batch_stats, ema, curve
 
 
 class State(NamedTuple):
-    """A whole run: what is checkpointed, sharded and donated."""
+    """A whole run: checkpointed, sharded and donated as one pytree."""
 
     step: Array  # () int32, completed steps
     key: Array  # () typed PRNG key, constant for the run; see `fold_in`
@@ -44,8 +55,8 @@ class Mean(NamedTuple):
         values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
         if weights is None:
             return cls(values.sum(), jnp.asarray(values.size, values.dtype))
-        kept = jnp.where(weights > 0, values * weights, 0.0)  # a masked NaN is no NaN
-        return cls(kept.sum(), weights.sum().astype(values.dtype))
+        counted = jnp.where(weights > 0, values * weights, 0.0)  # a masked NaN is no NaN
+        return cls(counted.sum(), weights.sum().astype(values.dtype))
 
     @property
     def value(self) -> Array:
@@ -53,14 +64,15 @@ class Mean(NamedTuple):
 
 
 Metrics = Mapping[str, Mean]
-Loss = Callable[[PyTree, State, Batch, Array], tuple[Array, tuple[Extra, Metrics]]]
+Loss = Callable[[PyTree, State, Batch, Array], tuple[Array | Mean, tuple[Extra, Metrics]]]
 
 
 class Objective(NamedTuple):
-    """`player` lowers `loss` on every n-th step, everyone else held fixed.
+    """Minimizes `loss` with respect to the parameters of `player` on every n-th step; all others are constant.
 
-    `loss(params, state, batch, key)` returns the scalar to minimize and a pair: new values for entries of
-    `state.extra`, and metrics. `name` labels the loss in the metrics; it is needed only when one player has several.
+    `loss(params, state, batch, key)` returns the loss, and a pair of new values for entries of `state.extra` and
+    metrics. A loss is a scalar, or a `Mean` where examples or tokens have weights: microbatches and devices then add
+    totals and counts and divide once. `name` labels the loss in the metrics; only a player with several needs it.
     """
 
     player: str
@@ -70,39 +82,46 @@ class Objective(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """How a State begins and how a batch moves it on. Both are pure; combinators return Algorithms."""
+    """A pair of pure functions: `init` makes a State, `step` advances it by one batch."""
 
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
 
 
 class Model(Protocol):
-    """A frozen dataclass of hyper-parameters and Flax modules.
-
-    It may have `unsupported(batch) -> str`, which says in words what of some data it cannot explain ("" if nothing): runs
-    ask it before they train. And `diagnose(metrics) -> str`, what these metrics of a report say is going wrong.
-    """
+    """A frozen dataclass of hyper-parameters and Flax modules."""
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         """Initial parameters and extras for data like `batch`."""
 
-    def sample(self, state: State, key: Array, n: int) -> Batch:
-        """n new examples, in the shape, dtype and range of the data."""
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
+        """n new examples, in the shape, dtype and range of the data.
+
+        condition: the conditioning inputs of each example, e.g. {"label": (n,)}; only for conditional models.
+        """
 
 
-class Descendable(Model, Protocol):
-    """Trainable by `descent`.
-
-    It may have `shared(batch, key) -> batch`, which adds what all losses of a step draw together: that random numbers
-    of two losses are the same, compilers do not find out.
-    """
+@runtime_checkable
+class Trainable(Protocol):
+    """A model trained by `descent`."""
 
     @property
     def objectives(self) -> Sequence[Objective]: ...
 
 
-class Mixture(Model, Protocol):
-    """Trainable by `em`."""
+@runtime_checkable
+class SharesNoise(Protocol):
+    """A trainable model whose losses use the same random numbers.
+
+    XLA does not recognize that two losses draw the same numbers: what `draw_shared` adds to the batch is drawn once.
+    """
+
+    def draw_shared(self, batch: Batch, key: Array) -> Batch: ...
+
+
+@runtime_checkable
+class ExpectationMaximization(Protocol):
+    """A model trained by `em`."""
 
     def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
         """Sufficient statistics, which add over batches, and metrics."""
@@ -111,18 +130,44 @@ class Mixture(Model, Protocol):
         """The parameters that maximize the expected complete-data log-likelihood, and new values for extras."""
 
 
-class Density(Model, Protocol):
-    """A model with an exact density: GMM, HMM, flow, autoregressive."""
+@runtime_checkable
+class Density(Protocol):
+    """A model with a log-density: mixture, HMM, flow, autoregressive model."""
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-densities in nats."""
 
 
-class Bound(Model, Protocol):
-    """A model with a lower bound on its log-likelihood: VAE, hierarchical VAE."""
+@runtime_checkable
+class EstimatedDensity(Density, Protocol):
+    """A density that may be estimated without bias instead of computed exactly, as by a Hutchinson trace."""
+
+    @property
+    def estimated(self) -> bool: ...
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A model with a lower bound on its log-likelihood: VAE, hierarchical VAE, VQ-VAE."""
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) evidence lower bounds in nats, by one sample from the posterior."""
+
+
+@runtime_checkable
+class ImportanceWeighted(Protocol):
+    """A model whose bound becomes tighter with importance weights."""
+
+    def log_weights(self, state: State, batch: Batch, key: Array, samples: int) -> Array:
+        """(samples, B) log p(x, z) / q(z | x) in nats."""
+
+
+@runtime_checkable
+class BoundsIntegers(Protocol):
+    """A model that says whether its bound is on the probability of integers, so that bits per dimension are defined."""
+
+    @property
+    def discrete(self) -> bool: ...
 
 
 @runtime_checkable
@@ -132,7 +177,7 @@ class Latent(Protocol):
     def encode(self, state: State, batch: Batch) -> Any:
         """q(z | x), a distribution of vectors (B, latent)."""
 
-    def decode(self, state: State, z: Array, given: Batch | None = None) -> Any:
+    def decode(self, state: State, z: Array, condition: Batch | None = None) -> Any:
         """p(x | z) of vectors (n, latent), a distribution of the single values of x."""
 
     def prior_of(self, state: State) -> Any:
@@ -147,8 +192,102 @@ class Invertible(Protocol):
     def autoregressive(self) -> bool:
         """Whether each value of x depends on no noise after its own, in their order, and the noise is independent."""
 
-    def of(self, state: State, batch: Batch | None = None) -> Any:
-        """The distribution of x, a base and a bijector."""
+    def distribution(self, state: State, batch: Batch | None = None) -> Any:
+        """The distribution of x, with a base `distribution` and a `bijector`."""
+
+
+@runtime_checkable
+class Adversarial(Protocol):
+    """A model with a generator and a discriminator: GAN."""
+
+    def generate(self, state: State, z: Array, condition: Batch | None = None) -> Array:
+        """(B, *x) from noise (B, latent)."""
+
+    def noise(self, key: Array, n: int) -> Array:
+        """(n, latent) noise."""
+
+    def discriminate(self, state: State, batch: Batch) -> Array:
+        """Logits of being real."""
+
+
+@runtime_checkable
+class Autoregressive(Protocol):
+    """A model of sequences of tokens, one token at a time; see `gen_jax.models.common.autoregressive`."""
+
+    def start(self, condition: PyTree, n: int) -> PyTree:
+        """The cache before the first token of n sequences."""
+
+    def next(self, params: PyTree, cache: PyTree, token: Array) -> tuple[PyTree, Array]:
+        """The cache after token (n,), and logits (n, V) of the one after it."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that predicts the "label" of an example."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def predict(self, state: State, batch: Batch) -> Array:
+        """(B,) class numbers."""
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """A model that may condition on entries of the batch; `conditioning` is None where it does not."""
+
+    @property
+    def conditioning(self) -> Any: ...
+
+
+@runtime_checkable
+class Supported(Protocol):
+    """A model of limited support."""
+
+    def unsupported(self, batch: Batch) -> str:
+        """A message if the batch lies outside the support, else ""; checked before training."""
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """A model that recognizes failures of training in its metrics."""
+
+    def diagnose(self, metrics: Mapping[str, Any]) -> str:
+        """A message about what is going wrong, "" if nothing is."""
+
+
+@runtime_checkable
+class GaussianComponents(Protocol):
+    """A model with Gaussian components, for pictures."""
+
+    def covariances(self, state: State) -> tuple[Array, Array]:
+        """Means (K, D) and covariances (K, D, D)."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Batches as a function of the step; see `gen_jax.data.source`."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def batch_at(self, step: Array | int) -> Batch:
+        """The batch of a step."""
+
+    def example(self) -> Any:
+        """A pytree with `batch_at` that holds the batch of step 0."""
+
+    def window(self, step: int, n: int) -> Any:
+        """A pytree with `batch_at`, traceable for the n steps from `step` on."""
+
+    def check(self) -> None:
+        """Raises UserError for data that cannot be trained on."""
+
+    def place(self, mesh: Any) -> Source:
+        """The same source on the devices of a mesh."""
+
+    def close(self) -> None:
+        """Stops reading ahead."""
 
 
 def fold_in(key: Array, *names: int | str | Array) -> Array:
@@ -158,12 +297,20 @@ def fold_in(key: Array, *names: int | str | Array) -> Array:
     return key
 
 
-def weights(state: State, player: str) -> PyTree:
-    """A player's averaged parameters where `with_ema` keeps them, else its current ones: those to evaluate."""
-    return state.extra.get("ema", {}).get(player, state.params[player])
+def averaged(state: State) -> State:
+    """The State to evaluate and sample: averaged parameters and batch statistics in place of the current ones.
+
+    Averages are those that `algorithms.with_ema` keeps in `extra["ema"]`; without them the State is returned as it is.
+    """
+    if "ema" not in state.extra:
+        return state
+    ema = state.extra["ema"]
+    extra = {name: value for name, value in state.extra.items() if name != "ema"}
+    if "batch_stats" in ema:
+        extra["batch_stats"] = {**extra["batch_stats"], **ema["batch_stats"]}
+    return state._replace(params={**state.params, **ema["params"]}, extra=extra)
 
 
-def statistics(state: State, player: str) -> PyTree:
-    """The batch statistics of a player, `extra["PLAYER_statistics"]`, averaged where its parameters are."""
-    name = f"{player}_statistics"
-    return state.extra.get("ema", {}).get(name, state.extra[name])
+def as_mean(loss: Array | Mean) -> Mean:
+    """A loss as a Mean; a scalar counts once."""
+    return loss if isinstance(loss, Mean) else Mean.of(loss)

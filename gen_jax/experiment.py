@@ -70,9 +70,10 @@ class Experiment:
     def source(self, data: Dataset, seed: int = 0) -> Resident | Streamed:
         """The training split as a function of the step."""
         arrays = data[self.train]
-        check_arrays(arrays, self.batch, f"{data.name} [{self.train}]", self.missing)
+        name = f"{data.name} [{self.train}]"
         if self.resident:
-            return Resident(arrays, self.batch, tuple(self.transforms), seed=seed, missing=self.missing)
+            return Resident(arrays, self.batch, tuple(self.transforms), seed=seed, missing=self.missing, name=name)
+        check_arrays(arrays, self.batch, name, self.missing)
         size = len(arrays["x"])
         records = lambda index: {name: a[index] for name, a in arrays.items()}
         return Streamed(records, size, self.batch or size, tuple(self.transforms), self.batch is not None, seed)

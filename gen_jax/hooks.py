@@ -66,13 +66,17 @@ class Log(Hook):
 
 
 class Evaluate(Hook):
-    """Writes what `evaluation(state)` returns, a mapping of floats, every so many steps."""
+    """Measures `evaluation(state)`, a mapping of floats, every so many steps, and writes it."""
+
+    measures = True
 
     def __init__(self, evaluation: Callable[[State], Mapping[str, float]], writer: Writer, every: int):
         self.evaluation, self.writer, self.every = evaluation, writer, every
 
-    def visit(self, step: int, state: State) -> None:
-        self.writer.write(step, self.evaluation(state))
+    def visit(self, step: int, state: State, measured: Values) -> Values:
+        values = self.evaluation(state)
+        self.writer.write(step, values)
+        return values
 
 
 class Plot(Hook):
@@ -81,7 +85,7 @@ class Plot(Hook):
     def __init__(self, draw: Callable[[State], Mapping[str, Any]], folder: str | os.PathLike, every: int):
         self.draw, self.folder, self.every = draw, Path(folder), every
 
-    def visit(self, step: int, state: State) -> None:
+    def visit(self, step: int, state: State, measured: Values) -> None:
         figures = self.draw(state)
         if is_writer():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,19 +94,17 @@ class Plot(Hook):
 
 
 class Checkpoint(Hook):
-    """Saves the State. `metrics(step)` returns what was measured at a step, for the choice of the best checkpoint."""
+    """Saves the State; what was measured at the same step decides the best checkpoint."""
 
     urgent = True
 
-    def __init__(
-        self, checkpoints: Checkpoints, every: int, metrics: Callable[[int], Mapping[str, Any]] = lambda step: {}
-    ):
-        self.checkpoints, self.every, self.metrics = checkpoints, every, metrics
+    def __init__(self, checkpoints: Checkpoints, every: int):
+        self.checkpoints, self.every = checkpoints, every
         self.seconds = 0.0  # spent while the loop waited for a save to start
 
-    def visit(self, step: int, state: State) -> None:
+    def visit(self, step: int, state: State, measured: Values) -> None:
         start = time.perf_counter()
-        if not self.checkpoints.save(step, state, self.metrics(step)):
+        if not self.checkpoints.save(step, state, measured):
             raise NonFiniteError(f"a parameter is not finite at step {step}{_advice(self.checkpoints)}")
         self.seconds += time.perf_counter() - start
 
@@ -148,7 +150,7 @@ def _say(text: str) -> None:
 
 
 class Diagnose(Hook):
-    """Says once what `diagnose(metrics)` finds wrong, a text or "", when it has found it `patience` times in a row."""
+    """Prints the message of `diagnose(metrics)` once, after it has been the same for `patience` reports in a row."""
 
     def __init__(self, diagnose: Callable[[Values], str], patience: int = 3, say: Callable[[str], None] = _say):
         self.diagnose, self.patience, self.say = diagnose, patience, say
@@ -179,7 +181,7 @@ class Profile(Hook):
         if step >= self.at[0]:
             raise UserError(f"step {self.at[0]} cannot be profiled: the run resumes at step {step}")
 
-    def visit(self, step: int, state: State) -> None:
+    def visit(self, step: int, state: State, measured: Values) -> None:
         state.step.block_until_ready()
         if step == self.at[0]:
             jax.profiler.start_trace(self.folder)

@@ -27,7 +27,6 @@ class Writer:
     """
 
     def __init__(self, folder: str | os.PathLike, resumed_at: int = 0):
-        self._row: tuple[int, dict[str, Any]] = (-1, {})
         self._file = self._board = None
         if not is_writer():
             return
@@ -42,7 +41,6 @@ class Writer:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step, the wall-clock time and the values (null where not finite)."""
-        self._row = (step, self.at(step) | values)
         if self._file is None:
             return
         row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(v) for name, v in values.items()}
@@ -56,10 +54,6 @@ class Writer:
             for label, v in many.items():
                 if math.isfinite(v):
                     self._board.add_scalar(label, v, step)
-
-    def at(self, step: int) -> dict[str, Any]:
-        """What was written at this very step."""
-        return self._row[1] if self._row[0] == step else {}
 
     def close(self) -> None:
         if self._file is not None:

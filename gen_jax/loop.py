@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from gen_jax.algorithms import add, zeros_like
 from gen_jax.algorithms import chunk as in_chunks
-from gen_jax.core import Algorithm, Metrics, State
-from gen_jax.data.source import Resident, check_arrays
+from gen_jax.core import Algorithm, Metrics, Source, State
+from gen_jax.data.source import Resident
 from gen_jax.errors import UserError
 from gen_jax.sharding import Layout, over_data
 
@@ -26,15 +26,17 @@ AHEAD = 2  # calls of the compiled step that may be under way: enough to keep th
 
 
 class Hook:
-    """Something that watches a run. Every method may be left out; one that returns True stops the run.
+    """Watches a run. Every method may be left out; `poll`, `report` and `visit` may return True to stop the run.
 
-    `visit` is called every `every` steps (0 is never), at the steps `at`, and at the last step. When `poll` stops the
-    run there is no time to lose: then only `urgent` hooks visit the last step.
+    `visit` is called every `every` steps (0 is never), at the steps `at`, and at the last step. It may return what it
+    measured, {name: value}, which the hooks visited after it receive; hooks that `measure` come first, whatever their
+    place in the list. When `poll` stops the run there is no time to lose: then only `urgent` hooks visit the last step.
     """
 
     every: int = 0
     at: Sequence[int] = ()
     urgent: bool = False
+    measures: bool = False
 
     def __enter__(self):
         return self
@@ -53,13 +55,13 @@ class Hook:
     def resume(self, step: int) -> None:
         """After the visits of a step, when the loop goes on."""
 
-    def visit(self, step: int, state: State) -> bool | None:
-        """The State. It must not be kept: the next step donates its memory."""
+    def visit(self, step: int, state: State, measured: Values) -> Values | bool | None:
+        """The State, which must not be kept: the next step donates its memory."""
 
 
 def fit(
     algorithm: Algorithm,
-    data: Any,
+    data: Source | Mapping[str, Any],
     steps: int,
     *,
     state: State | None = None,
@@ -74,64 +76,89 @@ def fit(
     data: a source (`Resident`, `Streamed`), or a dict of arrays with an entry "x", all of it then one batch.
     state: where to go on from, by default a new State from `seed`. Its memory is reused.
     chunk: steps per call of the compiled program; more is faster for small models. Hooks keep their steps.
-    layout: how the run lies on the devices, by default on one.
+    layout: how the run is laid out on the devices, by default on one.
     Raises UserError for arguments or data that cannot work, before anything is compiled.
+
+        >>> from gen_jax import GMM, em, fit, load
+        >>> state = fit(em(GMM(3)), load("blobs")["train"], steps=20)
     """
-    if min(steps, chunk, report_every) < 1:
-        raise UserError(f"steps, chunk and report_every must be at least 1, got {steps}, {chunk}, {report_every}")
-    ready = program(algorithm, data, chunk, layout, state, seed)
-    with ExitStack() as stack:
-        stack.callback(ready.source.close)
-        for hook in hooks:
-            stack.enter_context(hook)
-        return _run(ready, steps, chunk, report_every, hooks)
+    ready = program(algorithm, data, chunk, layout)
+    return ready.run(steps, state=state, seed=seed, report_every=report_every, hooks=hooks)
 
 
 class Program(NamedTuple):
-    """What the loop runs, and what it begins with."""
+    """An algorithm and its data laid out on the devices; the step is traced, not yet compiled."""
 
+    algorithm: Algorithm
+    chunk: int
     advance: Callable[..., Any]  # see `compile_steps`
     zeros: Callable[[], Metrics]  # see `zero_metrics`
-    source: Any
-    state: State
+    source: Source
+    shardings: State
+    shapes: State  # shapes and dtypes of the State
+
+    @property
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of the State."""
+        return _with_shardings(self.shapes, self.shardings)
+
+    def initial_state(self, seed: int = 0) -> State:
+        """A new State, made in place on its devices."""
+        return initial_state(self.algorithm, self.source, seed, self.shardings)
+
+    def run(
+        self,
+        steps: int,
+        *,
+        state: State | None = None,
+        seed: int = 0,
+        report_every: int = 100,
+        hooks: Sequence[Hook] = (),
+    ) -> State:
+        """Runs until `steps` steps are completed; the arguments are those of `fit`."""
+        if min(steps, report_every) < 1:
+            raise UserError(f"steps and report_every must be at least 1, got {steps} and {report_every}")
+        state = self.initial_state(seed) if state is None else jax.device_put(state, self.shardings)
+        with ExitStack() as stack:
+            stack.callback(self.source.close)
+            for hook in hooks:
+                stack.enter_context(hook)
+            return _run(self, state, steps, report_every, hooks)
 
 
 def program(
     algorithm: Algorithm,
-    data: Any,
+    data: Source | Mapping[str, Any],
     chunk: int = 1,
     layout: Layout = Layout(data=1),
-    state: State | None = None,
-    seed: int = 0,
 ) -> Program:
-    """The algorithm, its data and its State, laid out on the devices; the step is traced, not yet compiled.
+    """Lays an algorithm and its data out on the devices and traces the step; the arguments are those of `fit`.
 
-    The arguments are those of `fit`. Raises UserError for data that cannot work, before anything is compiled.
+    Raises UserError for data that cannot work, and the ValueErrors of models and algorithms.
     """
-    source = data if hasattr(data, "batch_at") else Resident(data)
-    if isinstance(source, Resident):
-        check_arrays(source.arrays, source.batch, missing=source.missing)
+    if chunk < 1:
+        raise UserError(f"chunk must be at least 1, got {chunk}")
+    source = data if isinstance(data, Source) else Resident(data)
+    source.check()
     mesh = layout.mesh()
-    if source.batch_size % mesh.shape["data"]:
-        raise UserError(
-            f"a batch of {source.batch_size} cannot be divided over {mesh.shape['data']} devices: choose a multiple"
-        )
     source = source.place(mesh)
     if mesh.size > 1:
         algorithm = over_data(algorithm, mesh)
     algorithm = Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.step))  # traced once, however often used below
-    shardings = layout.shardings(abstract_state(algorithm, source), mesh)
-    if state is None:
-        state = initial_state(algorithm, source, seed, shardings)
-    else:
-        state = jax.device_put(state, shardings)
-    advance = compile_steps(algorithm, chunk, shardings)
-    return Program(advance, zero_metrics(algorithm, state, source, shardings), source, state)
+    shapes = abstract_state(algorithm, source)
+    shardings = layout.shardings(shapes, mesh)
+    advance, zeros = compile_steps(algorithm, chunk, shardings), zero_metrics(algorithm, shapes, source, shardings)
+    return Program(algorithm, chunk, advance, zeros, source, shardings, shapes)
 
 
-def abstract_state(algorithm: Algorithm, source: Any) -> State:
-    """The shapes and dtypes of a run's State; nothing is computed or allocated."""
-    return jax.eval_shape(lambda view: algorithm.init(jax.random.key(0), view.batch_at(0)), source.example())
+def abstract_state(algorithm: Algorithm, source: Source, layout: Layout | None = None) -> State:
+    """The shapes and dtypes of a run's State, with shardings if a layout is given; nothing is computed or allocated."""
+    shapes = jax.eval_shape(lambda view: algorithm.init(jax.random.key(0), view.batch_at(0)), source.example())
+    return shapes if layout is None else _with_shardings(shapes, layout.shardings(shapes, layout.mesh()))
+
+
+def _with_shardings(shapes: State, shardings: State) -> State:
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
 
 
 def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: Any = None) -> State:
@@ -152,7 +179,7 @@ def compile_steps(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -
 
     def advance(state: State, totals: Metrics, source: Any, n: Any):
         state, metrics = in_chunks(algorithm, n).step(state, source)
-        return state, jax.tree.map(jnp.add, totals, metrics), state.step + 0
+        return state, add(totals, metrics), state.step + 0
 
     static = ("n",) if chunk == 1 else ()
     out = None if shardings is None else (shardings, shardings.step, shardings.step)
@@ -163,7 +190,7 @@ def zero_metrics(algorithm: Algorithm, state: State, source: Any, shardings: Any
     """Makes metrics that have counted nothing yet."""
     shapes = jax.eval_shape(in_chunks(algorithm, 1).step, state, source.example())[1]
     out = None if shardings is None else shardings.step
-    return jax.jit(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), out_shardings=out)
+    return jax.jit(lambda: zeros_like(shapes), out_shardings=out)
 
 
 def read(totals: Metrics) -> dict[str, Any]:
@@ -176,57 +203,94 @@ def read(totals: Metrics) -> dict[str, Any]:
     return values
 
 
-def _run(ready: Program, steps: int, chunk: int, report_every: int, hooks: Sequence[Hook]) -> State:
+class Calendar(NamedTuple):
+    """The steps at which calls of the compiled program must end: reports, visits, and the last step."""
+
+    steps: int
+    report_every: int
+    hooks: Sequence[Hook]
+
+    def next_event(self, step: int) -> int:
+        cadences = [self.report_every, *(hook.every for hook in self.hooks if hook.every)]
+        marks = [mark for hook in self.hooks for mark in hook.at if mark > step]
+        return min(self.steps, *(step - step % every + every for every in cadences), *marks)
+
+    def visiting(self) -> list[Hook]:
+        """The hooks that ever visit, those that measure first."""
+        return sorted((hook for hook in self.hooks if hook.every or hook.at), key=lambda hook: not hook.measures)
+
+    def due(self, step: int) -> list[Hook]:
+        return [h for h in self.visiting() if (h.every and step % h.every == 0) or step in h.at]
+
+
+class Reports:
+    """Metrics that are summed on the device, and read once the device has long finished with them."""
+
+    def __init__(self, zeros: Callable[[], Metrics], every: int, hooks: Sequence[Hook]):
+        self.zeros, self.every, self.hooks = zeros, every, hooks
+        self.totals: Metrics = zeros()
+        self.unread: tuple[int, Metrics] | None = None
+
+    def flush(self) -> bool:
+        """Reads the report of an earlier step, if there is one; True if a hook asks to stop."""
+        if self.unread is None:
+            return False
+        (step, totals), self.unread = self.unread, None
+        values = read(totals)
+        return _any(hook.report(step, values) for hook in self.hooks)
+
+    def close(self, step: int) -> None:
+        """Ends the interval of a report with this step."""
+        self.unread, self.totals = (step, self.totals), self.zeros()
+
+
+def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Sequence[Hook]) -> State:
     """Calls the compiled step until the end, and the hooks at their steps."""
-    advance, zeros, source, state = ready
-    step, totals, unread, running = int(state.step), zeros(), None, deque()
+    step, running = int(state.step), deque()
+    reports, calendar = Reports(ready.zeros, report_every, hooks), Calendar(steps, report_every, hooks)
     for hook in hooks:
-        hook.begin(step, list(totals))
-    visiting = [hook for hook in hooks if hook.every or hook.at]
-    stop = False
-    while step < steps and not stop:
-        n = min(chunk, _next_event(step, steps, report_every, visiting) - step)
-        state, totals, token = advance(state, totals, source.window(step, n), n if chunk == 1 else np.int32(n))
+        hook.begin(step, list(reports.totals))
+    while step < steps:
+        n = min(ready.chunk, calendar.next_event(step) - step)
+        window = ready.source.window(step, n)
+        state, reports.totals, token = ready.advance(
+            state, reports.totals, window, n if ready.chunk == 1 else np.int32(n)
+        )
         step += n
         running.append(token)
         if len(running) > AHEAD:
             running.popleft().block_until_ready()
-        stop = interrupted = _any(hook.poll(step) for hook in hooks)
-        if unread:  # the report of an earlier step, which by now is finished
-            stop |= _report(hooks, *unread)
-            unread = None
+        interrupted = _any(hook.poll(step) for hook in hooks)
+        stop = reports.flush() or interrupted
+        due = calendar.due(step)
         if step % report_every == 0 or step == steps or stop:
-            unread, totals = (step, totals), zeros()
-        due = [hook for hook in visiting if _is_due(hook, step)]
-        if unread and (due or step == steps or stop):
-            stop |= _report(hooks, *unread)
-            unread = None
+            reports.close(step)
+        if due or step == steps or stop:
+            stop = reports.flush() or stop
         if step == steps or stop:
-            due = [hook for hook in visiting if hook.urgent or not interrupted]
-        asked = _any(hook.visit(step, state) for hook in due)
+            due = [hook for hook in calendar.visiting() if hook.urgent or not interrupted]
+        asked = _visit(due, step, state)
         if asked and not stop:  # the others see the last state too
-            _any(hook.visit(step, state) for hook in visiting if hook not in due)
-        stop |= asked
-        if due and not stop:
+            _visit([hook for hook in calendar.visiting() if hook not in due], step, state)
+        if stop or asked:
+            break
+        if due:
             for hook in hooks:
                 hook.resume(step)
     return state
 
 
-def _next_event(step: int, steps: int, report_every: int, hooks: Sequence[Hook]) -> int:
-    """The next step at which a call of the compiled program must end."""
-    cadences = [report_every, *(hook.every for hook in hooks if hook.every)]
-    marks = [mark for hook in hooks for mark in hook.at if mark > step]
-    return min(steps, *(step - step % every + every for every in cadences), *marks)
-
-
-def _is_due(hook: Hook, step: int) -> bool:
-    return bool(hook.every and step % hook.every == 0) or step in hook.at
-
-
-def _report(hooks: Sequence[Hook], step: int, totals: Metrics) -> bool:
-    values = read(totals)
-    return _any(hook.report(step, values) for hook in hooks)
+def _visit(hooks: Sequence[Hook], step: int, state: State) -> bool:
+    """Shows the State to hooks, each with what those before it measured; True if one of them asks to stop."""
+    measured: dict[str, Any] = {}
+    stop = False
+    for hook in hooks:
+        answer = hook.visit(step, state, measured)
+        if isinstance(answer, Mapping):
+            measured |= answer
+        else:
+            stop |= bool(answer)
+    return stop
 
 
 def _any(answers) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.algorithms import _length, _zeros_like
+from gen_jax.algorithms import zeros_like
 from gen_jax.core import (
     Algorithm,
     Batch,
@@ -21,8 +21,21 @@ from gen_jax.core import (
 )
 
 
+class Progress(NamedTuple):
+    """The carry of `until_converged`; all but `iteration` have the shape of the metric, () or (members,)."""
+
+    iteration: Array
+    done: Array
+    count: Array  # iterations that were needed
+    decreases: Array  # in how many of them the metric fell
+    last: Array  # the metric's last value
+    curve: Array  # (..., iterations)
+    state: State
+    metrics: Metrics
+
+
 def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterations: int) -> Algorithm:
-    """Whole runs as one step: goes on until a metric changes by less than `tolerance`, at most `iterations` times.
+    """Whole runs as one step: iterates until a metric changes by less than `tolerance`, at most `iterations` times.
 
     In a `population` each member stops by itself, so that one program runs many restarts; see `member` for the best.
     The metrics are those of the last iteration, and "iterations", "converged", and "decreases": in how many the metric
@@ -40,44 +53,48 @@ def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterati
     def init(key: Array, batch: Batch) -> State:
         state = algorithm.init(key, batch)
         value = shapes_of(state, batch)[metric].total
-        return _with_curve(state, jnp.full((*value.shape, iterations), jnp.nan, value.dtype))
+        return _with_extra(state, curve=jnp.full((*value.shape, iterations), jnp.nan, value.dtype))
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         inner = state._replace(extra={k: v for k, v in state.extra.items() if k != "curve"})
         shapes = shapes_of(inner, batch)
         value = shapes[metric].total
-        nothing = jnp.full(value.shape, jnp.nan, value.dtype)
-        count = jnp.zeros(value.shape, jnp.int32)
+        count, never = jnp.zeros(value.shape, jnp.int32), jnp.zeros(value.shape, bool)
+        nothing, curve = jnp.full(value.shape, jnp.nan, value.dtype), jnp.full_like(state.extra["curve"], jnp.nan)
 
-        def unfinished(carry) -> Array:
-            i, done, *_ = carry
-            return (i < iterations) & ~done.all()
+        def unfinished(at: Progress) -> Array:
+            return (at.iteration < iterations) & ~at.done.all()
 
-        def advance(carry):
-            i, done, count, decreases, last, curve, old, metrics = carry
-            new, more = algorithm.step(old, batch)
-            value = more[metric].value
-            fell = value < last - 100 * jnp.finfo(value.dtype).eps * jnp.abs(last)
-            curve = curve.at[..., i].set(jnp.where(done, jnp.nan, value))
-            keep = lambda new, old: jnp.where(done.reshape(done.shape + (1,) * (new.ndim - done.ndim)), old, new)
-            moving = ("params", "opt", "extra")
-            kept = jax.tree.map(keep, *({name: getattr(s, name) for name in moving} for s in (new, old)))
-            count, decreases = count + ~done, decreases + (fell & ~done)
-            ended = done | (jnp.abs(value - last) < tolerance)
-            metrics = jax.tree.map(keep, more, metrics)
-            return i + 1, ended, count, decreases, keep(value, last), curve, new._replace(**kept), metrics
+        def advance(at: Progress) -> Progress:
+            new, metrics = algorithm.step(at.state, batch)
+            value = metrics[metric].value
+            fell = value < at.last - 100 * jnp.finfo(value.dtype).eps * jnp.abs(at.last)
+            keep = lambda new, old: jnp.where(
+                at.done.reshape(at.done.shape + (1,) * (new.ndim - at.done.ndim)), old, new
+            )
+            params, opt, extra = jax.tree.map(keep, (new.params, new.opt, new.extra), at.state[2:])
+            return Progress(
+                at.iteration + 1,
+                at.done | (jnp.abs(value - at.last) < tolerance),
+                at.count + ~at.done,
+                at.decreases + (fell & ~at.done),
+                keep(value, at.last),
+                at.curve.at[..., at.iteration].set(jnp.where(at.done, jnp.nan, value)),
+                State(new.step, new.key, params, opt, extra),
+                jax.tree.map(keep, metrics, at.metrics),
+            )
 
-        curve = jnp.full_like(state.extra["curve"], jnp.nan)
-        start = jnp.int32(0), count > 0, count, count, nothing, curve, inner, _zeros_like(shapes)
-        _, done, count, decreases, _, curve, inner, metrics = lax.while_loop(unfinished, advance, start)
+        start = Progress(jnp.int32(0), never, count, count, nothing, curve, inner, zeros_like(shapes))
+        end = lax.while_loop(unfinished, advance, start)
         one = lambda values: Mean(values.astype(value.dtype), jnp.ones(value.shape, value.dtype))
-        metrics = {**metrics, "iterations": one(count), "converged": one(done), "decreases": one(decreases)}
-        return _with_curve(inner._replace(step=state.step + 1), curve), metrics
-
-    def _with_curve(state: State, curve: Array) -> State:
-        return state._replace(extra={**state.extra, "curve": curve})
+        found = {"iterations": one(end.count), "converged": one(end.done), "decreases": one(end.decreases)}
+        return _with_extra(end.state._replace(step=state.step + 1), curve=end.curve), {**end.metrics, **found}
 
     return Algorithm(init, step)
+
+
+def _with_extra(state: State, **more: Array) -> State:
+    return state._replace(extra={**state.extra, **more})
 
 
 def best_restart(
@@ -109,7 +126,7 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
     """
     seeds = isinstance(members, int)
     values = jnp.arange(members) if seeds else jax.tree.map(jnp.asarray, members)
-    n = _length(values)
+    n = len(jax.tree.leaves(values)[0])
     make = (lambda _: algorithm) if seeds else algorithm
     axes = State(step=None, key=0, params=0, opt=0, extra=0)
 

@@ -1,21 +1,125 @@
-"""The working directory of a run."""
+"""The working directory of a run.
+
+workdir/
+  run.json            config file, knobs, seed, commit, versions, devices; what it reached
+  config.py           the config file's text as it was
+  metrics.jsonl       one line per report; tensorboard/ holds the same
+  checkpoints/        the newest and the best
+  plots/              pictures, by step; final ones without a number
+  evaluation.json     metrics on the test split
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import ConfigFile
+from gen_jax.errors import UserError
+from gen_jax.experiment import Experiment
+from gen_jax.logs import environment, read_json, read_record, write_json
+from gen_jax.sharding import is_writer
 
 
-def default_workdir(loaded: ConfigFile, seed: int) -> Path:
+def default_workdir(config: ConfigFile, seed: int) -> Path:
     """runs/NAME, followed by what differs from the defaults, so that variants do not collide."""
-    parts = [f"{name}={value}" for name, value in loaded.changed.items()] + ([f"seed={seed}"] if seed else [])
-    return Path("runs", "-".join([loaded.name, *(part.replace("/", "_") for part in parts)]))
+    parts = [f"{name}={value}" for name, value in config.changed.items()] + ([f"seed={seed}"] if seed else [])
+    return Path("runs", "-".join([config.name, *(part.replace("/", "_") for part in parts)]))
 
 
-def text_changes(workdir: Path, text: str) -> str:
-    """A unified diff from the recorded config to `text`; "" if they are the same."""
-    path = workdir / "config.py"
-    before = path.read_text() if path.exists() else text
-    return "\n".join(difflib.unified_diff(before.splitlines(), text.splitlines(), "recorded", "now", lineterm="", n=1))
+@dataclass(frozen=True)
+class Workdir:
+    """The folder of a run, and the identity by which the run is resumed: config, knobs and seed."""
+
+    folder: Path
+    config: ConfigFile
+    seed: int
+
+    def claim(self, force: bool) -> None:
+        """Makes the folder; a UserError where it cannot be written, or holds another run (unless forced)."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            reason = "it is a file" if self.folder.is_file() else error.strerror
+            raise UserError(f"cannot write to the working directory {self.folder}: {reason}") from None
+        before = read_record(self.folder)
+        if before is None or force:
+            return
+        if differences := self._differences(before):
+            raise UserError(
+                f"{self.folder} holds another run: {'; '.join(differences)}. "
+                "Choose another --workdir, or --force to go on with the new settings"
+            )
+
+    def checkpoints(
+        self, experiment: Experiment, write: bool, identity: Mapping[str, Any] | None = None
+    ) -> Checkpoints:
+        """The checkpoints; with an identity, those of other settings are refused."""
+        return Checkpoints(self.folder / "checkpoints", experiment.keep, experiment.best, identity, write)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that make two runs the same run, as JSON gives them back."""
+        return json.loads(json.dumps({"knobs": dict(self.config.knobs), "seed": self.seed}, default=str))
+
+    def record(self, force: bool) -> None:
+        """Writes run.json and config.py, once."""
+        before = read_record(self.folder)
+        if not is_writer() or (before is not None and not force):
+            return
+        record = {
+            "name": self.config.name,
+            "config": os.path.relpath(self.config.path),
+            "config_absolute": str(self.config.path.resolve()),
+            **self.identity(),
+            "environment": environment(),
+            **({"summary": before["summary"]} if before and "summary" in before else {}),
+        }
+        (self.folder / "config.py").write_text(self.config.text)
+        write_json(self.folder / "run.json", record)
+
+    def recorded(self) -> dict[str, Any]:
+        """run.json, {} if there is none."""
+        return read_record(self.folder) or {}
+
+    def summary(self) -> dict[str, Any]:
+        """What the run reached, {} before it has ended."""
+        return self.recorded().get("summary", {})
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Adds the summary to run.json."""
+        write_json(self.folder / "run.json", self.recorded() | {"summary": summary})
+
+    def keep_evaluation(self, split: str, step: int, estimates: Mapping[str, Any], seed: int = 0) -> None:
+        """Writes the metrics of a split, as JSON, into evaluation.json, beside those of other splits."""
+        path = self.folder / "evaluation.json"
+        write_json(path, (read_json(path) or {}) | {split: {"step": step, "seed": seed, **estimates}})
+
+    def changes(self) -> str:
+        """A unified diff from the recorded config to the present one; "" if they are the same."""
+        path = self.folder / "config.py"
+        before, now = (path.read_text() if path.exists() else self.config.text), self.config.text
+        return "\n".join(
+            difflib.unified_diff(before.splitlines(), now.splitlines(), "recorded", "now", lineterm="", n=1)
+        )
+
+    def _differences(self, before: Mapping[str, Any]) -> list[str]:
+        new, name = self.identity(), self.config.name
+        differences = [] if before["name"] == name else [f"config {before['name']} there, {name} here"]
+        for knob in sorted(before["knobs"].keys() | new["knobs"].keys()):
+            there, here = before["knobs"].get(knob, "absent"), new["knobs"].get(knob, "absent")
+            if there != here:
+                differences.append(f"{knob} = {there} there, {here} here")
+        if before["seed"] != new["seed"]:
+            differences.append(f"seed = {before['seed']} there, {new['seed']} here")
+        if not differences and (edits := self.changes()):
+            differences.append("the config file has changed since:\n" + edits + "\n")
+        return differences

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.algorithms import accumulate, chunk, descent, em, with_ema
-from gen_jax.core import Mean, Objective, fold_in, weights
+from gen_jax.algorithms import chunk, descent, em, first_examples, staged, with_ema
+from gen_jax.core import Mean, Objective, State, averaged, fold_in
 from gen_jax.data import Resident
 from gen_jax.loop import fit
-from gen_jax.models.mixture import GMM
+from gen_jax.models.mixture import GMM, ClassConditional
 from gen_jax.restarts import member, population
 
 KEY = jax.random.key(0)
@@ -89,23 +89,23 @@ def test_descent_checks_its_players():
         descent(Twice(), {"p0": optax.sgd(0.1)})
 
 
-def test_accumulate_equals_the_whole_batch(same):
+def test_microbatches_equal_the_whole_batch(same):
     plain = descent(Line(), {"p0": optax.adam(0.1)})
-    parts = accumulate(plain, 4)
+    parts = descent(Line(), {"p0": optax.adam(0.1)}, microbatches=4)
     state = plain.init(KEY, batch())
     a, b = plain.step(state, batch()), parts.step(state, batch())
     same(b[0], a[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(b[1]["error"].value, a[1]["error"].value, rtol=1e-5)
-    with pytest.raises(ValueError, match="multiple of 5"):
-        accumulate(plain, 5).step(state, batch())
+    with pytest.raises(ValueError, match="into 5 microbatches"):
+        descent(Line(), {"p0": optax.adam(0.1)}, microbatches=5).step(state, batch())
 
 
-def test_accumulated_parts_stay_on_their_devices():
+def test_microbatches_stay_on_their_devices():
     """Every device works on its share of every part: no batch travels, and gradients are summed over devices."""
     from gen_jax.sharding import Layout, P, over_data
 
     mesh = Layout(data=4).mesh()
-    algorithm = over_data(accumulate(descent(Line(), {"p0": optax.sgd(0.1)}), 4), mesh)
+    algorithm = over_data(descent(Line(), {"p0": optax.sgd(0.1)}, microbatches=4), mesh)
     state = algorithm.init(KEY, batch(64))
     divided = jax.device_put(batch(64), jax.sharding.NamedSharding(mesh, P("data")))
     program = jax.jit(algorithm.step).lower(state, divided).compile().as_text()
@@ -124,11 +124,64 @@ def points(n=96, seed=0):
     return (rng.normal(size=(n, 2)) + 4 * rng.integers(0, 3, size=(n, 1))).astype(np.float32)
 
 
-def test_accumulated_em_equals_em(same):
-    plain = em(GMM(3))
+def test_em_over_microbatches_equals_em(same):
+    plain, parts = em(GMM(3)), em(GMM(3), microbatches=4)
     state = plain.init(KEY, {"x": points()})
-    a, b = plain.step(state, {"x": points()}), accumulate(plain, 4).step(state, {"x": points()})
+    a, b = plain.step(state, {"x": points()}), parts.step(state, {"x": points()})
     same(b[0].params, a[0].params, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [GMM(2), ClassConditional(GMM(2), 2)], ids=["GMM", "ClassConditional"])
+def test_microbatches_weigh_examples_as_the_whole_batch_does(model, same):
+    """One part holds nearly all of the weight: means of means would weigh both parts alike."""
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    weighted = {"x": x, "weight": np.float32([9, 0, 9, 0, 9, 0, 9, 0.5]), "label": np.arange(8) % 2}
+    whole, parts = (descent(model, {"gmm": optax.sgd(1.0)}, microbatches=n) for n in (1, 2))
+    init = model.init(KEY, weighted)
+    state = State(jnp.int32(0), KEY, init[0], {"gmm": optax.sgd(1.0).init(init[0]["gmm"])}, init[1])
+    (a, first), (b, second) = whole.step(state, weighted), parts.step(state, weighted)
+    same(b.params, a.params, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(second["loss"].value, first["loss"].value, rtol=1e-5)
+
+
+def test_scaled_weights_change_no_gradient(same):
+    x = {"x": points(8), "weight": np.float32([1, 2, 0, 1, 3, 1, 1, 1])}
+    algorithm = descent(GMM(2), {"gmm": optax.sgd(0.1)})
+    state = algorithm.init(KEY, x)
+    scaled = {**x, "weight": 1e-3 * x["weight"]}
+    same(algorithm.step(state, scaled)[0].params, algorithm.step(state, x)[0].params, rtol=1e-4, atol=1e-6)
+
+
+def test_stages_follow_each_other_on_one_state():
+    """Two learning rates and batch sizes, in one program."""
+    slow, fast = (descent(Line(), {"p0": optax.sgd(rate)}) for rate in (0.1, 0.5))
+    algorithm = staged([first_examples(slow, 4), fast], boundaries=[2])
+    state = algorithm.init(KEY, batch())
+    step = jax.jit(algorithm.step)
+    for i in range(4):
+        expected, _ = (slow if i < 2 else fast).step(state, batch() if i >= 2 else first(batch(), 4))
+        state, metrics = step(state, batch())
+        np.testing.assert_allclose(state.params["p0"]["w"], expected.params["p0"]["w"], rtol=1e-6)
+        assert metrics["error"].count == (4 if i < 2 else 12)
+    with pytest.raises(ValueError, match="2 stages need 1 increasing"):
+        staged([slow, fast], boundaries=[3, 2])
+
+
+def first(batch, n):
+    return {name: a[:n] for name, a in batch.items()}
+
+
+def test_averages_change_what_is_evaluated():
+    """What evaluation reads is the average, of every player that keeps one; the run itself keeps the current values."""
+    algorithm = with_ema(
+        with_ema(descent(Line(players=2), {"p0": optax.sgd(0.1), "p1": optax.sgd(0.1)}), "p0", 0.9), "p1", 0.5
+    )
+    state = algorithm.step(algorithm.init(KEY, batch()), batch())[0]
+    for player, decay in (("p0", 0.9), ("p1", 0.5)):
+        before = algorithm.init(KEY, batch()).params[player]["w"]
+        expected = decay * before + (1 - decay) * state.params[player]["w"]
+        np.testing.assert_allclose(averaged(state).params[player]["w"], expected, rtol=1e-6)
+    assert "ema" not in averaged(state).extra and averaged(averaged(state)) is not None
 
 
 def test_streamed_em_equals_em(same):
@@ -155,7 +208,7 @@ def test_ema_is_the_average(same):
         state, _ = algorithm.step(state, batch(seed=i))
         d = decay(i)
         average = d * average + (1 - d) * state.params["p0"]["w"]
-    np.testing.assert_allclose(weights(state, "p0")["w"], average, rtol=1e-6)
+    np.testing.assert_allclose(averaged(state).params["p0"]["w"], average, rtol=1e-6)
 
 
 def test_population_members_are_runs_of_their_own(same):

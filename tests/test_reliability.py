@@ -286,7 +286,7 @@ def test_a_save_that_fails_ends_with_74(tmp_path, monkeypatch):
 
 def test_two_trainers_on_one_workdir(tmp_path, capsys):
     run = Run.prepare(load(TINY, {"steps": 50}), tmp_path / "w", devices=1)
-    with run.checkpoints(write=True):
+    with run.folder.checkpoints(run.experiment, write=True):
         assert exit_code(lambda: run.train(bar=False)) == 2
     assert f"another run (process {os.getpid()})" in capsys.readouterr().err
 
@@ -319,9 +319,9 @@ def soak(tmp_path, steps):
                 memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
                 samples.append((memory, len(os.listdir("/proc/self/fd"))))
 
-    with run.checkpoints(write=True) as checkpoints:
+    with run.folder.checkpoints(run.experiment, write=True) as checkpoints:
         hooks = [Sample(writer, steps, 16, bar=False), HaltOnNaN(), Checkpoint(checkpoints, steps // 10)]
-        fit(run.experiment.algorithm, run.source, steps, hooks=hooks, report_every=steps // 100)
+        fit(run.experiment.algorithm, run.program.source, steps, hooks=hooks, report_every=steps // 100)
     writer.close()
     memory, files = np.array(samples[2:]).T
     assert memory[-1] / memory[0] < 1.05

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from gen_jax.algorithms import accumulate, descent, em
+from gen_jax.algorithms import descent, em
 from gen_jax.configs import load as load_config
 from gen_jax.data import Resident, Streamed
 from gen_jax.errors import UserError
@@ -27,9 +27,9 @@ ROOT = Path(__file__).parent.parent
 X = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
 
 
-def gan():
+def gan(microbatches=1):
     model = GAN(MLP((64,), 2), MLP((64, 64), 1), latent=2)
-    return descent(model, {"discriminator": optax.adam(1e-3), "generator": optax.adam(1e-3)})
+    return descent(model, {"discriminator": optax.adam(1e-3), "generator": optax.adam(1e-3)}, microbatches)
 
 
 LAYOUTS = {
@@ -72,7 +72,7 @@ def test_em_sums_over_devices(same):
 
 
 def test_combinators_and_streams_are_sharded_too(same):
-    algorithm = population(accumulate(gan(), 2), 3)
+    algorithm = population(gan(microbatches=2), 3)
     streamed = lambda: Streamed(lambda i: {"x": X[i]}, size=64, batch=16)
     one = fit(algorithm, streamed(), 6, chunk=3)
     four = fit(algorithm, streamed(), 6, chunk=3, layout=Layout(data=4))

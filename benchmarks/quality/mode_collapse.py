@@ -45,6 +45,7 @@ from gen_jax.models.gan import (
     MLPDiscriminator,
     Unrolling,
     gradient_penalty,
+    mode_seeking,
     r1,
     r2,
     relativistic,
@@ -123,15 +124,15 @@ RECIPES = {
     "minibatch deviation": _looking(MinibatchDeviation()),
     "PacGAN2": Recipe(lambda gan, tx: replace(gan, packing=2)),
     "PacGAN4": Recipe(lambda gan, tx: replace(gan, packing=4)),
-    "mode seeking": Recipe(lambda gan, tx: replace(gan, mode_seeking=1.0)),
+    "mode seeking": Recipe(lambda gan, tx: replace(gan, regularizers=(mode_seeking(),))),
     "unrolled 5": Recipe(lambda gan, tx: replace(gan, unrolling=Unrolling(5, tx)), clip=0.3),
     "spectral": Recipe(_spectral),
-    "R1": Recipe(lambda gan, tx: replace(gan, penalties=(r1(0.05),))),
-    "WGAN-GP": Recipe(lambda gan, tx: replace(gan, adversarial=wasserstein(), penalties=(gradient_penalty(0.1),))),
+    "R1": Recipe(lambda gan, tx: replace(gan, regularizers=(r1(0.05),))),
+    "WGAN-GP": Recipe(lambda gan, tx: replace(gan, adversarial=wasserstein(), regularizers=(gradient_penalty(0.1),))),
     "relativistic": Recipe(lambda gan, tx: replace(gan, adversarial=relativistic())),
-    "relativistic + R1 + R2": Recipe(lambda gan, tx: replace(gan, adversarial=relativistic(), penalties=R3)),
+    "relativistic + R1 + R2": Recipe(lambda gan, tx: replace(gan, adversarial=relativistic(), regularizers=R3)),
     "relativistic + R1 + R2 + average": Recipe(
-        lambda gan, tx: replace(gan, adversarial=relativistic(), penalties=R3), ema=0.999
+        lambda gan, tx: replace(gan, adversarial=relativistic(), regularizers=R3), ema=0.999
     ),
 }
 

@@ -24,7 +24,7 @@ from benchmarks.rivals import Elsewhere, answer, torch_device
 from gen_jax.algorithms import descent
 from gen_jax.data import load
 from gen_jax.data.source import Resident
-from gen_jax.loop import compiled, initial_state, zero_metrics
+from gen_jax.loop import compile_steps, initial_state, zero_metrics
 from gen_jax.models.bijections import (
     Affine,
     Chain,
@@ -74,7 +74,7 @@ def ours(kind: str, x: np.ndarray, points: np.ndarray, seed: int = 0) -> Rival:
     algorithm = descent(model, {"flow": optax.adam(1e-3)})
     source = jax.tree.map(jnp.asarray, Resident({"x": x}, BATCH, seed=seed))
     state = initial_state(algorithm, source, seed)
-    advance, zeros = compiled(algorithm, CHUNK), zero_metrics(algorithm, state, source)
+    advance, zeros = compile_steps(algorithm, CHUNK), zero_metrics(algorithm, state, source)
     start = time.perf_counter()
     held = [advance(state, zeros(), source, 1)[0]]
     jax.block_until_ready(held)

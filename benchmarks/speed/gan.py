@@ -23,7 +23,7 @@ from benchmarks.harness import Report, in_turns, options
 from benchmarks.rivals import Elsewhere, Step, batches, images, serve, several, torch_device, trained
 from gen_jax.algorithms import descent
 from gen_jax.data import Resident, load
-from gen_jax.loop import compiled, initial_state, zero_metrics
+from gen_jax.loop import compile_steps, initial_state, zero_metrics
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN
 from gen_jax.restarts import population
@@ -176,7 +176,7 @@ def plane(seeds: int = 0):
     algorithm = population(algorithm, seeds) if seeds else algorithm
     source = jax.tree.map(jnp.asarray, Resident({"x": points()}, 64))
     state = initial_state(algorithm, source)
-    advance, zeros = compiled(algorithm, CHUNK), zero_metrics(algorithm, state, source)
+    advance, zeros = compile_steps(algorithm, CHUNK), zero_metrics(algorithm, state, source)
     held = [state]
 
     def run() -> float:

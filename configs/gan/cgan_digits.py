@@ -43,8 +43,8 @@ def config(
         DCGANGenerator((8, 8), channels),
         DCGANDiscriminator(channels[:0:-1], outputs=1 if embed else 11, dropout=0.0),
         latent,
-        penalties=(r1(penalty),),
-        context=ClassLabels(10),
+        regularizers=(r1(penalty),),
+        conditioning=ClassLabels(10),
         auxiliary=0.0 if embed else 1.0,
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)

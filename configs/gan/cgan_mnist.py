@@ -45,8 +45,8 @@ def config(
         DCGANGenerator((28, 28), widths),
         DCGANDiscriminator(narrowing, dropout=0.0),
         latent,
-        penalties=(r1(penalty, every=lazy),),
-        context=ClassLabels(10),
+        regularizers=(r1(penalty, every=lazy),),
+        conditioning=ClassLabels(10),
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)
     drawn = 200 if smoke else 5000

@@ -30,6 +30,7 @@ from gen_jax.models.gan import (
     cutout,
     gradient_penalty,
     losses,
+    mode_seeking,
     r1,
     r2,
     translation,
@@ -73,7 +74,7 @@ def config(
     batchwise: Literal["none", "discrimination", "deviation"] = "none",
     packing: int = 1,
     unrolled: int = 0,
-    mode_seeking: float = 0.0,
+    diversity: float = 0.0,
     every: int = 1,
     dropout: float = 0.0,
     lr: float = 1e-3,
@@ -97,7 +98,7 @@ def config(
         batchwise: a look at the whole batch before the discriminator's last layer
         packing: examples the discriminator judges together
         unrolled: steps of the discriminator that the generator foresees
-        mode_seeking: weight of the loss that wants different images of different noise
+        diversity: weight of the mode-seeking regularizer, by which different noise gives different images
         every: steps of the discriminator for each of the generator
         dropout: in the discriminator
         lr: learning rate of the generator (Adam)
@@ -131,11 +132,13 @@ def config(
         ),
         latent,
         WITH_LABELS[loss](smoothing) if loss in WITH_LABELS else LOSSES[loss](),
-        penalties=PENALTIES[penalty](penalty_weight, penalty_every),
+        regularizers=(
+            *PENALTIES[penalty](penalty_weight, penalty_every),
+            *((mode_seeking(diversity),) if diversity else ()),
+        ),
         every=every,
         augmentation=augmentations[augmentation],
         packing=packing,
-        mode_seeking=mode_seeking,
         unrolling=Unrolling(unrolled, by_discriminator) if unrolled else None,
     )
     tx = {"discriminator": by_discriminator, "generator": optax.adam(lr, b1=0.5, b2=0.99)}

@@ -44,7 +44,7 @@ def config(
         MLPDiscriminator(hidden),
         latent,
         relativistic(),
-        penalties=(r1(penalty), r2(penalty)),
+        regularizers=(r1(penalty), r2(penalty)),
     )
     tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
     return Experiment(

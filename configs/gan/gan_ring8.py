@@ -41,7 +41,7 @@ def config(
         MLP(hidden, 2),
         MLPDiscriminator(hidden),
         latent,
-        penalties=(r1(penalty),),
+        regularizers=(r1(penalty),),
     )
     tx = optax.adam(optax.cosine_decay_schedule(lr, steps), b1=0.5)
     return Experiment(

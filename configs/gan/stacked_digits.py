@@ -46,7 +46,7 @@ def config(
         DCGANDiscriminator(channels[:0:-1], dropout=0.0),
         latent,
         relativistic(),
-        penalties=(r1(penalty), r2(penalty)),
+        regularizers=(r1(penalty), r2(penalty)),
         packing=packing,
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)

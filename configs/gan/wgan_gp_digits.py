@@ -40,7 +40,7 @@ def config(
         DCGANDiscriminator(channels[:0:-1], norm=instance, dropout=0.0),
         latent,
         wasserstein(),
-        penalties=(gradient_penalty(penalty),),
+        regularizers=(gradient_penalty(penalty),),
         every=every,
     )
     tx = optax.adam(lr, b1=0.0, b2=0.9)

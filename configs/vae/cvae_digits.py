@@ -34,7 +34,7 @@ def config(
     likelihood = DiscretizedLogistic(17)
     encoder = ConvEncoder(channels, hidden, 2 * latent)
     decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, latent, context=ClassLabels(10))
+    model = VAE(encoder, decoder, likelihood, latent, conditioning=ClassLabels(10))
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),

@@ -11,7 +11,7 @@ import jax
 import optax
 
 from gen_jax import plots
-from gen_jax.algorithms import accumulate, descent
+from gen_jax.algorithms import descent
 from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, latent_accuracy, reconstruction_error
@@ -47,7 +47,7 @@ def config(
     parts = parts or (math.gcd(4, batch) if jax.default_backend() == "cpu" else 1)
     return Experiment(
         model,
-        accumulate(descent(model, {"vae": optax.adam(lr)}), parts),
+        descent(model, {"vae": optax.adam(lr)}, microbatches=parts),
         data=data,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

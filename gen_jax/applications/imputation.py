@@ -168,7 +168,7 @@ def in_order(model: Any, state: State, batch: Batch, mask: Array, key: Array, n:
     noise of that part follows from it, and that of the rest is drawn."""
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
-    distribution = model.of(state, tiled)
+    distribution = model.distribution(state, tiled)
     noise = _noise(distribution, key, x)
     seen = distribution.bijector.inverse(jnp.where(mask, x, distribution.bijector.forward(noise)))
     drawn = distribution.bijector.forward(jnp.where(mask, seen, noise))
@@ -195,7 +195,7 @@ def latent_walk(
     """
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
-    distribution = model.of(state, tiled)
+    distribution = model.distribution(state, tiled)
 
     guess = distribution.bijector.forward(_noise(distribution, key, x))
     width = width * guess.std(axis=0) + jnp.finfo(guess.dtype).tiny

@@ -13,6 +13,7 @@ import jax
 
 from gen_jax import plots
 from gen_jax.configs import load
+from gen_jax.core import averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
@@ -69,7 +70,7 @@ def compared(
         print(f"warning: {warning}", file=sys.stderr)
     runs = [run for run, _ in open_encoder]
     _same({str(run.workdir): run.data.name for run in runs}, data)
-    if unready := [str(run.workdir) for run in runs if "step" not in run.summary()]:
+    if unready := [str(run.workdir) for run in runs if "step" not in run.folder.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
     whole = lambda run: run.data["train"] if "train" in run.data.splits else run.data[run.experiment.train]
     parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
@@ -91,11 +92,11 @@ def compared(
 
 
 def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int) -> Row:
-    model, state = run.experiment.model, run.state()
+    model, state = run.experiment.model, averaged(run.state())
     found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
-    summary = run.summary()
+    summary = run.folder.summary()
     if not summary.get("resumed_at"):  # else its time is of the last part only
-        device = run.recorded()["environment"]["devices"][0]
+        device = run.folder.recorded()["environment"]["devices"][0]
         found["run_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
     images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders see them
     figures = {"samples": plots.show({"samples": images})}

@@ -34,7 +34,7 @@ def evaluate(
         split: train, validation, test, or a part such as test[:100]
         seed: of the samples and of everything else that is drawn
     """
-    from gen_jax.evaluation.report import chosen, console, evaluator, table
+    from gen_jax.evaluation.report import as_json, chosen, console, evaluator, table
     from gen_jax.evaluation.suite import suite
 
     if metrics == []:
@@ -50,5 +50,5 @@ def evaluate(
         raise UserError(f"this model cannot be measured so: {error}") from None
     state = run.state(parse_step(step))
     found = measure(state, part)
-    run.keep_evaluation(part.name, int(state.step), found, seed)
+    run.folder.keep_evaluation(part.name, int(state.step), as_json(found), seed)
     console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))

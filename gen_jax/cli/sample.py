@@ -35,15 +35,15 @@ def sample(
     import numpy as np
 
     from gen_jax import plots
+    from gen_jax.core import averaged
 
     run = open_workdir(workdir, config, data_dir)
     if not out.resolve().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    given = [] if label is None else [_of_class(run.experiment.model, label, n)]
+    condition = None if label is None else _of_class(run.experiment.model, label, n)
     draw = jax.jit(run.experiment.model.sample, static_argnums=2)
-    batch = {
-        name: np.asarray(a) for name, a in draw(run.state(parse_step(step)), jax.random.key(seed), n, *given).items()
-    }
+    state = averaged(run.state(parse_step(step)))
+    batch = {name: np.asarray(a) for name, a in draw(state, jax.random.key(seed), n, condition).items()}
     if out.suffix == ".npz":
         np.savez(out, **batch)
     else:
@@ -51,15 +51,16 @@ def sample(
     print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")
 
 
-def _of_class(model, label: int, n: int) -> dict[str, Any]:
-    """What a model conditioned on labels is given to draw n examples of one class."""
+def _of_class(model: Any, label: int, n: int) -> dict[str, Any]:
+    """The condition of n examples of one class."""
     import numpy as np
 
+    from gen_jax.core import Conditional
     from gen_jax.models.common.conditioning import ClassLabels
 
-    context = getattr(model, "context", None)
-    if not isinstance(context, ClassLabels):
+    conditioning = model.conditioning if isinstance(model, Conditional) else None
+    if not isinstance(conditioning, ClassLabels):
         raise UserError("--label is for models conditioned on labels, which this one is not")
-    if not 0 <= label < context.classes:
-        raise UserError(f"--label must be between 0 and {context.classes - 1}, got {label}")
-    return {context.entry: np.full(n, label)}
+    if not 0 <= label < conditioning.classes:
+        raise UserError(f"--label must be between 0 and {conditioning.classes - 1}, got {label}")
+    return {conditioning.entry: np.full(n, label)}

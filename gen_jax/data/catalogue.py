@@ -13,19 +13,27 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gen_jax.errors import UserError
 
-Split = Mapping[str, np.ndarray]  # "x" holds the observations (N, ...); all entries have the same length
+Arrays = Mapping[str, np.ndarray]  # "x" holds the observations (N, ...); all entries have the same length
+_DATA_DIR: ContextVar[Path | None] = ContextVar("data_dir", default=None)
+
+
+INFO = "info.json"
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,31 @@ CATALOGUE = {
 
 
 @dataclass(frozen=True)
+class DataInfo:
+    """What a data set is, for configs to read instead of repeating it."""
+
+    shape: tuple[int, ...]  # of one example of "x"
+    levels: int | None = None  # of integer data 0 .. levels - 1
+    classes: int | None = None  # of "label"
+    class_names: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()  # of tokens
+    digest: str = ""  # SHA-256 of all arrays
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Named splits of arrays. `data["train"]`, or a part of one: `data["train[:50000]"]`, `data["train[90%:]"]`."""
 
     name: str
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Arrays]
+    described: Mapping[str, Any] | None = None  # the fields of `info`, where they are known already
 
-    def __getitem__(self, split: str) -> Split:
+    @cached_property
+    def info(self) -> DataInfo:
+        """Shape, levels, classes, names and content of the data."""
+        return DataInfo(**(self.described or describe(self.splits)))
+
+    def __getitem__(self, split: str) -> Arrays:
         match = re.fullmatch(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?", split)
         name = match and match[1]
         if name not in self.splits:
@@ -98,7 +124,32 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
                 "(with `--manual-dir DIR` if you already have its files)"
             )
         prepare(name, data_dir)
-    return Dataset(name, _read(home / "arrays"))
+    return _open(name, home / "arrays")
+
+
+@contextmanager
+def use_data_dir(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Makes `load` and `prepare` look in this folder where they are given none; None changes nothing."""
+    token = _DATA_DIR.set(_DATA_DIR.get() if folder is None else Path(folder))
+    try:
+        yield
+    finally:
+        _DATA_DIR.reset(token)
+
+
+def describe(splits: Mapping[str, Arrays]) -> dict[str, Any]:
+    """The fields of `DataInfo` that arrays tell by themselves; integer labels are taken to be class numbers from 0."""
+    first = next(iter(splits.values()))
+    labels = [np.asarray(arrays["label"]) for arrays in splits.values() if "label" in arrays]
+    classes = 1 + max(int(a.max()) for a in labels) if labels and labels[0].dtype.kind in "iu" else None
+    digest = hashlib.sha256()
+    for split, arrays in sorted(splits.items()):
+        for name, a in sorted(arrays.items()):
+            digest.update(f"{split}/{name}:{a.dtype.str}{a.shape};".encode())
+            digest.update(np.ascontiguousarray(a).view(np.uint8))
+    x = first["x"]
+    levels = 256 if x.dtype == np.uint8 and x.ndim == 4 else None
+    return {"shape": tuple(x.shape[1:]), "levels": levels, "classes": classes, "digest": digest.hexdigest()}
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None) -> Path:
@@ -118,7 +169,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
         config = tfds.download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
         with _explained(name), redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config, download_dir=home / "downloads")
-        _write(home / "arrays", {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
+        _write_all(home / "arrays", builder, builder.LEVELS)
     return home
 
 
@@ -139,7 +190,7 @@ def validation_split(name: str) -> dict[str, str]:
 
 
 def _root(data_dir: str | os.PathLike | None) -> Path:
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Path(data_dir or _DATA_DIR.get() or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
@@ -196,22 +247,37 @@ def _all(source) -> dict[str, np.ndarray]:
     return {("x" if name == "image" else name): np.stack([row[name] for row in rows]) for name in names}
 
 
-def _write(folder: Path, splits: Mapping[str, Split]) -> None:
-    """Arrays as one .npy file each, complete or not there at all."""
+def _write_all(folder: Path, builder: Any, levels: int | None = None) -> None:
+    """All splits of a prepared builder, and what its features say of them."""
+    splits = {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits}
+    features, own = dict(builder.info.features), {} if levels is None else {"levels": levels}
+    if isinstance(label := features.get("label"), _tfds().features.ClassLabel):
+        own |= {"classes": label.num_classes, "class_names": tuple(label.names)}
+    _write(folder, splits, {**describe(splits), **own})
+
+
+def _write(folder: Path, splits: Mapping[str, Arrays], info: Mapping[str, Any]) -> None:
+    """Arrays as one .npy file each beside info.json, complete or not there at all."""
     draft = folder.with_name(f"{folder.name}-incomplete")
     shutil.rmtree(draft, ignore_errors=True)
     for split, arrays in splits.items():
         (draft / split).mkdir(parents=True)
         for name, a in arrays.items():
             np.save(draft / split / f"{name}.npy", a)
+    (draft / INFO).write_text(json.dumps(asdict(DataInfo(**info))))
     draft.rename(folder)
 
 
-def _read(folder: Path) -> dict[str, Split]:
-    return {
+def _open(name: str, folder: Path) -> Dataset:
+    """A prepared data set, its arrays mapped from disk."""
+    splits = {
         split.name: {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(split.glob("*.npy"))}
         for split in sorted(folder.iterdir())
+        if split.is_dir()
     }
+    path = folder / INFO
+    info = json.loads(path.read_text()) if path.exists() else describe(splits)  # prepared by an earlier version
+    return Dataset(name, splits, {field: tuple(v) if isinstance(v, list) else v for field, v in info.items()})
 
 
 def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
@@ -240,8 +306,8 @@ def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
             )
         with _locked(folder.parent), _explained(name):
             if not folder.is_dir():
-                _write(folder, {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits})
-    return Dataset(name, _read(folder))
+                _write_all(folder, builder)
+    return _open(name, folder)
 
 
 def _prepare_catalogue(name: str, data_dir, manual_dir) -> Path:

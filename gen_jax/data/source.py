@@ -22,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch, fold_in
-from gen_jax.data.transforms import Transform
+from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
 Arrays = Mapping[str, Any]
@@ -80,13 +80,13 @@ def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["arrays", "seed"],
-    meta_fields=["batch", "shuffle", "transforms", "missing"],
+    meta_fields=["batch", "shuffle", "transforms", "missing", "name"],
 )
 @dataclass(frozen=True)
 class Resident:
     """Arrays on the device, all with the same leading axis. `batch=None` is all of them at every step, in order.
 
-    missing: NaN in "x" marks missing values, for models that take them.
+    missing: NaN in "x" marks missing values, for models that take them. name: of the data, for messages.
     """
 
     arrays: Arrays
@@ -95,6 +95,10 @@ class Resident:
     shuffle: bool = True
     seed: Any = 0
     missing: bool = False
+    name: str = "the data"
+
+    def __post_init__(self):
+        object.__setattr__(self, "transforms", as_transforms(self.transforms))
 
     @property
     def size(self) -> int:
@@ -113,15 +117,17 @@ class Resident:
         return apply_transforms(raw, self.transforms, self.seed, step)
 
     def example(self) -> Resident:
-        """What holds the batch of step 0."""
         return self
 
     def window(self, step: int, n: int) -> Resident:
-        """What `chunk` needs for the n steps from `step` on."""
         return self
+
+    def check(self) -> None:
+        check_arrays(self.arrays, self.batch, self.name, self.missing)
 
     def place(self, mesh: Mesh) -> Resident:
         """The same source with its arrays on every device of the mesh."""
+        check_division(self.batch_size, mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
         put = lambda a: jax.make_array_from_process_local_data(everywhere, np.asarray(a))
         return replace(self, arrays=jax.tree.map(put, dict(self.arrays)), seed=put(np.uint32(self.seed)))
@@ -165,8 +171,8 @@ class Streamed:
     _expected: int = field(default=-1, repr=False)
 
     def __post_init__(self):
-        if not 1 <= self.batch <= self.size:
-            raise UserError(f"batch = {self.batch}, but there are {self.size} records: choose 1 to {self.size}")
+        self.transforms = as_transforms(self.transforms)
+        self.check()
 
     @property
     def batch_size(self) -> int:
@@ -177,7 +183,6 @@ class Streamed:
         return apply_transforms(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
 
     def example(self) -> Window:
-        """What holds the batch of step 0."""
         return self._window(0, [self._read(0)])
 
     def window(self, step: int, n: int) -> Window:
@@ -188,8 +193,13 @@ class Streamed:
         self._expected = step + n
         return self._window(step, [next(self._reader) for _ in range(n)])
 
+    def check(self) -> None:
+        if not 1 <= self.batch <= self.size:
+            raise UserError(f"batch = {self.batch}, but there are {self.size} records: choose 1 to {self.size}")
+
     def place(self, mesh: Mesh) -> Streamed:
         """The same source, its batches cut over the mesh; with several processes each reads its part."""
+        check_division(self.batch, mesh)
         processes = jax.process_count()
         owners = [[device.process_index for device in row] for row in mesh.devices]
         if owners != [[i * processes // len(owners)] * len(owners[0]) for i in range(len(owners))]:
@@ -261,6 +271,15 @@ def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
         mask = (index < size).astype(np.float32)
         index = np.minimum(index, size - 1)
         yield {name: np.asarray(a[index]) for name, a in arrays.items()} | {"index": index}, mask
+
+
+def check_division(batch: int, mesh: Mesh) -> None:
+    """Raises a UserError for a batch that cannot be divided over the devices of the mesh's "data" axis."""
+    devices = mesh.shape["data"]
+    if batch % devices:
+        raise UserError(
+            f"a batch of {batch} cannot be divided over {devices} devices: choose another --batch, or fewer --devices"
+        )
 
 
 def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", missing: bool = False) -> None:

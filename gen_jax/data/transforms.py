@@ -1,35 +1,90 @@
-"""What happens to a batch between storage and model, on the device, as part of the compiled step.
+"""Transforms of batches between storage and model, on the device, as part of the compiled step.
 
-A transform is a function `(batch, key) -> batch`. The ones here act on the entry "x". What evaluation must know of one
-are attributes: `levels`, by which densities of dequantized data become bits; `lossless = False` where the integers
-cannot be had back; `protocol`, what likelihoods can only be compared under; `pixels`, which takes "x" back to
-intensities in [0, 1] at the levels of the data.
+A `Transform` wraps a function `(batch, key) -> batch` with what evaluation must know of it. A plain function may stand
+for one; it then counts as one from which the stored values cannot be recovered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch
+from gen_jax.core import Batch, fold_in
 
-Transform = Callable[[Batch, Array], Batch]
+Apply = Callable[[Batch, Array], Batch]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A function of a batch and a key, and what it does to likelihoods and pictures.
+
+    apply: the function. entries: which entries of the batch it changes.
+    inverse: takes values of the transformed entry (N, ...) back to the units of the stored ones, as NumPy arrays.
+    levels: the volume of one stored integer in the result is 1 / levels per dimension; densities become bits by it.
+    lossless: whether the stored integers can be recovered exactly. If not, there are no bits per dimension.
+    protocol: the setting under which likelihoods can be compared, e.g. "dequantized".
+    support: the lowest and the highest stored value that it takes; None for any.
+    """
+
+    apply: Apply
+    inverse: Callable[[np.ndarray], np.ndarray] | None = None
+    levels: int = 1
+    lossless: bool = False
+    protocol: str = ""
+    support: tuple[float, float] | None = None
+    entries: tuple[str, ...] = ("x",)
+
+    def __call__(self, batch: Batch, key: Array) -> Batch:
+        return self.apply(batch, key)
+
+
+def as_transforms(transforms: Sequence[Transform | Apply]) -> tuple[Transform, ...]:
+    """The transforms, plain functions wrapped."""
+    return tuple(t if isinstance(t, Transform) else Transform(t) for t in transforms)
+
+
+def on(entry: str, transform: Transform) -> Transform:
+    """The transform applied to another entry than "x", which is all of the batch that it changes."""
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        return {**batch, entry: transform({**batch, "x": batch[entry]}, key)["x"]}
+
+    return replace(transform, apply=apply, entries=(entry,))
+
+
+def together(entries: Sequence[str], transform: Transform) -> Transform:
+    """The transform applied to several entries with one key: pairs of images are flipped or cropped alike."""
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        return {**batch, **{entry: transform({**batch, "x": batch[entry]}, key)["x"] for entry in entries}}
+
+    return replace(transform, apply=apply, entries=tuple(entries))
+
+
+def flip() -> Transform:
+    """Mirrors each image (B, H, W, C) left to right with probability 1/2."""
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"]
+        mirrored = jax.random.bernoulli(key, 0.5, (len(x), *(1,) * (x.ndim - 1)))
+        return {**batch, "x": jnp.where(mirrored, x[:, :, ::-1], x)}
+
+    return Transform(apply, inverse=lambda x: x)
 
 
 def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to floats low .. high, e.g. `scale(-1, 1)` for pixels in [-1, 1]."""
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
 
-    # no probability of the stored integers
-    transform.lossless, transform.protocol = False, f"gray levels in [{low:g}, {high:g}]"
-    transform.pixels = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)) / (levels - 1), 0, 1)
-    return transform
+    inverse = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)), 0, levels - 1)
+    return Transform(apply, inverse, protocol=f"gray levels in [{low:g}, {high:g}]", support=(0, levels - 1))
 
 
 def stack_images(n: int = 3, classes: int = 10) -> Transform:
@@ -38,14 +93,13 @@ def stack_images(n: int = 3, classes: int = 10) -> Transform:
     Of n = 3 digits there are 1,000 classes; which images come together changes at every step.
     """
 
-    def transform(batch: Batch, key: Array) -> Batch:
-        orders = [jax.random.permutation(jax.random.fold_in(key, i), len(batch["x"])) for i in range(n)]
+    def apply(batch: Batch, key: Array) -> Batch:
+        orders = [jax.random.permutation(fold_in(key, i), len(batch["x"])) for i in range(n)]
         x = jnp.concatenate([batch["x"][order] for order in orders], axis=-1)
         label = sum(batch["label"][order].astype(jnp.int32) * classes ** (n - 1 - i) for i, order in enumerate(orders))
         return {**batch, "x": x, "label": label}
 
-    transform.lossless = False
-    return transform
+    return Transform(apply)
 
 
 def dequantize(levels: int = 256) -> Transform:
@@ -54,24 +108,20 @@ def dequantize(levels: int = 256) -> Transform:
     A density p of the result bounds the log-probability of the integers: log P(x) >= E[log p] - D log(levels).
     """
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (batch["x"].astype(jnp.float32) + noise) / levels}
 
-    transform.levels, transform.protocol = levels, "dequantized"  # for who turns densities of the result into bits
-    transform.pixels = lambda x: _level(x, levels)
-    return transform
+    return _dequantization(apply, levels)
 
 
 def dequantize_once(levels: int = 256) -> Transform:
     """As `dequantize`, but drawn once: each example is the same at every step."""
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (batch["x"].astype(jnp.float32) + _noise_of_each(batch)) / levels}
 
-    transform.levels, transform.protocol = levels, "dequantized"
-    transform.pixels = lambda x: _level(x, levels)
-    return transform
+    return _dequantization(apply, levels)
 
 
 def binarize(levels: int = 256) -> Transform:
@@ -80,44 +130,39 @@ def binarize(levels: int = 256) -> Transform:
     Salakhutdinov & Murray 2008. Likelihoods under different binarizations cannot be compared.
     """
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         noise = jax.random.uniform(key, batch["x"].shape, jnp.float32)
         return {**batch, "x": (noise < _intensity(batch, levels)).astype(jnp.float32)}
 
-    transform.lossless, transform.protocol = False, "stochastically binarized"
-    transform.pixels = _inside
-    return transform
+    return _binarization(apply, levels, "stochastically binarized")
 
 
 def binarize_once(levels: int = 256) -> Transform:
     """As `binarize`, but drawn once: each example is the same at every step."""
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_noise_of_each(batch) < _intensity(batch, levels)).astype(jnp.float32)}
 
-    transform.lossless, transform.protocol = False, "statically binarized"
-    transform.pixels = _inside
-    return transform
+    return _binarization(apply, levels, "statically binarized")
 
 
 def threshold(levels: int = 256) -> Transform:
     """Integers 0 .. levels - 1 to 1.0 where the intensity is above one half, else 0.0."""
 
-    def transform(batch: Batch, key: Array) -> Batch:
+    def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
 
-    transform.lossless, transform.protocol = False, "thresholded"
-    transform.pixels = _inside
-    return transform
+    return _binarization(apply, levels, "thresholded")
 
 
-def _level(x: np.ndarray, levels: int) -> np.ndarray:
-    """The integer that a dequantized value stands for, as an intensity."""
-    return np.clip(np.floor(x * levels), 0, levels - 1) / (levels - 1)
+def _dequantization(apply: Apply, levels: int) -> Transform:
+    inverse = lambda x: np.clip(np.floor(x * levels), 0, levels - 1)
+    return Transform(apply, inverse, levels, lossless=True, protocol="dequantized", support=(0, levels - 1))
 
 
-def _inside(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, 0, 1)
+def _binarization(apply: Apply, levels: int, protocol: str) -> Transform:
+    inverse = lambda x: np.clip(x, 0, 1) * (levels - 1)
+    return Transform(apply, inverse, protocol=protocol, support=(0, levels - 1))
 
 
 def _noise_of_each(batch: Batch) -> Array:

@@ -19,20 +19,20 @@ from gen_jax.evaluation.suite import cost, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
-METRICS = (  # those that need nothing but the model
-    "accuracy",
-    "active_units",
-    "cost",
-    "elbo",
-    "iwae_50",
-    "iwae_5000",
-    "invertibility",
-    "kl_per_dimension",
-    "latent_accuracy",
-    "log_integral",
-    "log_likelihood",
-    "log_likelihood_per_step",
-    "reconstruction_error",
-    "stability",
-    "train_on_synthetic",
+METRICS = (  # that need nothing but the model; offered by name on the command line
+    accuracy,
+    active_units,
+    cost,
+    elbo,
+    iwae_50,
+    iwae_5000,
+    invertibility,
+    kl_per_dimension,
+    latent_accuracy,
+    log_integral,
+    log_likelihood,
+    log_likelihood_per_step,
+    reconstruction_error,
+    stability,
+    train_on_synthetic,
 )

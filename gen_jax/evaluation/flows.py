@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold_in, weights
+from gen_jax.core import State, fold_in
+from gen_jax.data.transforms import Transform
 from gen_jax.evaluation.likelihood import log_likelihood
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 
@@ -22,7 +23,7 @@ def invertibility(model: Any) -> Measure:
     """Of up to 256 examples: round_trip, the largest difference of x and forward(inverse(x)), in the units of x;
     log_det_low and log_det_high, the extremes of log|det dz/dx| in nats; and for at most 128 dimensions condition, the
     largest condition number of dz/dx among 16 examples. Digits are lost as that of a float32 nears 10^7."""
-    find, of = jax.jit(model.latent), model.of
+    find, of = jax.jit(model.latent), model.distribution
 
     @jax.jit
     def back(state: State, batch: Mapping[str, Array], z: Array) -> Array:
@@ -69,8 +70,8 @@ def log_integral(model: Any) -> Measure:
 
     @jax.jit
     def weigh(state: State, key: Array) -> Array:
-        params = weights(state, "flow")
-        return jax.lax.map(lambda i: model.log_weights(params, fold_in(key, i)), jnp.arange(batches)).reshape(-1)
+        params = state.params["flow"]
+        return jax.lax.map(lambda i: model.log_ratios(params, fold_in(key, i)), jnp.arange(batches)).reshape(-1)
 
     likelihood = log_likelihood(model.flow)
 
@@ -99,7 +100,7 @@ def in_float64(metric: Metric) -> Metric:
         def measure_in_float64(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             with jax.enable_x64(True):
                 wide = jax.tree.map(_widened, state)
-                transforms = (*split.transforms, _widened_batch)
+                transforms = (*split.transforms, Transform(_widened_batch, lossless=True))
                 found = measure(wide, split._replace(transforms=transforms), key)
             return {f"{name}_float64": estimate for name, estimate in found.items()}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import PyTree, State, weights
+from gen_jax.core import PyTree, State
 from gen_jax.evaluation.metric import Estimate, Measure, Split
 from gen_jax.evaluation.samples.distances import neighbors
 
@@ -41,7 +41,7 @@ def stability(model: Any) -> Measure:
         ratio = losses[0] / losses[1] if losses[1] else math.inf
         found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
         for player in state.params:
-            norm = largest_singular_value(weights(state, player))
+            norm = largest_singular_value(state.params[player])
             found[f"spectral_norm_{player}"] = Estimate(norm, math.nan, "", "exact", 1)
         return found
 

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gen_jax.core import Batch, Bound, Density, State
+from gen_jax.core import (
+    Batch,
+    Bound,
+    BoundsIntegers,
+    Classifier,
+    Conditional,
+    Density,
+    EstimatedDensity,
+    ImportanceWeighted,
+    State,
+)
 from gen_jax.data.source import apply_transforms, epoch
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, mean_over
 
@@ -22,8 +32,8 @@ def log_likelihood(model: Density) -> Measure:
     """The mean log-likelihood, exact unless the model says that it only estimates it."""
     log_prob = model.log_prob
     run = mean_over(lambda state, batch, key: log_prob(state, batch))
-    kind = "estimate" if getattr(model, "estimated", False) else "exact"
-    given = _given(model)
+    kind = "estimate" if isinstance(model, EstimatedDensity) and model.estimated else "exact"
+    given = _condition_of(model)
     return lambda state, split, key: _in_units("log_likelihood", kind, *run(state, split, key), split, given)
 
 
@@ -45,7 +55,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
         values, steps = np.concatenate(values), np.concatenate(steps)
         ratio, n = float(values.sum() / steps.sum()), len(values)
         error = math.sqrt(np.sum((values - ratio * steps) ** 2) * n / (n - 1)) / steps.sum() if n > 1 else math.nan
-        found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n, _given(model))}
+        found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n, _condition_of(model))}
         x = split.arrays["x"]
         if x.ndim == 2 and x.dtype.kind in "iu":
             perplexity = math.exp(-ratio)
@@ -56,7 +66,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
     return measure
 
 
-def accuracy(model: Any) -> Measure:
+def accuracy(model: Classifier) -> Measure:
     """The share of examples whose "label" the model predicts."""
     run = mean_over(lambda state, batch, key: (model.predict(state, batch) == batch["label"]).astype(jnp.float32))
     return lambda state, split, key: {"accuracy": Estimate(*run(state, split, key), "share", "exact", split.size)}
@@ -70,9 +80,9 @@ def elbo(model: Bound) -> Measure:
 
 def _of_bound(model: Any, name: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
     """In nats, and in bits per dimension where the model's likelihood is one of integers."""
-    found = _in_units(name, "bound", mean, error, split, _given(model))
-    dequantised = any(getattr(transform, "levels", 1) > 1 for transform in split.transforms)
-    if getattr(getattr(model, "likelihood", None), "density", False) and not dequantised:
+    found = _in_units(name, "bound", mean, error, split, _condition_of(model))
+    dequantized = any(transform.levels > 1 for transform in split.transforms_of("x"))
+    if isinstance(model, BoundsIntegers) and not model.discrete and not dequantized:
         found.pop(f"{name}_bits_per_dim", None)
     return found
 
@@ -85,7 +95,7 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
     """
     name = f"iwae_{samples}"
 
-    def metric(model: Any) -> Measure:
+    def metric(model: ImportanceWeighted) -> Measure:
         weigh = model.log_weights
 
         def bound(state: State, batch: Batch, key: Array) -> Array:
@@ -114,10 +124,10 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
     return metric
 
 
-def _given(model: Any) -> str:
-    """What a conditional model is told: knowing the class of digits is worth log 10 nats."""
-    context = getattr(model, "context", None)
-    return "" if context is None else f"given {context.entry}"
+def _condition_of(model: Any) -> str:
+    """The condition of a conditional model: knowing the class of digits is worth log 10 nats."""
+    conditional = isinstance(model, Conditional) and model.conditioning is not None
+    return f"given {model.conditioning.entry}" if conditional else ""
 
 
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split, given: str = "") -> dict[str, Estimate]:
@@ -129,10 +139,10 @@ def _in_units(name: str, kind: str, mean: float, error: float, split: Split, giv
     how = ", ".join(filter(None, [split.protocol, given]))
     found = {name: Estimate(mean, error, "nats", kind, split.size, how)}
     x = split.arrays["x"]
-    lossless = all(getattr(transform, "lossless", True) for transform in split.transforms)
+    lossless = all(transform.lossless for transform in split.transforms_of("x"))
     if x.dtype.kind in "iu" and "length" not in split.arrays and lossless:
         dimensions = math.prod(x.shape[1:])
-        levels = math.prod(getattr(transform, "levels", 1) for transform in split.transforms)
+        levels = math.prod(transform.levels for transform in split.transforms_of("x"))
         bits = (dimensions * math.log(levels) - mean) / dimensions / math.log(2)
         kind = "bound" if levels > 1 and kind == "exact" else kind
         error = error / dimensions / math.log(2)

@@ -17,7 +17,7 @@ from jax import Array
 
 from gen_jax.core import Batch, State
 from gen_jax.data.source import Arrays, apply_transforms, epoch
-from gen_jax.data.transforms import Transform
+from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
 
@@ -49,8 +49,11 @@ class Split(NamedTuple):
     @property
     def protocol(self) -> str:
         """What the data went through, where that changes likelihoods."""
-        names = (getattr(transform, "protocol", "") for transform in self.transforms)
-        return ", ".join(name for name in names if name)
+        return ", ".join(filter(None, (transform.protocol for transform in self.transforms_of("x"))))
+
+    def transforms_of(self, entry: str) -> list[Transform]:
+        """The transforms that change an entry of the batch."""
+        return [transform for transform in as_transforms(self.transforms) if entry in transform.entries]
 
     def part(self, start: int, stop: int) -> Split:
         """Some of its examples, as a split."""
@@ -75,10 +78,13 @@ class Split(NamedTuple):
     def pixels(self, x: Any) -> np.ndarray:
         """Images as the model sees them (N, H, W, C) as intensities: of stored integers in [0, 1], of floats held to
         the range of the data. Anything else as it is."""
-        x, raw = np.asarray(x), self.arrays["x"]
-        for transform in reversed(self.transforms):
-            x = getattr(transform, "pixels", lambda x: x)(x)
-        if raw.ndim == 4 and not any(hasattr(transform, "pixels") for transform in self.transforms):
+        x, raw, transforms = np.asarray(x), self.arrays["x"], self.transforms_of("x")
+        for transform in reversed(transforms):
+            x = x if transform.inverse is None else transform.inverse(x)
+        if stored := [transform.support for transform in transforms if transform.support]:
+            low, high = stored[0]
+            x = (x - low) / (high - low)
+        elif raw.ndim == 4:
             both = [np.asarray(a["x"]) for a in (self.arrays, self.training or self.arrays)]
             low, high = min(a.min() for a in both), max(a.max() for a in both)
             x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)

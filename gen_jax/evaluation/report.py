@@ -11,7 +11,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from gen_jax.core import State
+from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Metric, Split
 
@@ -21,7 +21,7 @@ def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[
     measures = [metric(model) for metric in metrics]
 
     def evaluate(state: State, split: Split) -> dict[str, Estimate]:
-        found: dict[str, Estimate] = {}
+        state, found = averaged(state), {}
         for measure in measures:
             found |= measure(state, split, jax.random.key(seed))
         return found
@@ -33,7 +33,7 @@ def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
     """The metrics of these names: those of the experiment, or any of `gen_jax.evaluation`."""
     import gen_jax.evaluation as evaluation
 
-    known = {name: getattr(evaluation, name) for name in evaluation.METRICS} | {m.__name__: m for m in metrics}
+    known = {metric.__name__: metric for metric in (*evaluation.METRICS, *metrics)}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"there is no metric {unknown[0]!r}; there are {', '.join(sorted(known))}")
     return [known[name] for name in names]

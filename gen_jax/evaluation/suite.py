@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State
+from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
@@ -33,15 +33,16 @@ def suite(
     encoder: of sample quality; by default the small one of images with labels, else raw values.
     """
     chosen = _likelihoods(model, own)
-    if is_sequences(split) and hasattr(model, "log_prob"):
+    if is_sequences(split) and isinstance(model, Density):
         chosen.append(log_likelihood_per_step)
     if encode := quality_encoder(split, encoder):
         chosen.append(sample_quality(encode, samples))
     if has_classes(split):
         chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
-        if isinstance(getattr(model, "context", None), ClassLabels) and split.reference.size >= ENOUGH:
+        by_label = isinstance(model, Conditional) and isinstance(model.conditioning, ClassLabels)
+        if by_label and split.reference.size >= ENOUGH:
             chosen.append(train_on_synthetic)
-    if hasattr(model, "prior_of") and "label" in split.arrays and split.size >= ENOUGH:
+    if isinstance(model, Latent) and "label" in split.arrays and split.size >= ENOUGH:
         chosen.append(latent_accuracy)
     asked = {metric.__name__ for metric in chosen}  # with the encoder and the number of samples asked for
     return [*chosen, *(metric for metric in own if metric.__name__ not in asked), cost]
@@ -72,10 +73,10 @@ ENOUGH = 100  # examples for a regression
 
 def _likelihoods(model: Any, own: Sequence[Metric]) -> list[Metric]:
     """The exact likelihood, or bounds: by importance weighting what the config says, which knows what fits memory."""
-    found = [log_likelihood] if hasattr(model, "log_prob") else []
-    if hasattr(model, "elbo"):
+    found = [log_likelihood] if isinstance(model, Density) else []
+    if isinstance(model, Bound):
         found.append(elbo)
-        if hasattr(model, "log_weights") and not any(metric.__name__.startswith("iwae") for metric in own):
+        if isinstance(model, ImportanceWeighted) and not any(metric.__name__.startswith("iwae") for metric in own):
             found.append(importance_weighted(50))
     return found or [undefined]
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State
+from gen_jax.core import GaussianComponents, State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 
@@ -38,7 +38,7 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     generated = model.sample(state, key, n)
     colors = [split.arrays.get("label"), generated.get("component")]
     figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colors)
-    for axis in figure.axes if hasattr(model, "covariances") else ():
+    for axis in figure.axes if isinstance(model, GaussianComponents) else ():
         ellipses(axis, *model.covariances(state))
     return figure
 

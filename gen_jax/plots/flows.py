@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, weights
+from gen_jax.core import State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.models.bijections.layer import unrolled
@@ -38,7 +38,7 @@ def flow_density(model: Any, state: State, split: Split, key: Array, points: int
 def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int = 6) -> Figure:
     """A grid on the plane of the noise as the layers carry it to the data, drawn after some of them."""
     _plane(model, split, 1)
-    layers = unrolled(model.chain, weights(state, "flow").get("layers", {}))
+    layers = unrolled(model.chain, state.params["flow"].get("layers", {}))
     shown = np.unique(np.linspace(0, len(layers), min(stages, len(layers) + 1)).astype(int))
     line, fine = np.linspace(-2.5, 2.5, 21), np.linspace(-2.5, 2.5, 200)
     lines = [np.stack(np.broadcast_arrays(a, fine), axis=1) for a in line]
@@ -84,7 +84,7 @@ def temperatures(model: Any, state: State, split: Split, key: Array, rows: int =
 
 
 def _plane(model: Any, split: Split, n: int) -> np.ndarray:
-    if model.context:
+    if model.conditioning:
         raise UserError("this picture is one of a flow without a context")
     x = np.asarray(split.head(n)["x"])
     if x.ndim != 2 or x.shape[1] != 2:

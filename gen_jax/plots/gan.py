@@ -30,9 +30,9 @@ def noise_interpolations(model: Any, state: State, split: Split, key: Array, row
     """Each row: from one noise to another along the great circle between them (White 2016)."""
     a, b = (model.noise(fold_in(key, name), rows) for name in ("from", "to"))
     z = spherical(a, b, jnp.linspace(0, 1, steps)).reshape(-1, a.shape[-1])
-    context = model.context
-    given = context and {name: jnp.repeat(v, steps, axis=0) for name, v in context.example(rows).items()}
-    images = jax.jit(lambda z: model.generate(state, z, given))(z)
+    one = model.conditioning.example(rows) if model.conditioning else {}
+    condition = {name: jnp.repeat(v, steps, axis=0) for name, v in one.items()} or None
+    images = jax.jit(lambda z: model.generate(state, z, condition))(z)
     return show({"between two noises, per row": _colored(images, images.shape[-1] > 1)}, columns=steps)
 
 
@@ -47,7 +47,7 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
     alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
-    if alone and model.context is None:  # otherwise a point has no logit of its own
+    if alone and model.conditioning is None:  # otherwise a point has no logit of its own
         logits = np.asarray(jax.jit(model.discriminate)(state, {"x": points})).reshape(across.shape)
         boundary = model.adversarial.boundary
         middle = np.median(logits) if boundary is None else boundary

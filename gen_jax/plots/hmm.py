@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State
+from gen_jax.core import GaussianComponents, State
 from gen_jax.evaluation.metric import Split
 from gen_jax.plots.figures import ellipses, show
 
@@ -20,14 +20,14 @@ def states(model: Any, state: State, split: Split, key: Array) -> Figure:
     """The first two coordinates of sequences of the split and of new ones, colored by (most probable) state."""
     batch = {name: a[:32] for name, a in split.head(32).items()}
     found = np.asarray(jax.jit(model.decode)(state, batch).states)
-    drawn = model.sample(state, key, len(found), batch["x"].shape[1])
+    drawn = model.sample(state, key, len(found), length=batch["x"].shape[1])
     there = np.arange(found.shape[1]) < np.asarray(batch.get("length", np.full(len(found), found.shape[1])))[:, None]
     points = {
         split.name: np.asarray(batch["x"])[there],
         "samples": np.asarray(drawn["x"]).reshape(-1, drawn["x"].shape[-1]),
     }
     figure = show(points, [found[there], np.asarray(drawn["state"]).ravel()])
-    for axis in figure.axes if hasattr(model.emission, "covariances") else ():
+    for axis in figure.axes if isinstance(model.emission, GaussianComponents) else ():
         ellipses(axis, *model.emission.covariances(state.params["hmm"]["emission"]))
     return figure
 

@@ -11,7 +11,7 @@ from jax import Array
 from scipy.special import ndtri
 
 from gen_jax.applications.imputation import impute
-from gen_jax.core import State
+from gen_jax.core import Conditional, State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import count_active
 from gen_jax.evaluation.latents import latents as encoded
@@ -30,12 +30,13 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
     """
     if model.latent < 2:
         raise UserError("a manifold is drawn of two latent dimensions or more: take `traversals`")
-    context = getattr(model, "context", None)
-    given = {name: jnp.repeat(a, n * n, axis=0) for name, a in context.example(1).items()} if context else None
+    conditioning = model.conditioning if isinstance(model, Conditional) else None
+    one = conditioning.example(1) if conditioning else {}
+    condition = {name: jnp.repeat(a, n * n, axis=0) for name, a in one.items()} or None
     steps = ndtri(np.linspace(0.5 / n, 1 - 0.5 / n, n)).astype(np.float32)
     across, up = np.meshgrid(steps, steps[::-1])
     z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel()).at[:, 1].set(up.ravel())
-    images = np.asarray(jax.jit(lambda z: model.decode(state, z, given).mean())(z))
+    images = np.asarray(jax.jit(lambda z: model.decode(state, z, condition).mean())(z))
     figure, (axis,) = panels(1)
     axis.imshow(tiled(images, columns=n, gap=0), cmap="gray_r", interpolation="nearest")
     held = "" if model.latent == 2 else ", other dimensions at 0"

@@ -35,9 +35,7 @@ def cases(
     Raises UserError for what cannot be built, before anything long is begun.
     """
     if not configs:
-        raise UserError(
-            "name one or more configs, for example: python -m gen_jax bench vae_digits gmm_digits"
-        )
+        raise UserError("name one or more configs, for example: python -m gen_jax bench vae_digits gmm_digits")
     host()
     along, sizes = _sizes(scale)
     if sizes and axes.get(along):

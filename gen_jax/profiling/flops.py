@@ -94,12 +94,13 @@ def _(model: GAN, batch: Batch) -> float | None:
     x = jax.ShapeDtypeStruct((1, *batch["x"].shape[1:-1], batch["x"].shape[-1] * model.packing), "float32")
     made = forward(model.generator.init, z, *context)
     judged = forward(model.discriminator.init, x, *([] if model.auxiliary else context)) / model.packing
-    penalties = sum(6.0 / p.every for p in model.penalties if p.of_gradients)
-    lazy = sum(1.0 / p.every for p in model.penalties if p.every > 1)
+    penalties = sum(6.0 / r.every for r in model.regularizers if r.per_example)
+    lazy = sum(1.0 / r.every for r in model.regularizers if r.every > 1)
+    seeking = any(r.name == "mode_seeking" for r in model.regularizers)
     zero, one = jnp.zeros(1), jnp.ones(1)
     loss = model.adversarial.generator
     of_real = float(loss(zero, zero) != loss(one, zero))  # a relativistic generator is shown the real ones too
-    turn = (2.0 + 3.0 * bool(model.mode_seeking)) * made + (2.0 + of_real) * judged
+    turn = (2.0 + 3.0 * seeking) * made + (2.0 + of_real) * judged
     return n * ((1.0 + lazy) * made + (6.0 + penalties) * judged + turn / model.every)
 
 
@@ -109,7 +110,7 @@ def _one(batch: Batch) -> Batch:
 
 
 def _context(model: Any) -> list[jax.ShapeDtypeStruct]:
-    return [] if model.context is None else [jax.ShapeDtypeStruct((1, model.context.size), "float32")]
+    return [] if model.conditioning is None else [jax.ShapeDtypeStruct((1, model.conditioning.size), "float32")]
 
 
 class Called(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax.configs import ConfigFile, load
+from gen_jax.core import Trainable
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import UserError
@@ -265,7 +266,7 @@ def loop_length(chunk: int) -> Any:
 
 def cadences(model: Any) -> list[int]:
     """n of each objective that is taken on every n-th step."""
-    return [objective.every for objective in getattr(model, "objectives", ())]
+    return [objective.every for objective in (model.objectives if isinstance(model, Trainable) else ())]
 
 
 def cadence(model: Any) -> int:

@@ -13,7 +13,7 @@ from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.applications import imputation
 from gen_jax.applications.imputation import impute
-from gen_jax.core import State, weights
+from gen_jax.core import State
 from gen_jax.data.densities import banana
 from gen_jax.data.source import Resident
 from gen_jax.data.transforms import dequantize
@@ -104,7 +104,7 @@ def test_mixture_bases_are_mixtures():
 
 def test_a_flow_is_a_distrax_distribution():
     model, state = gaussian_flow()
-    flow = model(weights(state, "flow"))
+    flow = model(state.params["flow"])
     x, log_prob = flow.sample_and_log_prob(seed=KEY, sample_shape=(20_000,))
     reference = multivariate_normal(MEAN, COVARIANCE)
     np.testing.assert_allclose(log_prob, reference.logpdf(np.asarray(x)), rtol=1e-4, atol=1e-4)
@@ -331,7 +331,7 @@ def test_data_a_flow_cannot_explain_is_refused():
         lambda: Dequantized(squashed, Dense(4), levels=1),
         lambda: StudentT((2,), 1.0),
         lambda: Variational(plain, banana, 0),
-        lambda: Variational(replace(plain, context=ClassLabels(2)), banana),
+        lambda: Variational(replace(plain, conditioning=ClassLabels(2)), banana),
     ):
         with pytest.raises(ValueError):
             make()

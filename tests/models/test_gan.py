@@ -11,7 +11,7 @@ import pytest
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.core import State, fold_in, statistics
+from gen_jax.core import State, averaged, fold_in
 from gen_jax.data import Resident
 from gen_jax.data.modes import ring
 from gen_jax.data.transforms import stack_images
@@ -19,7 +19,7 @@ from gen_jax.evaluation import mode_coverage, stability
 from gen_jax.evaluation.gan import duplicate_rate, largest_singular_value
 from gen_jax.evaluation.metric import Split
 from gen_jax.hooks import Diagnose
-from gen_jax.loop import compiled, fit, initial_state, zero_metrics
+from gen_jax.loop import compile_steps, fit, initial_state, zero_metrics
 from gen_jax.models.common import normalization
 from gen_jax.models.common.arrays import pack
 from gen_jax.models.common.conditioning import ClassLabels
@@ -112,6 +112,20 @@ def test_label_smoothing_is_cross_entropy_with_the_smoothed_label():
 # --- penalties, of a critic whose gradients are known: D(x) = x A x / 2 + b x
 
 
+class Known:
+    """Stands for a GAN whose discriminator is known."""
+
+    def __init__(self, critic):
+        self.known = critic
+
+    def critic(self, turn, x, name):
+        return self.known(x)
+
+
+def turn(critic, real, fake, key):
+    return regularizers.Turn(Known(critic), "discriminator", {}, None, {}, key, None, real, fake)
+
+
 def critic(x):
     a, b = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.3, -0.7])
     return 0.5 * jnp.sum(x @ a * x, axis=-1) + x @ b
@@ -124,28 +138,33 @@ def gradients(x):
 def test_penalties_are_their_definitions():
     real, fake, key = points()["x"], points(seed=1)["x"], jax.random.key(3)
     squares = lambda x: np.sum(gradients(x) ** 2, axis=1)
-    share = jax.random.uniform(key, (32, 1))
-    middle = squares(share * real + (1 - share) * fake)
+
+    def middle(name):
+        share = jax.random.uniform(fold_in(key, name), (32, 1))
+        return squares(share * real + (1 - share) * fake)
+
     expected = {
         "r1": 10 * squares(real).mean() / 2,
         "r2": 10 * squares(fake).mean() / 2,
-        "zero_centered": 10 * middle.mean(),
-        "gradient_penalty": 10 * np.mean((np.sqrt(middle) - 1) ** 2),
+        "zero_centered": 10 * middle("zero_centered").mean(),
+        "gradient_penalty": 10 * np.mean((np.sqrt(middle("gradient_penalty")) - 1) ** 2),
     }
     for name, value in expected.items():
-        assert float(PENALTIES[name]()(critic, real, fake, key)) == pytest.approx(value, rel=1e-4), name
+        found, _ = PENALTIES[name]()(turn(critic, real, fake, key), {})
+        assert float(found) == pytest.approx(value, rel=1e-4), name
 
 
 def test_consistency_is_zero_for_what_does_not_matter():
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
     flipped = regularizers.consistency(lambda x, key: x[:, :, ::-1])
-    assert float(flipped(lambda x: x.sum(axis=(1, 2, 3)), x, x, jax.random.key(1))) == pytest.approx(0, abs=1e-6)
-    assert float(flipped(lambda x: x[:, 0, 0, 0], x, x, jax.random.key(1))) > 0
+    value = lambda critic: float(flipped(turn(critic, x, x, jax.random.key(1)), {})[0])
+    assert value(lambda x: x.sum(axis=(1, 2, 3))) == pytest.approx(0, abs=1e-6)
+    assert value(lambda x: x[:, 0, 0, 0]) > 0
 
 
 def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
     x, (lazy, always) = points(), (regularizers.r1(0.1, every=3), regularizers.r1(0.1))
-    model, algorithm = gan(penalties=(lazy,))
+    model, algorithm = gan(regularizers=(lazy,))
     state = jax.jit(algorithm.init)(jax.random.key(0), x)
     counts = []
     for _ in range(3):
@@ -154,7 +173,7 @@ def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
     assert counts == [0, 0, 1]
     (objective,) = [o for o in model.objectives if o.name == "r1"]
     discriminate = lambda v: model.discriminator.apply({"params": state.params["discriminator"]}, v)[:, 0]
-    expected = 3 * always(discriminate, x["x"], x["x"], jax.random.key(0))
+    expected = 3 * always(turn(discriminate, x["x"], x["x"], jax.random.key(0)), {})[0]
     value = objective.loss(state.params["discriminator"], state, x, jax.random.key(0))[0]
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
 
@@ -181,7 +200,7 @@ def test_losses_take_every_penalty(penalty):
     generator, discriminator = ARCHITECTURES["mlp"](normalization.none)
 
     def values(loss):
-        model = GAN(generator, discriminator, 3, loss(), penalties=(PENALTIES[penalty](),))
+        model = GAN(generator, discriminator, 3, loss(), regularizers=(PENALTIES[penalty](),))
         algorithm, state = begun(model, x)
         return jax.jit(algorithm.step)(state, x)[1]
 
@@ -197,7 +216,7 @@ def test_batch_statistics_move_in_training_and_serve_samples():
     algorithm, state = begun(model, x)
     after = jax.jit(algorithm.step)(state, x)[0]
     for player in ("generator", "discriminator"):
-        before, now = (s.extra[f"{player}_statistics"] for s in (state, after))
+        before, now = (s.extra["batch_stats"][player] for s in (state, after))
         assert any(jax.tree.leaves(jax.tree.map(lambda a, b: not np.array_equal(a, b), before, now)))
     z = model.noise(jax.random.key(1), 4)
     one_by_one = jnp.concatenate([model.generate(after, z[i : i + 1]) for i in range(4)])
@@ -213,8 +232,8 @@ def test_averages_have_statistics_of_their_own():
     before = jax.jit(algorithm.init)(jax.random.key(0), x)
     after = jax.jit(algorithm.step)(before, x)[0]
     middle = lambda a, b: 0.5 * a + 0.5 * b
-    expected = jax.tree.map(middle, *(s.extra["generator_statistics"] for s in (before, after)))
-    found = statistics(after, "generator")
+    expected = jax.tree.map(middle, *(s.extra["batch_stats"]["generator"] for s in (before, after)))
+    found = averaged(after).extra["batch_stats"]["generator"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
@@ -323,7 +342,7 @@ def test_looks_at_the_batch_tell_collapsed_batches():
 
 def test_mode_seeking_punishes_a_generator_that_ignores_its_noise():
     x = points()
-    model, _ = gan(mode_seeking=1.0)
+    model, _ = gan(regularizers=(regularizers.mode_seeking(),))
     _, state = begun(model, x)
     constant = jax.tree.map(jnp.zeros_like, state.params["generator"])
     collapsed, various = (
@@ -404,8 +423,8 @@ def test_conditional_gan_makes_what_it_is_told(auxiliary):
         _Told(MLP((32,), 2)),
         MLPDiscriminator((32,), outputs=outputs),
         2,
-        penalties=(regularizers.r1(0.1),),
-        context=ClassLabels(2),
+        regularizers=(regularizers.r1(0.1),),
+        conditioning=ClassLabels(2),
         auxiliary=auxiliary,
     )
     tx = optax.adam(2e-3, b1=0.5)
@@ -433,10 +452,10 @@ class _Told(nn.Module):
     [
         ({"latent": 0}, "latent must be at least 1"),
         ({"every": 0}, "every must be at least 1"),
-        ({"mode_seeking": -1.0}, "must not be negative"),
+        ({"auxiliary": -1.0}, "must not be negative"),
         ({"packing": 2, "context": ClassLabels(2)}, "packing=1"),
         ({"auxiliary": 1.0}, "Labels"),
-        ({"penalties": (regularizers.r1(), regularizers.r1())}, "counts once"),
+        ({"regularizers": (regularizers.r1(), regularizers.r1())}, "counts once"),
         ({"unrolling": Unrolling(0, optax.sgd(0.1))}, "at least 1 step"),
     ],
 )
@@ -451,7 +470,7 @@ def test_wrong_settings_are_refused(options, said):
         (
             MLP((4,), 2),
             MLPDiscriminator((4,), norm=normalization.batch),
-            {"penalties": (regularizers.r1(),)},
+            {"regularizers": (regularizers.r1(),)},
             "normalizer",
         ),
         (MLP((4,), 2), MLPDiscriminator((4,)), {"packing": 5}, "cannot be packed by 5"),
@@ -514,7 +533,7 @@ def test_pictures_are_drawn():
     split = Split("test", {"x": np.asarray(x["x"])})
     assert len(plots.generator_density(model, state, split, jax.random.key(0)).axes) == 3  # with a scale of logits
     images = {"x": np.random.default_rng(0).uniform(size=(8, 8, 8, 1)).astype(np.float32), "label": np.arange(8)}
-    model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, context=ClassLabels(10))
+    model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, conditioning=ClassLabels(10))
     _, state = begun(model, images)
     for draw in (plots.real_and_fake, plots.noise_interpolations):
         shown = draw(model, state, Split("test", images), jax.random.key(0)).axes[-1].images[0].get_array()
@@ -553,7 +572,7 @@ def test_a_population_of_seeds_finds_all_eight_modes():
         MLPDiscriminator((64, 64)),
         2,
         losses.relativistic(),
-        penalties=(regularizers.r1(0.1), regularizers.r2(0.1)),
+        regularizers=(regularizers.r1(0.1), regularizers.r2(0.1)),
     )
     tx = optax.adam(1e-3, b1=0.5)
     algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", 0.999)
@@ -571,7 +590,7 @@ def test_what_both_players_see_is_generated_once_inside_a_chunk_too():
     state = initial_state(algorithm, source)
 
     def products(n, turns):
-        program = compiled(algorithm, n).lower(state, zero_metrics(algorithm, state, source)(), source, turns)
+        program = compile_steps(algorithm, n).lower(state, zero_metrics(algorithm, state, source)(), source, turns)
         return program.compile().cost_analysis()["flops"]
 
     assert products(10, np.int32(10)) < 1.03 * products(1, 1)

@@ -393,7 +393,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 def test_residual_networks_with_any_context():
     likelihood = Categorical(17)
     encoder, decoder = ResidualEncoder((4,), 6), ResidualDecoder((8, 8), (4,), likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, 3, context=Vector(5, "where"))
+    model = VAE(encoder, decoder, likelihood, 3, conditioning=Vector(5, "where"))
     batch = {**images(4), "where": jnp.ones((4, 5))}
     state = started(model, batch)
     elbo = jax.jit(model.elbo)
@@ -408,7 +408,7 @@ def test_a_conditional_vae_draws_what_it_is_told():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, size=1000)
     x = (5.0 * label[:, None] + rng.normal(size=(1000, 2))).astype(np.float32)
-    model = VAE(MLP([16], 2), MLP([16], 2), Gaussian(1.0), 1, context=ClassLabels(3))
+    model = VAE(MLP([16], 2), MLP([16], 2), Gaussian(1.0), 1, conditioning=ClassLabels(3))
     source = Resident({"x": x, "label": label}, 250)
     state = fit(descent(model, {"vae": optax.adam(1e-2)}), source, 500, chunk=100)
     for k in range(3):
@@ -578,7 +578,7 @@ def test_protocols_are_recorded_and_binarised_data_has_no_bits_per_dimension():
 
 
 def test_pictures_of_latent_spaces(tmp_path):
-    model = VAE(MLP([8], 6), MLP([8], (8, 8, 2)), DiscretizedLogistic(17), 3, context=ClassLabels(10))
+    model = VAE(MLP([8], 6), MLP([8], (8, 8, 2)), DiscretizedLogistic(17), 3, conditioning=ClassLabels(10))
     state = started(model, images(12))
     split = Split("test", {name: np.asarray(a) for name, a in images(12).items()})
     pictures = [

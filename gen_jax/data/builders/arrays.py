@@ -15,6 +15,7 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    LEVELS: int | None = None  # of integer data 0 .. LEVELS - 1
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(skip_registration=True, **options)

@@ -13,6 +13,8 @@ class Digits(ArrayBuilder):
     From Alpaydin & Kaynak 1998. A fixed permutation divides them: 1,347 for training, 150 for validation, 300 for test.
     """
 
+    LEVELS = 17
+
     def features(self):
         return {"x": vector(8, 8, 1, dtype=np.uint8), "label": label(10)}
 
@@ -22,6 +24,8 @@ class Digits(ArrayBuilder):
 
 class Digits28(ArrayBuilder):
     """The digits of `Digits`, enlarged to (28, 28, 1) and 256 levels: a stand-in for MNIST."""
+
+    LEVELS = 256
 
     def features(self):
         return {"x": vector(28, 28, 1, dtype=np.uint8), "label": label(10)}

@@ -18,10 +18,10 @@ FILES = {
 
 def read_idx(path, sha256: str) -> np.ndarray:
     """A gzipped IDX file of bytes (big-endian sizes, then data), checked against its published content."""
-    pack = open(path, "rb").read()
-    if hashlib.sha256(pack).hexdigest() != sha256:
+    packed = open(path, "rb").read()
+    if hashlib.sha256(packed).hexdigest() != sha256:
         raise UserError(f"{path} is not the published file (its SHA-256 differs): download it again")
-    raw = gzip.decompress(pack)
+    raw = gzip.decompress(packed)
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
@@ -29,6 +29,7 @@ def read_idx(path, sha256: str) -> np.ndarray:
 class IdxBuilder(ArrayBuilder):
     """60,000 training and 10,000 test images (28, 28, 1) uint8 with ten classes."""
 
+    LEVELS = 256
     URL = ""
     SHA256: dict[tuple[str, str], str] = {}
 

@@ -59,7 +59,7 @@ def train_on_synthetic(model: Any) -> Measure:
     Of models conditioned on labels. As many samples as there are training examples, at most 10,000, with their labels;
     beside it stands the accuracy of the same classifier trained on the examples themselves.
     """
-    entry = model.context.entry
+    entry = model.conditioning.entry
     draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:

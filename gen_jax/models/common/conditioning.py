@@ -1,4 +1,9 @@
-"""Contexts: what conditional models are told beside x, as vectors (B, size) made from entries of a batch."""
+"""Conditioning inputs: what conditional models receive beside x, made from other entries of a batch.
+
+A `Conditioning` maps the entries of a batch to a pytree with a leading axis B, which is handed to the networks: vectors
+of classes, images, or sequences with their masks. Models that concatenate it with their latent vector need one array
+(B, size).
+"""
 
 from __future__ import annotations
 
@@ -10,56 +15,58 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, PyTree
+from gen_jax.core import Batch, PyTree, fold_in
 
 
 class Conditioning:
-    """Makes vectors (B, size) from a batch, by parameters of its own where it has any."""
+    """Maps a batch to a condition, with parameters of its own where it has any."""
 
-    entry: str
-    size: int
+    entry: str  # of the batch
+    size: int  # values per example, where the condition is one array (B, size)
 
     def init(self, key: Array, batch: Batch) -> PyTree:
         """Parameters, {} if there are none."""
         return {}
 
-    def __call__(self, batch: Batch, params: PyTree = None) -> Array:
+    def __call__(self, batch: Batch, params: PyTree = None, key: Array | None = None) -> PyTree:
+        """The condition of a batch; with a key that of training, which may be random (`Dropped`)."""
         raise NotImplementedError
 
     def unsupported(self, batch: Batch) -> str:
-        """What of a batch this context cannot take, in words; "" if nothing."""
+        """A message if the batch does not hold what this needs, else ""."""
         if self.entry not in batch:
             return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
         return self.unfit(batch[self.entry])
 
     def unfit(self, values: Array) -> str:
+        """A message if the values of the entry have the wrong range or shape, else ""."""
         return ""
 
     def example(self, n: int) -> Batch:
-        """What samples are drawn for where nothing else is said."""
+        """Entries for n samples where the caller gives none."""
         raise NotImplementedError
 
 
-def embed(context: Conditioning, batch: Batch, params: PyTree = None) -> Array:
-    """What a context makes of a batch; a ValueError where the batch has no such entry."""
-    if context.entry not in batch:
-        raise ValueError(context.unsupported(batch))
-    return context(batch, params)
+def embed(conditioning: Conditioning, batch: Batch, params: PyTree = None, key: Array | None = None) -> PyTree:
+    """The condition of a batch; a ValueError where the batch lacks the entry."""
+    if conditioning.entry not in batch:
+        raise ValueError(conditioning.unsupported(batch))
+    return conditioning(batch, params, key)
 
 
-def resolve_condition(context: Conditioning | None, n: int, given: Batch | None) -> Batch:
-    """What n samples are drawn for: what is given, else what the context says; {} for a model without one."""
-    if context is None:
+def resolve_condition(conditioning: Conditioning | None, n: int, condition: Batch | None) -> Batch:
+    """The conditioning entries of n samples: those given, else the default ones; {} for an unconditional model."""
+    if conditioning is None:
         return {}
-    given = given or context.example(n)
-    if context.entry in given and len(given[context.entry]) != n:
-        raise ValueError(f'"{context.entry}" is given for {len(given[context.entry])} of {n} samples')
-    return given
+    condition = condition or conditioning.example(n)
+    if conditioning.entry in condition and len(condition[conditioning.entry]) != n:
+        raise ValueError(f'"{conditioning.entry}" is given for {len(condition[conditioning.entry])} of {n} samples')
+    return condition
 
 
 @dataclass(frozen=True)
 class ClassLabels(Conditioning):
-    """The one-hot class of each example; samples are drawn of every class in turn."""
+    """One-hot vectors of class numbers; the default is every class in turn."""
 
     classes: int
     entry: str = "label"
@@ -68,7 +75,7 @@ class ClassLabels(Conditioning):
     def size(self) -> int:
         return self.classes
 
-    def __call__(self, batch, params=None):
+    def __call__(self, batch, params=None, key=None):
         return jax.nn.one_hot(batch[self.entry], self.classes)
 
     def unfit(self, values):
@@ -83,12 +90,12 @@ class ClassLabels(Conditioning):
 
 @dataclass(frozen=True)
 class Vector(Conditioning):
-    """Vectors (B, size) as they are; samples are drawn for zeros."""
+    """Vectors (B, size) as they are; the default is zeros."""
 
     size: int
     entry: str = "context"
 
-    def __call__(self, batch, params=None):
+    def __call__(self, batch, params=None, key=None):
         return batch[self.entry].astype(jnp.float32)
 
     def unfit(self, values):
@@ -101,7 +108,7 @@ class Vector(Conditioning):
 
 @dataclass(frozen=True)
 class Images(Conditioning):
-    """What a network says of images (B, *shape), e.g. a `ConvEncoder`; samples are drawn for images of zeros."""
+    """Features of images (B, *shape) by a network, e.g. a `ConvEncoder`; the default is images of zeros."""
 
     network: nn.Module
     size: int
@@ -112,10 +119,10 @@ class Images(Conditioning):
         images = jnp.zeros((1, *self.shape)) if self.entry not in batch else batch[self.entry][:1]
         features, made = self.network.init_with_output(key, images.astype(jnp.float32))
         if features.shape != (1, self.size):
-            raise ValueError(f"the network of the context gives {features.shape[1:]}, not ({self.size},)")
+            raise ValueError(f"the network of the condition gives {features.shape[1:]}, not ({self.size},)")
         return made["params"]
 
-    def __call__(self, batch, params: Any = None):
+    def __call__(self, batch, params: Any = None, key=None):
         return self.network.apply({"params": params}, batch[self.entry].astype(jnp.float32))
 
     def unfit(self, values):
@@ -124,3 +131,50 @@ class Images(Conditioning):
 
     def example(self, n):
         return {self.entry: jnp.zeros((n, *self.shape))}
+
+
+@dataclass(frozen=True)
+class Dropped(Conditioning):
+    """Another conditioning that training replaces by a learned null with a probability (Ho & Salimans 2022).
+
+    In evaluation and sampling the entry "unconditional" (B,), where there is one, chooses the null instead; guidance
+    combines the two.
+    """
+
+    conditioning: Conditioning
+    probability: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"conditions are dropped with a probability in [0, 1], got {self.probability}")
+
+    @property
+    def entry(self) -> str:
+        return self.conditioning.entry
+
+    @property
+    def size(self) -> int:
+        return self.conditioning.size
+
+    def init(self, key, batch):
+        inner = self.conditioning.init(fold_in(key, "conditioning"), batch)
+        one = self.conditioning.example(1) if self.entry not in batch else {self.entry: batch[self.entry][:1]}
+        shapes = jax.eval_shape(lambda: self.conditioning(one, inner))
+        null = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
+        return {"null": null} | ({"conditioning": inner} if jax.tree.leaves(inner) else {})
+
+    def __call__(self, batch, params=None, key=None):
+        condition = self.conditioning(batch, params.get("conditioning"), key)
+        n = len(jax.tree.leaves(condition)[0])
+        if key is not None:
+            dropped = jax.random.bernoulli(fold_in(key, "dropped"), self.probability, (n,))
+        else:
+            dropped = jnp.asarray(batch.get("unconditional", jnp.zeros(n, bool)))
+        choose = lambda null, a: jnp.where(dropped.reshape(-1, *[1] * (a.ndim - 1)), null, a)
+        return jax.tree.map(choose, params["null"], condition)
+
+    def unfit(self, values):
+        return self.conditioning.unfit(values)
+
+    def example(self, n):
+        return self.conditioning.example(n)

@@ -3,6 +3,7 @@
 The distributions are independent given z: their batch shape is that of x, so that a log-likelihood is a sum over them,
 or over those that are observed. A likelihood is a class with
 
+    discrete                    whether it is a probability of integers, so that bits per dimension are defined
     channels                    how many outputs a decoder gives per channel of the data
     init()                      parameters of its own, {} if it has none
     outside(x)                  what of some data it cannot explain, in words, or ""
@@ -27,6 +28,7 @@ class Bernoulli:
     """Pixels 0.0 or 1.0. Values between are taken too, as in much of the literature: then it is no likelihood."""
 
     channels = 1
+    discrete = True
 
     def init(self) -> PyTree:
         return {}
@@ -52,7 +54,7 @@ class Gaussian:
 
     scale: float | str = 1.0
     least: float = 1e-3
-    density = True  # no probability of integers
+    discrete = False  # a density, no probability of integers
 
     def __post_init__(self):
         if isinstance(self.scale, str) and self.scale not in ("shared", "learned"):
@@ -88,6 +90,7 @@ class Categorical:
     """Integers 0 .. levels - 1 without an order, by a softmax over them."""
 
     levels: int
+    discrete = True
 
     def __post_init__(self):
         if self.levels < 2:
@@ -127,6 +130,7 @@ class DiscretizedLogistic:
 
     levels: int = 256
     components: int = 1
+    discrete = True
 
     def __post_init__(self):
         if self.levels < 2 or self.components < 1:

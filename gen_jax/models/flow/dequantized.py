@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.flow.flow import Flow
 
@@ -50,7 +50,7 @@ class Dequantized:
             return (
                 f"x must hold integers from 0 to {self.levels - 1}, got {x.dtype} from {x.min():.4g} to {x.max():.4g}"
             )
-        return self.flow.context.unsupported(batch) if self.flow.context else ""
+        return self.flow.conditioning.unsupported(batch) if self.flow.conditioning else ""
 
     def _scaled(self, x: Array) -> Array:
         return 2 * x.astype(jnp.float32) / (self.levels - 1) - 1
@@ -62,12 +62,12 @@ class Dequantized:
         log_slope = jax.nn.log_sigmoid(raw) + jax.nn.log_sigmoid(-raw)
         log_q = sum_except_batch(-0.5 * (noise**2 + np.log(2 * np.pi)) - log_std - log_slope)
         x = (batch["x"] + jax.nn.sigmoid(raw)) / self.levels
-        log_p = self.flow._of(params, batch).log_prob(x)
+        log_p = self.flow.of(params, batch, fold_in(key, "condition")).log_prob(x)
         return log_p - log_q - np.prod(x.shape[1:]) * np.log(self.levels)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) lower bounds on log-probabilities in nats, by one sample of the noise."""
-        return self._bounds(weights(state, "flow"), batch, key)
+        return self._bounds(state.params["flow"], batch, key)
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         return -self._bounds(params, batch, key).mean(), ({}, {})
@@ -77,9 +77,9 @@ class Dequantized:
         return (Objective("flow", self.loss),)
 
     def sample(
-        self, state: State, key: Array, n: int, given: Batch | None = None, temperature: float | Array = 1.0
+        self, state: State, key: Array, n: int, condition: Batch | None = None, temperature: float | Array = 1.0
     ) -> Batch:
         """As `Flow.sample`, in integers."""
-        drawn = self.flow.sample(state, key, n, given, temperature)
+        drawn = self.flow.sample(state, key, n, condition, temperature)
         x = jnp.clip(jnp.floor(drawn["x"] * self.levels), 0, self.levels - 1)
         return {**drawn, "x": x.astype(jnp.int32)}

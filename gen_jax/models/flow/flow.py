@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.bijections.layer import Chain, Layer
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.flow.bases import Base
@@ -21,12 +21,12 @@ class Flow:
     """Noise of a base moved through layers, the first of which takes the noise and the last of which gives the data.
 
     base: `gen_jax.models.flow.bases`; its shape is that of one example. layers: `gen_jax.models.bijections`.
-    context: `gen_jax.models.common.conditioning`, what the layers are told beside x; None for nothing.
+    conditioning: `gen_jax.models.common.conditioning`, whose output is the context (B, C) of the layers; None for none.
     """
 
     base: Base
     layers: Sequence[Layer]
-    context: Conditioning | None = None
+    conditioning: Conditioning | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -52,12 +52,12 @@ class Flow:
         x = batch["x"]
         if x.shape[1:] != self.base.shape:
             raise ValueError(f"examples have the shape {x.shape[1:]}, but the base has {self.base.shape}")
-        context = self.context.init(fold_in(key, "context"), batch) if self.context else {}
-        given = self.context(batch, context) if self.context else None
+        own = self.conditioning.init(fold_in(key, "context"), batch) if self.conditioning else {}
+        context = self.conditioning(batch, own) if self.conditioning else None
         params = {
             "base": self.base.init(fold_in(key, "base")),
-            "layers": self.chain.init(fold_in(key, "layers"), x.astype(jnp.float32), given),
-            "context": context,
+            "layers": self.chain.init(fold_in(key, "layers"), x.astype(jnp.float32), context),
+            "conditioning": own,
         }
         return {"flow": {name: own for name, own in params.items() if own}}, {}
 
@@ -71,25 +71,28 @@ class Flow:
         low, high = self.chain.support or (-np.inf, np.inf)
         if x.min() < low or x.max() > high:
             return f"x goes from {x.min():.4g} to {x.max():.4g}, but the last layer gives data in [{low:g}, {high:g}]"
-        return self.context.unsupported(batch) if self.context else ""
+        return self.conditioning.unsupported(batch) if self.conditioning else ""
 
-    def of(self, state: State, batch: Batch | None = None) -> distrax.Distribution:
-        """The distribution of x, for the contexts of a batch where the model takes any."""
-        return self._of(weights(state, "flow"), batch)
+    def distribution(self, state: State, batch: Batch | None = None) -> distrax.Distribution:
+        """The distribution of x, under the conditions of a batch where the model is conditional."""
+        return self.of(state.params["flow"], batch)
 
-    def _of(self, params: PyTree, batch: Batch | None) -> distrax.Distribution:
-        return self(params, embed(self.context, batch or {}, params.get("context")) if self.context else None)
+    def of(self, params: PyTree, batch: Batch | None, key: Array | None = None) -> distrax.Distribution:
+        """The distribution of x with these parameters; with a key that of training."""
+        if self.conditioning is None:
+            return self(params)
+        return self(params, embed(self.conditioning, batch or {}, params.get("conditioning"), key))
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-densities in nats; estimates of them where a continuous layer has probes."""
-        return self.of(state, batch).log_prob(batch["x"])
+        return self.distribution(state, batch).log_prob(batch["x"])
 
     def latent(self, state: State, batch: Batch) -> tuple[Array, Array]:
         """The noise (B, *x) behind examples, and the log-determinants (B,) of the way there."""
-        return self.of(state, batch).bijector.inverse_and_log_det(batch["x"])
+        return self.distribution(state, batch).bijector.inverse_and_log_det(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        distribution = self._of(params, batch)
+        distribution = self.of(params, batch, fold_in(key, "condition"))
         z, log_det = distribution.bijector.inverse_and_log_det(batch["x"])
         nll = -(distribution.distribution.log_prob(z) + log_det)
         metrics = {"log_det_low": Mean.of(log_det.min()), "log_det_high": Mean.of(log_det.max())}
@@ -100,13 +103,15 @@ class Flow:
         return (Objective("flow", self.loss),)
 
     def sample(
-        self, state: State, key: Array, n: int, given: Batch | None = None, temperature: float | Array = 1.0
+        self, state: State, key: Array, n: int, condition: Batch | None = None, temperature: float | Array = 1.0
     ) -> Batch:
-        """given: the context of each of the n examples. temperature: what the distance of noise from its mean is
-        scaled by."""
-        given = resolve_condition(self.context, n, given)
-        distribution = self.of(state, given)
-        shape = () if self.context else (n,)
+        """n new examples under a condition.
+
+        condition: the conditioning inputs of each. temperature: scales the distance of the noise from its mean.
+        """
+        condition = resolve_condition(self.conditioning, n, condition)
+        distribution = self.distribution(state, condition)
+        shape = () if self.conditioning else (n,)
         base = distribution.distribution
         z = base.mean() + temperature * (base.sample(seed=fold_in(key, "z"), sample_shape=shape) - base.mean())
-        return {**given, "x": distribution.bijector.forward(z), "z": z}
+        return {**condition, "x": distribution.bijector.forward(z), "z": z}

@@ -29,20 +29,20 @@ class Variational:
     def __post_init__(self):
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if self.flow.context:
-            raise ValueError("a density without a context has nothing to tell the flow: leave its context out")
+        if self.flow.conditioning:
+            raise ValueError("a target density has no conditions: leave the flow's conditioning out")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         noise = jax.random.normal(fold_in(key, "noise"), (self.samples, *self.flow.base.shape))
         return self.flow.init(key, {"x": noise if batch["x"].shape[1:] == noise.shape[1:] else batch["x"]})
 
-    def log_weights(self, params: PyTree, key: Array) -> Array:
+    def log_ratios(self, params: PyTree, key: Array) -> Array:
         """(samples,) log target(x) - log q(x) of as many x ~ q: their mean bounds the log of the target's integral."""
         x, log_q = self.flow(params).sample_and_log_prob(seed=key, sample_shape=(self.samples,))
         return self.target(x) - log_q
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        log_weights = self.log_weights(params, key)
+        log_weights = self.log_ratios(params, key)
         log_integral = jax.nn.logsumexp(log_weights) - np.log(self.samples)
         size = jnp.exp(2 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2 * log_weights)) / self.samples
         return -log_weights.mean(), ({}, {"log_integral": Mean.of(log_integral), "effective": Mean.of(size)})
@@ -51,5 +51,5 @@ class Variational:
     def objectives(self) -> Sequence[Objective]:
         return (Objective("flow", self.loss),)
 
-    def sample(self, state: State, key: Array, n: int) -> Batch:
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
         return self.flow.sample(state, key, n)

@@ -28,21 +28,29 @@ from gen_jax.models.gan.losses import (
     relativistic,
     wasserstein,
 )
-from gen_jax.models.gan.regularizers import Penalty, consistency, gradient_penalty, r1, r2, zero_centered
+from gen_jax.models.gan.regularizers import (
+    Regularizer,
+    consistency,
+    gradient_penalty,
+    mode_seeking,
+    r1,
+    r2,
+    zero_centered,
+)
 
 __all__ = [
     "GAN",
     "Adaptive",
     "AdversarialLoss",
     "Augmentation",
+    "Compose",
     "DCGANDiscriminator",
     "DCGANGenerator",
-    "Each",
     "InstanceNoise",
     "MLPDiscriminator",
     "MinibatchDeviation",
     "MinibatchDiscrimination",
-    "Penalty",
+    "Regularizer",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "Unrolling",
@@ -54,6 +62,7 @@ __all__ = [
     "hinge",
     "least_squares",
     "minimax",
+    "mode_seeking",
     "non_saturating",
     "r1",
     "r2",

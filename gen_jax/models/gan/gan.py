@@ -1,12 +1,12 @@
 """Generative adversarial networks (Goodfellow et al. 2014, arXiv:1406.2661).
 
-A GAN is an architecture (`generators`, `discriminators`) x a loss (`adversarial`) x `penalties` x a normalizer
-(`normalizers`), and remedies against mode collapse, each a field of `GAN` or a module of its discriminator.
+A GAN combines an architecture (`generators`, `discriminators`), a loss (`losses`), `regularizers`, normalization layers
+(`common.normalization`) and `augmentations`. Remedies against mode collapse are regularizers, fields of `GAN` or
+modules of its discriminator.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,15 +18,13 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in, statistics, weights
-from gen_jax.models.common.arrays import pack, sum_except_batch
-from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
+from gen_jax.models.common.arrays import pack
+from gen_jax.models.common.conditioning import ClassLabels, Conditioning, embed, resolve_condition
 from gen_jax.models.common.normalization import STATISTICS, mixes_examples
 from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.losses import AdversarialLoss, non_saturating
-from gen_jax.models.gan.regularizers import Penalty
-
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer, Turn
 
 
 class Unrolling(NamedTuple):
@@ -44,9 +42,9 @@ class Unrolling(NamedTuple):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What a discriminator says of a batch."""
+    """Outputs of the discriminator on a batch."""
 
-    logits: Array  # (B,), or (B / packing,)
+    logits: Array  # (B,), or (B / packing,), of being real
     classes: Array  # (B, classes) logits; (B, 0) without an auxiliary classifier
     statistics: PyTree
 
@@ -56,13 +54,13 @@ class GAN:
     """A generator and a discriminator, each a player of its own.
 
     generator: a module (B, latent) -> (B, *x). discriminator: a module (B, *x) -> (B, 1) logits.
+    adversarial: the losses of both players, see `losses`. regularizers: further terms, see `regularizers`.
     every: steps of the discriminator for each of the generator.
-    context: both networks are called with it as a second argument (conditional GAN).
-    auxiliary: weight of the classification of `context.classes`, by which the discriminator, of 1 + classes outputs,
-        is told of classes instead (AC-GAN, Odena et al. 2017).
-    augmentation: what all examples go through before the discriminator sees them.
+    conditioning: both networks are called with its output as a second argument (conditional GAN).
+    auxiliary: weight of the classification of `conditioning.classes`, by which the discriminator, of 1 + classes
+        outputs, learns the classes instead of being given them (AC-GAN, Odena et al. 2017).
+    augmentation: applied to real and generated examples before the discriminator.
     packing: how many examples the discriminator judges together (PacGAN, Lin et al. 2018).
-    mode_seeking: weight of a loss that wants different examples of different noise (MSGAN, Mao et al. 2019).
     unrolling: see `Unrolling`.
     """
 
@@ -70,115 +68,114 @@ class GAN:
     discriminator: nn.Module
     latent: int
     adversarial: AdversarialLoss = non_saturating()
-    penalties: Sequence[Penalty] = ()
+    regularizers: Sequence[Regularizer] = ()
     every: int = 1
-    context: Conditioning | None = None
+    conditioning: Conditioning | None = None
     auxiliary: float = 0.0
     augmentation: Augmentation = Augmentation()
     packing: int = 1
-    mode_seeking: float = 0.0
     unrolling: Unrolling | None = None
 
     def __post_init__(self):
-        for name in ("latent", "every", "packing"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("auxiliary", "mode_seeking"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a weight and must not be negative, got {getattr(self, name)}")
-        if self.packing > 1 and self.context is not None:
-            raise ValueError("packs have no single context: use packing=1 in a conditional GAN")
-        if self.auxiliary and not hasattr(self.context, "classes"):
-            raise ValueError("an auxiliary classifier needs a context of classes: context=Labels(n)")
+        for name, value in (("latent", self.latent), ("every", self.every), ("packing", self.packing)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.auxiliary < 0:
+            raise ValueError(f"auxiliary is a weight and must not be negative, got {self.auxiliary}")
+        if self.packing > 1 and self.conditioning is not None:
+            raise ValueError("packs have no single condition: use packing=1 in a conditional GAN")
+        if self.auxiliary and not isinstance(self.conditioning, ClassLabels):
+            raise ValueError("an auxiliary classifier needs classes: conditioning=ClassLabels(n)")
         if self.unrolling and self.unrolling.steps < 1:
             raise ValueError(f"unroll at least 1 step, got {self.unrolling.steps}")
-        names = [penalty.name for penalty in self.penalties]
+        names = [regularizer.name for regularizer in self.regularizers]
         if len(set(names)) < len(names):
-            raise ValueError(f"each penalty counts once, got {names}")
+            raise ValueError(f"each regularizer counts once, got {names}")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        x, context = batch["x"][: self.packing], self._condition(batch, self.packing)
+        x, condition = batch["x"][: self.packing], self._condition(batch, self.packing)
         if len(batch["x"]) % self.packing:
             raise ValueError(
                 f"a batch of {len(batch['x'])} cannot be packed by {self.packing}: choose a multiple of it"
             )
         z = jnp.zeros((self.packing, self.latent))
-        fake, made = self.generator.init_with_output(fold_in(key, GENERATOR), z, *context)
+        fake, generator = self.generator.init_with_output(fold_in(key, GENERATOR), z, *condition)
         if fake.shape != x.shape:
             raise ValueError(f"the generator makes examples {fake.shape[1:]}, but those of the data are {x.shape[1:]}")
-        logits, judged = self.discriminator.init_with_output(
-            fold_in(key, DISCRIMINATOR), pack(x, self.packing), *self._discriminator_condition(context)
+        logits, discriminator = self.discriminator.init_with_output(
+            fold_in(key, DISCRIMINATOR), pack(x, self.packing), *self._discriminator_condition(condition)
         )
-        outputs = 1 + (self.context.classes if self.auxiliary else 0)
+        outputs = 1 + (self.conditioning.classes if self.auxiliary else 0)
         if logits.shape != (1, outputs):
             raise ValueError(f"the discriminator must have {outputs} outputs, but it has {logits.shape[1:]}")
-        kept = {GENERATOR: made.get(STATISTICS, {}), DISCRIMINATOR: judged.get(STATISTICS, {})}
-        wrong = [penalty.name for penalty in self.penalties if penalty.of_gradients]
-        if wrong and mixes_examples(kept[DISCRIMINATOR]):
+        stats = {GENERATOR: generator.get(STATISTICS, {}), DISCRIMINATOR: discriminator.get(STATISTICS, {})}
+        wrong = [regularizer.name for regularizer in self.regularizers if regularizer.per_example]
+        if wrong and mixes_examples(stats[DISCRIMINATOR]):
             raise ValueError(
                 f"{wrong[0]} is made of the gradient of each example's logit, but batch normalization lets it "
                 "depend on the others: give the discriminator another normalizer (none, instance, pixel, spectral)"
             )
-        extra = {f"{player}_statistics": s for player, s in kept.items()}
-        params = {DISCRIMINATOR: judged["params"], GENERATOR: made["params"]}
-        return params, {**extra, "augmentation": self.augmentation.init()}
+        memory = {r.name: r.memory for r in self.regularizers if jax.tree.leaves(r.memory)}
+        params = {DISCRIMINATOR: discriminator["params"], GENERATOR: generator["params"]}
+        return params, {
+            "batch_stats": stats,
+            "augmentation": self.augmentation.init(),
+            "regularizers": jax.tree.map(jnp.asarray, memory),
+        }
 
     @property
     def objectives(self) -> Sequence[Objective]:
-        lazy = [p for p in self.penalties if p.every > 1]
+        lazy = [r for r in self.regularizers if r.every > 1]
         return (
             Objective(DISCRIMINATOR, self._discriminator_turn, name=DISCRIMINATOR),
-            *(Objective(DISCRIMINATOR, self._lazy_regularizer(p), p.every, p.name) for p in lazy),
+            *(Objective(r.player, self._lazy_regularizer(r), r.every, r.name) for r in lazy),
             Objective(GENERATOR, self._generator_turn, self.every),
         )
 
-    def shared(self, batch: Batch, key: Array) -> Batch:
+    def draw_shared(self, batch: Batch, key: Array) -> Batch:
         """Both players are shown what is made of the same noise."""
         return {**batch, "noise": self._z(batch, key)}
 
     def _z(self, batch: Batch, key: Array) -> Array:
         return batch["noise"] if "noise" in batch else self.noise(fold_in(key, "fake"), len(batch["x"]))
 
-    def generate(self, state: State, z: Array, given: Batch | None = None) -> Array:
-        """(B, *x) of noise (B, latent), by the averaged generator where there is one."""
-        context = () if self.context is None else (embed(self.context, resolve_condition(self.context, len(z), given)),)
-        variables = {"params": weights(state, GENERATOR), STATISTICS: statistics(state, GENERATOR)}
-        return self.generator.apply(variables, z, *context)
+    def generate(self, state: State, z: Array, condition: Batch | None = None) -> Array:
+        """(B, *x) from noise (B, latent)."""
+        condition = self._condition(resolve_condition(self.conditioning, len(z), condition))
+        variables = {"params": state.params[GENERATOR], STATISTICS: state.extra["batch_stats"][GENERATOR]}
+        return self.generator.apply(variables, z, *condition)
 
-    def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
-        given = resolve_condition(self.context, n, given)
-        return {**given, "x": self.generate(state, self.noise(key, n), given)}
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
+        condition = resolve_condition(self.conditioning, n, condition)
+        return {**condition, "x": self.generate(state, self.noise(key, n), condition)}
 
     def noise(self, key: Array, n: int) -> Array:
-        """(n, latent)"""
+        """(n, latent) standard normal noise."""
         return jax.random.normal(fold_in(key, "z"), (n, self.latent))
 
     def discriminate(self, state: State, batch: Batch) -> Array:
-        """(B / packing,) logits of being real, by the discriminator as it is."""
-        context = self._discriminator_condition(self._condition(batch))
-        variables = {
-            "params": state.params[DISCRIMINATOR],
-            STATISTICS: state.extra["discriminator_statistics"],
-        }
-        return self.discriminator.apply(variables, pack(batch["x"], self.packing), *context)[:, 0]
+        """(B / packing,) logits of being real."""
+        condition = self._discriminator_condition(self._condition(batch))
+        variables = {"params": state.params[DISCRIMINATOR], STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
+        return self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition)[:, 0]
 
-    def diagnose(self, values: Mapping[str, np.ndarray]) -> str:
-        """What is wrong with the game, by the metrics of a report; "" if nothing is."""
-        if not self.adversarial.saturates or not {"real_accuracy", "fake_accuracy"} <= values.keys():
+    def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
+        """A message if the discriminator is always right or always wrong, else ""."""
+        if not self.adversarial.saturates or not {"real_accuracy", "fake_accuracy"} <= metrics.keys():
             return ""
-        real, fake = (np.mean(values[name]) for name in ("real_accuracy", "fake_accuracy"))
+        real, fake = (np.mean(metrics[name]) for name in ("real_accuracy", "fake_accuracy"))
         if min(real, fake) > 0.99:
             return (
-                "the discriminator wins: it tells all real from all generated examples, and the generator learns "
-                "little from one that is so sure. Give the discriminator a lower learning rate, a penalty such as "
-                "r1(), spectral normalization, instance noise or an augmentation"
+                "the discriminator overpowers the generator: it recognizes all real and all generated examples, and "
+                "the generator learns little from it. Give the discriminator a lower learning rate, a regularizer "
+                "such as r1(), spectral normalization, instance noise or an augmentation"
             )
         if max(real, fake) < 0.01:
             return "the discriminator takes all real examples for generated ones: is its learning rate too high?"
         return ""
 
     def _discriminator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
-        """The discriminator tells real from generated."""
+        """The discriminator's loss: telling real from generated examples."""
         made = lambda params: self._generate(params, state, batch, self._z(batch, key), fold_in(key, "fake"))[0]
         fake, _ = jax.vjp(made, state.params[GENERATOR])  # the operations of the generator's turn, for XLA to share
         return self._discriminator_loss(params, state, batch, fake, key)
@@ -190,82 +187,91 @@ class GAN:
         correct = self.adversarial.correct(real.logits, fake.logits)
         metrics = {"real_accuracy": Mean.of(correct[0]), "fake_accuracy": Mean.of(correct[1])}
         if self.auxiliary:
-            labels = batch[self.context.entry]
+            labels = batch[self.conditioning.entry]
             loss += self.auxiliary * (
                 _classification_loss(real.classes, labels) + _classification_loss(fake.classes, labels)
             )
             metrics["class_accuracy"] = Mean.of(real.classes.argmax(axis=-1) == labels)
-        for penalty in self.penalties:
-            if penalty.every == 1:
-                value = self._penalty(penalty, params, state, batch, pair, key)
-                loss, metrics[penalty.name] = loss + value, Mean.of(value)
+        extra = {"batch_stats": {**state.extra["batch_stats"], DISCRIMINATOR: fake.statistics}}
+        turn = Turn(self, DISCRIMINATOR, params, state, batch, key, self._z(batch, key), *pair)
+        loss, extra, metrics = self._regularize(turn, loss, extra, metrics)
         threshold = self.adversarial.threshold
         margins = real.logits - (fake.logits.mean() if threshold is None else threshold)
         memory = self.augmentation.adapt(state.extra["augmentation"], margins)
-        if memory:
-            metrics |= {f"augmentation_{name}": Mean.of(value) for name, value in memory.items()}
-        return loss, ({"discriminator_statistics": fake.statistics, "augmentation": memory}, metrics)
+        metrics |= {f"augmentation_{name}": Mean.of(value) for name, value in memory.items()}
+        return loss, ({**extra, "augmentation": memory}, metrics)
 
-    def _lazy_regularizer(self, penalty: Penalty):
-        """The loss of a penalty that has steps of its own."""
+    def _regularize(self, turn: Turn, loss: Array, extra: Extra, metrics: dict[str, Mean]):
+        """The loss with the player's regularizers of every step, what they remember, and their metrics."""
+        memory = turn.state.extra["regularizers"]
+        for regularizer in self.regularizers:
+            if regularizer.every == 1 and regularizer.player == turn.player:
+                value, memory = regularizer(turn, memory)
+                loss, metrics = loss + value, {**metrics, regularizer.name: Mean.of(value)}
+        return loss, {**extra, "regularizers": memory}, metrics
+
+    def _lazy_regularizer(self, regularizer: Regularizer):
+        """The loss of a regularizer that has steps of its own, `every` times as strong."""
 
         def loss(params: PyTree, state: State, batch: Batch, key: Array):
-            fake, _ = self._generate(state.params[GENERATOR], state, batch, self._z(batch, key), fold_in(key, "fake"))
-            pair = self._augmented_pair(batch["x"], fake, state, key)
-            return penalty.every * self._penalty(penalty, params, state, batch, pair, key), ({}, {})
+            z, generator = self._z(batch, key), state.params[GENERATOR]
+            generator = params if regularizer.player == GENERATOR else generator
+            fake, _ = self._generate(generator, state, batch, z, fold_in(key, "fake"))
+            pair = batch["x"], fake
+            if regularizer.player == DISCRIMINATOR:
+                pair = self._augmented_pair(*pair, state, key)
+            turn = Turn(self, regularizer.player, params, state, batch, key, z, *pair)
+            value, memory = regularizer(turn, state.extra["regularizers"])
+            return regularizer.every * value, ({"regularizers": memory}, {})
 
         return loss
 
-    def _penalty(self, penalty: Penalty, params, state, batch, pair, key) -> Array:
-        critic = lambda x: (
-            self._discriminator_output(params, state, batch, x, fold_in(key, "dropout", penalty.name)).logits
-        )
-        return penalty(critic, *pair, fold_in(key, penalty.name))
+    def critic(self, turn: Turn, x: Array, name: str) -> Array:
+        """Logits of a discriminator's turn on other examples, dropout being keyed by `name`."""
+        key = fold_in(turn.key, "dropout", name)
+        return self._discriminator_output(turn.params, turn.state, turn.batch, x, key).logits
 
     def _generator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
-        """The generated is taken for real."""
-        fake, statistics = self._generate(params, state, batch, self._z(batch, key), fold_in(key, "fake"))
-        metrics = {}
-        discriminate = state.params[DISCRIMINATOR]
+        """The generator's loss: its examples are to be taken for real ones."""
+        z = self._z(batch, key)
+        fake, stats = self._generate(params, state, batch, z, fold_in(key, "fake"))
+        discriminator = state.params[DISCRIMINATOR]
         if self.unrolling:
-            discriminate = self._unrolled_discriminator(params, state, batch, key)
-        real, made = self._discriminator_outputs(
-            discriminate, state, batch, *self._augmented_pair(batch["x"], fake, state, key), key
-        )
-        loss = self.adversarial.generator(real.logits, made.logits)
-        if self.unrolling:  # what the foreseen discriminator plays for: steering it pays off no other way
+            discriminator = self._unrolled_discriminator(params, state, batch, key)
+        pair = self._augmented_pair(batch["x"], fake, state, key)
+        real, made = self._discriminator_outputs(discriminator, state, batch, *pair, key)
+        if self.unrolling:  # the unrolled discriminator's own objective: steering it pays off no other way
             loss = -self.adversarial.discriminator(real.logits, made.logits)
+        else:
+            loss = self.adversarial.generator(real.logits, made.logits)
         if self.auxiliary:
-            loss += self.auxiliary * _classification_loss(made.classes, batch[self.context.entry])
-        if self.mode_seeking:
-            z = self.noise(fold_in(key, "other"), len(batch["x"]))
-            other, _ = self._generate(params, state, batch, z, fold_in(key, "other"))
-            apart = jnp.mean(_distances(fake, other) / _distances(self._z(batch, key), z))
-            loss += self.mode_seeking / (apart + 1e-5)
-            metrics["mode_distance"] = Mean.of(apart)
-        return loss, ({"generator_statistics": statistics}, metrics)
+            loss += self.auxiliary * _classification_loss(made.classes, batch[self.conditioning.entry])
+        extra = {"batch_stats": {**state.extra["batch_stats"], GENERATOR: stats}}
+        turn = Turn(self, GENERATOR, params, state, batch, key, z, batch["x"], fake)
+        loss, extra, metrics = self._regularize(turn, loss, extra, {})
+        return loss, (extra, metrics)
 
     def _unrolled_discriminator(self, params: PyTree, state: State, batch: Batch, key: Array) -> PyTree:
         """The discriminator's parameters after some more steps against this generator, differentiable by it."""
 
         def ahead(carry, i: Array):
-            discriminate, opt = carry
+            discriminator, opt = carry
             now = fold_in(key, "unrolled", i)
             fake, _ = self._generate(params, state, batch, self.noise(now, len(batch["x"])), now)
-            loss = lambda discriminate: self._discriminator_loss(discriminate, state, batch, fake, now)[0]
-            updates, opt = self.unrolling.tx.update(jax.grad(loss)(discriminate), opt, discriminate)
-            return (optax.apply_updates(discriminate, updates), opt), None
+            loss = lambda discriminator: self._discriminator_loss(discriminator, state, batch, fake, now)[0]
+            updates, opt = self.unrolling.tx.update(jax.grad(loss)(discriminator), opt, discriminator)
+            return (optax.apply_updates(discriminator, updates), opt), None
 
         start = state.params[DISCRIMINATOR], state.opt[DISCRIMINATOR]
-        (discriminate, _), _ = lax.scan(ahead, start, jnp.arange(self.unrolling.steps))
-        return discriminate
+        (discriminator, _), _ = lax.scan(ahead, start, jnp.arange(self.unrolling.steps))
+        return discriminator
 
     def _generate(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
-        """What is made of noise z for the contexts of the batch, and the new statistics.
+        """Examples from noise z under the conditions of the batch, and the new batch statistics.
 
-        Both players make it of the same noise, by the same parameters: it is computed once per step.
+        Both players make them of the same noise, by the same parameters: they are computed once per step.
         """
-        variables = {"params": params, STATISTICS: state.extra["generator_statistics"]}
+        variables = {"params": params, STATISTICS: state.extra["batch_stats"][GENERATOR]}
         rngs = {"dropout": fold_in(key, "dropout")}
         fake, new = self.generator.apply(variables, z, *self._condition(batch), mutable=[STATISTICS], rngs=rngs)
         return fake, new.get(STATISTICS, {})
@@ -276,34 +282,33 @@ class GAN:
         return tuple(pack(x, self.packing) for x in both)
 
     def _discriminator_outputs(self, params: PyTree, state: State, batch: Batch, real: Array, fake: Array, key: Array):
-        """Of real and fake, each by the statistics of its own batch; those of both are remembered."""
+        """Outputs on real and on fake examples, each by the statistics of its own batch; those of both are kept."""
         of_real = self._discriminator_output(params, state, batch, real, fold_in(key, "dropout", "real"))
-        between = state._replace(extra={**state.extra, "discriminator_statistics": of_real.statistics})
+        stats = {**state.extra["batch_stats"], DISCRIMINATOR: of_real.statistics}
+        between = state._replace(extra={**state.extra, "batch_stats": stats})
         return of_real, self._discriminator_output(params, between, batch, fake, fold_in(key, "dropout", "fake"))
 
     def _discriminator_output(
         self, params: PyTree, state: State, batch: Batch, x: Array, key: Array
     ) -> DiscriminatorOutput:
-        variables = {"params": params, STATISTICS: state.extra["discriminator_statistics"]}
-        context = self._discriminator_condition(self._condition(batch))
-        outputs, new = self.discriminator.apply(variables, x, *context, mutable=[STATISTICS], rngs={"dropout": key})
+        variables = {"params": params, STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
+        condition = self._discriminator_condition(self._condition(batch))
+        outputs, new = self.discriminator.apply(variables, x, *condition, mutable=[STATISTICS], rngs={"dropout": key})
         return DiscriminatorOutput(outputs[:, 0], outputs[:, 1:], new.get(STATISTICS, {}))
 
-    def _condition(self, batch: Batch, n: int | None = None) -> tuple[Array, ...]:
-        return () if self.context is None else (embed(self.context, batch)[:n],)
+    def _condition(self, batch: Batch, n: int | None = None) -> tuple[PyTree, ...]:
+        if self.conditioning is None:
+            return ()
+        return (jax.tree.map(lambda a: a[:n], embed(self.conditioning, batch)),)
 
-    def _discriminator_condition(self, context: tuple[Array, ...]) -> tuple[Array, ...]:
-        """What the discriminator is told: nothing where it is to find out the class."""
-        return () if self.auxiliary else context
+    def _discriminator_condition(self, condition: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        """The discriminator's second argument: nothing where it is to find out the class itself."""
+        return () if self.auxiliary else condition
 
     def unsupported(self, batch: Batch) -> str:
-        return "" if self.context is None else self.context.unsupported(batch)
+        """A message if the batch has no such conditions as the model needs, else ""."""
+        return "" if self.conditioning is None else self.conditioning.unsupported(batch)
 
 
 def _classification_loss(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _distances(a: Array, b: Array) -> Array:
-    """(B,) mean absolute differences."""
-    return sum_except_batch(jnp.abs(a - b)) / math.prod(a.shape[1:])

@@ -1,91 +1,145 @@
-"""Penalties on a discriminator, which keep the game of a GAN stable. Mescheder et al. 2018 (arXiv:1801.04406) compare.
+"""Regularizers of a GAN's players. Mescheder et al. 2018 (arXiv:1801.04406) compare those of discriminators.
 
-`every=n` computes a penalty on every n-th step only, n times as strong (lazy regularization, Karras et al. 2020).
+`every=n` computes a regularizer on every n-th step only, n times as strong (lazy regularization, Karras et al. 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import fold_in
+from gen_jax.core import Batch, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 
-Critic = Callable[[Array], Array]  # (B, *x) -> (B,) logits
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+class Turn(NamedTuple):
+    """One turn of a player, as its regularizers see it."""
+
+    model: Any  # the GAN
+    player: str
+    params: PyTree  # of the player, which gradients are taken of
+    state: State
+    batch: Batch
+    key: Array
+    z: Array  # (B, latent) the noise
+    real: Array  # (B, *x); in the discriminator's turn augmented and packed, as `fake`
+    fake: Array
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """weight * value(critic, real, fake, key), on every n-th step.
+class Regularizer:
+    """A term weight * value(turn) of a player's loss, on every n-th step.
 
-    of_gradients: it is made of the gradients of single examples' logits, which batch normalization mixes.
+    value: turn -> scalar; or (turn, memory) -> (scalar, memory) where it has `memory`, arrays that are kept in
+    `state.extra["regularizers"][name]` from step to step (e.g. the running mean of path lengths).
+    per_example: it is made of the gradients of single examples' logits, which batch normalization mixes.
     """
 
     name: str
+    player: str
     weight: float
-    value: Callable[[Critic, Array, Array, Array], Array]
+    value: Callable[..., Any]
     every: int = 1
-    of_gradients: bool = True
+    memory: PyTree = field(default_factory=dict)
+    per_example: bool = False
 
     def __post_init__(self):
         if self.weight < 0:
             raise ValueError(f"the weight of {self.name} must not be negative, got {self.weight}")
         if self.every < 1:
             raise ValueError(f"{self.name} is computed on every n-th step with n at least 1, got {self.every}")
+        if self.player not in (GENERATOR, DISCRIMINATOR):
+            raise ValueError(f"{self.name} regularizes the generator or the discriminator, got {self.player!r}")
 
-    def __call__(self, critic: Critic, real: Array, fake: Array, key: Array) -> Array:
-        return self.weight * self.value(critic, real, fake, key)
+    def __call__(self, turn: Turn, memory: Mapping[str, PyTree]) -> tuple[Array, Mapping[str, PyTree]]:
+        """The weighted value, and the memory of all regularizers after it."""
+        if self.name not in memory:
+            return self.weight * self.value(turn), memory
+        value, new = self.value(turn, memory[self.name])
+        return self.weight * value, {**memory, self.name: new}
 
 
-def gradient_penalty(weight: float = 10.0, target: float = 1.0, every: int = 1) -> Penalty:
+def gradient_penalty(weight: float = 10.0, target: float = 1.0, every: int = 1) -> Regularizer:
     """E[(|grad D(x)| - target)^2] between pairs of real and fake examples (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
 
-    def value(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
-        norms = jnp.sqrt(_squared_norms(critic, between(real, fake, key)) + 1e-12)  # sqrt has no gradient at 0
-        return jnp.mean((norms - target) ** 2)
+    def value(turn: Turn) -> Array:
+        norms = jnp.sqrt(_squared_norms(turn, between(turn, "gradient_penalty"), "gradient_penalty") + 1e-12)
+        return jnp.mean((norms - target) ** 2)  # sqrt has no gradient at 0
 
-    return Penalty("gradient_penalty", weight, value, every)
+    return _of_gradients("gradient_penalty", weight, value, every)
 
 
-def zero_centered(weight: float = 10.0, every: int = 1) -> Penalty:
+def zero_centered(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 between pairs of real and fake examples (Thanh-Tung et al. 2019)."""
-    value = lambda critic, real, fake, key: _squared_norms(critic, between(real, fake, key)).mean()
-    return Penalty("zero_centered", weight, value, every)
+    value = lambda turn: _squared_norms(turn, between(turn, "zero_centered"), "zero_centered").mean()
+    return _of_gradients("zero_centered", weight, value, every)
 
 
-def r1(weight: float = 10.0, every: int = 1) -> Penalty:
+def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 / 2 of real examples (Mescheder et al. 2018, eq. 9)."""
-    return Penalty("r1", weight, lambda critic, real, fake, key: _squared_norms(critic, real).mean() / 2, every)
+    return _of_gradients("r1", weight, lambda turn: _squared_norms(turn, turn.real, "r1").mean() / 2, every)
 
 
-def r2(weight: float = 10.0, every: int = 1) -> Penalty:
+def r2(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 / 2 of fake examples (Mescheder et al. 2018, eq. 10)."""
-    return Penalty("r2", weight, lambda critic, real, fake, key: _squared_norms(critic, fake).mean() / 2, every)
+    return _of_gradients("r2", weight, lambda turn: _squared_norms(turn, turn.fake, "r2").mean() / 2, every)
 
 
-def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, every: int = 1) -> Penalty:
+def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, every: int = 1) -> Regularizer:
     """E[(D(x) - D(change(x)))^2] of real and fake examples (bCR, Zhao et al. 2021; CR-GAN, Zhang et al. 2020).
 
-    change: (x, key) -> x, what must not matter to the discriminator, e.g. `augmentations.translation()`.
+    change: (x, key) -> x, an image operation that must not matter to the discriminator, e.g.
+    `augmentations.translation()`.
     """
 
-    def value(critic: Critic, real: Array, fake: Array, key: Array) -> Array:
+    def value(turn: Turn) -> Array:
+        key, critic = fold_in(turn.key, "consistency"), lambda x: turn.model.critic(turn, x, "consistency")
         moved = lambda x, name: jnp.mean((critic(x) - critic(change(x, fold_in(key, name)))) ** 2)
-        return moved(real, "real") + moved(fake, "fake")
+        return moved(turn.real, "real") + moved(turn.fake, "fake")
 
-    return Penalty("consistency", weight, value, every, of_gradients=False)
+    return Regularizer("consistency", DISCRIMINATOR, weight, value, every)
 
 
-def between(real: Array, fake: Array, key: Array) -> Array:
-    """A point on the line between each pair, uniformly."""
-    share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)), real.dtype)
+def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
+    """1 / (d(G(z), G(z')) / d(z, z')): different noise is to give different examples (MSGAN, Mao et al. 2019).
+
+    d is the mean absolute difference.
+    """
+
+    def value(turn: Turn) -> Array:
+        key = fold_in(turn.key, "mode_seeking")
+        z = turn.model.noise(key, len(turn.z))
+        other, _ = turn.model._generate(turn.params, turn.state, turn.batch, z, key)
+        ratio = jnp.mean(_distances(turn.fake, other) / _distances(turn.z, z))
+        return 1 / (ratio + 1e-5)
+
+    return Regularizer("mode_seeking", GENERATOR, weight, value, every)
+
+
+def between(turn: Turn, name: str) -> Array:
+    """A point on the line between each pair of real and fake examples, uniformly."""
+    real, fake = turn.real, turn.fake
+    share = jax.random.uniform(fold_in(turn.key, name), (len(real), *(1,) * (real.ndim - 1)), real.dtype)
     return fake + share * (real - fake)
 
 
-def _squared_norms(critic: Critic, x: Array) -> Array:
-    """(B,) of the gradients of the logits."""
-    return sum_except_batch(jax.grad(lambda x: critic(x).sum())(x) ** 2)
+def _of_gradients(name: str, weight: float, value: Callable[[Turn], Array], every: int) -> Regularizer:
+    return Regularizer(name, DISCRIMINATOR, weight, value, every, per_example=True)
+
+
+def _squared_norms(turn: Turn, x: Array, name: str) -> Array:
+    """(B,) squared norms of the gradients of the logits with respect to x."""
+    return sum_except_batch(jax.grad(lambda x: turn.model.critic(turn, x, name).sum())(x) ** 2)
+
+
+def _distances(a: Array, b: Array) -> Array:
+    """(B,) mean absolute differences."""
+    return sum_except_batch(jnp.abs(a - b)) / math.prod(a.shape[1:])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
@@ -121,7 +121,7 @@ class HMM:
         return batch, there, seen, (*self._log_chain(params), log_likelihood), scan
 
     def _of(self, state: State, batch: Batch):
-        _, there, _, chain, scan = self._prepared(weights(state, "hmm"), state.extra, batch)
+        _, there, _, chain, scan = self._prepared(state.params["hmm"], state.extra, batch)
         return there, chain, scan
 
     def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
@@ -165,7 +165,7 @@ class HMM:
         """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
         _, _, _, chain, scan = self._prepared(params, state.extra, batch)
         mean = Mean.of(inference.log_evidence(*chain, scan), batch.get("weight"))
-        return -mean.value, ({}, {"log_likelihood": mean})
+        return Mean(-mean.total, mean.count), ({}, {"log_likelihood": mean})
 
     @property
     def objectives(self) -> Sequence[Objective]:
@@ -204,12 +204,12 @@ class HMM:
         transition = jnp.exp(chain[1])
         step = lambda p, _: (p @ transition,) * 2
         states = jnp.swapaxes(jax.lax.scan(step, now, length=horizon)[1], 0, 1)
-        mean = self.emission.mean(weights(state, "hmm")["emission"])
+        mean = self.emission.mean(state.params["hmm"]["emission"])
         return Forecast(states, jnp.tensordot(states, mean, axes=1))
 
     def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
         """Continuations of sequences without padding, drawn from the model: "x" (B, horizon, ...) and "state"."""
-        params = weights(state, "hmm")
+        params = state.params["hmm"]
         batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]
         now = jax.random.categorical(fold_in(key, "now"), inference.forward_filter(*chain, scan)[:, -1])
@@ -217,9 +217,11 @@ class HMM:
         x = self.emission.draw(params["emission"], state.extra["emission"], fold_in(key, "x"), path, batch["x"])
         return {"x": x, "state": path}
 
-    def sample(self, state: State, key: Array, n: int, length: int | None = None) -> Batch:
+    def sample(
+        self, state: State, key: Array, n: int, condition: Batch | None = None, length: int | None = None
+    ) -> Batch:
         """n sequences: "x" (n, length, ...) and "state" (n, length)."""
-        params = weights(state, "hmm")
+        params = state.params["hmm"]
         log_initial, log_transition = self._log_chain(params)
         first = jnp.broadcast_to(log_initial, (n, self.states))
         path = self._path(log_transition, fold_in(key, "path"), first, length or self.length)
@@ -237,4 +239,4 @@ class HMM:
 
     def chain(self, state: State) -> tuple[Array, Array]:
         """Initial (K,) and transition (K, K) probabilities."""
-        return tuple(jnp.exp(log) for log in self._log_chain(weights(state, "hmm")))
+        return tuple(jnp.exp(log) for log in self._log_chain(state.params["hmm"]))

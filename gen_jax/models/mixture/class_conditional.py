@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ClassConditional:
 
     def _states(self, state: State) -> State:
         """The States of all classes, along a leading axis of their parameters and extras."""
-        params = {player: weights(state, player) for player in state.params if player != "prior"}
+        params = {player: own for player, own in state.params.items() if player != "prior"}
         return State(state.step, state.key, params, (), state.extra["classes"])
 
     def _each(self, state: State, f: Any) -> PyTree:
@@ -76,7 +76,7 @@ class ClassConditional:
         """(B,) the most probable class, whatever the label."""
         return jnp.argmax(self.log_joint(state, batch), axis=1)
 
-    def sample(self, state: State, key: Array, n: int) -> Batch:
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
         label = jax.random.categorical(fold_in(key, "label"), state.params["prior"], shape=(n,))
         drawn = self._each(state, lambda mine, c: self.model.sample(mine, fold_in(key, "class", c), n))
         mine = lambda a: jax.vmap(lambda of_each, c: of_each[c], in_axes=(1, 0))(a, label)
@@ -84,8 +84,9 @@ class ClassConditional:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         (player,) = (p for p in state.params if p != "prior")
-        log_prob = Mean.of(self.log_prob(state._replace(params={**state.params, player: params}), batch))
-        return -log_prob.value, ({}, {"log_likelihood": log_prob})
+        values = self.log_prob(state._replace(params={**state.params, player: params}), batch)
+        log_prob = Mean.of(values, batch.get("weight"))
+        return Mean(-log_prob.total, log_prob.count), ({}, {"log_likelihood": log_prob})
 
     @property
     def objectives(self) -> Sequence[Objective]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.blocks import by_blocks, over_blocks
 from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, occupied
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
@@ -135,7 +135,7 @@ class GMM:
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         x, weight = _points(batch)
         log_prob = Mean.of(self._log_prob(params, x), weight)
-        return -log_prob.value, ({}, {"log_likelihood": log_prob})
+        return Mean(-log_prob.total, log_prob.count), ({}, {"log_likelihood": log_prob})
 
     @property
     def objectives(self) -> Sequence[Objective]:
@@ -149,11 +149,11 @@ class GMM:
         return jax.nn.logsumexp(self.log_joint(params, x), axis=1)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        return by_blocks(lambda x: self._log_prob(weights(state, "gmm"), x), _points(batch)[0], rows=1 << 16)
+        return by_blocks(lambda x: self._log_prob(state.params["gmm"], x), _points(batch)[0], rows=1 << 16)
 
     def log_prior(self, state: State) -> Array:
         """Logarithm of the prior's density at the parameters, up to a constant; 0 for the flat prior."""
-        return self._log_prior(weights(state, "gmm"), state.extra["variance"])
+        return self._log_prior(state.params["gmm"], state.extra["variance"])
 
     def _log_prior(self, params: PyTree, variance: Array) -> Array:
         used = self._used(self.components)
@@ -162,14 +162,14 @@ class GMM:
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
         """(B, K) p(k | x)."""
-        return jax.nn.softmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
+        return jax.nn.softmax(self.log_joint(state.params["gmm"], _points(batch)[0]), axis=1)
 
     def predict(self, state: State, batch: Batch) -> Array:
         """(B,) the most probable component."""
-        return jnp.argmax(self.log_joint(weights(state, "gmm"), _points(batch)[0]), axis=1)
+        return jnp.argmax(self.log_joint(state.params["gmm"], _points(batch)[0]), axis=1)
 
-    def sample(self, state: State, key: Array, n: int) -> Batch:
-        params = weights(state, "gmm")
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
+        params = state.params["gmm"]
         component = jax.random.categorical(fold_in(key, "component"), params["logits"], shape=(n,))
         noise = jax.random.normal(fold_in(key, "noise"), (n, params["means"].shape[1]), params["means"].dtype)
         x = self.kind.draw(params, component, noise)
@@ -177,14 +177,14 @@ class GMM:
 
     def distribution(self, state: State) -> distrax.MixtureSameFamily:
         """The mixture as a distrax distribution."""
-        params = weights(state, "gmm")
+        params = state.params["gmm"]
         return distrax.MixtureSameFamily(
             distrax.Categorical(logits=params["logits"]), self.kind.distribution(_shapes(params))
         )
 
     def marginal(self, state: State, columns: Sequence[int]) -> State:
         """The State of the mixture over some of the coordinates, in the order given."""
-        params, columns = weights(state, "gmm"), _columns(columns, state)
+        params, columns = state.params["gmm"], _columns(columns, state)
         marginal = {"logits": params["logits"], **self.kind.select(_shapes(params), columns)}
         extra = {**state.extra, "variance": state.extra["variance"][columns]}
         return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
@@ -194,7 +194,7 @@ class GMM:
 
         Bishop 2006, equations 2.81 and 2.82.
         """
-        params, given = weights(state, "gmm"), _columns(columns, state)
+        params, given = state.params["gmm"], _columns(columns, state)
         free = np.setdiff1d(np.arange(params["means"].shape[1]), given)
         if not len(free):
             raise ValueError("columns must leave some coordinates free")
@@ -213,12 +213,12 @@ class GMM:
 
     def parameters(self, state: State) -> tuple[Array, Array, Array]:
         """Weights (K,), means (K, D) and covariances in the shape of their kind."""
-        params = weights(state, "gmm")
+        params = state.params["gmm"]
         return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
 
     def covariances(self, state: State) -> tuple[Array, Array]:
         """Means (K, D) and covariances (K, D, D)."""
-        params = weights(state, "gmm")
+        params = state.params["gmm"]
         return params["means"], self.kind.dense(_shapes(params))
 
     def free_parameters(self, dimensions: int) -> int:
@@ -228,7 +228,7 @@ class GMM:
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
         """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) of a data set: lower is better."""
         x, weight = _points(batch)
-        joint = self.log_joint(weights(state, "gmm"), x)
+        joint = self.log_joint(state.params["gmm"], x)
         log_prob = jax.nn.logsumexp(joint, axis=1)
         likelihood, n = jnp.sum(weight * log_prob), weight.sum()
         r = jnp.exp(joint - log_prob[:, None])
@@ -251,7 +251,7 @@ def _shapes(params: PyTree) -> PyTree:
 
 
 def _columns(columns: Sequence[int], state: State) -> np.ndarray:
-    columns, d = np.asarray(columns, int), weights(state, "gmm")["means"].shape[1]
+    columns, d = np.asarray(columns, int), state.params["gmm"]["means"].shape[1]
     if (
         columns.ndim != 1
         or not len(columns)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Mean, Objective, PyTree, State, weights
+from gen_jax.core import Batch, Mean, Objective, PyTree, State
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 
 
@@ -24,6 +24,11 @@ class BoundModel:
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
         raise NotImplementedError
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the likelihood is a probability of integers."""
+        return self.likelihood.discrete
 
     def check_training(self) -> None:
         """Refuses what no bound can be trained with."""
@@ -53,8 +58,8 @@ class BoundModel:
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) the ELBO in nats by one sample, with beta 1 whatever the model is trained with."""
-        return elbo(self.terms(weights(state, self.player), batch, key))
+        return elbo(self.terms(state.params[self.player], batch, key))
 
     def log_weights(self, state: State, batch: Batch, key: Array, samples: int) -> Array:
         """(samples, B) log p(x, z) / q(z | x): their log-mean-exp bounds log p(x), the tighter the more there are."""
-        return self.terms(weights(state, self.player), batch, key, samples).log_weights
+        return self.terms(state.params[self.player], batch, key, samples).log_weights

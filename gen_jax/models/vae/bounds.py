@@ -44,7 +44,7 @@ def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float 
     analytic: take the KL in closed form where there is one, else from the samples, as everywhere else.
     free_bits: nats per part (dimension, or group) below which its mean KL costs nothing (Kingma et al. 2016, eq. 15).
     balanced: while beta < 1, parts with more KL per latent weigh more (Vahdat & Kautz 2020, appendix A).
-    Both take the mean over the batch as it is given: under `accumulate`, over each part of it.
+    Both take the mean over the batch as it is given: of microbatches, over each of them.
     """
     if free_bits < 0:
         raise ValueError(f"free_bits cannot be negative, got {free_bits}")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.convolutions import Conv
 from gen_jax.models.common.networks import Residual, depth_to_space
@@ -177,13 +177,13 @@ class HVAE(BoundModel):
         sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative ones, coarse to fine
         return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 
-    def sample(self, state: State, key: Array, n: int, spread: float = 1.0) -> Batch:
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None, spread: float = 1.0) -> Batch:
         """spread: of the latents; below 1 samples are more typical and less diverse."""
-        pixels, _ = self._run(weights(state, "vae"), None, n, fold_in(key, "z"), spread)
+        pixels, _ = self._run(state.params["vae"], None, n, fold_in(key, "z"), spread)
         return {"x": pixels.sample(seed=fold_in(key, "x"))}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z), with every latent at the mean of its posterior given those above."""
         x = batch["x"]
         key = jax.random.key(0)  # multiplied by nothing
-        return self._run(weights(state, "vae"), self.likelihood.normalize(x), len(x), key, spread=0.0)[0].mean()
+        return self._run(state.params["vae"], self.likelihood.normalize(x), len(x), key, spread=0.0)[0].mean()

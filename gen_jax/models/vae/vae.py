@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.likelihoods import check_outputs
@@ -31,8 +31,8 @@ class VAE(BoundModel):
     beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it; `elbo` always has 1.
     prior, posterior: see `gen_jax.models.vae.priors` and `posteriors`.
     bound, samples: what training maximizes, see `gen_jax.models.vae.bounds`, and from how many samples of z.
-    context: what x is conditioned on (Sohn, Lee & Yan 2015), of `gen_jax.models.common.conditioning`. The encoder then
-    takes a second argument (B, context.size), the decoder a longer vector (B, latent + context.size).
+    conditioning: see `gen_jax.models.common.conditioning` (conditional VAE, Sohn, Lee & Yan 2015). The encoder then
+    takes a second argument (B, conditioning.size), the decoder a longer vector (B, latent + conditioning.size).
     """
 
     encoder: nn.Module
@@ -44,20 +44,20 @@ class VAE(BoundModel):
     posterior: Any = Diagonal()
     bound: BoundFunction = elbo
     samples: int = 1
-    context: Conditioning | None = None
+    conditioning: Conditioning | None = None
 
     def __post_init__(self):
         if self.latent < 1:
             raise ValueError(f"latent must be at least 1, got {self.latent}")
         self.check_training()
-        if self.context and isinstance(self.prior, VampPrior):
-            raise ValueError("a VampPrior is made of posteriors without a context: choose another prior")
+        if self.conditioning and isinstance(self.prior, VampPrior):
+            raise ValueError("a VampPrior is made of unconditional posteriors: choose another prior")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalize(batch["x"][:1])
-        one = {name: a[:1] for name, a in batch.items()} if self.context else {}
-        own = {"context": self.context.init(fold_in(key, "context"), one)} if self.context else {}
-        context = self._context(own, one)
+        one = {name: a[:1] for name, a in batch.items()} if self.conditioning else {}
+        own = {"conditioning": self.conditioning.init(fold_in(key, "context"), one)} if self.conditioning else {}
+        context = self._condition(own, one)
         outputs, encoder = self.encoder.init_with_output(fold_in(key, "encoder"), x, *context)
         expected = (1, self.posterior.outputs(self.latent))
         if outputs.shape != expected:
@@ -78,11 +78,11 @@ class VAE(BoundModel):
 
     def unsupported(self, batch: Batch) -> str:
         """What of some data this model cannot explain, in words; "" if it can."""
-        return super().unsupported(batch) or (self.context.unsupported(batch) if self.context else "")
+        return super().unsupported(batch) or (self.conditioning.unsupported(batch) if self.conditioning else "")
 
-    def _context(self, params: PyTree, batch: Batch, samples: int = 1) -> list[Array]:
-        """[(samples * B, size)] the context of a batch, or nothing."""
-        return [jnp.tile(embed(self.context, batch, params.get("context")), (samples, 1))] if self.context else []
+    def _condition(self, params: PyTree, batch: Batch, key: Array | None = None) -> list[Array]:
+        """[(B, size)] the condition of a batch, or nothing."""
+        return [embed(self.conditioning, batch, params.get("conditioning"), key)] if self.conditioning else []
 
     def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
         """q(z | x), of data as the encoder sees it."""
@@ -98,35 +98,35 @@ class VAE(BoundModel):
         return self.likelihood(outputs, params.get("likelihood"))
 
     def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
-        x = batch["x"]
-        posterior = self._posterior(params, self.likelihood.normalize(x), *self._context(params, batch))
+        x, condition = batch["x"], self._condition(params, batch, fold_in(key, "condition"))
+        posterior = self._posterior(params, self.likelihood.normalize(x), *condition)
         prior = self._prior(params)
         z, log_posterior = draw(posterior, key, samples)
-        pixels = self._likelihood(params, z.reshape(-1, self.latent), *self._context(params, batch, samples))
+        pixels = self._likelihood(params, z.reshape(-1, self.latent), *(jnp.tile(c, (samples, 1)) for c in condition))
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
         log_likelihood = sum_except_batch(log_likelihood).reshape(samples, len(x))
         return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
 
     def encode(self, state: State, batch: Batch) -> distrax.Distribution:
         """q(z | x)."""
-        params = weights(state, "vae")
-        return self._posterior(params, self.likelihood.normalize(batch["x"]), *self._context(params, batch))
+        params = state.params["vae"]
+        return self._posterior(params, self.likelihood.normalize(batch["x"]), *self._condition(params, batch))
 
-    def decode(self, state: State, z: Array, given: Batch | None = None) -> distrax.Distribution:
-        """p(x | z) of (n, latent), by single values of x; `given` holds the context, by default every class in turn."""
-        given = resolve_condition(self.context, len(z), given)
-        params = weights(state, "vae")
-        return self._likelihood(params, z, *self._context(params, given))
+    def decode(self, state: State, z: Array, condition: Batch | None = None) -> distrax.Distribution:
+        """p(x | z) of (n, latent), by single values of x; `condition` by default that of the conditioning."""
+        condition = resolve_condition(self.conditioning, len(z), condition)
+        params = state.params["vae"]
+        return self._likelihood(params, z, *self._condition(params, condition))
 
     def prior_of(self, state: State) -> distrax.Distribution:
         """p(z)."""
-        return self._prior(weights(state, "vae"))
+        return self._prior(state.params["vae"])
 
-    def sample(self, state: State, key: Array, n: int, given: Batch | None = None) -> Batch:
-        """given: the context of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
-        given = resolve_condition(self.context, n, given)
+    def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
+        """condition: the conditioning inputs of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
+        condition = resolve_condition(self.conditioning, n, condition)
         z = self.prior_of(state).sample(seed=fold_in(key, "z"), sample_shape=(n,))
-        return {**given, "x": self.decode(state, z, given).sample(seed=fold_in(key, "x")), "z": z}
+        return {**condition, "x": self.decode(state, z, condition).sample(seed=fold_in(key, "x")), "z": z}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z) at the mean of q(z | x)."""

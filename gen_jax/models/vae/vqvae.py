@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in, weights
+from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
+from gen_jax.models.common.autoregressive import Sampling, generate
 from gen_jax.models.common.likelihoods import check_outputs
 
 
@@ -85,6 +86,11 @@ class VQVAE:
     @cached_property
     def prior(self) -> CodePrior:
         return CodePrior(self.codes, self.prior_width)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the likelihood is a probability of integers."""
+        return self.likelihood.discrete
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x = self.likelihood.normalize(batch["x"])
@@ -162,7 +168,7 @@ class VQVAE:
 
     def elbo(self, state: State, batch: Batch, key: Array | None = None) -> Array:
         """(B,) log p(x | codes) + log p(codes) in nats."""
-        params, codebook = weights(state, "vqvae"), state.extra["codebook"]
+        params, codebook = state.params["vqvae"], state.extra["codebook"]
         _, codes = self._encode(params, codebook, batch["x"])
         return sum_except_batch(self._decode(params, codebook[codes]).log_prob(batch["x"])) + self._log_prior(
             params, codes
@@ -170,25 +176,31 @@ class VQVAE:
 
     def encode(self, state: State, batch: Batch) -> Array:
         """(B, h, w) the codes of x."""
-        return self._encode(weights(state, "vqvae"), state.extra["codebook"], batch["x"])[1]
+        return self._encode(state.params["vqvae"], state.extra["codebook"], batch["x"])[1]
 
-    def sample(self, state: State, key: Array, n: int) -> Batch:
-        params, prior = weights(state, "vqvae"), self.prior
+    def start(self, condition: PyTree, n: int) -> Array:
+        """The memory of the codes' prior before the first of n grids."""
+        return self.prior.start(n)[0]
 
-        def step(carry, i):
-            memory, logits = prior.apply({"params": params["prior"]}, *carry, method=CodePrior.next)
-            code = jax.random.categorical(fold_in(key, "code", i), logits)
-            return (memory, code), code
+    def next(self, params: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
+        """The memory after a code (n,), and the logits (n, codes) of the next."""
+        return self.prior.apply({"params": params["prior"]}, cache, token, method=CodePrior.next)
 
-        _, codes = lax.scan(step, prior.start(n), jnp.arange(math.prod(self.grid)))
-        codes = codes.T.reshape(n, *self.grid)
+    def sample(
+        self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()
+    ) -> Batch:
+        """n new examples, whose codes are drawn one by one; see `common.autoregressive.Sampling`."""
+        params = state.params["vqvae"]
+        memory, first = self.prior.start(n)
+        codes = generate(partial(self.next, params), memory, first, key, math.prod(self.grid), sampling)
+        codes = codes.reshape(n, *self.grid)
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))
         return {"x": x, "codes": codes}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | codes of x)."""
         codes = self.encode(state, batch)
-        return self._decode(weights(state, "vqvae"), state.extra["codebook"][codes]).mean()
+        return self._decode(state.params["vqvae"], state.extra["codebook"][codes]).mean()
 
 
 def _some(z_BHWD: Array, n: int, key: Array) -> Array:

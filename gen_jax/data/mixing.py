@@ -1,0 +1,167 @@
+"""Sources composed of sources: unpaired domains, mixtures, and windows of one long stream of tokens.
+
+Each is a `core.Source` like its members, so that chunks, several devices and exact resume hold for it as for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gen_jax.core import Batch, Source
+from gen_jax.data.source import check_division, permute
+from gen_jax.errors import UserError
+
+__all__ = ["Mixed", "TokenWindows", "Unpaired"]
+
+
+class _Composed:
+    """What is done to every member."""
+
+    sources: Mapping[str, Any] | Sequence[Any]
+
+    def _each(self, f) -> Any:
+        return jax.tree.map(f, self.sources, is_leaf=lambda a: isinstance(a, Source))
+
+    def _members(self) -> list[Source]:
+        return jax.tree.leaves(self.sources, is_leaf=lambda a: isinstance(a, Source))
+
+    def example(self):
+        return replace(self, sources=self._each(lambda source: source.example()))
+
+    def window(self, step: int, n: int):
+        return replace(self, sources=self._each(lambda source: source.window(step, n)))
+
+    def check(self) -> None:
+        for source in self._members():
+            source.check()
+
+    def place(self, mesh: Mesh):
+        return replace(self, sources=self._each(lambda source: source.place(mesh)))
+
+    def close(self) -> None:
+        for source in self._members():
+            source.close()
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["sources"], meta_fields=["batch_size"])
+@dataclass(frozen=True)
+class Unpaired(_Composed):
+    """Domains without pairs: `Unpaired.of(x=photos, y=paintings)`, each of its own length and in its own order.
+
+    The entry "x" of the source called "y" becomes "y", its other entries "y_label" and so on. Give the sources
+    different seeds: with equal lengths and seeds they would be visited in the same order.
+    """
+
+    sources: Mapping[str, Any]
+    batch_size: int
+
+    @classmethod
+    def of(cls, **sources: Source) -> Unpaired:
+        sizes = {name: source.batch_size for name, source in sources.items()}
+        if len(set(sizes.values())) != 1:
+            raise UserError(f"unpaired sources need batches of one size, got {sizes}")
+        return cls(sources, next(iter(sizes.values())))
+
+    def batch_at(self, step: Array | int) -> Batch:
+        batch: dict[str, Any] = {}
+        for name, source in self.sources.items():
+            prefix = "" if name == "x" else f"{name}_"
+            entries = source.batch_at(step)
+            batch |= {name if entry == "x" else f"{prefix}{entry}": a for entry, a in entries.items()}
+        return batch
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["sources"], meta_fields=["batch_size"])
+@dataclass(frozen=True)
+class Mixed(_Composed):
+    """A mixture: every batch is made of the batches of all sources, whose sizes are their weights.
+
+    Entries that not all sources have are left out; "source" (B,) tells the number of each example's source.
+    """
+
+    sources: Sequence[Any]
+    batch_size: int
+
+    @classmethod
+    def of(cls, *sources: Source) -> Mixed:
+        if not sources:
+            raise UserError("a mixture needs at least one source")
+        return cls(tuple(sources), sum(source.batch_size for source in sources))
+
+    def batch_at(self, step: Array | int) -> Batch:
+        batches = [source.batch_at(step) for source in self.sources]
+        shared = set.intersection(*(set(batch) for batch in batches))
+        batch = {name: jnp.concatenate([one[name] for one in batches]) for name in batches[0] if name in shared}
+        sizes = [len(one["x"]) for one in batches]
+        return {
+            **batch,
+            "source": jnp.repeat(jnp.arange(len(sizes)), jnp.asarray(sizes), total_repeat_length=sum(sizes)),
+        }
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["tokens", "seed"], meta_fields=["length", "batch", "shuffle"])
+@dataclass(frozen=True)
+class TokenWindows:
+    """Windows of one stream of tokens (N,): "x" (B, length), each window visited once per epoch, in a new order.
+
+    Windows begin at multiples of `length` plus an offset that changes with every epoch, so that over the epochs every
+    position is predicted from contexts of every length.
+    """
+
+    tokens: Any
+    length: int
+    batch: int
+    shuffle: bool = True
+    seed: Any = 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch
+
+    @property
+    def windows(self) -> int:
+        """Windows per epoch: of any offset below `length`."""
+        return (len(self.tokens) - self.length + 1) // self.length
+
+    def batch_at(self, step: Array | int) -> Batch:
+        step = jnp.asarray(step, jnp.int32)
+        per_epoch = self.windows // self.batch
+        epoch, index = step // per_epoch, (step % per_epoch) * self.batch + jnp.arange(self.batch, dtype=jnp.int32)
+        offset = 0
+        if self.shuffle:
+            index = permute(index, self.windows, self.seed, epoch)
+            offset = permute((epoch % self.length)[None].astype(jnp.int32), self.length, self.seed, 0)[0]
+        at = index[:, None] * self.length + offset + jnp.arange(self.length)
+        return {"x": jnp.asarray(self.tokens)[at], "index": index}
+
+    def example(self) -> TokenWindows:
+        return self
+
+    def window(self, step: int, n: int) -> TokenWindows:
+        return self
+
+    def check(self) -> None:
+        if self.length < 1 or np.ndim(self.tokens) != 1 or np.asarray(self.tokens).dtype.kind not in "iu":
+            raise UserError("tokens must be integers (N,) and the length of windows at least 1")
+        if not 1 <= self.batch <= self.windows:
+            raise UserError(
+                f"batch = {self.batch}, but {len(self.tokens)} tokens have {max(self.windows, 0)} windows of "
+                f"{self.length}: choose a smaller batch or length"
+            )
+
+    def place(self, mesh: Mesh) -> TokenWindows:
+        check_division(self.batch, mesh)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        put = lambda a: jax.make_array_from_process_local_data(everywhere, np.asarray(a))
+        return replace(self, tokens=put(self.tokens), seed=put(np.uint32(self.seed)))
+
+    def close(self) -> None: ...

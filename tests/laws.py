@@ -1,0 +1,98 @@
+"""What the laws of `test_contract.py` are tried on: every config shrunk by `smoke=True`, and representatives of them.
+
+`make test` holds all laws for one config of each kind, (family, combinators, conditional, batch statistics), which are
+computed from the configs themselves; the others are traced. `make test-all` holds all laws for all configs.
+"""
+
+import ast
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+import jax
+
+from gen_jax.configs import load
+from gen_jax.core import Conditional, Trainable
+from gen_jax.data import load as load_data
+from gen_jax.loop import Program, program
+from gen_jax.models.common import normalization
+from gen_jax.sharding import Layout
+
+CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*/*.py"))
+COMBINATORS = {"em", "stepwise_em", "descent", "with_ema", "best_restart", "until_converged", "population", "staged"}
+
+
+def kind_of(path: Path) -> tuple:
+    """(family, combinators, conditional, batch statistics): configs of one kind stand for each other."""
+    model = load(path, {"smoke": True}).build().model
+    named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    conditional = isinstance(model, Conditional) and model.conditioning is not None
+    return path.parent.name, tuple(sorted(named & COMBINATORS)), conditional, _holds_batch_norm(model)
+
+
+def _holds_batch_norm(value) -> bool:
+    """Whether batch normalization is anywhere in a tree of dataclasses."""
+    if value is normalization.batch:
+        return True
+    if isinstance(value, (tuple, list)):
+        return any(_holds_batch_norm(one) for one in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
+        return any(_holds_batch_norm(value.__dict__.get(name)) for name in fields)
+    return False
+
+
+QUICK = {"vae_digits", "realnvp_moons", "nsf_digits"}  # chosen before others of their kind
+
+
+def representatives() -> set[Path]:
+    """One config of each kind; the main ones and small data first."""
+    chosen: dict[tuple, Path] = {}
+    for path in sorted(CONFIGS, key=lambda path: (path.stem not in QUICK, "mnist" in path.stem, path.stem)):
+        chosen.setdefault(kind_of(path), path)
+    return set(chosen.values())
+
+
+class Case:
+    """A shrunken experiment, its data on the device and its program, which is compiled once for all laws."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.experiment = load(path, {"smoke": True}).build()
+        self.model, self.algorithm = self.experiment.model, self.experiment.algorithm
+        data = self.experiment.data
+        self.data = load_data(data) if isinstance(data, str) else data
+        self.source = self.experiment.source(self.data)
+        self.batch = self.source.batch_at(0)
+        # players may move only on every n-th step
+        objectives = self.model.objectives if isinstance(self.model, Trainable) else ()
+        self.cycle = max([1, *(objective.every for objective in objectives)])
+
+    @cached_property
+    def program(self) -> Program:
+        return program(self.algorithm, self.source)
+
+    @cached_property
+    def split(self):
+        return self.experiment.split(self.data, "test")
+
+    @cached_property
+    def first(self):
+        """The State after one step. Runs reuse the memory of the State they are given: see `start`."""
+        return self.program.run(1)
+
+    @property
+    def start(self):
+        return jax.tree.map(jax.numpy.copy, self.first)
+
+    @property
+    def condition(self):
+        """The conditioning inputs of seven examples, None for an unconditional model."""
+        conditional = isinstance(self.model, Conditional) and self.model.conditioning is not None
+        return {self.model.conditioning.entry: self.batch[self.model.conditioning.entry][:7]} if conditional else None
+
+    def run(self, steps, state=None, **options):
+        return self.program.run(steps, state=state, **options)
+
+    def divided(self, devices: int) -> Program:
+        return program(self.algorithm, self.source, layout=Layout(data=devices))
