@@ -1,7 +1,10 @@
-# make train   sets up a virtual environment and runs the main job
-# make test    sets it up and runs the tests
-# make bench   times everything beside its peers (pinned in the extra `bench`) and writes the tables of the README
-# make compare trains four families on the embedded digits and writes one table of them
+# make train     sets up a virtual environment and trains a VAE on embedded digits
+# make test      sets it up and runs the tests; make test-all also runs the slow ones
+# make lint      checks format, style and types
+# make docs      builds the documentation into site/
+# make tables    writes the pages of results from the records of benchmarks
+# make compare   trains four families on the embedded digits and compares them
+# make bench     times everything beside its peers (pinned in the extra `bench`)
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,24 +12,42 @@ VENV := .venv$(if $(filter-out python3 python,$(notdir $(PYTHON))),-$(notdir $(P
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEERS := $(VENV)-bench
+SOURCES := gen_jax configs benchmarks tests train.py
 
-.PHONY: train test test-all compare bench lock clean
+.PHONY: train test test-all lint format docs tables compare bench lock clean
 
 train: $(READY)
 	$(BIN)/python train.py configs/vae/vae_digits.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(READY)
+	$(BIN)/python -m benchmarks.tables --check
+	$(BIN)/python -m mkdocs build --quiet --strict
+
+tables: $(READY)
+	$(BIN)/python -m benchmarks.tables
 
 compare: $(READY)
-	$(BIN)/python -m gen_jax compare --out runs/compare --configs \
-		configs/mixture/gmm_digits.py configs/vae/vae_digits.py configs/flow/nsf_digits.py configs/gan/dcgan_digits.py
+	$(BIN)/python -m gen_jax compare --out runs/compare --configs gmm_digits vae_digits nsf_digits dcgan_digits
+	$(BIN)/python -m benchmarks.tables --keep runs/compare/compare.json
 
 bench: $(PEERS)/ready
-	$(PEERS)/bin/python -m benchmarks.run --write README.md
+	$(PEERS)/bin/python -m benchmarks.run
+	$(PEERS)/bin/python -m benchmarks.tables
 
 # The peers live in an environment of their own: tests must not find TensorFlow or PyTorch.
 $(PEERS)/ready: requirements.lock pyproject.toml
@@ -47,8 +68,8 @@ $(READY): requirements.lock pyproject.toml
 # Resolves the newest versions again, for every supported Python at once.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --upgrade --extra test --no-header --no-annotate --no-emit-index-url \
-		--no-emit-find-links pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --universal --upgrade --extra test --extra lint --extra docs --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf .venv* build *.egg-info
+	rm -rf .venv* build site *.egg-info

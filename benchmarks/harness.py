@@ -1,7 +1,7 @@
 """What the benchmarks of this folder share: rivals measured in turns, and one format of what was found.
 
-`Report` prints a table, writes `results/NAME.json` (machine, versions, commit, date; rows with their spread; single
-numbers; notes), and fills a section of the README. `run.py` runs all of them.
+`Report` prints a table and writes `results/DEVICE/NAME.json` (machine, versions, commit, date; rows with their spread;
+single numbers; notes). `run` runs all of them, `tables` writes the pages of the docs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,21 @@ import jax
 from rich.console import Console
 
 from gen_jax.logs import environment, machine, write_json
-from gen_jax.markdown import markdown_table, write_section
+from gen_jax.markdown import markdown_table
 from gen_jax.profiling.device import device_slug
 from gen_jax.profiling.report import rich_table
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"  # of CPUs; of an accelerator in a folder of its name
+RESULTS = ROOT / "benchmarks" / "results"  # a folder per device
+SPEED = ("loop", "mixture", "hmm", "vae", "flow", "gan", "convolutions", "metrics", "scaling")  # modules of speed/
+_FAMILIES = "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons"
+_FAMILIES += " nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
+_IMAGES = "vae_mnist hvae_mnist dcgan_mnist sngan_mnist realnvp_mnist glow_mnist"
+STEPS = {  # of configs, by `python -m gen_jax bench`: which, how, and whether on accelerators only
+    "bench": (_FAMILIES, "--profile", False),
+    "bench_types": (_IMAGES, "--dtype float32 bfloat16", True),
+    "bench_batches": ("vae_mnist dcgan_mnist", "--scale batch 2048:1048576", True),
+}
 COLUMNS = ("what", "gen_jax", "rival", "its time", "ratio", "target", "quality", "compiling")
 
 
@@ -142,8 +151,6 @@ class Report:
         console = Console(width=160)
         for cells in tables(record):
             console.print(rich_table(machine(), cells))
-        if path := self.options.write:
-            write_section(path, section(folder / self.name), as_markdown(record))
 
 
 def results() -> Path:
@@ -154,11 +161,6 @@ def results() -> Path:
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
     """Without what names this very machine."""
     return {name: value for name, value in record.items() if name not in ("command", "platform")}
-
-
-def section(record: Path) -> str:
-    """The markers in the README of a record: its name, and before it that of its device if that is no CPU."""
-    return str(record.relative_to(RESULTS).with_suffix(""))
 
 
 def met(value: float, target: str) -> bool | None:
@@ -188,7 +190,7 @@ def tables(record: Mapping[str, Any]) -> list[tuple[Sequence[str], list[list[str
 
 def as_markdown(record: Mapping[str, Any]) -> str:
     texts = [markdown_table(header, rows) for header, rows in tables(record)]
-    return "\n\n".join([f"{record['where']}.", *texts, *record["notes"]])
+    return "\n\n".join([*texts, *record["notes"]])
 
 
 def misses(record: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -204,14 +206,9 @@ def misses(record: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--write", type=Path, help="a Markdown file with a section for the table")
     parser.add_argument("--only", default="", help="measure the cases whose name contains this")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # a case in a process of its own
     chosen = parser.parse_args()
-    if chosen.only and chosen.write:
-        parser.error("--write is for whole runs: leave --only out")
-    if chosen.write and not chosen.write.is_file():
-        parser.error(f"--write {chosen.write}: there is no such file")
     return chosen
 
 

@@ -4,7 +4,7 @@ import importlib as _importlib
 import time as _time
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-IMPORTED = _time.time()  # when this process began to load, for reports of start-up time
+IMPORTED = _time.time()  # when this process started importing, for start-up time reports
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
@@ -45,7 +45,7 @@ __all__ = sorted(_OWNERS)
 
 
 def __getattr__(name: str):
-    """Imports a public name when it is first asked for: `import gen_jax` alone loads nothing."""
+    """Imports a public name on first access: `import gen_jax` alone loads nothing."""
     if name not in _OWNERS:
         raise AttributeError(f"module 'gen_jax' has no attribute {name!r}")
     value = vars(_importlib.import_module(f"gen_jax.{_OWNERS[name]}"))[name]

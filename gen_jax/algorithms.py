@@ -1,4 +1,4 @@
-"""Training algorithms: `descent` and `em` make one from a model; combinators take an Algorithm and return one.
+"""Training algorithms: `descent` and `em` build one from a model; combinators take an Algorithm and return one.
 
 chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
 """
@@ -23,6 +23,7 @@ from gen_jax.core import (
     Metrics,
     Objective,
     PyTree,
+    Recentered,
     SharesNoise,
     State,
     Trainable,
@@ -31,19 +32,32 @@ from gen_jax.core import (
 )
 from gen_jax.sharding import psum_over_data
 
+__all__ = [
+    "Gather",
+    "add",
+    "chunk",
+    "descent",
+    "em",
+    "first_examples",
+    "staged",
+    "stepwise_em",
+    "with_ema",
+    "zeros_like",
+]
+
 Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
 
 
 def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], microbatches: int = 1) -> Algorithm:
-    """Gradient descent: each player in turn minimizes its own losses, given what the players before it have become.
+    """Gradient descent: each player in turn minimizes its own losses, given the already updated players before it.
 
     One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
-    transformation per player. All losses of a step are given the same key, and fold names into it for their own noise;
-    a model that `SharesNoise` draws what they have in common once. Besides the metrics of the losses it reports each
-    loss and the norm of its gradient, which is NaN as soon as any part of the gradient is.
+    transformation per player. All losses of a step receive the same key and fold names into it for their own noise; a
+    model that `SharesNoise` draws their common noise once. Reports the metrics of the losses, each loss, and the norm
+    of its gradient, which is NaN if any entry of the gradient is.
 
-    microbatches: gradients are summed over this many parts of the batch, one after the other, with the memory of one
-    part. The batch size must be a multiple of it; batch statistics pass from part to part.
+    microbatches: gradients are accumulated over this many parts of the batch, sequentially, with the memory of one
+    part. The batch size must be a multiple of it; batch statistics are carried from part to part.
     """
     objectives = tuple(model.objectives)
     players = {objective.player for objective in objectives}
@@ -80,7 +94,7 @@ def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], mi
 
 
 def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTransformation, parts: int):
-    """One player's part of a step."""
+    """The update of one player by one of its objectives."""
     player = objective.player
 
     def turn(state: State, batch: Batch, keys: Array) -> tuple[State, dict[str, Mean]]:
@@ -110,13 +124,13 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
 
 
 def _draw(model: Trainable, key: Array, batch: Batch, part: Array) -> tuple[Batch, Array]:
-    """A part of the batch with what all losses of a step share, and its key."""
+    """A microbatch with the noise that all losses share, and its key."""
     key = fold_in(key, part)
     return (model.draw_shared(batch, key) if isinstance(model, SharesNoise) else batch), key
 
 
 def _on_every(every: int, turn):
-    """The turn on every n-th step; otherwise the state as it is, and metrics that count nothing."""
+    """Takes the turn on every n-th step; otherwise returns the state unchanged and metrics with count 0."""
     if every == 1:
         return turn
 
@@ -150,12 +164,12 @@ def em(model: ExpectationMaximization, every: int = 1, microbatches: int = 1) ->
     return Algorithm(partial(_em_init, model), step)
 
 
-def stepwise_em(model: ExpectationMaximization, rate: optax.Schedule, microbatches: int = 1) -> Algorithm:
+def stepwise_em(model: Recentered, rate: optax.Schedule, microbatches: int = 1) -> Algorithm:
     """EM that updates the parameters after every batch (Cappe & Moulines 2009; Liang & Klein 2009).
 
-    The statistics are a moving average over batches, to which the batch of step t adds with weight rate(t), for example
-    `lambda t: (t + 2.0) ** -0.7`; the first batch has weight 1. The model moves them along with its parameters
-    (`recenter`). Priors count against the examples of one batch.
+    The statistics are a moving average over batches, in which the batch of step t has weight rate(t), for example
+    `lambda t: (t + 2.0) ** -0.7`; the first batch has weight 1. The model recenters them when its parameters move
+    (`recenter`). Priors are weighed against the examples of one batch.
     """
     _check_microbatches(microbatches)
 
@@ -196,26 +210,26 @@ def _check_microbatches(n: int) -> None:
 
 
 def _split(batch: Batch, parts: int) -> Batch:
-    """The batch with a new leading axis of equal parts; as it is for a single part."""
+    """Splits a batch along a new leading axis into equal parts; unchanged for a single part."""
     if parts == 1:
         return batch
 
     def cut(a: Array) -> Array:
         if a.shape[0] % parts:
             raise ValueError(f"a batch of {a.shape[0]} cannot be cut into {parts} microbatches: choose a multiple")
-        # Every n-th row: a batch that is divided over devices gives parts that are.
+        # Every n-th row: if the batch is sharded over devices, so are its parts.
         return a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(cut, batch)
 
 
 def _over(parts: int, f: Callable[[Batch, Array], PyTree], batch: Batch) -> PyTree:
-    """f(batch, 0), or f of every part and its number."""
+    """f(batch, 0), or f(part, index) for all parts."""
     return f(batch, jnp.int32(0)) if parts == 1 else jax.vmap(f)(batch, jnp.arange(parts, dtype=jnp.int32))
 
 
 def _sum(gather: Gather, extra: Extra, batch: Batch, keys: Array, parts: int) -> tuple[PyTree, Extra, Metrics]:
-    """`gather` of a batch, or its sum over the parts of one, each with its key, extras passing from part to part."""
+    """`gather` of a batch, or its sum over microbatches, each with its key; extras are carried from part to part."""
     if parts == 1:
         return gather(extra, batch, keys)
 
@@ -231,9 +245,9 @@ def _sum(gather: Gather, extra: Extra, batch: Batch, keys: Array, parts: int) ->
 
 
 def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -> Algorithm:
-    """Also keeps the exponential moving average of a player's parameters; `core.averaged` puts them in place.
+    """Also keeps an exponential moving average of a player's parameters; `core.averaged` swaps it in.
 
-    The player's batch statistics in `extra["batch_stats"]`, which belong to the parameters, are averaged alike.
+    The player's batch statistics in `extra["batch_stats"]`, which belong to the parameters, are averaged too.
 
     `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
     """
@@ -266,7 +280,7 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
 
 def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
-    """n steps in one call. The batch is a source: a pytree whose `batch_at(step)` can be traced.
+    """Runs n steps per call. The batch is a source: a pytree whose `batch_at(step)` is traceable.
 
     n may be traced, so that one program serves every n. A constant n = 1 is the plain step on the source, without a
     loop: on CPU, XLA runs convolutions inside loops more slowly.
@@ -290,11 +304,11 @@ def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
 
 
 def staged(stages: Sequence[Algorithm], boundaries: Sequence[int]) -> Algorithm:
-    """Several algorithms on one State, one after the other: stage i runs until step `boundaries[i]`.
+    """Runs several algorithms on one State in sequence: stage i runs until step `boundaries[i]`.
 
-    All stages share the State, which the last of them makes: parameters of later stages exist from the start, and a
+    All stages share the State, initialized by the last: parameters of later stages exist from the start, and each
     stage chooses which of them it uses (progressive growing, Karras et al. 2018). A stage with a smaller batch slices
-    it, see `first_examples`. Metrics that a stage does not have count nothing. One program holds all stages.
+    it, see `first_examples`. Metrics missing from a stage have count 0. All stages are compiled into one program.
     """
     if len(boundaries) != len(stages) - 1 or list(boundaries) != sorted({*boundaries}) or min([1, *boundaries]) < 1:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Checkpoints of a run: asynchronous, verified, and never lost to a crash (on top of orbax).
 
-Orbax makes a step visible only when it is complete. What it leaves open is closed here: every checkpoint carries a
-SHA-256 of its content, which is verified on restore; a damaged one is set aside and the one before is used; a state
-with NaN is never saved and a NaN metric is never the best; the last save is awaited however the run ends; two runs
-cannot write to the same folder.
+Orbax makes a step visible only when it is complete. This module adds: a SHA-256 of the content of every checkpoint,
+verified on restore; fallback from a damaged checkpoint, which is set aside, to the one before; a state with NaN is
+never saved and a NaN metric is never the best; the last save is awaited however the run ends; two runs cannot write to
+the same folder.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from gen_jax.core import PyTree, State
 from gen_jax.errors import CheckpointError, UserError
 from gen_jax.sharding import is_writer
 
+__all__ = ["Best", "Checkpoints", "digest", "layout"]
+
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Permission denied", "Too many open files")
 
 
 class Best(NamedTuple):
-    """Which metric decides the best checkpoint, e.g. Best("validation/elbo", "max")."""
+    """The metric that selects the best checkpoint, e.g. Best("validation/elbo", "max")."""
 
     metric: str
     mode: Literal["min", "max"] = "max"
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Raises a UserError if metrics of this one's group ("validation/...") were measured, but not this one.
+        """Raises a UserError if other metrics of its group ("validation/...") were measured, but not this one.
 
-        None of the group is no error: a run that is told to stop saves without evaluating.
+        It is not an error if no metric of the group was measured: a run asked to stop saves without evaluating.
         """
         group = self.metric.rpartition("/")[0]
         measured = sorted(name for name in metrics if name.rpartition("/")[0] == group)
@@ -46,7 +48,7 @@ class Best(NamedTuple):
             raise UserError(f"the best checkpoint is chosen by {self.metric!r}, but there are {', '.join(measured)}")
 
     def score(self, metrics: Mapping[str, Any] | None) -> float:
-        """Higher is better; -inf for a metric that is missing or NaN."""
+        """Score of the metrics, higher is better; -inf if the metric is missing or NaN."""
         value = (metrics or {}).get(self.metric)
         if value is None or not math.isfinite(value):
             return -math.inf
@@ -54,12 +56,12 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in a folder, to be used as a context manager.
+    """The checkpoints in a folder; a context manager.
 
     keep: how many of the newest to keep (at least 2), besides the best.
-    config: the settings of the run, kept in every checkpoint; one of other settings is not restored.
-    write: take the folder's lock, to save, clean up after killed runs and set damaged checkpoints aside. Without it
-    checkpoints are only read.
+    config: the settings of the run, kept in every checkpoint; a checkpoint with other settings is not restored.
+    write: take the folder's lock, to save, clean up after killed runs and set damaged checkpoints aside; otherwise
+    read-only.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Checkpoints:
         self.config, self.write = config, write
         self._lock: Any = None
         self._orbax: Any = None
-        self._saving: Any = None  # orbax's response to the save under way
+        self._saving: Any = None  # orbax's response to the save in progress
 
     def __enter__(self) -> Checkpoints:
         if self.write:
@@ -94,20 +96,20 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Finished steps, oldest first. Some of them may turn out to be damaged."""
+        """Finished steps, oldest first; some may turn out to be damaged."""
         if not self.folder.is_dir():
             return []
         return sorted(int(f.name) for f in self.folder.iterdir() if f.name.isdigit() and f.is_dir())
 
     @property
     def best_step(self) -> int | None:
-        """The finished step with the best metric, None if no step has one."""
+        """The finished step with the best metric; None if no step has it."""
         scored = [(self.best.score(m.metrics), m.step) for m in self._open().checkpoints] if self.best else []
         score, step = max(scored, default=(-math.inf, None))
         return step if score > -math.inf else None
 
     def save(self, step: int, state: State, metrics: Mapping[str, float] | None = None) -> bool:
-        """Starts to save; the state may be donated as soon as this returns. False, and nothing saved, if a
+        """Starts an asynchronous save; the state may be donated once this returns. Returns False, saving nothing, if a
         parameter or an extra is NaN or infinite."""
         if not bool(_all_finite((state.params, state.extra))):
             return False
@@ -135,18 +137,18 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Until the save under way is durable. Raises CheckpointError if it failed."""
+        """Waits until the save in progress is durable. Raises CheckpointError if it failed."""
         saving, self._saving = self._saving, None
         if saving is not None:
             with _explained(f"a checkpoint could not be written to {self.folder}"):
                 saving.result()  # which also closes its thread and its three open files
 
     def restore(self, like: State, step: int | None = None) -> State | None:
-        """The newest sound checkpoint, or that of `step`; None if there is none at all.
+        """Restores the newest intact checkpoint, or that of `step`; None if there are no checkpoints.
 
-        like: the abstract State (`loop.abstract_state` with shardings): its devices need not be those that saved it.
-        A checkpoint of other shapes or dtypes is a UserError. A damaged one is set aside with a warning; that none is
-        sound, or that reading fails for another reason (memory, permissions), is a CheckpointError.
+        like: the abstract State (`loop.abstract_state` with shardings); its devices need not be those that saved it.
+        Raises UserError if shapes or dtypes differ. A damaged checkpoint is set aside with a warning; raises
+        CheckpointError if none is intact or reading fails for another reason (memory, permissions).
         """
         found = self._newest() if step is None else step
         damaged = []
@@ -166,14 +168,14 @@ class Checkpoints:
         return None
 
     def _newest(self, below: int | None = None) -> int | None:
-        """The newest step as the first process sees it."""
+        """The newest step according to the first process."""
         step = max((s for s in self.steps if below is None or s < below), default=-1)
         if jax.process_count() > 1:
             step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         return None if step < 0 else step
 
     def _load(self, step: int, like: State) -> tuple[State | None, str]:
-        """A State that equals the saved one bit for bit in every process, or None and why not."""
+        """A State bitwise equal to the saved one in every process, or None and the reason."""
         orbax, state, meta, reason = self._open(), None, {}, ""
         try:
             meta = orbax.checkpointables_metadata(step).custom_metadata
@@ -213,11 +215,11 @@ class Checkpoints:
             while target.exists():
                 target, number = self.folder / f"damaged-{step}-{number}", number + 1
             (self.folder / str(step)).rename(target)
-        _everywhere(True)  # no process goes on before it is renamed
+        _everywhere(True)  # no process continues before it is renamed
         self._orbax.reload()
 
     def _open(self) -> Any:
-        """The orbax checkpointer, made at first use: importing it takes longer than many runs' first step."""
+        """The orbax checkpointer, created on first use: importing it takes longer than many runs' first step."""
         if self._orbax is None:
             from orbax.checkpoint import v1 as ocp
 
@@ -255,7 +257,7 @@ class Checkpoints:
 
 
 def digest(tree: PyTree) -> str:
-    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, the same however they are sharded."""
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, independent of their sharding."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         a = _host(leaf)
@@ -291,7 +293,7 @@ def _all_finite(tree: PyTree) -> jax.Array:
 
 
 def _everywhere(ok: bool) -> bool:
-    """Whether it is so in every process; all of them wait for each other here."""
+    """Whether `ok` holds in every process; a barrier for all of them."""
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
@@ -310,7 +312,7 @@ def _check_layout(step: int, saved: Mapping[str, str], wanted: Mapping[str, str]
 
 
 class _explained:
-    """Turns whatever orbax raises into a CheckpointError."""
+    """Turns any exception from orbax into a CheckpointError."""
 
     def __init__(self, what: str):
         self.what = what

@@ -21,12 +21,14 @@ from typing import Any
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment
 
+__all__ = ["Config", "ConfigFile", "find", "knob_help", "load", "unknown_knob"]
+
 Config = Callable[..., Experiment]
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A config file and the knobs it is to be called with."""
+    """A config file and the knobs to call it with."""
 
     path: Path
     config: Config
@@ -66,7 +68,7 @@ class ConfigFile:
             experiment = self.config(**self.knobs)
         except UserError:
             raise
-        except ValueError as error:  # what models and optimizers say of impossible hyper-parameters
+        except ValueError as error:  # raised by models and optimizers for invalid hyper-parameters
             raise UserError(f"{self.path}: {error}") from error
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.path}: config() returned {type(experiment).__name__}, not an Experiment")
@@ -74,7 +76,7 @@ class ConfigFile:
 
 
 def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile:
-    """Loads a config file (which runs it) with its default knobs, or some of them changed."""
+    """Loads a config file (executing it) with its default knobs, some of them overridden by `knobs`."""
     path = find(path)
     config = getattr(_module(path), "config", None)
     if not callable(config):
@@ -90,7 +92,7 @@ def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile
 
 
 def find(path: str | Path) -> Path:
-    """The path of a config file, which may be given by its stem, "vae_digits", where it lies below configs/."""
+    """The path of a config file; those below configs/ may be named by their stem, "vae_digits"."""
     path = Path(path)
     if path.is_file():
         return path

@@ -1,19 +1,19 @@
 """The vocabulary of gen_jax: State, Mean, Objective, Algorithm, and the protocols of models and data sources.
 
 A run is one pytree, the `State`. A `Model` holds hyper-parameters and no arrays. An `Algorithm` is a pair of pure
-functions that makes a State and advances it by one batch; `gen_jax.algorithms` builds them from models, and
+functions that create a State and advance it by one batch; `gen_jax.algorithms` builds them from models, and
 `gen_jax.loop.fit` runs any of them.
 
-Entries of a batch, each with a leading axis B of examples; models read those they know:
+Entries of a batch, each with a leading axis B of examples; models read those they need:
 
-    x            observations (B, ...); of sequences (B, T, ...)
-    label        class numbers (B,) from 0
-    weight       how often each example counts (B,); 0 removes it
+    x            observations (B, ...); sequences (B, T, ...)
+    label        class indices (B,) from 0
+    weight       example weights (B,); 0 removes an example
     length       observed steps of each sequence (B,)
     observed     which steps of a sequence are observed (B, T)
-    mask         which tokens a loss counts (B, T)
-    index        the number of each example in its data set (B,), added by sources
-    condition    any other conditioning input, under the name that the model's `conditioning` asks for
+    mask         which tokens count in a loss (B, T)
+    index        the index of each example in its data set (B,), added by sources
+    condition    any other conditioning input, under the name that the model's `conditioning` expects
 """
 
 from __future__ import annotations
@@ -26,10 +26,46 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+__all__ = [
+    "Adversarial",
+    "Algorithm",
+    "Autoregressive",
+    "Batch",
+    "Bound",
+    "BoundsIntegers",
+    "Classifier",
+    "Conditional",
+    "Density",
+    "Diagnosed",
+    "EstimatedDensity",
+    "ExpectationMaximization",
+    "Extra",
+    "GaussianComponents",
+    "ImportanceWeighted",
+    "Invertible",
+    "Latent",
+    "Loss",
+    "Mean",
+    "Metrics",
+    "Model",
+    "Objective",
+    "Params",
+    "PyTree",
+    "Recentered",
+    "SharesNoise",
+    "Source",
+    "State",
+    "Supported",
+    "Trainable",
+    "as_mean",
+    "averaged",
+    "fold_in",
+]
+
 PyTree = Any
 Batch = Mapping[str, Any]  # see above
 Params = Mapping[str, PyTree]  # {player: unconstrained arrays}
-Extra = Mapping[str, PyTree]  # {name: arrays that no gradient touches}; reserved: batch_stats, ema, curve
+Extra = Mapping[str, PyTree]  # {name: arrays not trained by gradients}; reserved: batch_stats, ema, curve
 
 
 class State(NamedTuple):
@@ -50,12 +86,12 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: Array, weights: Array | None = None) -> Mean:
-        """The mean of an array of values, each counted once or `weights` times."""
+        """The mean of an array of values, optionally weighted."""
         values = jnp.asarray(values)
         values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
         if weights is None:
             return cls(values.sum(), jnp.asarray(values.size, values.dtype))
-        counted = jnp.where(weights > 0, values * weights, 0.0)  # a masked NaN is no NaN
+        counted = jnp.where(weights > 0, values * weights, 0.0)  # so that a NaN of weight 0 does not count
         return cls(counted.sum(), weights.sum().astype(values.dtype))
 
     @property
@@ -82,7 +118,7 @@ class Objective(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A pair of pure functions: `init` makes a State, `step` advances it by one batch."""
+    """A pair of pure functions: `init` creates a State, `step` advances it by one batch."""
 
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
@@ -102,7 +138,7 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Trainable(Protocol):
+class Trainable(Model, Protocol):
     """A model trained by `descent`."""
 
     @property
@@ -110,17 +146,18 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
-class SharesNoise(Protocol):
-    """A trainable model whose losses use the same random numbers.
+class SharesNoise(Trainable, Protocol):
+    """A trainable model whose losses share random numbers.
 
-    XLA does not recognize that two losses draw the same numbers: what `draw_shared` adds to the batch is drawn once.
+    XLA does not recognize that two losses draw the same numbers, so `draw_shared` draws them once and adds them to the
+    batch.
     """
 
     def draw_shared(self, batch: Batch, key: Array) -> Batch: ...
 
 
 @runtime_checkable
-class ExpectationMaximization(Protocol):
+class ExpectationMaximization(Model, Protocol):
     """A model trained by `em`."""
 
     def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
@@ -128,6 +165,14 @@ class ExpectationMaximization(Protocol):
 
     def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
         """The parameters that maximize the expected complete-data log-likelihood, and new values for extras."""
+
+
+@runtime_checkable
+class Recentered(ExpectationMaximization, Protocol):
+    """A model trained by `stepwise_em`: its statistics can be moved along with its parameters."""
+
+    def recenter(self, state: State, stats: PyTree, params: Params) -> PyTree:
+        """Statistics about the parameters of the State, about `params` instead."""
 
 
 @runtime_checkable
@@ -140,7 +185,7 @@ class Density(Protocol):
 
 @runtime_checkable
 class EstimatedDensity(Density, Protocol):
-    """A density that may be estimated without bias instead of computed exactly, as by a Hutchinson trace."""
+    """A density that may be an unbiased estimate instead of exact, e.g. with a Hutchinson trace estimator."""
 
     @property
     def estimated(self) -> bool: ...
@@ -151,12 +196,12 @@ class Bound(Protocol):
     """A model with a lower bound on its log-likelihood: VAE, hierarchical VAE, VQ-VAE."""
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B,) evidence lower bounds in nats, by one sample from the posterior."""
+        """(B,) evidence lower bounds in nats, from one posterior sample."""
 
 
 @runtime_checkable
 class ImportanceWeighted(Protocol):
-    """A model whose bound becomes tighter with importance weights."""
+    """A model with an importance-weighted bound."""
 
     def log_weights(self, state: State, batch: Batch, key: Array, samples: int) -> Array:
         """(samples, B) log p(x, z) / q(z | x) in nats."""
@@ -164,7 +209,7 @@ class ImportanceWeighted(Protocol):
 
 @runtime_checkable
 class BoundsIntegers(Protocol):
-    """A model that says whether its bound is on the probability of integers, so that bits per dimension are defined."""
+    """A model that states whether its bound is on the probability of integers, so that bits/dim are defined."""
 
     @property
     def discrete(self) -> bool: ...
@@ -178,7 +223,7 @@ class Latent(Protocol):
         """q(z | x), a distribution of vectors (B, latent)."""
 
     def decode(self, state: State, z: Array, condition: Batch | None = None) -> Any:
-        """p(x | z) of vectors (n, latent), a distribution of the single values of x."""
+        """p(x | z) for vectors (n, latent), a distribution over the individual values of x."""
 
     def prior_of(self, state: State) -> Any:
         """p(z)."""
@@ -186,11 +231,11 @@ class Latent(Protocol):
 
 @runtime_checkable
 class Invertible(Protocol):
-    """A model whose examples are noise moved through a bijection: flow."""
+    """A model that pushes noise through a bijection: flow."""
 
     @property
     def autoregressive(self) -> bool:
-        """Whether each value of x depends on no noise after its own, in their order, and the noise is independent."""
+        """Whether the noise is independent and the bijection triangular: x_i depends on noise 0 .. i only."""
 
     def distribution(self, state: State, batch: Batch | None = None) -> Any:
         """The distribution of x, with a base `distribution` and a `bijector`."""
@@ -212,13 +257,13 @@ class Adversarial(Protocol):
 
 @runtime_checkable
 class Autoregressive(Protocol):
-    """A model of sequences of tokens, one token at a time; see `gen_jax.models.common.autoregressive`."""
+    """A model that generates sequences token by token; see `gen_jax.models.common.autoregressive`."""
 
     def start(self, condition: PyTree, n: int) -> PyTree:
-        """The cache before the first token of n sequences."""
+        """The initial cache for n sequences."""
 
     def next(self, params: PyTree, cache: PyTree, token: Array) -> tuple[PyTree, Array]:
-        """The cache after token (n,), and logits (n, V) of the one after it."""
+        """The cache after token (n,), and the logits (n, V) of the next token."""
 
 
 @runtime_checkable
@@ -229,12 +274,12 @@ class Classifier(Protocol):
     def classes(self) -> int: ...
 
     def predict(self, state: State, batch: Batch) -> Array:
-        """(B,) class numbers."""
+        """(B,) class indices."""
 
 
 @runtime_checkable
 class Conditional(Protocol):
-    """A model that may condition on entries of the batch; `conditioning` is None where it does not."""
+    """A model that may condition on entries of the batch; `conditioning` is None if unconditional."""
 
     @property
     def conditioning(self) -> Any: ...
@@ -242,7 +287,7 @@ class Conditional(Protocol):
 
 @runtime_checkable
 class Supported(Protocol):
-    """A model of limited support."""
+    """A model with limited support."""
 
     def unsupported(self, batch: Batch) -> str:
         """A message if the batch lies outside the support, else ""; checked before training."""
@@ -250,15 +295,15 @@ class Supported(Protocol):
 
 @runtime_checkable
 class Diagnosed(Protocol):
-    """A model that recognizes failures of training in its metrics."""
+    """A model that diagnoses training failures from its metrics."""
 
     def diagnose(self, metrics: Mapping[str, Any]) -> str:
-        """A message about what is going wrong, "" if nothing is."""
+        """A message about a training failure, "" if there is none."""
 
 
 @runtime_checkable
 class GaussianComponents(Protocol):
-    """A model with Gaussian components, for pictures."""
+    """A model with Gaussian components, for plots."""
 
     def covariances(self, state: State) -> tuple[Array, Array]:
         """Means (K, D) and covariances (K, D, D)."""
@@ -275,13 +320,13 @@ class Source(Protocol):
         """The batch of a step."""
 
     def example(self) -> Any:
-        """A pytree with `batch_at` that holds the batch of step 0."""
+        """A pytree with `batch_at`, holding the batch of step 0."""
 
     def window(self, step: int, n: int) -> Any:
-        """A pytree with `batch_at`, traceable for the n steps from `step` on."""
+        """A pytree with `batch_at`, traceable for the n steps starting at `step`."""
 
     def check(self) -> None:
-        """Raises UserError for data that cannot be trained on."""
+        """Raises UserError if the data cannot be trained on."""
 
     def place(self, mesh: Any) -> Source:
         """The same source on the devices of a mesh."""
@@ -298,9 +343,9 @@ def fold_in(key: Array, *names: int | str | Array) -> Array:
 
 
 def averaged(state: State) -> State:
-    """The State to evaluate and sample: averaged parameters and batch statistics in place of the current ones.
+    """The State for evaluation and sampling, with averaged instead of current parameters and batch statistics.
 
-    Averages are those that `algorithms.with_ema` keeps in `extra["ema"]`; without them the State is returned as it is.
+    `algorithms.with_ema` keeps the averages in `extra["ema"]`; without them the State is returned unchanged.
     """
     if "ema" not in state.extra:
         return state

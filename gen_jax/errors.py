@@ -1,6 +1,6 @@
-"""Errors a user can mend. The command line prints them as one line and exits with their code.
+"""User errors and exit codes. The command line prints an error as one line and exits with its code.
 
-Exit codes: 0 done, 2 wrong usage, 70 training met NaN, 74 a checkpoint or file failed, 75 stopped and saved (retry).
+Exit codes: 0 done, 2 usage error, 70 NaN in training, 74 a checkpoint or file failed, 75 stopped and saved (retry).
 """
 
 import os
@@ -9,15 +9,17 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+__all__ = ["CheckpointError", "NonFiniteError", "Preempted", "UserError", "code_of", "exits"]
+
 
 class UserError(ValueError):
-    """A wrong argument, knob or file: nothing has been started."""
+    """An invalid argument, knob or file; nothing has been started."""
 
     exit_code = 2
 
 
 class NonFiniteError(RuntimeError):
-    """Training met NaN or infinity; the last good checkpoint is kept."""
+    """NaN or infinity in training; the last good checkpoint is kept."""
 
     exit_code = 70
 
@@ -56,7 +58,7 @@ def exits(main: Callable[[], None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if code and "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
-        os._exit(code)  # an orderly exit would wait for the other processes, which wait for this one
+        os._exit(code)  # a regular exit would wait for the other processes, which wait for this one
     sys.exit(code)
 
 

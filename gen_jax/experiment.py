@@ -1,4 +1,4 @@
-"""An experiment: what a config file builds, and how one is loaded from the file and the command line.
+"""An experiment: the object that a config file builds; see `gen_jax.configs` for loading.
 
 A config is a Python file with a function `config(**knobs) -> Experiment`. The knobs are its keyword arguments; every
 config has `steps` and `smoke` among them, and documents the others in its docstring.
@@ -21,18 +21,20 @@ from gen_jax.loop import Hook
 from gen_jax.plots import PlotFn
 from gen_jax.sharding import Layout
 
+__all__ = ["Experiment"]
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything one run needs, as real objects.
+    """Everything a run needs, as Python objects.
 
     data: the name of a data set, or a `Dataset`. batch: examples per step; None is the whole training split.
-    transforms: what happens to a batch on the device; see `gen_jax.data.transforms`.
+    transforms: applied to batches on the device; see `gen_jax.data.transforms`.
     metrics, plots: functions from `gen_jax.evaluation` and `gen_jax.plots`, run every `evaluate_every` and `plot_every`
     steps on the validation split, and at the end on the test split.
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host.
-    keep, best: how many of the newest checkpoints to keep, and which metric decides the best one.
-    hooks: more hooks, e.g. `StopWhen`. missing: NaN in "x" marks missing values, which the model takes.
+    keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
+    hooks: additional hooks, e.g. `StopWhen`. missing: NaN in "x" marks missing values, which the model accepts.
     """
 
     model: Any
@@ -79,7 +81,7 @@ class Experiment:
         return Streamed(records, size, self.batch or size, tuple(self.transforms), self.batch is not None, seed)
 
     def split(self, data: Dataset, name: str) -> Split:
-        """A split for evaluation; "validation", "test" and "train" mean those the experiment names."""
+        """A split for evaluation; "validation", "test" and "train" refer to the splits that the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
         return Split(name, data[name], tuple(self.transforms), batch, data[self.train], data.name)

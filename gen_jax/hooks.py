@@ -1,4 +1,4 @@
-"""What watches a run: hooks for `loop.fit`."""
+"""Hooks for `loop.fit`: logging, evaluation, plots, checkpoints, stopping."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from gen_jax.logs import Writer
 from gen_jax.loop import Hook, Values
 from gen_jax.sharding import is_writer
 
+__all__ = ["Checkpoint", "Diagnose", "Evaluate", "HaltOnNaN", "Log", "Plot", "Preempt", "Profile", "StopWhen"]
+
 
 class Log(Hook):
     """Writes the metrics with steps/s, examples/s and the compile time, and shows a progress bar."""
@@ -43,14 +45,14 @@ class Log(Hook):
 
     def poll(self, step: int) -> None:
         now = self._polled = time.perf_counter()
-        if self.compile_seconds is None:  # the first call returns when its program is compiled
+        if self.compile_seconds is None:  # the first call returns once its program is compiled
             self.compile_seconds, self.first_step_at = now - self._mark[1], time.time()
             self._mark, self._new = (step, now), {"compile_seconds": self.compile_seconds}
         self.bar.update(step - self.bar.n)
 
     def resume(self, step: int) -> None:
         (before, then), now = self._mark, time.perf_counter()
-        self._mark = (before, then + now - self._polled)  # what other hooks did is not the steps' time
+        self._mark = (before, then + now - self._polled)  # exclude the time of other hooks
 
     def report(self, step: int, values: Values) -> None:
         (before, then), now = self._mark, time.perf_counter()
@@ -66,7 +68,7 @@ class Log(Hook):
 
 
 class Evaluate(Hook):
-    """Measures `evaluation(state)`, a mapping of floats, every so many steps, and writes it."""
+    """Evaluates `evaluation(state)`, a mapping of floats, periodically and logs it."""
 
     measures = True
 
@@ -80,7 +82,7 @@ class Evaluate(Hook):
 
 
 class Plot(Hook):
-    """Saves the pictures `draw(state)` makes, {name: matplotlib figure}, as `folder/name_step.png`."""
+    """Saves the figures of `draw(state)`, {name: matplotlib figure}, as `folder/name_step.png`."""
 
     def __init__(self, draw: Callable[[State], Mapping[str, Any]], folder: str | os.PathLike, every: int):
         self.draw, self.folder, self.every = draw, Path(folder), every
@@ -94,13 +96,13 @@ class Plot(Hook):
 
 
 class Checkpoint(Hook):
-    """Saves the State; what was measured at the same step decides the best checkpoint."""
+    """Saves the State; the metrics measured at the same step decide the best checkpoint."""
 
     urgent = True
 
     def __init__(self, checkpoints: Checkpoints, every: int):
         self.checkpoints, self.every = checkpoints, every
-        self.seconds = 0.0  # spent while the loop waited for a save to start
+        self.seconds = 0.0  # time the loop waited for saves to start
 
     def visit(self, step: int, state: State, measured: Values) -> None:
         start = time.perf_counter()
@@ -112,7 +114,8 @@ class Checkpoint(Hook):
 class StopWhen(Hook):
     """Stops when a metric changes by less than `tolerance` between reports, `patience` times in a row.
 
-    With `relative` the change is divided by the metric's size. For EM, `report_every=1` compares successive iterations.
+    With `relative` the change is relative to the metric's magnitude. For EM, `report_every=1` compares successive
+    iterations.
     """
 
     def __init__(self, metric: str, tolerance: float, patience: int = 1, relative: bool = False):
@@ -124,7 +127,7 @@ class StopWhen(Hook):
         self.last, self.calm = math.inf, 0
 
     def report(self, step: int, values: Values) -> bool:
-        if self.metric not in values:  # its player had no turn
+        if self.metric not in values:  # its player was not updated
             return False
         value = float(np.mean(values[self.metric]))
         scale = abs(value) if self.relative else 1.0
@@ -134,7 +137,7 @@ class StopWhen(Hook):
 
 
 class HaltOnNaN(Hook):
-    """Raises NonFiniteError as soon as a metric is NaN or infinite; what was saved before stays good."""
+    """Raises NonFiniteError as soon as a metric is NaN or infinite; earlier checkpoints stay valid."""
 
     def __init__(self, checkpoints: Checkpoints | None = None):
         self.checkpoints = checkpoints
@@ -150,7 +153,7 @@ def _say(text: str) -> None:
 
 
 class Diagnose(Hook):
-    """Prints the message of `diagnose(metrics)` once, after it has been the same for `patience` reports in a row."""
+    """Prints the message of `diagnose(metrics)` once, after `patience` consecutive reports with the same message."""
 
     def __init__(self, diagnose: Callable[[Values], str], patience: int = 3, say: Callable[[str], None] = _say):
         self.diagnose, self.patience, self.say = diagnose, patience, say
@@ -196,10 +199,10 @@ class Profile(Hook):
 
 
 class Preempt(Hook):
-    """On SIGTERM or SIGINT, lets the step finish and stops the run, so that it is saved. A second SIGINT ends at once.
+    """On SIGTERM or SIGINT, finishes the step and stops the run, so that it is saved. A second SIGINT exits at once.
 
-    With several processes all of them stop at the same step, whichever was told to: JAX catches SIGTERM in each and
-    agrees on the step, and SIGINT is passed on to it.
+    Multiple processes all stop at the same step, whichever receives the signal: JAX catches SIGTERM in each and
+    agrees on the step, and SIGINT is forwarded to it.
     """
 
     def __init__(self):
@@ -222,7 +225,7 @@ class Preempt(Hook):
             os._exit(128 + number)
         self.received = signal.Signals(number)
         said = f"\n{self.received.name}: finishing the step and saving; again to quit at once\n"
-        os.write(2, said.encode())  # print may be in use where the signal came
+        os.write(2, said.encode())  # the signal may have interrupted a print
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -231,7 +234,7 @@ class Preempt(Hook):
             return self.received is not None
         from jax.experimental import multihost_utils
 
-        self._calls += 1  # the same in all processes, and without gaps, as JAX wants it
+        self._calls += 1  # JAX requires the same count in all processes, without gaps
         if not multihost_utils.reached_preemption_sync_point(self._calls):
             return False
         self.received = self.received or signal.SIGTERM

@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics as JSONL and TensorBoard events, and its record."""
+"""Logging of a run: metrics as JSONL and TensorBoard events, and its record."""
 
 from __future__ import annotations
 
@@ -19,11 +19,23 @@ import jax
 from gen_jax.errors import UserError
 from gen_jax.sharding import is_writer
 
+__all__ = [
+    "Writer",
+    "environment",
+    "machine",
+    "read_json",
+    "read_metrics",
+    "read_record",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
 
 class Writer:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `folder`; only the first process writes.
 
-    A run resumed at step s first drops the lines after s.
+    Resuming at step s first drops the lines after s.
     """
 
     def __init__(self, folder: str | os.PathLike, resumed_at: int = 0):
@@ -40,7 +52,7 @@ class Writer:
         self._path, self._resumed_at = folder / "tensorboard", resumed_at
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line: the step, the wall-clock time and the values (null where not finite)."""
+        """Appends one line: the step, the wall-clock time and the values (null where not finite)."""
         if self._file is None:
             return
         row = {"step": step, "time": round(time.time(), 3)} | {name: _plain(v) for name, v in values.items()}
@@ -63,7 +75,7 @@ class Writer:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a line cut short by a crash is left out."""
+    """The rows of a `metrics.jsonl`; a line truncated by a crash is skipped."""
     rows = []
     if Path(path).exists():
         for line in Path(path).read_text().splitlines():
@@ -81,12 +93,12 @@ def _plain(value: Any) -> Any:
 
 
 def read_record(workdir: Path) -> dict[str, Any] | None:
-    """run.json, None if there is none."""
+    """The content of run.json; None if there is none."""
     return read_json(workdir / "run.json")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file, None if there is none."""
+    """The content of a JSON file; None if there is none."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -96,34 +108,31 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Complete or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Complete or not at all."""
+    """Writes a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Complete or not at all."""
+    """Writes a binary file atomically."""
     draft = path.with_suffix(".draft")
     with open(draft, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave an empty file
+        os.fsync(file.fileno())  # a power failure could leave an empty file otherwise
     draft.replace(path)
 
 
 def environment() -> dict[str, Any]:
-    """What else decides a run's numbers: commit, versions, machine, devices. Changes of README.md and of records of
-    benchmarks are none."""
+    """Provenance of a run's results: commit, uncommitted changes of the package, versions, machine, devices."""
     packages = ("jax", "jaxlib", "flax", "optax", "distrax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(
-            _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)README.md", ":(top,exclude)benchmarks/results")
-        ),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".")),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -136,13 +145,13 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """What numbers were measured on, and when, in short."""
+    """A short description of the machine, with the date."""
     device = jax.devices()[0].device_kind
     return f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {time.strftime('%Y-%m-%d')}"
 
 
 def _git(*words: str) -> str | None:
-    """What git says of the checkout this package runs from; None outside one."""
+    """Output of a git command in the checkout this package runs from; None outside one."""
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=10

@@ -1,7 +1,7 @@
 """`fit`: the one training loop.
 
-It dispatches compiled steps and does not wait for the device except where a hook asks for the State. Metrics are summed
-on the device, inside the compiled step, and read one step late. The hooks themselves are in `gen_jax.hooks`.
+It dispatches compiled steps and waits for the device only when a hook needs the State. Metrics are summed on the
+device, inside the compiled step, and read one step late. The hooks are in `gen_jax.hooks`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,32 @@ from gen_jax.data.source import Resident
 from gen_jax.errors import UserError
 from gen_jax.sharding import Layout, over_data
 
+__all__ = [
+    "AHEAD",
+    "Calendar",
+    "Hook",
+    "Program",
+    "Reports",
+    "Values",
+    "abstract_state",
+    "compile_steps",
+    "fit",
+    "initial_state",
+    "program",
+    "read",
+    "zero_metrics",
+]
+
 Values = Mapping[str, Any]  # metric name -> float, or one float per member of a population
-AHEAD = 2  # calls of the compiled step that may be under way: enough to keep the device busy, few enough to stop soon
+AHEAD = 2  # calls of the compiled step in flight: enough to keep the device busy, few enough to stop soon
 
 
 class Hook:
-    """Watches a run. Every method may be left out; `poll`, `report` and `visit` may return True to stop the run.
+    """A callback of a run. Every method is optional; `poll`, `report` and `visit` may return True to stop the run.
 
-    `visit` is called every `every` steps (0 is never), at the steps `at`, and at the last step. It may return what it
-    measured, {name: value}, which the hooks visited after it receive; hooks that `measure` come first, whatever their
-    place in the list. When `poll` stops the run there is no time to lose: then only `urgent` hooks visit the last step.
+    `visit` is called every `every` steps (0: never), at the steps `at`, and at the last step. It may return
+    measurements, {name: value}, which later hooks receive; hooks with `measures` come first, whatever their position in
+    the list. When `poll` stops the run, only `urgent` hooks visit the last step, to stop quickly.
     """
 
     every: int = 0
@@ -44,19 +60,19 @@ class Hook:
     def __exit__(self, *error: Any) -> None: ...
 
     def begin(self, step: int, names: Sequence[str]) -> None:
-        """Before the first step of this process; `names` are the metrics that reports can hold."""
+        """Called before the first step of this process; `names` are the metrics that reports may contain."""
 
     def poll(self, step: int) -> bool | None:
-        """After each call of the compiled step, which may still be running."""
+        """Called after each call of the compiled step, which may still be running."""
 
     def report(self, step: int, values: Values) -> bool | None:
-        """The metrics, averaged over the steps since the last report."""
+        """Receives the metrics, averaged over the steps since the last report."""
 
     def resume(self, step: int) -> None:
-        """After the visits of a step, when the loop goes on."""
+        """Called after the visits of a step, when the loop continues."""
 
     def visit(self, step: int, state: State, measured: Values) -> Values | bool | None:
-        """The State, which must not be kept: the next step donates its memory."""
+        """Receives the State, which must not be kept: the next step donates its memory."""
 
 
 def fit(
@@ -73,11 +89,11 @@ def fit(
 ) -> State:
     """Runs an algorithm until `steps` steps are completed, and returns the State.
 
-    data: a source (`Resident`, `Streamed`), or a dict of arrays with an entry "x", all of it then one batch.
-    state: where to go on from, by default a new State from `seed`. Its memory is reused.
-    chunk: steps per call of the compiled program; more is faster for small models. Hooks keep their steps.
-    layout: how the run is laid out on the devices, by default on one.
-    Raises UserError for arguments or data that cannot work, before anything is compiled.
+    data: a source (`Resident`, `Streamed`), or a dict of arrays with an entry "x", used as one batch.
+    state: the State to continue from, by default a new one from `seed`. Its memory is reused.
+    chunk: steps per call of the compiled program; more is faster for small models. Hooks run at the same steps.
+    layout: how the run is distributed over devices, by default on one.
+    Raises UserError for invalid arguments or data, before anything is compiled.
 
         >>> from gen_jax import GMM, em, fit, load
         >>> state = fit(em(GMM(3)), load("blobs")["train"], steps=20)
@@ -103,7 +119,7 @@ class Program(NamedTuple):
         return _with_shardings(self.shapes, self.shardings)
 
     def initial_state(self, seed: int = 0) -> State:
-        """A new State, made in place on its devices."""
+        """A new State, created in place on its devices."""
         return initial_state(self.algorithm, self.source, seed, self.shardings)
 
     def run(
@@ -134,7 +150,7 @@ def program(
 ) -> Program:
     """Lays an algorithm and its data out on the devices and traces the step; the arguments are those of `fit`.
 
-    Raises UserError for data that cannot work, and the ValueErrors of models and algorithms.
+    Raises UserError for invalid data, and the ValueErrors of models and algorithms.
     """
     if chunk < 1:
         raise UserError(f"chunk must be at least 1, got {chunk}")
@@ -162,7 +178,7 @@ def _with_shardings(shapes: State, shardings: State) -> State:
 
 
 def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: Any = None) -> State:
-    """A new State, made in place on its devices."""
+    """A new State, created in place on its devices."""
 
     def init(key: jax.Array, view: Any) -> State:
         return algorithm.init(key, view.batch_at(0))
@@ -171,7 +187,7 @@ def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: A
 
 
 def compile_steps(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -> Callable[..., Any]:
-    """The program of the loop: (state, totals, source, n) -> (state n steps on, totals, a token that it is done).
+    """The program of the loop: (state, totals, source, n) -> (state after n steps, totals, completion token).
 
     `totals` are the metrics so far, from `zero_metrics`. The state and the totals are donated. With `chunk=1`, n is a
     constant of the program.
@@ -187,14 +203,14 @@ def compile_steps(algorithm: Algorithm, chunk: int = 1, shardings: Any = None) -
 
 
 def zero_metrics(algorithm: Algorithm, state: State, source: Any, shardings: Any = None) -> Callable[[], Metrics]:
-    """Makes metrics that have counted nothing yet."""
+    """Makes metrics with count 0."""
     shapes = jax.eval_shape(in_chunks(algorithm, 1).step, state, source.example())[1]
     out = None if shardings is None else shardings.step
     return jax.jit(lambda: zeros_like(shapes), out_shardings=out)
 
 
 def read(totals: Metrics) -> dict[str, Any]:
-    """Metrics as floats (lists of floats for a population), without those that counted nothing."""
+    """Metrics as floats (lists of floats for a population), without those of count 0."""
     values = {}
     for name, mean in jax.device_get(dict(totals)).items():
         if np.any(mean.count > 0):
@@ -216,7 +232,7 @@ class Calendar(NamedTuple):
         return min(self.steps, *(step - step % every + every for every in cadences), *marks)
 
     def visiting(self) -> list[Hook]:
-        """The hooks that ever visit, those that measure first."""
+        """The hooks that visit, with those that measure first."""
         return sorted((hook for hook in self.hooks if hook.every or hook.at), key=lambda hook: not hook.measures)
 
     def due(self, step: int) -> list[Hook]:
@@ -224,7 +240,7 @@ class Calendar(NamedTuple):
 
 
 class Reports:
-    """Metrics that are summed on the device, and read once the device has long finished with them."""
+    """Metrics summed on the device, read once the device has long finished with them."""
 
     def __init__(self, zeros: Callable[[], Metrics], every: int, hooks: Sequence[Hook]):
         self.zeros, self.every, self.hooks = zeros, every, hooks
@@ -232,7 +248,7 @@ class Reports:
         self.unread: tuple[int, Metrics] | None = None
 
     def flush(self) -> bool:
-        """Reads the report of an earlier step, if there is one; True if a hook asks to stop."""
+        """Reads the report of an earlier step, if any; True if a hook asks to stop."""
         if self.unread is None:
             return False
         (step, totals), self.unread = self.unread, None
@@ -240,12 +256,12 @@ class Reports:
         return _any(hook.report(step, values) for hook in self.hooks)
 
     def close(self, step: int) -> None:
-        """Ends the interval of a report with this step."""
+        """Ends the reporting interval at this step."""
         self.unread, self.totals = (step, self.totals), self.zeros()
 
 
 def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Sequence[Hook]) -> State:
-    """Calls the compiled step until the end, and the hooks at their steps."""
+    """Runs the compiled step until the end, and the hooks at their steps."""
     step, running = int(state.step), deque()
     reports, calendar = Reports(ready.zeros, report_every, hooks), Calendar(steps, report_every, hooks)
     for hook in hooks:
@@ -270,7 +286,7 @@ def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Seq
         if step == steps or stop:
             due = [hook for hook in calendar.visiting() if hook.urgent or not interrupted]
         asked = _visit(due, step, state)
-        if asked and not stop:  # the others see the last state too
+        if asked and not stop:  # the others visit the last state too
             _visit([hook for hook in calendar.visiting() if hook not in due], step, state)
         if stop or asked:
             break
@@ -281,7 +297,7 @@ def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Seq
 
 
 def _visit(hooks: Sequence[Hook], step: int, state: State) -> bool:
-    """Shows the State to hooks, each with what those before it measured; True if one of them asks to stop."""
+    """Calls the hooks on the State, each with the measurements of those before it; True if one of them asks to stop."""
     measured: dict[str, Any] = {}
     stop = False
     for hook in hooks:
@@ -294,5 +310,5 @@ def _visit(hooks: Sequence[Hook], step: int, state: State) -> bool:
 
 
 def _any(answers) -> bool:
-    """Whether any answer is true, all being asked."""
+    """Whether any answer is true, without short-circuiting."""
     return any([bool(answer) for answer in answers])

@@ -7,6 +7,8 @@ import optax
 
 from gen_jax.core import PyTree
 
+__all__ = ["adamw", "kernels"]
+
 
 def adamw(
     lr: float,
@@ -15,15 +17,15 @@ def adamw(
     clip: float = 200.0,
     decayed: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) from `lr` down to 0 by a cosine, with gradients clipped to a norm of `clip`.
+    """AdamW (Loshchilov & Hutter 2019) with cosine decay from `lr` to 0 and gradients clipped to norm `clip`.
 
-    A loss in nats per image has gradients of norm 10 to 100; the clip only holds back the rare one that would throw
-    training off. decayed: which parameters decay, a tree of booleans made from them, e.g. `kernels`; None for all.
+    A loss in nats per image has gradients of norm 10 to 100; clipping only affects rare outliers that would derail
+    training. decayed: mask function for weight decay, params -> tree of booleans, e.g. `kernels`; None for all.
     """
     schedule = optax.cosine_decay_schedule(lr, steps)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay, mask=decayed))
 
 
 def kernels(params: PyTree) -> PyTree:
-    """Only the kernels of networks, not biases, scales or statistics."""
+    """Mask that selects the kernels of networks, not biases, scales or statistics."""
     return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)

@@ -20,14 +20,16 @@ from gen_jax.core import (
     fold_in,
 )
 
+__all__ = ["Progress", "best_restart", "member", "population", "until_converged"]
+
 
 class Progress(NamedTuple):
     """The carry of `until_converged`; all but `iteration` have the shape of the metric, () or (members,)."""
 
     iteration: Array
     done: Array
-    count: Array  # iterations that were needed
-    decreases: Array  # in how many of them the metric fell
+    count: Array  # iterations until convergence
+    decreases: Array  # iterations in which the metric fell
     last: Array  # the metric's last value
     curve: Array  # (..., iterations)
     state: State
@@ -38,8 +40,9 @@ def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterati
     """Whole runs as one step: iterates until a metric changes by less than `tolerance`, at most `iterations` times.
 
     In a `population` each member stops by itself, so that one program runs many restarts; see `member` for the best.
-    The metrics are those of the last iteration, and "iterations", "converged", and "decreases": in how many the metric
-    fell by more than rounding. `extra["curve"]` holds the metric of every iteration (..., iterations), NaN beyond.
+    The metrics are those of the last iteration, and "iterations", "converged", and "decreases": the iterations in
+    which the metric fell by more than rounding. `extra["curve"]` holds the metric of every iteration
+    (..., iterations), NaN beyond.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
@@ -100,9 +103,9 @@ def _with_extra(state: State, **more: Array) -> State:
 def best_restart(
     algorithm: Algorithm, restarts: int, metric: str, iterations: int = 20, tolerance: float = 0.0
 ) -> Algorithm:
-    """The algorithm from a better start: `restarts` short runs on the first batch as one program; the best goes on.
+    """Starts the algorithm from the best of `restarts` short runs on the first batch, run as one program.
 
-    `extra["curve"]` (restarts, iterations) keeps the metric of every iteration of all of them.
+    `extra["curve"]` (restarts, iterations) holds the metric of every iteration of each.
     """
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}")
@@ -118,7 +121,7 @@ def best_restart(
 
 
 def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int | PyTree) -> Algorithm:
-    """Many runs as one program, on the same batches: one per seed, or one per value of a hyper-parameter.
+    """Executes many runs as one program, on the same batches: one per seed, or one per value of a hyper-parameter.
 
     `population(algorithm, 8)` trains 8 seeds. `population(lambda lr: descent(model, {"vae": optax.adam(lr)}), rates)`
     trains one member per entry along the first axis of `rates`. Parameters, optimizer states, extras and metrics gain
@@ -127,7 +130,9 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
     seeds = isinstance(members, int)
     values = jnp.arange(members) if seeds else jax.tree.map(jnp.asarray, members)
     n = len(jax.tree.leaves(values)[0])
-    make = (lambda _: algorithm) if seeds else algorithm
+    if not seeds and not callable(algorithm):
+        raise ValueError("values of a hyper-parameter need a function from a value to an Algorithm")
+    make: Callable[[Any], Algorithm] = algorithm if callable(algorithm) else lambda _: algorithm
     axes = State(step=None, key=0, params=0, opt=0, extra=0)
 
     def keys(key: Array) -> Array:
@@ -148,6 +153,6 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
 
 
 def member(state: State, i: int) -> State:
-    """One member of a population, as the State of a run of its own."""
+    """One member of a population, as an ordinary State."""
     params, opt, extra = jax.tree.map(lambda a: a[i], (state.params, state.opt, state.extra))
     return State(state.step, fold_in(state.key, "member", i), params, opt, extra)

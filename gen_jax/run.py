@@ -1,4 +1,4 @@
-"""A run: trains or resumes an experiment in a working directory, and opens a finished one again."""
+"""A run: trains or resumes an experiment in a working directory, and reopens a finished one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ from gen_jax.loop import Hook, Program, abstract_state, program
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
 
+__all__ = ["Evaluator", "Run", "open_run", "use_compilation_cache"]
+
 Evaluator = Callable[[State, Split], Mapping[str, Estimate]]
 
 
 def use_compilation_cache(on: bool = True) -> None:
-    """Keeps compiled programs for the next run, in JAX_COMPILATION_CACHE_DIR or a folder of the user's cache."""
+    """Caches compiled programs for the next run, in JAX_COMPILATION_CACHE_DIR or a folder of the user's cache."""
     if not on:
         jax.config.update("jax_enable_compilation_cache", False)
         return
@@ -42,7 +44,7 @@ def use_compilation_cache(on: bool = True) -> None:
         folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError):
-        return  # no home, or not writable: that must not stop a run
+        return  # no home, or not writable: must not stop a run
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -70,10 +72,10 @@ class Run:
         layout: Layout | None = None,
         training: bool = True,
     ) -> Run:
-        """Builds the experiment and loads its data; everything that can be wrong with either is found here.
+        """Builds the experiment, loads its data and validates both.
 
-        devices: how many to divide the batch over, instead of what the experiment's layout (or `layout`) says.
-        training: also find what can only be wrong with training, which takes longer: reading all data, tracing a step.
+        devices: how many to shard the batch over, overriding the experiment's layout (or `layout`).
+        training: also run the checks needed for training only, which take longer: reading all data, tracing a step.
         """
         if not 0 <= seed < 2**32:
             raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
@@ -93,7 +95,7 @@ class Run:
         return run
 
     def _check_support(self) -> None:
-        """Every example of every split is one that the model's likelihood can explain."""
+        """Raises a UserError if any example of any split lies outside the model's support."""
         model, experiment = self.experiment.model, self.experiment
         if not isinstance(model, Supported):
             return
@@ -121,11 +123,11 @@ class Run:
             return program(self.experiment.algorithm, source, self.experiment.chunk, self.layout)
         except UserError:
             raise
-        except ValueError as error:  # what models and algorithms say of data that does not fit them
+        except ValueError as error:  # raised by models and algorithms for incompatible data
             raise UserError(f"{self.config.path} on {self.data.name}: {error}") from error
 
     def state(self, step: int | str | None = None) -> State:
-        """A saved State: the newest, the "best", or that of a step."""
+        """A saved State: the newest, the "best", or that of a given step."""
         with self.folder.checkpoints(self.experiment, write=False) as checkpoints:
             if step == "best":
                 step = checkpoints.best_step
@@ -137,13 +139,13 @@ class Run:
         return state
 
     def train(self, bar: bool = True, force: bool = False, profile: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Trains, or resumes what the working directory holds, and returns the summary that run.json then ends with.
+        """Trains, or resumes the run in the working directory; returns the summary that is added to run.json.
 
         Raises Preempted after a signal, once everything is saved.
         """
         experiment, folder = self.experiment, self.folder
         folder.claim(force)
-        # With --force, checkpoints of other settings are taken too; those saved from now on have the new ones.
+        # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
             folder.record(force)
             state = checkpoints.restore(self.program.abstract_state) if checkpoints.steps else None
@@ -168,7 +170,7 @@ class Run:
         bar: bool,
         profile: tuple[int, int] | None,
     ) -> tuple[State, dict[str, Any]]:
-        """The training loop with its hooks, until all is saved; the last State and timings."""
+        """Runs the training loop with its hooks until everything is saved; returns the last State and timings."""
         experiment, writer = self.experiment, Writer(self.workdir, resumed_at=start)
         log = Log(writer, experiment.steps, self.program.source.batch_size, bar=bar)
         saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every), Preempt()
@@ -194,7 +196,7 @@ class Run:
         }
 
     def _watching(self, writer: Writer, evaluate: Evaluator) -> list[Hook]:
-        """The hooks that diagnose, evaluate on the validation split, and draw."""
+        """The hooks that diagnose, evaluate on the validation split, and plot."""
         experiment, validation = self.experiment, self.experiment.split(self.data, "validation")
 
         def validate(state: State) -> Mapping[str, float]:
@@ -210,7 +212,7 @@ class Run:
         return hooks
 
     def _finish(self, state: State, evaluate: Evaluator, timings: Mapping[str, Any]) -> dict[str, Any]:
-        """The evaluation and pictures on the test split, and the summary."""
+        """Evaluates and plots on the test split; returns the summary."""
         test = self.experiment.split(self.data, "test")
         estimates, figures = evaluate(state, test), self._draw(state, test)
         summary = {
@@ -235,7 +237,7 @@ class Run:
 
 
 def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = None) -> tuple[Run, str]:
-    """The run of a working directory, and a warning ("" if none) where its config file is no longer what it was."""
+    """The run of a working directory, and a warning ("" if none) if its config file has changed."""
     record = read_record(workdir)
     if record is None:
         raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")
@@ -248,12 +250,12 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
         )
     file = load(path)
     knobs = {name: _as(file.defaults[name], v) for name, v in record["knobs"].items() if name in file.defaults}
-    one = Layout(data=1)  # whatever the run was trained on
+    one = Layout(data=1)  # whatever layout the run was trained with
     run = Run.prepare(file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False)
     changes = run.folder.changes()
     return run, f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
 
 
 def _as(default: Any, value: Any) -> Any:
-    """JSON has no tuples."""
+    """A JSON value as the type of the default: JSON has no tuples."""
     return tuple(value) if isinstance(default, tuple) else value

@@ -1,6 +1,6 @@
-"""Where a run lies: a mesh of devices ("data", "model"), the batch cut along "data", parameters by rules.
+"""Device mesh ("data", "model") and shardings of a run: the batch along "data", parameters by rules.
 
-The means of losses become all-reduces by themselves, EM's sums by `psum_over_data`: models know nothing of devices.
+Means in losses become all-reduces automatically, EM's sums by `psum_over_data`: models are unaware of devices.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from gen_jax.core import Algorithm, Batch, Metrics, PyTree, State
 from gen_jax.errors import UserError
 
+__all__ = ["P", "Layout", "force_cpu_devices", "is_writer", "over_data", "psum_over_data", "start_processes"]
+
 P = PartitionSpec
 _FORCED = re.compile(r"xla_force_host_platform_device_count=(\d+)")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run is laid out.
+    """The distribution of a run over devices.
 
-    `data` and `model` are the mesh's sizes; data = 0 takes all devices that are left. `rules` are (regex, spec) pairs:
-    the first whose regex is found in a leaf's path, e.g. "params/vae/decoder/Dense_0/kernel", decides; rules for
-    parameters hold for their optimizer states too, whose paths contain the parameter's. `fsdp` cuts what no rule names
-    along its largest divisible axis; everything else is replicated.
+    `data` and `model` are the mesh's sizes; data = 0 takes all remaining devices. `rules` are (regex, spec) pairs: the
+    first whose regex is found in a leaf's path, e.g. "params/vae/decoder/Dense_0/kernel", applies; rules for parameters
+    also apply to their optimizer states, whose paths contain the parameter's. `fsdp` shards leaves without a rule along
+    their largest divisible axis; everything else is replicated.
     """
 
     data: int = 0
@@ -88,7 +90,7 @@ class Layout:
 
 
 def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
-    """The algorithm with every batch cut along the mesh's "data" axis."""
+    """The algorithm with every batch sharded along the mesh's "data" axis."""
 
     def step(state: State, batch: PyTree) -> tuple[State, Metrics]:
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("data")))
@@ -99,9 +101,9 @@ def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
 
 
 def psum_over_data(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> PyTree:
-    """f(state, batch), which is a sum over examples: each device of the "data" axis takes its own, then they add up.
+    """f(state, batch) for an f that sums over examples: each device of the "data" axis sums its own, then a psum.
 
-    Models may then walk through their examples in blocks, which a program cut up by the compiler would first gather.
+    Models may then process their examples in blocks, which a program partitioned by the compiler would first gather.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape.get("data", 1) == 1:
@@ -111,7 +113,7 @@ def psum_over_data(f: Callable[[State, Batch], PyTree], state: State, batch: Bat
 
 
 def force_cpu_devices(*numbers: int) -> None:
-    """Makes as many devices of a CPU as the most of these; they share its cores. Only before JAX has begun."""
+    """Splits the CPU into as many devices as the largest number; they share its cores. Only before JAX starts."""
     if min(numbers) < 1:
         raise UserError(f"--devices must be at least 1, got {min(numbers)}")
     if not _FORCED.search(os.environ.get("XLA_FLAGS", "")):
@@ -120,9 +122,9 @@ def force_cpu_devices(*numbers: int) -> None:
 
 
 def _allow_threads() -> None:
-    """XLA gives the devices of a CPU as many threads as it has cores. With fewer than two for each, programs can wait
-    for ever for parts of their own that have no thread to run on: EM on four devices and two cores, for one. Only
-    before JAX has begun."""
+    """Gives each CPU device at least two threads. XLA starts one thread per core for all of them; with fewer than two
+    per device, programs can deadlock waiting for parts that have no thread to run on, e.g. EM on four devices and two
+    cores. Only before JAX starts."""
     forced = _FORCED.findall(os.environ.get("XLA_FLAGS", ""))
     devices = int(forced[-1]) if forced else jax.config.jax_num_cpu_devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -135,17 +137,17 @@ _allow_threads()
 
 
 def start_processes() -> None:
-    """Joins the other processes of the run.
+    """Connects to the other processes of the run.
 
     On clusters JAX knows (Slurm, Open MPI, TPU pods) nothing needs to be set; elsewhere JAX_COORDINATOR_ADDRESS
-    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are. A process that dies ends the others within
-    seconds instead of minutes. If not all have come after GEN_JAX_JOIN_SECONDS (60), this one exits with code 2.
+    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID identify them. A process that dies ends the others within
+    seconds instead of minutes. If not all have joined after GEN_JAX_JOIN_SECONDS (60), this one exits with code 2.
     """
     given = os.environ.get
     seconds = int(given("GEN_JAX_JOIN_SECONDS", "60"))
     help_text = "JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who takes part"
 
-    def give_up() -> None:  # JAX itself would abort the process without a word that helps
+    def give_up() -> None:  # JAX itself would abort the process without a helpful message
         os.write(2, f"error: not all processes of the run came within {seconds} s: {help_text}\n".encode())
         os._exit(UserError.exit_code)
 

@@ -1,11 +1,11 @@
 """The working directory of a run.
 
 workdir/
-  run.json            config file, knobs, seed, commit, versions, devices; what it reached
-  config.py           the config file's text as it was
+  run.json            config file, knobs, seed, commit, versions, devices; final results
+  config.py           a copy of the config file
   metrics.jsonl       one line per report; tensorboard/ holds the same
   checkpoints/        the newest and the best
-  plots/              pictures, by step; final ones without a number
+  plots/              figures, by step; final ones without a number
   evaluation.json     metrics on the test split
 """
 
@@ -26,9 +26,11 @@ from gen_jax.experiment import Experiment
 from gen_jax.logs import environment, read_json, read_record, write_json
 from gen_jax.sharding import is_writer
 
+__all__ = ["Workdir", "default_workdir"]
+
 
 def default_workdir(config: ConfigFile, seed: int) -> Path:
-    """runs/NAME, followed by what differs from the defaults, so that variants do not collide."""
+    """runs/NAME, followed by the changed knobs, so that variants do not collide."""
     parts = [f"{name}={value}" for name, value in config.changed.items()] + ([f"seed={seed}"] if seed else [])
     return Path("runs", "-".join([config.name, *(part.replace("/", "_") for part in parts)]))
 
@@ -42,7 +44,7 @@ class Workdir:
     seed: int
 
     def claim(self, force: bool) -> None:
-        """Makes the folder; a UserError where it cannot be written, or holds another run (unless forced)."""
+        """Creates the folder; a UserError if it is not writable or holds another run (unless forced)."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".probe-{os.getpid()}"
@@ -63,11 +65,11 @@ class Workdir:
     def checkpoints(
         self, experiment: Experiment, write: bool, identity: Mapping[str, Any] | None = None
     ) -> Checkpoints:
-        """The checkpoints; with an identity, those of other settings are refused."""
+        """The checkpoints; with an identity, those with other settings are refused."""
         return Checkpoints(self.folder / "checkpoints", experiment.keep, experiment.best, identity, write)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that make two runs the same run, as JSON gives them back."""
+        """The settings that identify a run, as read back from JSON."""
         return json.loads(json.dumps({"knobs": dict(self.config.knobs), "seed": self.seed}, default=str))
 
     def record(self, force: bool) -> None:
@@ -87,11 +89,11 @@ class Workdir:
         write_json(self.folder / "run.json", record)
 
     def recorded(self) -> dict[str, Any]:
-        """run.json, {} if there is none."""
+        """The content of run.json, {} if there is none."""
         return read_record(self.folder) or {}
 
     def summary(self) -> dict[str, Any]:
-        """What the run reached, {} before it has ended."""
+        """The final summary of the run, {} before it has ended."""
         return self.recorded().get("summary", {})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -99,7 +101,7 @@ class Workdir:
         write_json(self.folder / "run.json", self.recorded() | {"summary": summary})
 
     def keep_evaluation(self, split: str, step: int, estimates: Mapping[str, Any], seed: int = 0) -> None:
-        """Writes the metrics of a split, as JSON, into evaluation.json, beside those of other splits."""
+        """Writes the metrics of a split, as JSON, into evaluation.json, keeping those of other splits."""
         path = self.folder / "evaluation.json"
         write_json(path, (read_json(path) or {}) | {split: {"step": step, "seed": seed, **estimates}})
 

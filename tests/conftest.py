@@ -10,6 +10,7 @@ _SHARED = Path(tempfile.gettempdir()) / f"gen_jax-tests-{os.getuid()}"
 _SHARED.mkdir(mode=0o700, exist_ok=True)
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most tests compile for longer than they run
 os.environ.setdefault("TFDS_DATA_DIR", str(_SHARED / "data"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_SHARED / "compiled")
 
@@ -28,6 +29,19 @@ def few_mappings():
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 12_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def optimizations(request):
+    """Compiles with all optimizations where the mark `optimized` asks for it: tests of compiled programs, of speed, or
+    of long trainings."""
+    if request.node.get_closest_marker("optimized") is None:
+        yield
+        return
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from gen_jax.algorithms import chunk, descent, em
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import load
 from gen_jax.core import Bound, Density, ExpectationMaximization, as_mean, averaged
-from gen_jax.loop import Hook, fit
+from gen_jax.loop import Hook
 from gen_jax.models.vae.bounds import elbo
 
 FULL = representatives()
@@ -98,10 +98,10 @@ def test_law_04_metrics_are_finite(case):
     assert seen and all(np.all(np.isfinite(v)) for v in seen.values()), seen
 
 
-def test_law_05_step_compiles_once(case, compilations):
-    with compilations("advance") as seen:
-        fit(case.algorithm, case.source, 4, report_every=2)
-    assert len(seen) == 1
+def test_law_05_step_compiles_once(case):
+    case.run(4, report_every=2)
+    case.run(6, report_every=3)
+    assert case.program.advance._cache_size() == 1
 
 
 def test_law_06_stop_and_resume_equals_never_having_stopped(case, same, tmp_path):
@@ -199,14 +199,14 @@ def test_law_13_microbatches_equal_the_whole_batch(case, same):
         algorithms = [em(case.model, microbatches=parts) for parts in (1, 2)]
         pairs = [jax.jit(algorithm.step)(case.first, batch) for algorithm in algorithms]
         tolerance = {"rtol": 2e-3, "atol": 2e-4}
-    elif isinstance(case.model, Density):
+    elif isinstance(case.model, Density) and "ema" not in case.first.extra:
         tx = {player: optax.sgd(1e-3) for player in case.first.params}
         algorithms = [descent(case.model, tx, microbatches=parts) for parts in (1, 2)]
         state = case.first._replace(opt={player: tx[player].init(p) for player, p in case.first.params.items()})
         pairs = [jax.jit(algorithm.step)(state, batch) for algorithm in algorithms]
         tolerance = {"rtol": 1e-3, "atol": 1e-5}
     else:
-        pytest.skip("its parts draw other random numbers than the whole")
+        pytest.skip("its parts draw other random numbers than the whole, or another config of its kind is compared")
     (whole, _), (parts, _) = pairs
     same(parts.params, whole.params, **tolerance)
 

@@ -219,6 +219,7 @@ def test_best_is_chosen_by_what_was_measured_at_the_saved_step(tmp_path):
     with Checkpoints(tmp_path / "d", best=Best("validation/scroe")) as checkpoints:
         with pytest.raises(UserError, match="validation/scroe"):
             writer = Writer(tmp_path)
+            scores = Evaluate(lambda s: {"validation/score": 1.0}, writer, 10)
             fit(counting(), DATA, 20, hooks=[scores, Checkpoint(checkpoints, 5)])
 
 

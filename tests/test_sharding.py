@@ -87,10 +87,11 @@ def test_batches_lie_along_the_data_axis():
     source.close()
 
 
+@pytest.mark.optimized
 def test_a_divided_step_of_splines_gathers_no_examples():
     experiment = load_config(str(ROOT / "configs/flow/nsf_checkerboard.py")).with_knobs({"smoke": True}).build()
     ready = program(experiment.algorithm, Resident({"x": X}, 64), 1, Layout(data=2))
-    text = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, 1), 1).compile().as_text()
+    text = ready.advance.lower(ready.abstract_state, ready.zeros(), ready.source.window(0, 1), 1).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text
 
 
@@ -119,6 +120,7 @@ def test_rules_that_do_nothing_or_cannot_be_are_refused():
             fit(gan(), Resident({"x": X}, 16), 1, layout=Layout(data=4, rules=rules))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("taskset"), reason="needs taskset, to keep a process to two cores")
 def test_em_of_four_devices_of_one_cpu_ends(tmp_path):
     """With as many threads as two cores have, XLA's programs waited for each other for ever."""

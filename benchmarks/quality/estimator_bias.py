@@ -1,6 +1,6 @@
 """Estimators against the truth: models of known density are the data, so that the bias of each metric can be seen.
 
-python -m benchmarks.quality.estimator_bias [--out docs/oracle.png] [--write README.md]
+python -m benchmarks.quality.estimator_bias [--out docs/images/oracle.png]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness import ROOT, results
 from gen_jax.algorithms import descent, em
 from gen_jax.core import State
 from gen_jax.data import Resident, load
@@ -27,9 +28,9 @@ from gen_jax.evaluation.samples.distances import (
     kernel_distance,
     manifold,
 )
-from gen_jax.logs import machine
+from gen_jax.logs import machine, write_json
 from gen_jax.loop import fit
-from gen_jax.markdown import markdown_table, write_section
+from gen_jax.markdown import markdown_table
 from gen_jax.models.common.likelihoods import Gaussian
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.hmm import HMM
@@ -212,16 +213,13 @@ CHECKS: tuple[Callable, ...] = (distances, bounds, supports, divergences, sequen
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/oracle.png"))
-    parser.add_argument("--write", type=Path, help="a Markdown file with a section for the table")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "oracle.png")
     chosen = parser.parse_args()
     figure, axes = panels(len(CHECKS))
     rows = [row for check, axis in zip(CHECKS, axes) for row in check(axis)]
     figure.savefig(chosen.out)
-    table = markdown_table(["metric", "truth", "estimate", "off by"], rows)
-    print(table)
-    if chosen.write:
-        write_section(chosen.write, "oracle", f"{machine()}.\n\n{table}")
+    write_json(results() / "estimator_bias.json", {"where": machine(), "rows": rows})
+    print(markdown_table(["metric", "truth", "estimate", "error"], rows))
 
 
 if __name__ == "__main__":

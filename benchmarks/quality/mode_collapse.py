@@ -1,6 +1,6 @@
 """Mode collapse, remedy by remedy: the same networks and steps, ten seeds of each recipe trained as one program.
 
-python -m benchmarks.quality.mode_collapse [--sets ring8 grid25] [--only "plain GAN" PacGAN4] [--write README.md]
+python -m benchmarks.quality.mode_collapse [--sets ring8 grid25] [--only "plain GAN" PacGAN4]
 
 Protocol of VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al. 2018): 2,500 samples of the last generator (its
 moving average where the recipe says so); a sample is of high quality within three standard deviations of a mode; modes
@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,7 +22,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import results as harness_results
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import Resident, load
 from gen_jax.data.modes import grid, ring
@@ -32,7 +31,7 @@ from gen_jax.evaluation import class_coverage, mode_coverage
 from gen_jax.evaluation.metric import Metric, Split
 from gen_jax.logs import machine, read_json, write_json
 from gen_jax.loop import fit
-from gen_jax.markdown import markdown_table, write_section
+from gen_jax.markdown import markdown_table
 from gen_jax.models.common import normalization
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import (
@@ -161,7 +160,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", choices=list(RECIPES), default=list(RECIPES), help="some recipes, or none")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=0, help="instead of those of the set")
-    parser.add_argument("--write", type=Path, help="a Markdown file with a section for the tables")
     chosen = parser.parse_args()
     if chosen.seeds < 2:
         parser.error("--seeds must be at least 2, for a standard error")
@@ -181,8 +179,8 @@ def table(recipes: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
 
 def main() -> None:
     """What is not run this time stays as it was recorded, if it was with as many steps and seeds."""
-    chosen, texts = options(), []
-    results = ROOT / "benchmarks" / "results" / "mode_collapse.json"
+    chosen = options()
+    results = harness_results() / "mode_collapse.json"
     sets = (read_json(results) or {}).get("sets", {})
     where = machine()
     for name in chosen.sets if chosen.only else ():
@@ -199,13 +197,7 @@ def main() -> None:
             write_json(results, {"where": where, "sets": sets})
             print(name, *table({title: recipes[title]})[1][0], sep="  ", flush=True)
     for name, one in sets.items():
-        columns, rows = table(one["recipes"])
-        dates = sorted({recipe["date"] for recipe in one["recipes"].values()})
-        when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
-        texts += [f"`{name}`, {one['steps']:,} steps, {one['seeds']} seeds, {when}:", markdown_table(columns, rows)]
-    print("\n\n".join(texts))
-    if chosen.write:
-        write_section(chosen.write, "modes", "\n\n".join([f"{where}. Mean ± standard error over seeds.", *texts]))
+        print(f"{name}:", markdown_table(*table(one["recipes"])), sep="\n\n")
 
 
 if __name__ == "__main__":

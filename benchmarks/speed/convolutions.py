@@ -1,6 +1,6 @@
 """Convolutions of every config against PyTorch: forward and backward passes of all convolutional layers.
 
-python -m benchmarks.speed.convolutions [--only sngan] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.speed.convolutions [--only sngan]          (needs the `bench` extra)
 
 Each layer is run by itself at the config's whole batch, in both libraries with its own threads; times are summed over
 the layers of a config, each distinct layer measured once. Of PyTorch the faster memory format counts, layer by layer. A

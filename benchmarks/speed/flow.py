@@ -1,6 +1,6 @@
 """Flows against flowjax and zuko (PyTorch): training steps, densities, samples, compile time, and likelihood reached.
 
-python -m benchmarks.speed.flow [--only maf] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.speed.flow [--only maf]          (needs the `bench` extra)
 
 `--only quality` compares likelihoods over seeds instead, which takes long.
 

@@ -1,6 +1,6 @@
 """GANs against Keras on TensorFlow and PyTorch: the same networks, data and optimizer; and what ten seeds cost.
 
-python -m benchmarks.speed.gan [--only plane] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.speed.gan [--only plane]          (needs the `bench` extra)
 
 A step is one of the discriminator and one of the generator, who see the same generated images, but for the tutorial's
 loop, which makes new ones for the generator. Keras is measured as tutorials write its loop (`predict`

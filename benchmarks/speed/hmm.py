@@ -1,6 +1,6 @@
 """Hidden Markov models: forward, forward-backward, Viterbi and Baum-Welch against hmmlearn and dynamax.
 
-python -m benchmarks.speed.hmm [--write README.md] [--only 50]      needs the extra `bench`
+python -m benchmarks.speed.hmm [--only 50]      needs the extra `bench`
 
 All have the same parameters and data; "quality" is how much what they find differs: log-likelihoods relatively, the
 largest difference of posteriors, states of the most probable paths. hmmlearn computes in float64, with the faster of

@@ -1,4 +1,4 @@
-"""What the training loop costs:  python -m benchmarks.speed.loop [--write README.md]
+"""What the training loop costs:  python -m benchmarks.speed.loop
 
 Steps of `fit` with Log and Checkpoint hooks against the bare compiled step; steps with `chunk` against step by step, as
 a hand-written loop does it and as `fit` does; how fast streamed data comes; and how long a command takes to start.
@@ -32,7 +32,7 @@ from gen_jax.logs import Writer
 from gen_jax.loop import Hook, fit, initial_state, program
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN
-from gen_jax.profiling.measure import Case, calls, keep_programs, measured
+from gen_jax.profiling.measure import Case, keep_programs, measure_case, step_times
 
 ROUNDS, CHUNK = 5, 500
 
@@ -86,7 +86,8 @@ def in_chunks(algorithm, source, steps: int, chunk: int) -> float:
 
 def bare(algorithm, source, seconds: float) -> float:
     """Seconds per step of the very program of `fit` and nothing else."""
-    return statistics.mean(calls(program(algorithm, source), 1, seconds))
+    ready = program(algorithm, source)
+    return statistics.mean(step_times(ready, ready.initial_state(), 1, seconds))
 
 
 def by_hand(algorithm, source, steps: int) -> float:
@@ -193,7 +194,7 @@ def pipeline(report: Report) -> None:
             window = source.window(step, 1)
         jax.block_until_ready(window.batches)
 
-    eaten = measured(Case("configs/vae/vae_mnist.py"), 2.0).p50
+    eaten = measure_case(Case("configs/vae/vae_mnist.py"), 2.0).p50
     seconds = in_turns({"fed": fed})["fed"] / steps
     what = f"a batch of {size} images of 28x28 from a streamed source"
     report.row(what, seconds, "step of vae_mnist", eaten, ">= 5")

@@ -1,6 +1,6 @@
 """Metrics of samples against pytorch-fid and prdc: the same features, the same numbers, then seconds and memory.
 
-python -m benchmarks.speed.metrics [--only Frechet] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.speed.metrics [--only Frechet]          (needs the `bench` extra)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gaussian mixtures: seconds per EM iteration against scikit-learn and gmmx, from the same parameters on the same data.
 
-python -m benchmarks.speed.mixture [--write README.md] [--only full]      needs the extra `bench`
+python -m benchmarks.speed.mixture [--only full]      needs the extra `bench`
 
 Before anything is timed, all take the same iterations from the same start, and their mean log-likelihoods must agree.
 """

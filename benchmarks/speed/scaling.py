@@ -1,6 +1,6 @@
 """How EM and descent scale over processes and devices of this machine, and on paper over accelerators.
 
-python -m benchmarks.speed.scaling [--only GMM] [--write README.md]
+python -m benchmarks.speed.scaling [--only GMM]
 
 Processes are pinned to a core each: one process on one core against two on two, with the same data (strong scaling) and
 with as much data for each (weak scaling). Devices of a CPU share its cores: a batch divided over them shows what
@@ -52,7 +52,7 @@ def worker(case: str) -> None:
     start_processes()
     model, x = problem(name, int(times))
     ready = program(em(model), Resident({"x": x}), 1, Layout())
-    state, seen = ready.state, []
+    state, seen = ready.initial_state(), []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         state, _, token = ready.advance(state, ready.zeros(), ready.source.window(0, 1), 1)
@@ -103,7 +103,7 @@ def main() -> None:
         over_devices(report)
     if only in "accelerators":
         header, rows = table([step_work(Case(config)) for config in LARGE])
-        said = "On paper, a large config of each family on H100s, by the formula of `gen_jax/benchmark/estimate.py`"
+        said = "On paper, a large config of each family on H100s, by the formula of `gen_jax/profiling/projection.py`"
         report.note(f"{said} ({Cluster()}):\n\n{markdown_table(header, rows)}")
     report.finish()
 

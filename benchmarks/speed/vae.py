@@ -1,6 +1,6 @@
 """VAEs against Keras on TensorFlow, PyTorch and Flax: the same networks, data and optimizer, rivals in turns.
 
-python -m benchmarks.speed.vae [--only conv] [--write README.md]          (needs the `bench` extra)
+python -m benchmarks.speed.vae [--only conv]          (needs the `bench` extra)
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Neural spline flow on 8x8 digits given their labels: p(x | y).
 
 python train.py configs/flow/conditional_nsf_digits.py
+
+Results (95 s, 1 x cpu, 2 cores, 2026-11-23): likelihood ≤ 1.94 ± 0.02 bits/dim.
 """
 
 from functools import partial

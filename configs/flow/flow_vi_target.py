@@ -1,6 +1,9 @@
 """Variational inference with a flow: a known density, up to its constant, by the reverse KL (Rezende & Mohamed 2015).
 
 python train.py configs/flow/flow_vi_target.py
+
+Results (50 s, 1 x cpu, 2 cores, 2026-11-23): likelihood = -1.627 ± 0.04 nats; log_integral 0.6333 ± 0.0002
+nats.
 """
 
 from functools import partial

@@ -1,6 +1,9 @@
 """Neural spline flow on 8x8 digits, as vectors (Durkan et al. 2019, arXiv:1906.04032).
 
 python train.py configs/flow/nsf_digits.py
+
+Results (101 s, 1 x cpu, 2 cores, 2026-11-23): likelihood ≤ 2.017 ± 0.02 bits/dim; frechet_distance@digits_cnn
+9.869 ± 0.2 features^2; classes 10 of 10; class_kl 0.01065 nats; confidence 0.9126 ± 0.001 share.
 """
 
 from functools import partial

@@ -1,6 +1,8 @@
 """Planar flow on two rings (Rezende & Mohamed 2015, arXiv:1505.05770).
 
 python train.py configs/flow/planar_rings.py
+
+Results (34 s, 1 x cpu, 2 cores, 2026-11-23): likelihood = -2.061 ± 0.04 nats.
 """
 
 from gen_jax import plots

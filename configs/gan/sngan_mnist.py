@@ -3,6 +3,9 @@
 python -m gen_jax data prepare mnist --manual-dir DIR
 python train.py configs/gan/sngan_mnist.py                                   # on two cores
 python train.py configs/gan/sngan_mnist.py --width 128 --steps 50000         # on an accelerator
+
+Results (1659 s, 1 x cpu, 2 cores, 2026-11-27): classes 10 of 10; class_kl 0.09073 ± 0.006 nats; confidence
+0.8088 ± 0.003 share; frechet_distance@mnist_cnn_50000 84.81 ± 1 features^2.
 """
 
 from typing import Literal

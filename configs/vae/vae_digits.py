@@ -2,6 +2,10 @@
 
 python train.py configs/vae/vae_digits.py
 python train.py configs/vae/vae_digits.py --prior vamp --bound iwae --samples 5
+
+Results (116 s, 1 x cpu, 2 cores, 2026-11-22): likelihood ≤ 1.859 ± 0.02 bits/dim; frechet_distance@digits_cnn
+15.25 ± 0.5 features^2; classes 10 of 10; class_kl 0.01491 nats; confidence 0.8997 ± 0.002 share;
+latent_accuracy 0.8667 ± 0.03 share; active_units 8 of 16; reconstruction_rmse 1.686 ± 0.03 units of x.
 """
 
 from functools import partial

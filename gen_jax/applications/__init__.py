@@ -1,1 +1,1 @@
-"""What trained models are used for, one module per task; each asks models for abilities, not for classes."""
+"""Applications of trained models, one module per task; each depends on protocols, not on model classes."""

@@ -1,7 +1,7 @@
-"""Imputation: conditional samples p(x_missing | x_observed) of models with latent vectors and of flows.
+"""Imputation: samples from p(x_missing | x_observed) for models with latent vectors and for flows.
 
-Where `mask` is True, x was observed; the values elsewhere are never read. `impute` chooses a method by what a model
-offers: `importance` or `pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`.
+Where `mask` is True, x was observed; the values elsewhere are never read. Methods by protocol: `importance` or
+`pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,20 @@ from jax import Array, lax
 from gen_jax.core import Batch, Invertible, Latent, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 
+__all__ = [
+    "Method",
+    "check",
+    "default_method",
+    "importance",
+    "impute",
+    "in_order",
+    "is_prefix",
+    "latent_walk",
+    "log_prob_observed",
+    "pseudo_gibbs",
+    "weighted",
+]
+
 Method = Callable[..., Array]  # (model, state, batch, mask, key, n) -> (n, B, *x)
 
 
@@ -32,11 +46,11 @@ def impute(
 ) -> Array:
     """Draws n completions (n, B, *x) of x (B, *x), which is kept where `mask` (B, *x) is True.
 
-    batch: x, or a batch where the model is conditional.
-    method: by default `importance` for a model with latent vectors; for a flow `in_order` (exact) where every layer is
-    autoregressive in the order of x and each mask observes a first part of x, else `latent_walk`.
+    batch: x, or a batch for a conditional model.
+    method: by default `importance` for a model with latent vectors; for a flow `in_order` (exact) if every layer is
+    autoregressive in the order of x and each mask observes a prefix of x, else `latent_walk`.
 
-    Raises ValueError for a mask of another shape and, outside of jit, for examples without any observed value.
+    Raises ValueError for a mask of another shape and, outside jit, for examples without any observed value.
     """
     batch = batch if isinstance(batch, Mapping) else {"x": batch}
     check(batch["x"], mask)
@@ -44,7 +58,7 @@ def impute(
 
 
 def default_method(model: Latent | Invertible, mask: Array) -> Method:
-    """The method that `impute` takes for a model and a mask."""
+    """The default method of `impute` for a model and a mask."""
     if isinstance(model, Latent):
         return importance
     if isinstance(model, Invertible):
@@ -53,7 +67,7 @@ def default_method(model: Latent | Invertible, mask: Array) -> Method:
 
 
 def check(x: Array, mask: Array) -> None:
-    """Refuses masks that do not fit the data."""
+    """Raises ValueError for masks that do not fit the data."""
     if jnp.shape(mask) != x.shape:
         raise ValueError(f"mask must have the shape of x, {x.shape}, got {jnp.shape(mask)}")
     mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
@@ -74,8 +88,8 @@ def pseudo_gibbs(
 ) -> Array:
     """Alternates z ~ q(z | x) and x_missing ~ p(x | z) (Rezende, Mohamed & Wierstra 2014, appendix F).
 
-    That is exact only as far as q is. `corrected` accepts each z as Metropolis and Hastings would, which makes
-    p(x_missing | x_observed) the stationary distribution whatever q is (Mattei & Frellsen 2018, algorithm 1).
+    Exact only if q is. `corrected` adds a Metropolis-Hastings step for each z, which makes p(x_missing | x_observed)
+    the stationary distribution for any q (Mattei & Frellsen 2018, algorithm 1).
     """
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
@@ -94,7 +108,7 @@ def pseudo_gibbs(
         if corrected:
             ratio = joint(new, now) - log_new - joint(z, now) + posterior.log_prob(z)
             accepted = jnp.log(jax.random.uniform(fold_in(key, "accept", i), ratio.shape)) < ratio
-            # The start is from the prior, far away; the first sweeps find the region.
+            # The chain starts from the prior, far away; the first sweeps are burn-in.
             new = jnp.where((accepted | (i < sweeps // 4))[:, None], new, z)
         return (new, filled(new, fold_in(key, "x", i))), None
 
@@ -106,9 +120,9 @@ def pseudo_gibbs(
 def importance(
     model: Any, state: State, batch: Batch, mask: Array, key: Array, n: int, proposals: int = 1000, sweeps: int = 10
 ) -> Array:
-    """Resamples z by importance, then draws x_missing ~ p(x | z) (Mattei & Frellsen 2019, section 3.2).
+    """Resamples z by importance weights, then draws x_missing ~ p(x | z) (Mattei & Frellsen 2019, section 3.2).
 
-    See `weighted` for the proposals; exact as their number grows.
+    See `weighted` for the proposals; exact in the limit of many.
     """
     z, log_weights = weighted(model, state, batch, mask, fold_in(key, "proposals"), proposals, sweeps)
     chosen = jax.random.categorical(fold_in(key, "chosen"), log_weights, axis=0, shape=(n, log_weights.shape[1]))
@@ -122,7 +136,7 @@ def importance(
 def log_prob_observed(
     model: Any, state: State, batch: Batch, mask: Array, key: Array, proposals: int = 1000, sweeps: int = 10
 ) -> Array:
-    """(B,) estimates of log p(x_observed) in nats, low on average, less so with more proposals."""
+    """(B,) estimates of log p(x_observed) in nats, biased downward, less so with more proposals."""
     _, log_weights = weighted(model, state, batch, mask, key, proposals, sweeps)
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(proposals)
 
@@ -132,12 +146,12 @@ def weighted(
 ) -> tuple[Array, Array]:
     """(k, B, latent) proposals for z, and the logarithms (k, B) of their weights p(x_observed, z) / r(z).
 
-    r is half the prior and half the posterior of x completed by a few sweeps of pseudo-Gibbs: the second finds the
-    region, the first bounds the weights (Hesterberg 1995).
+    r is an equal mixture of the prior, which bounds the weights (Hesterberg 1995), and the posterior of x completed by
+    a few pseudo-Gibbs sweeps, which finds the high-density region.
     """
     completed = pseudo_gibbs(model, state, batch, mask, fold_in(key, "sweeps"), 1, sweeps, corrected=False)[0]
     posterior, prior = model.encode(state, {**batch, "x": completed}), model.prior_of(state)
-    share = (proposals // 2) / proposals  # of the prior
+    share = (proposals // 2) / proposals  # fraction drawn from the prior
     near = posterior.sample(seed=fold_in(key, "near"), sample_shape=(proposals - proposals // 2,))
     far = prior.sample(seed=fold_in(key, "far"), sample_shape=(proposals // 2, len(completed)))
     z = jnp.concatenate([near, far])
@@ -151,12 +165,12 @@ def weighted(
 
 
 def _tiled(batch: Batch, n: int) -> Batch:
-    """Every entry n times over: (n * B, ...)."""
+    """Every entry repeated n times: (n * B, ...)."""
     return jax.tree.map(lambda a: jnp.tile(a, (n, *[1] * (jnp.ndim(a) - 1))), dict(batch))
 
 
 def is_prefix(mask: Array) -> bool:
-    """Whether a first part of every example was observed; False where a mask is not known until a program runs."""
+    """Whether the mask of every example is a prefix; False for a traced mask."""
     if isinstance(mask, jax.core.Tracer):
         return False
     flat = np.asarray(mask).reshape(len(mask), -1)
@@ -164,8 +178,8 @@ def is_prefix(mask: Array) -> bool:
 
 
 def in_order(model: Any, state: State, batch: Batch, mask: Array, key: Array, n: int) -> Array:
-    """Exact draws from a flow that is triangular, with independent noise, where a first part of x was observed: the
-    noise of that part follows from it, and that of the rest is drawn."""
+    """Exact samples from a triangular flow with independent noise where a prefix of x was observed: the noise of the
+    prefix follows from it, and that of the rest is drawn."""
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
     distribution = model.distribution(state, tiled)
@@ -186,12 +200,12 @@ def latent_walk(
     width: float = 0.3,
     reach: tuple[float, float] = (0.01, 1.0),
 ) -> Array:
-    """Metropolis steps on the noise of a flow, of sizes between `reach` (Cannella et al. 2021, arXiv:2006.08686).
+    """Metropolis steps in the noise of a flow, with step sizes in `reach` (Cannella et al. 2021, arXiv:2006.08686).
 
-    Each chain walks over complete examples y. Its stationary distribution is p(y_missing, x_observed) with, beside it,
-    a normal about x_observed for y_observed, whose standard deviation is `width` times that of the model's own samples:
-    the missing part follows p(x_missing | x_observed) in the limit of many steps, whatever the width. How many depends
-    on the model: in a few dimensions the default does, in dozens of correlated ones it does not.
+    Each chain walks over complete examples y. Its stationary distribution is p(y_missing, x_observed) times a normal
+    around x_observed for y_observed, whose standard deviation is `width` times that of the model's samples: the missing
+    part follows p(x_missing | x_observed) in the limit of many steps, for any width. How many are needed depends on the
+    model: the default suffices in a few dimensions, not in dozens of correlated ones.
     """
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
@@ -222,6 +236,6 @@ def latent_walk(
 
 
 def _noise(distribution: Any, key: Array, x: Array) -> Array:
-    """Noise of a flow's base for every example of x, whether the base has a batch of its own or not."""
+    """Base noise of a flow for every example of x, whether or not the base is batched."""
     base = distribution.distribution
     return base.sample(seed=fold_in(key, "noise"), sample_shape=() if base.batch_shape else (len(x),))

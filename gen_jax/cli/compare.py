@@ -11,6 +11,8 @@ from tyro.conf import Positional
 from gen_jax.cli.options import DataDir, EncoderName, Samples, resolve_encoder
 from gen_jax.errors import UserError
 
+__all__ = ["compare"]
+
 
 def compare(
     workdirs: Positional[tuple[Path, ...]] = (),
@@ -21,27 +23,22 @@ def compare(
     encoder: EncoderName = "",
     samples: Samples = 10_000,
     seed: int = 0,
-    write: Path | None = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Measures runs of any family on the same data, and writes one table: .html with pictures, .md, .csv and .json.
+    """Evaluates runs of any family on the same data and writes one table: .html with figures, .md, .csv and .json.
 
     Args:
         workdirs: the working directories of runs
-        configs: config files, trained first where runs/NAME has not finished
-        data: a data set: given to configs that have a knob for it, demanded of all others
+        configs: config files, trained first if runs/NAME has not finished
+        data: a data set; set in configs that have a knob for it, required of all others
         split: train, validation, test, or a part such as test[:100]
-        seed: of the samples and of everything else that is drawn
+        seed: random seed for samples and everything else random
         out: the folder for the reports
-        write: also write the tables into this Markdown file, between its compare markers
     """
     from gen_jax.cli.compare_runs import compared, ready
-    from gen_jax.markdown import check_section, write_section
 
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
-    if write:
-        check_section(write, "compare")
     encode = resolve_encoder(encoder, samples)
     folders = [*workdirs, *ready(configs, data, data_dir)]
     if not folders:
@@ -52,5 +49,3 @@ def compare(
         terminal.print(table)
     print(*comparison.notes(), sep="\n")
     print("written:", *comparison.write(out))
-    if write:
-        write_section(write, "compare", comparison.markdown(level=4))

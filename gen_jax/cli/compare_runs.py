@@ -1,4 +1,4 @@
-"""Runs beside each other: trains those of configs that have not finished, and measures all of them alike."""
+"""Comparison of runs: trains configs whose run has not finished, then evaluates all runs in the same way."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, open_run, use_compilation_cache
 from gen_jax.workdir import default_workdir
 
+__all__ = ["compared", "ready"]
+
 
 def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Path]:
     """The working directories of configs with their default knobs, each trained or resumed in a process of its own.
 
-    data: what to set the knob of that name to, where a config has one.
+    data: the value for the knob of that name, in configs that have one.
     """
-    loaded = [load(path) for path in configs]  # all of them, before the first is trained
+    loaded = [load(path) for path in configs]  # load all before training the first
     loaded = [one.with_knobs({"data": data}) if data and "data" in one.defaults else one for one in loaded]
     for one in loaded:
         _same({str(one.path): _data_of(one)}, data)
@@ -61,14 +63,14 @@ def compared(
     seed: int,
     data_dir: Path | None,
 ) -> Comparison:
-    """All that applies to each run, and the split itself in the place of samples."""
+    """All applicable metrics of each run, and of the split itself in place of samples."""
     use_compilation_cache()
     if twice := {str(one) for one in workdirs if sum(one.resolve() == other.resolve() for other in workdirs) > 1}:
         raise UserError(f"{min(twice)} is named more than once")
-    open_encoder = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
-    for warning in filter(None, (warning for _, warning in open_encoder)):
+    opened = [open_run(workdir, data_dir=data_dir) for workdir in workdirs]
+    for warning in filter(None, (warning for _, warning in opened)):
         print(f"warning: {warning}", file=sys.stderr)
-    runs = [run for run, _ in open_encoder]
+    runs = [run for run, _ in opened]
     _same({str(run.workdir): run.data.name for run in runs}, data)
     if unready := [str(run.workdir) for run in runs if "step" not in run.folder.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
@@ -82,7 +84,7 @@ def compared(
         print(f"measuring {run.workdir}", flush=True)
         try:
             rows.append(_model_row(name, run, part, encoder, samples, seed))
-        except UserError as error:  # the others are shown all the same
+        except UserError as error:  # the others are still shown
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
         gc.collect()
@@ -95,10 +97,12 @@ def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None,
     model, state = run.experiment.model, averaged(run.state())
     found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
     summary = run.folder.summary()
-    if not summary.get("resumed_at"):  # else its time is of the last part only
+    if not summary.get("resumed_at"):  # otherwise only the time since the last resume is known
         device = run.folder.recorded()["environment"]["devices"][0]
-        found["run_seconds"] = Estimate(summary["seconds"], math.nan, "s", "exact", 1, device)
-    images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders see them
+        found["run_seconds"] = Estimate(
+            summary["seconds"], math.nan, "s", "exact", 1, device, "speed and cost", "lower"
+        )
+    images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders receive them
     figures = {"samples": plots.show({"samples": images})}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
@@ -106,7 +110,7 @@ def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None,
 
 
 def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
-    """What the split itself gets in the place of samples; of few examples, distances are biased upward."""
+    """Sample-quality metrics of the split itself; with few examples, distances are biased upward."""
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)
@@ -117,7 +121,7 @@ def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
 
 
 def _same(found: dict[str, str], data: str) -> None:
-    """Every run is of this data set, or of the same one."""
+    """Raises a UserError unless all runs use this data set, or, if "", the same one."""
     names = set(found.values())
     if data and names - {data}:
         where = next(one for one, name in found.items() if name != data)

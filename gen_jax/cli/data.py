@@ -12,6 +12,8 @@ from tyro.conf import Positional
 from gen_jax.cli.options import DataDir
 from gen_jax.errors import UserError
 
+__all__ = ["data"]
+
 
 def data(
     action: Positional[Literal["list", "prepare"]],
@@ -24,7 +26,7 @@ def data(
     Args:
         action: list, or prepare
         name: the data set to prepare
-        manual_dir: a folder that holds its original files, which are then not downloaded
+        manual_dir: a folder with its original files, which are then not downloaded
     """
     from gen_jax.data import catalogue
 

@@ -10,6 +10,8 @@ from tyro.conf import Positional
 from gen_jax.cli.options import DataDir, check_ending
 from gen_jax.errors import UserError
 
+__all__ = ["encoder"]
+
 
 def encoder(
     action: Positional[Literal["train", "convert"]],
@@ -18,13 +20,13 @@ def encoder(
     preprocessing: Literal["tensorflow", "pytorch_fid"] = "tensorflow",
     data_dir: DataDir = None,
 ) -> None:
-    """Makes an encoder for the features of images, in a file for --encoder.
+    """Creates a file with an image feature encoder, for --encoder.
 
     Args:
         action: train a small classifier, or convert the weights of the FID's Inception
         source: the data set to train on, or the PyTorch file (pt_inception-2015-12-05-6726825d.pth)
         out: the file to write (.safetensors)
-        preprocessing: of converted weights: how images are resized, as in the original or as in pytorch-fid
+        preprocessing: for converted weights, how images are resized: as in the original or as in pytorch-fid
     """
     check_ending(out, (".safetensors",))
     if not out.resolve().parent.is_dir():

@@ -15,6 +15,8 @@ from gen_jax.cli.options import (
 )
 from gen_jax.errors import UserError
 
+__all__ = ["evaluate"]
+
 
 def evaluate(
     workdir: Workdir,
@@ -27,12 +29,12 @@ def evaluate(
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Measures a trained model by all that applies to it, prints a table and writes WORKDIR/evaluation.json.
+    """Evaluates a trained model with all applicable metrics, prints a table and writes WORKDIR/evaluation.json.
 
     Args:
-        metrics: names of metrics, instead of all that apply and those of the config
+        metrics: names of metrics, instead of all applicable ones and those of the config
         split: train, validation, test, or a part such as test[:100]
-        seed: of the samples and of everything else that is drawn
+        seed: random seed for samples and everything else random
     """
     from gen_jax.evaluation.report import as_json, chosen, console, evaluator, table
     from gen_jax.evaluation.suite import suite
@@ -46,7 +48,7 @@ def evaluate(
     wanted = wanted if metrics is None else chosen(wanted, metrics)
     try:
         measure = evaluator(run.experiment.model, wanted, seed)
-    except AttributeError as error:  # a metric asks the model for something it does not have
+    except AttributeError as error:  # a metric needs something that the model lacks
         raise UserError(f"this model cannot be measured so: {error}") from None
     state = run.state(parse_step(step))
     found = measure(state, part)

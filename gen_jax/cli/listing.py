@@ -12,39 +12,35 @@ from tyro.conf import Positional
 
 from gen_jax.errors import UserError
 
+__all__ = ["configs"]
 
-def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"), write: Path | None = None) -> None:
-    """Lists the configs with the first line of what they say of themselves, and what they reached.
+
+def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"), out: Path | None = None) -> None:
+    """Lists the configs with the first line of their docstring and their results.
 
     Args:
-        folder: where they lie
-        runs: where their runs lie; a run with the default knobs shows its time and test metrics
-        write: write the table into this Markdown file, between its configs markers
+        folder: the folder of the configs
+        runs: the folder of their runs; a run with the default knobs shows its time and test metrics
+        out: write them to this JSON file
     """
-    from gen_jax.markdown import markdown_table, write_section
+    from gen_jax.logs import write_json
 
     files = sorted(folder.rglob("*.py"))
     if not files:
         raise UserError(f"there are no configs in {folder}")
-    header = ["config", "what it is", "test split", "whole run", "device, date"]
-    rows = []
+    table = Table()
+    table.add_column("config", no_wrap=True)
+    table.add_column("description; test split")
+    record = {}
     for path in files:
         said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-        rows.append([path.stem, said, *_reached(runs / path.stem)])
-    if write:
-        write_section(write, "configs", markdown_table(header, [[f"`{row[0]}`", *row[1:]] for row in rows]))
-    table = Table()
-    table.add_column(header[0], no_wrap=True)
-    table.add_column("what it is; test split")
-    for name, said, reached, *_ in rows:
-        table.add_row(name, f"{said}\n{reached}".strip())
+        reached, time, where = _reached(runs / path.stem)
+        table.add_row(path.stem, f"{said}\n{reached}".strip())
+        if reached:
+            record[path.stem] = {"reached": reached, "time": time, "where": where}
     Console().print(table)
-
-
-HEADLINES = (
-    "frechet_distance classes class_kl confidence modes high_quality reverse_kl accuracy train_on_synthetic "
-    "latent_accuracy active_units reconstruction_rmse log_integral"
-).split()
+    if out:
+        write_json(out, record)
 
 
 def _reached(workdir: Path) -> list[str]:
@@ -66,7 +62,7 @@ def _reached(workdir: Path) -> list[str]:
         return f"{label}{e.value:.4g}{error} {unit}".strip()
 
     texts = [said(f"likelihood {sign(e)}", e, name[12:-1]) for name, e in tightest(found).items()]
-    texts += [said(f"{name} ", e, e.unit) for name, e in found.items() if name.partition("@")[0] in HEADLINES]
+    texts += [said(f"{name} ", e, e.unit) for name, e in found.items() if e.headline]
     time = f"{summary['seconds']:.0f} s" if not summary["resumed_at"] else "resumed"
     devices = record["environment"]["devices"]
     where = f"{len(devices)} x {devices[0]}, {record['environment']['cores']} cores, {summary['finished'].split()[0]}"

@@ -20,6 +20,8 @@ from gen_jax.cli.sample import sample
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.errors import UserError
 
+__all__ = ["COMMANDS", "main", "train", "train_main"]
+
 COMMANDS = (sample, evaluate, compare, bench, encoder, plot, animate, data, configs)
 
 
@@ -53,7 +55,7 @@ def train_main(arguments: list[str]) -> None:
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., tuple[Callable[..., None], dict[str, Any]]]:
-    """A function with the same arguments that returns them with the command instead of running it."""
+    """A function with the same signature that returns the command and its arguments instead of running it."""
 
     @functools.wraps(command)
     def parsed(**options: Any):

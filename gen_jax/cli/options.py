@@ -10,6 +10,20 @@ from tyro.conf import Positional, arg
 
 from gen_jax.errors import UserError
 
+__all__ = [
+    "PICTURES",
+    "ConfigPath",
+    "DataDir",
+    "EncoderName",
+    "Samples",
+    "Step",
+    "Workdir",
+    "check_ending",
+    "open_workdir",
+    "parse_step",
+    "resolve_encoder",
+]
+
 PICTURES = (".png", ".pdf", ".svg")
 Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
 Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]

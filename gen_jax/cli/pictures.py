@@ -7,12 +7,14 @@ from pathlib import Path
 from gen_jax.cli.options import PICTURES, Workdir, check_ending
 from gen_jax.errors import UserError
 
+__all__ = ["animate", "plot"]
+
 
 def plot(workdir: Workdir, out: Path | None = None) -> None:
     """Draws the learning curves of a run.
 
     Args:
-        out: the picture; by default WORKDIR/curves.png
+        out: the figure; by default WORKDIR/curves.png
     """
     from gen_jax import plots
     from gen_jax.logs import read_metrics
@@ -27,12 +29,12 @@ def plot(workdir: Workdir, out: Path | None = None) -> None:
 
 
 def animate(workdir: Workdir, name: str = "samples", out: Path | None = None, seconds: float = 6.0) -> None:
-    """Joins the pictures that a run has drawn while it trained, from the same noise each time, into an animation.
+    """Joins the figures a run has plotted during training, from the same noise each time, into an animation.
 
     Args:
-        name: which picture, e.g. samples or generator_density
+        name: name of the figure, e.g. samples or generator_density
         out: the animation (.gif); by default WORKDIR/NAME.gif
-        seconds: how long it takes
+        seconds: duration
     """
     out = out or workdir / f"{name}.gif"
     check_ending(out, (".gif",))

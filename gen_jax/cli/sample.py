@@ -8,6 +8,8 @@ from typing import Any
 from gen_jax.cli.options import PICTURES, ConfigPath, DataDir, Step, Workdir, check_ending, open_workdir, parse_step
 from gen_jax.errors import UserError
 
+__all__ = ["sample"]
+
 
 def sample(
     workdir: Workdir,
@@ -19,13 +21,13 @@ def sample(
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Draws new examples from a trained model.
+    """Draws samples from a trained model.
 
     Args:
-        n: how many
-        out: a picture (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
-        seed: another seed, other examples
-        label: their class, for a model conditioned on labels; by default every class in turn
+        n: number of samples
+        out: a figure (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
+        seed: random seed
+        label: class of the samples, for a model conditioned on labels; by default every class in turn
     """
     out = out or workdir / "samples.png"
     check_ending(out, (*PICTURES, ".npz"))
@@ -52,7 +54,7 @@ def sample(
 
 
 def _of_class(model: Any, label: int, n: int) -> dict[str, Any]:
-    """The condition of n examples of one class."""
+    """The condition for n samples of one class."""
     import numpy as np
 
     from gen_jax.core import Conditional

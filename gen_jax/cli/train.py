@@ -15,17 +15,21 @@ from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
 from gen_jax.errors import UserError
 
+__all__ = ["Options", "parse", "show_summary", "train"]
+
 
 @dataclass(frozen=True)
 class Options:
-    """What every run can be told, beside the knobs of its config."""
+    """Command-line options of a run, besides the knobs of its config."""
 
     workdir: Annotated[
         Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
     ] = None
     seed: Annotated[int, tyro.conf.arg(help="seed of everything random")] = 0
     devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
-    distributed: Annotated[bool, tyro.conf.arg(help="join the other processes of this run; see the README")] = False
+    distributed: Annotated[
+        bool, tyro.conf.arg(help="join the other processes of this run; see docs/guides/devices.md")
+    ] = False
     force: Annotated[bool, tyro.conf.arg(help="go on in a working directory of other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
@@ -77,7 +81,7 @@ def train(path: str, arguments: Sequence[str]) -> None:
 
 
 def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
-    """What was reached, and where things lie."""
+    """Prints the results of a run and the paths of its files."""
     from gen_jax.evaluation.report import console, from_json, table
 
     terminal = console()

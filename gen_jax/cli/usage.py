@@ -1,4 +1,4 @@
-"""Usage errors of the command line in one line."""
+"""One-line usage errors for the command line."""
 
 import contextlib
 import io
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from gen_jax.errors import UserError
 
+__all__ = ["one_line_usage_errors"]
+
 
 @contextlib.contextmanager
 def one_line_usage_errors() -> Iterator[None]:
-    """Turns the box in which tyro explains a wrong argument into a UserError with its first line."""
+    """Turns tyro's boxed message about an invalid argument into a UserError with its first line."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -21,7 +23,7 @@ def one_line_usage_errors() -> Iterator[None]:
 
 
 def _said_in_box(text: str) -> str:
-    """The message in a box of lines: the part between its title and what it says about help."""
+    """The message inside the box: the part between its title and the hint about --help."""
     parts: list[list[str]] = [[]]
     for line in text.splitlines():
         line = line.strip().strip("|│").strip()

@@ -10,3 +10,18 @@ from gen_jax.data.transforms import (
     scale,
     threshold,
 )
+
+__all__ = [
+    "CATALOGUE",
+    "Dataset",
+    "Resident",
+    "Streamed",
+    "binarize",
+    "binarize_once",
+    "dequantize",
+    "dequantize_once",
+    "load",
+    "prepare",
+    "scale",
+    "threshold",
+]

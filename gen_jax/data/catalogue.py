@@ -1,8 +1,8 @@
-"""Data sets by name: our own offline builders, and the whole tensorflow-datasets catalogue through the same calls.
+"""Data sets by name: our own offline builders, and the whole tensorflow-datasets catalog through the same calls.
 
 load("digits")["train"]["x"]            # embedded: prepared on first use, without network or TensorFlow
 prepare("mnist", manual_dir="...")      # from its original files, or downloaded
-prepare("cifar10")                      # any catalogue name; needs the `tfds` extra
+prepare("cifar10")                      # any catalog name; needs the `tfds` extra
 """
 
 from __future__ import annotations
@@ -29,6 +29,22 @@ import numpy as np
 
 from gen_jax.errors import UserError
 
+__all__ = [
+    "CATALOGUE",
+    "INFO",
+    "Arrays",
+    "DataInfo",
+    "Dataset",
+    "Row",
+    "describe",
+    "first_available",
+    "is_prepared",
+    "load",
+    "prepare",
+    "use_data_dir",
+    "validation_split",
+]
+
 Arrays = Mapping[str, np.ndarray]  # "x" holds the observations (N, ...); all entries have the same length
 _DATA_DIR: ContextVar[Path | None] = ContextVar("data_dir", default=None)
 
@@ -38,13 +54,13 @@ INFO = "info.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One of our own builders: where it lives, whether it can be made on the spot, and what it is."""
+    """An entry for one of our own builders: its module and class, a summary, and whether it needs no download."""
 
     module: str
     builder: str
     summary: str
     embedded: bool = True
-    held_out: str = ""  # from which training example on they validate, where there is no split for that
+    held_out: str = ""  # start of the validation part of the training split, for sets without a validation split
 
 
 CATALOGUE = {
@@ -70,27 +86,27 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a data set is, for configs to read instead of repeating it."""
+    """Properties of a data set, for configs to read instead of repeating them."""
 
-    shape: tuple[int, ...]  # of one example of "x"
-    levels: int | None = None  # of integer data 0 .. levels - 1
-    classes: int | None = None  # of "label"
+    shape: tuple[int, ...]  # shape of one example of "x"
+    levels: int | None = None  # for integer data 0 .. levels - 1
+    classes: int | None = None  # number of values of "label"
     class_names: tuple[str, ...] = ()
-    vocabulary: tuple[str, ...] = ()  # of tokens
+    vocabulary: tuple[str, ...] = ()  # token strings
     digest: str = ""  # SHA-256 of all arrays
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Named splits of arrays. `data["train"]`, or a part of one: `data["train[:50000]"]`, `data["train[90%:]"]`."""
+    """Named splits of arrays. `data["train"]`, or a slice of one: `data["train[:50000]"]`, `data["train[90%:]"]`."""
 
     name: str
     splits: Mapping[str, Arrays]
-    described: Mapping[str, Any] | None = None  # the fields of `info`, where they are known already
+    described: Mapping[str, Any] | None = None  # the fields of `info`, where already known
 
     @cached_property
     def info(self) -> DataInfo:
-        """Shape, levels, classes, names and content of the data."""
+        """Shape, levels, classes, names and content hash of the data."""
         return DataInfo(**(self.described or describe(self.splits)))
 
     def __getitem__(self, split: str) -> Arrays:
@@ -112,7 +128,7 @@ def _position(number: str | None, percent: str, size: int) -> int | None:
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """A data set as arrays in memory (mapped from disk). Embedded sets are prepared on first use."""
+    """Loads a data set as arrays (memory-mapped from disk). Embedded sets are prepared on first use."""
     row = CATALOGUE.get(name)
     if row is None:
         return _load_catalogue(name, data_dir)
@@ -129,7 +145,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
 
 @contextmanager
 def use_data_dir(folder: str | os.PathLike | None) -> Iterator[None]:
-    """Makes `load` and `prepare` look in this folder where they are given none; None changes nothing."""
+    """Sets the default folder of `load` and `prepare`; None changes nothing."""
     token = _DATA_DIR.set(_DATA_DIR.get() if folder is None else Path(folder))
     try:
         yield
@@ -138,7 +154,7 @@ def use_data_dir(folder: str | os.PathLike | None) -> Iterator[None]:
 
 
 def describe(splits: Mapping[str, Arrays]) -> dict[str, Any]:
-    """The fields of `DataInfo` that arrays tell by themselves; integer labels are taken to be class numbers from 0."""
+    """The fields of `DataInfo` inferred from arrays; integer labels are assumed to be class indices from 0."""
     first = next(iter(splits.values()))
     labels = [np.asarray(arrays["label"]) for arrays in splits.values() if "label" in arrays]
     classes = 1 + max(int(a.max()) for a in labels) if labels and labels[0].dtype.kind in "iu" else None
@@ -153,7 +169,7 @@ def describe(splits: Mapping[str, Arrays]) -> dict[str, Any]:
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None) -> Path:
-    """Makes a data set ready for `load`; files found in `manual_dir` are not downloaded. Returns its folder."""
+    """Prepares a data set for `load`; files found in `manual_dir` are not downloaded. Returns its folder."""
     row = CATALOGUE.get(name)
     if row is None:
         return _prepare_catalogue(name, data_dir, manual_dir)
@@ -174,17 +190,17 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
-    """Whether one of our own sets lies ready in `data_dir`."""
+    """Whether one of our own sets is prepared in `data_dir`."""
     return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
 
 
 def first_available(*names: str) -> str:
-    """The first of these sets that is prepared or can be made on the spot: the real one, or a stand-in for it."""
+    """The first of these sets that is prepared or embedded: the real one, or a stand-in for it."""
     return next(name for name in names if CATALOGUE[name].embedded or is_prepared(name))
 
 
 def validation_split(name: str) -> dict[str, str]:
-    """The splits of a set to train and validate on, as an Experiment takes them: its own, or a part of the training."""
+    """Training and validation splits of a set, as fields of an Experiment: its own, or parts of the training split."""
     start = CATALOGUE[name].held_out if name in CATALOGUE else ""
     return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}
 
@@ -194,14 +210,14 @@ def _root(data_dir: str | os.PathLike | None) -> Path:
 
 
 def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
-    """The folder of one of our sets, named after the text of its builder: a changed builder prepares anew."""
+    """The folder of one of our sets, named by a hash of its builder's source: a changed builder prepares anew."""
     text = Path(__file__).with_name("builders").joinpath(f"{row.module}.py").read_bytes()
     return _root(data_dir) / "gen_jax" / name / hashlib.sha256(text).hexdigest()[:12]
 
 
 @contextmanager
 def _locked(home: Path):
-    """One process prepares, the others wait for it."""
+    """Locks a folder: one process prepares, the others wait."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = open(home / "lock", "w")
@@ -215,7 +231,7 @@ def _locked(home: Path):
 
 
 def _tfds():
-    """tensorflow_datasets, kept from probing a cloud bucket: without a network that can take minutes."""
+    """Imports tensorflow_datasets without its probe of a cloud bucket, which can take minutes without a network."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils import gcs_utils
 
@@ -248,16 +264,17 @@ def _all(source) -> dict[str, np.ndarray]:
 
 
 def _write_all(folder: Path, builder: Any, levels: int | None = None) -> None:
-    """All splits of a prepared builder, and what its features say of them."""
+    """Writes all splits of a prepared builder, and the metadata of its features."""
     splits = {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits}
-    features, own = dict(builder.info.features), {} if levels is None else {"levels": levels}
+    features = dict(builder.info.features)
+    own: dict[str, Any] = {} if levels is None else {"levels": levels}
     if isinstance(label := features.get("label"), _tfds().features.ClassLabel):
         own |= {"classes": label.num_classes, "class_names": tuple(label.names)}
     _write(folder, splits, {**describe(splits), **own})
 
 
 def _write(folder: Path, splits: Mapping[str, Arrays], info: Mapping[str, Any]) -> None:
-    """Arrays as one .npy file each beside info.json, complete or not there at all."""
+    """Writes arrays as one .npy file each beside info.json, atomically."""
     draft = folder.with_name(f"{folder.name}-incomplete")
     shutil.rmtree(draft, ignore_errors=True)
     for split, arrays in splits.items():
@@ -269,7 +286,7 @@ def _write(folder: Path, splits: Mapping[str, Arrays], info: Mapping[str, Any]) 
 
 
 def _open(name: str, folder: Path) -> Dataset:
-    """A prepared data set, its arrays mapped from disk."""
+    """Opens a prepared data set, its arrays memory-mapped from disk."""
     splits = {
         split.name: {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(split.glob("*.npy"))}
         for split in sorted(folder.iterdir())

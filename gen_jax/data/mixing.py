@@ -1,6 +1,6 @@
-"""Sources composed of sources: unpaired domains, mixtures, and windows of one long stream of tokens.
+"""Composed sources: unpaired domains, mixtures, and windows of one long token stream.
 
-Each is a `core.Source` like its members, so that chunks, several devices and exact resume hold for it as for them.
+Each is a `core.Source` like its members, so chunks, several devices and exact resumption work as for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Mixed", "TokenWindows", "Unpaired"]
 
 
 class _Composed:
-    """What is done to every member."""
+    """Methods applied to every member."""
 
     sources: Mapping[str, Any] | Sequence[Any]
 
@@ -55,10 +55,10 @@ class _Composed:
 @partial(jax.tree_util.register_dataclass, data_fields=["sources"], meta_fields=["batch_size"])
 @dataclass(frozen=True)
 class Unpaired(_Composed):
-    """Domains without pairs: `Unpaired.of(x=photos, y=paintings)`, each of its own length and in its own order.
+    """Unpaired domains: `Unpaired.of(x=photos, y=paintings)`, each with its own length and order.
 
     The entry "x" of the source called "y" becomes "y", its other entries "y_label" and so on. Give the sources
-    different seeds: with equal lengths and seeds they would be visited in the same order.
+    different seeds: with equal lengths and seeds they are visited in the same order.
     """
 
     sources: Mapping[str, Any]
@@ -83,9 +83,9 @@ class Unpaired(_Composed):
 @partial(jax.tree_util.register_dataclass, data_fields=["sources"], meta_fields=["batch_size"])
 @dataclass(frozen=True)
 class Mixed(_Composed):
-    """A mixture: every batch is made of the batches of all sources, whose sizes are their weights.
+    """A mixture: every batch concatenates the batches of all sources; their sizes are the mixture weights.
 
-    Entries that not all sources have are left out; "source" (B,) tells the number of each example's source.
+    Entries that not all sources have are dropped; "source" (B,) is the index of each example's source.
     """
 
     sources: Sequence[Any]
@@ -111,9 +111,9 @@ class Mixed(_Composed):
 @partial(jax.tree_util.register_dataclass, data_fields=["tokens", "seed"], meta_fields=["length", "batch", "shuffle"])
 @dataclass(frozen=True)
 class TokenWindows:
-    """Windows of one stream of tokens (N,): "x" (B, length), each window visited once per epoch, in a new order.
+    """Windows of one token stream (N,): "x" (B, length), each window visited once per epoch, in a new order.
 
-    Windows begin at multiples of `length` plus an offset that changes with every epoch, so that over the epochs every
+    Windows begin at multiples of `length` plus an offset that changes every epoch, so that over the epochs every
     position is predicted from contexts of every length.
     """
 
@@ -129,7 +129,7 @@ class TokenWindows:
 
     @property
     def windows(self) -> int:
-        """Windows per epoch: of any offset below `length`."""
+        """Windows per epoch, valid for any offset below `length`."""
         return (len(self.tokens) - self.length + 1) // self.length
 
     def batch_at(self, step: Array | int) -> Batch:

@@ -1,6 +1,8 @@
-"""Where the modes of the mode-collapse sets lie, for their builders and their metrics."""
+"""Mode centers of the mode-collapse sets, for their builders and their metrics."""
 
 import numpy as np
+
+__all__ = ["grid", "ring"]
 
 
 def ring(modes: int = 8, radius: float = 1.0) -> np.ndarray:

@@ -2,15 +2,15 @@
 
 `Resident` keeps its arrays on the device and is traced into the compiled step. `Streamed` reads records on the host in
 a thread. Both visit the examples in the same order: in each epoch a new permutation keyed by (seed, epoch) and computed
-element by element, in O(batch) per step. With a batch of B from N examples an epoch has N // B steps, and the N mod B
-examples left over differ from epoch to epoch.
+element by element, in O(batch) per step. With batch size B and N examples an epoch has N // B steps, and the N mod B
+examples dropped differ from epoch to epoch.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,15 +25,27 @@ from gen_jax.core import Batch, fold_in
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
+__all__ = [
+    "Arrays",
+    "Resident",
+    "Streamed",
+    "Window",
+    "apply_transforms",
+    "check_arrays",
+    "check_division",
+    "epoch",
+    "permute",
+]
+
 Arrays = Mapping[str, Any]
 _ROUNDS = 32
 
 
 def permute(index, size: int, seed, epoch):
-    """Where `index` goes in the permutation of 0 .. size - 1 named by (seed, epoch). NumPy and JAX arrays alike.
+    """Maps `index` by the permutation of 0 .. size - 1 keyed by (seed, epoch). Takes NumPy or JAX arrays.
 
     A swap-or-not network (Hoang, Morris & Rogaway 2012): each round pairs every position x with k - x (mod size) and
-    exchanges the pair or not by one hashed bit, so it is a bijection for every size, without sorting or tables.
+    swaps the pair or not by one hashed bit, so it is a bijection for every size, without sorting or tables.
     """
     xp = np if isinstance(index, np.ndarray) else jnp
     size, key = xp.uint32(size), _hash(_hash(xp.asarray(seed, xp.uint32)) + xp.asarray(epoch, xp.uint32))
@@ -49,13 +61,13 @@ def permute(index, size: int, seed, epoch):
     if xp is np:
         for i in range(_ROUNDS):
             x = exchange(i, x)
-    else:  # as a loop: unrolled, some versions of XLA take minutes to compile it
+    else:  # a loop: some versions of XLA take minutes to compile it unrolled
         x = lax.fori_loop(0, _ROUNDS, exchange, x)
     return x.astype(xp.int32)
 
 
 def _hash(x):
-    """The 32-bit finalizer of MurmurHash3: every input bit reaches every output bit."""
+    """The 32-bit finalizer of MurmurHash3: every input bit affects every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
         x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
@@ -63,7 +75,7 @@ def _hash(x):
 
 
 def _order(step, size: int, batch: int, seed, shuffle: bool):
-    """(B,) the examples of a step."""
+    """(B,) indices of the examples of a step."""
     xp = jnp if isinstance(step, jax.Array) else np
     per_epoch = size // batch
     index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
@@ -71,7 +83,7 @@ def _order(step, size: int, batch: int, seed, shuffle: bool):
 
 
 def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
-    """A raw batch as the model sees it; noise is keyed by (seed, step)."""
+    """Applies the transforms to a raw batch; noise is keyed by (seed, step)."""
     for i, transform in enumerate(transforms):
         raw = transform(raw, fold_in(jax.random.key(seed), "data", i, step))
     return raw
@@ -84,9 +96,9 @@ def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) 
 )
 @dataclass(frozen=True)
 class Resident:
-    """Arrays on the device, all with the same leading axis. `batch=None` is all of them at every step, in order.
+    """Arrays on the device, all with the same leading axis. `batch=None`: all examples at every step, in order.
 
-    missing: NaN in "x" marks missing values, for models that take them. name: of the data, for messages.
+    missing: NaN in "x" marks missing values, for models that accept them. name: of the data, for messages.
     """
 
     arrays: Arrays
@@ -138,7 +150,7 @@ class Resident:
 @partial(jax.tree_util.register_dataclass, data_fields=["batches", "start", "seed"], meta_fields=["transforms"])
 @dataclass(frozen=True)
 class Window:
-    """The raw batches of some consecutive steps, stacked: (n, B, ...)."""
+    """The raw batches of consecutive steps, stacked: (n, B, ...)."""
 
     batches: Arrays
     start: Any
@@ -154,7 +166,7 @@ class Window:
 class Streamed:
     """Records read on the host, up to `prefetch` batches ahead of the training step.
 
-    `records(indices)` returns a dict of NumPy arrays (B, ...); `size` is how many there are. With several processes
+    `records(indices)` returns a dict of NumPy arrays (B, ...); `size` is the number of records. With several processes
     each reads only its `shard = (process, processes)` of every batch.
     """
 
@@ -166,8 +178,8 @@ class Streamed:
     seed: int = 0
     shard: tuple[int, int] = (0, 1)
     prefetch: int = 8
-    sharding: Any = None  # where windows (n, B, ...) lie; set by `place`
-    _reader: Iterator[Arrays] | None = field(default=None, repr=False)
+    sharding: Any = None  # sharding of windows (n, B, ...); set by `place`
+    _reader: Generator[Arrays, None, None] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
 
     def __post_init__(self):
@@ -179,14 +191,14 @@ class Streamed:
         return self.batch
 
     def batch_at(self, step: int) -> Batch:
-        """The batch of a step as the model sees it (this process's part)."""
+        """The transformed batch of a step (this process's part)."""
         return apply_transforms(jax.tree.map(jnp.asarray, self._read(int(step))), self.transforms, self.seed, step)
 
     def example(self) -> Window:
         return self._window(0, [self._read(0)])
 
     def window(self, step: int, n: int) -> Window:
-        """The n batches from `step` on, read ahead as long as the steps follow each other."""
+        """The n batches from `step` on, prefetched as long as calls are consecutive."""
         if self._reader is None or self._expected != step:
             self.close()
             self._reader = _ahead(lambda i: self._read(step + i), self.prefetch)
@@ -198,7 +210,7 @@ class Streamed:
             raise UserError(f"batch = {self.batch}, but there are {self.size} records: choose 1 to {self.size}")
 
     def place(self, mesh: Mesh) -> Streamed:
-        """The same source, its batches cut over the mesh; with several processes each reads its part."""
+        """The same source with batches sharded over the mesh; with several processes each reads its part."""
         check_division(self.batch, mesh)
         processes = jax.process_count()
         owners = [[device.process_index for device in row] for row in mesh.devices]
@@ -229,8 +241,8 @@ class Streamed:
         return Window(batches, np.int32(step), np.uint32(self.seed), self.transforms)
 
 
-def _ahead(read: Callable[[int], Any], depth: int) -> Iterator[Any]:
-    """read(0), read(1), ... from a thread that stays `depth` results ahead; its exceptions are raised here."""
+def _ahead(read: Callable[[int], Any], depth: int) -> Generator[Any, None, None]:
+    """Yields read(0), read(1), ... from a thread that stays `depth` results ahead; its exceptions are raised here."""
     results: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -264,7 +276,7 @@ def _ahead(read: Callable[[int], Any], depth: int) -> Iterator[Any]:
 
 
 def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
-    """Every example exactly once, in order, as raw (batch, mask): the last batch is padded, with mask (B,) 0 there."""
+    """Yields every example exactly once, in order, as raw (batch, mask): the last batch is padded, with mask (B,) 0."""
     size = len(arrays["x"])
     for start in range(0, size, batch):
         index = np.arange(start, start + batch, dtype=np.int32)
@@ -274,7 +286,7 @@ def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
 
 
 def check_division(batch: int, mesh: Mesh) -> None:
-    """Raises a UserError for a batch that cannot be divided over the devices of the mesh's "data" axis."""
+    """Raises a UserError if the batch cannot be divided over the devices of the mesh's "data" axis."""
     devices = mesh.shape["data"]
     if batch % devices:
         raise UserError(
@@ -283,7 +295,7 @@ def check_division(batch: int, mesh: Mesh) -> None:
 
 
 def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", missing: bool = False) -> None:
-    """Raises a UserError for arrays that cannot be trained on; with `missing`, NaN in "x" is no reason."""
+    """Raises a UserError for arrays that cannot be trained on; `missing` allows NaN in "x"."""
     sizes = {key: len(a) for key, a in arrays.items()}
     if "x" not in arrays:
         raise UserError(f'{name} needs an entry "x" with the observations, got {sorted(arrays)}')

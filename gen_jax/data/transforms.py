@@ -1,7 +1,7 @@
 """Transforms of batches between storage and model, on the device, as part of the compiled step.
 
-A `Transform` wraps a function `(batch, key) -> batch` with what evaluation must know of it. A plain function may stand
-for one; it then counts as one from which the stored values cannot be recovered.
+A `Transform` wraps a function `(batch, key) -> batch` with the metadata that evaluation needs. A plain function is
+accepted too, and treated as lossy: the stored values cannot be recovered.
 """
 
 from __future__ import annotations
@@ -16,19 +16,35 @@ from jax import Array
 
 from gen_jax.core import Batch, fold_in
 
+__all__ = [
+    "Apply",
+    "Transform",
+    "as_transforms",
+    "binarize",
+    "binarize_once",
+    "dequantize",
+    "dequantize_once",
+    "flip",
+    "on",
+    "scale",
+    "stack_images",
+    "threshold",
+    "together",
+]
+
 Apply = Callable[[Batch, Array], Batch]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """A function of a batch and a key, and what it does to likelihoods and pictures.
+    """A function of a batch and a key, and its effect on likelihoods and figures.
 
-    apply: the function. entries: which entries of the batch it changes.
-    inverse: takes values of the transformed entry (N, ...) back to the units of the stored ones, as NumPy arrays.
-    levels: the volume of one stored integer in the result is 1 / levels per dimension; densities become bits by it.
+    apply: the function. entries: the entries of the batch it changes.
+    inverse: maps values of the transformed entry (N, ...) back to the stored units, as NumPy arrays.
+    levels: the volume of one stored integer in the result is 1 / levels per dimension, which converts nats to bits/dim.
     lossless: whether the stored integers can be recovered exactly. If not, there are no bits per dimension.
-    protocol: the setting under which likelihoods can be compared, e.g. "dequantized".
-    support: the lowest and the highest stored value that it takes; None for any.
+    protocol: the setting under which likelihoods are comparable, e.g. "dequantized".
+    support: the lowest and highest stored value it accepts; None for any.
     """
 
     apply: Apply
@@ -44,12 +60,12 @@ class Transform:
 
 
 def as_transforms(transforms: Sequence[Transform | Apply]) -> tuple[Transform, ...]:
-    """The transforms, plain functions wrapped."""
+    """The transforms, with plain functions wrapped."""
     return tuple(t if isinstance(t, Transform) else Transform(t) for t in transforms)
 
 
 def on(entry: str, transform: Transform) -> Transform:
-    """The transform applied to another entry than "x", which is all of the batch that it changes."""
+    """The transform applied to an entry other than "x"; no other entry changes."""
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, entry: transform({**batch, "x": batch[entry]}, key)["x"]}
@@ -58,7 +74,7 @@ def on(entry: str, transform: Transform) -> Transform:
 
 
 def together(entries: Sequence[str], transform: Transform) -> Transform:
-    """The transform applied to several entries with one key: pairs of images are flipped or cropped alike."""
+    """The transform applied to several entries with the same key, e.g. to flip or crop pairs of images jointly."""
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, **{entry: transform({**batch, "x": batch[entry]}, key)["x"] for entry in entries}}
@@ -67,7 +83,7 @@ def together(entries: Sequence[str], transform: Transform) -> Transform:
 
 
 def flip() -> Transform:
-    """Mirrors each image (B, H, W, C) left to right with probability 1/2."""
+    """Flips each image (B, H, W, C) horizontally with probability 1/2."""
 
     def apply(batch: Batch, key: Array) -> Batch:
         x = batch["x"]
@@ -78,7 +94,7 @@ def flip() -> Transform:
 
 
 def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
-    """Integers 0 .. levels - 1 to floats low .. high, e.g. `scale(-1, 1)` for pixels in [-1, 1]."""
+    """Maps integers 0 .. levels - 1 to floats low .. high, e.g. `scale(-1, 1)` for pixels in [-1, 1]."""
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": low + batch["x"].astype(jnp.float32) * ((high - low) / (levels - 1))}
@@ -88,9 +104,9 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
 
 
 def stack_images(n: int = 3, classes: int = 10) -> Transform:
-    """n images of the batch, in the channels of one, labeled by the number they write (Srivastava et al. 2017).
+    """Stacks n images of the batch as channels of one, labeled by the number they form (Srivastava et al. 2017).
 
-    Of n = 3 digits there are 1,000 classes; which images come together changes at every step.
+    n = 3 digits give 1,000 classes; the combinations change at every step.
     """
 
     def apply(batch: Batch, key: Array) -> Batch:
@@ -103,7 +119,7 @@ def stack_images(n: int = 3, classes: int = 10) -> Transform:
 
 
 def dequantize(levels: int = 256) -> Transform:
-    """Integers 0 .. levels - 1 to floats in [0, 1) by adding uniform noise (Theis et al. 2016, section 3.1).
+    """Maps integers 0 .. levels - 1 to floats in [0, 1) by adding uniform noise (Theis et al. 2016, section 3.1).
 
     A density p of the result bounds the log-probability of the integers: log P(x) >= E[log p] - D log(levels).
     """
@@ -125,9 +141,9 @@ def dequantize_once(levels: int = 256) -> Transform:
 
 
 def binarize(levels: int = 256) -> Transform:
-    """Integers 0 .. levels - 1 to 0.0 or 1.0, drawn anew at every step with the intensity as the probability of 1.
+    """Maps integers 0 .. levels - 1 to 0.0 or 1.0, drawn anew at every step with the intensity as the probability of 1.
 
-    Salakhutdinov & Murray 2008. Likelihoods under different binarizations cannot be compared.
+    Salakhutdinov & Murray 2008. Likelihoods under different binarizations are not comparable.
     """
 
     def apply(batch: Batch, key: Array) -> Batch:
@@ -147,7 +163,7 @@ def binarize_once(levels: int = 256) -> Transform:
 
 
 def threshold(levels: int = 256) -> Transform:
-    """Integers 0 .. levels - 1 to 1.0 where the intensity is above one half, else 0.0."""
+    """Maps integers 0 .. levels - 1 to 1.0 if the intensity is above one half, else 0.0."""
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (_intensity(batch, levels) > 0.5).astype(jnp.float32)}
@@ -166,11 +182,11 @@ def _binarization(apply: Apply, levels: int, protocol: str) -> Transform:
 
 
 def _noise_of_each(batch: Batch) -> Array:
-    """Uniform noise like x that depends on the number of each example alone."""
+    """Uniform noise shaped like x that depends only on the index of each example."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(batch["index"])
     return jax.vmap(lambda key: jax.random.uniform(key, batch["x"].shape[1:], jnp.float32))(keys)
 
 
 def _intensity(batch: Batch, levels: int) -> Array:
-    """Pixels in [0, 1]."""
+    """Pixel intensities in [0, 1]."""
     return batch["x"].astype(jnp.float32) / (levels - 1)

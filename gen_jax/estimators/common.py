@@ -1,4 +1,4 @@
-"""What both interfaces need: precision, checks of arrays, keys, and covariances by name."""
+"""Helpers of both interfaces: precision, array validation, seeds, and covariances by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from sklearn.utils import check_random_state
 
 from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
 
+__all__ = ["KINDS", "at_least", "chosen", "covariance_matrices", "key_of", "points", "precision", "probabilities"]
+
 KINDS: Mapping[str, Full] = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
 
 
 def precision(x: np.ndarray) -> AbstractContextManager:
-    """float64 arrays are computed with in float64 where the hardware has it, that is not on a TPU."""
+    """Context in which float64 arrays are computed in float64 where the hardware supports it, i.e. not on TPUs."""
     return jax.enable_x64(x.dtype == np.float64 and jax.default_backend() != "tpu")
 
 
@@ -34,7 +36,7 @@ def at_least(low: float, **values: Any) -> None:
 
 
 def points(x: Any, name: str = "X", features: int | None = None, missing: bool = True) -> np.ndarray:
-    """A matrix of floats (N, D): float32 stays, all else becomes float64; NaN marks missing values."""
+    """Validates a float matrix (N, D): float32 is kept, all else becomes float64; NaN marks missing values."""
     x = np.asarray(x)
     if x.ndim != 2 or not x.size:
         raise ValueError(f"{name} must be a matrix (n_samples, n_features) with entries, got shape {x.shape}")
@@ -53,7 +55,7 @@ def points(x: Any, name: str = "X", features: int | None = None, missing: bool =
 
 
 def probabilities(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Probabilities along the last axis, which must sum to one."""
+    """Validates probabilities along the last axis, which must sum to one."""
     value = np.asarray(value, np.float64)
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
@@ -86,5 +88,5 @@ def covariance_matrices(name: str, value: Any, kind: str, k: int, d: int) -> np.
 
 
 def key_of(random_state: Any) -> int:
-    """A seed from what scikit-learn calls a random state."""
+    """A seed from a scikit-learn random state."""
     return int(check_random_state(random_state).randint(2**31 - 1))

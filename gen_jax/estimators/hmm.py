@@ -29,10 +29,12 @@ from gen_jax.models.hmm.emissions import Categorical, Emission, Gaussian, Gaussi
 from gen_jax.models.hmm.hmm import HMM, Mask
 from gen_jax.restarts import member, population, until_converged
 
+__all__ = ["GMMHMM", "CategoricalHMM", "GaussianHMM", "Monitor", "PoissonHMM"]
+
 
 @dataclass
 class Monitor:
-    """How training went: the log-likelihood of all data (nats) at each iteration."""
+    """Convergence history: the log-likelihood of all data (nats) at each iteration."""
 
     history: list[float] = field(default_factory=list)
     converged: bool = False
@@ -43,12 +45,12 @@ class Monitor:
 
 
 class _HMM(BaseEstimator):
-    """What hmmlearn's models share. X holds all sequences one after the other, `lengths` how long each is."""
+    """Base class of hmmlearn's models. X holds all sequences concatenated, `lengths` the length of each."""
 
     parts: tuple[str, ...]  # fitted attributes of the emission
 
     def fit(self, X: Any, lengths: Any = None):
-        """Baum-Welch until the log-likelihood grows by less than `tol`, from `n_init` starts; the best is kept."""
+        """Runs Baum-Welch until the log-likelihood grows by less than `tol`, from `n_init` starts; the best is kept."""
         at_least(1, n_components=self.n_components, n_iter=self.n_iter, n_init=self.n_init)
         x = self._points(X, reset=True)
         batch, _ = _padded(x, lengths)
@@ -85,7 +87,7 @@ class _HMM(BaseEstimator):
         return self.score_samples(X, lengths)[1]
 
     def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
-        """States (n_samples,): by "viterbi", with their joint log-probability, or "map", the likeliest at each step."""
+        """States (n_samples,): "viterbi", with their joint log-probability, or "map", the most probable per step."""
         algorithm = algorithm or self.algorithm
         if chosen("algorithm", algorithm, {"viterbi": True, "map": False}):
             found, lengths = self._infer(_decode, X, lengths)
@@ -97,7 +99,7 @@ class _HMM(BaseEstimator):
         return self.decode(X, lengths)[1]
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """One sequence of n_samples steps, and its states."""
+        """Samples one sequence of n_samples steps, and its states."""
         at_least(1, n_samples=n_samples)
         model = self._model(None)
         with precision(np.zeros(0)):
@@ -124,7 +126,7 @@ class _HMM(BaseEstimator):
             return jax.tree.map(np.asarray, function(model, self._state(model), batch)), lengths
 
     def _state(self, model: HMM) -> State:
-        """The State of the attributes, which may have been set by hand."""
+        """The State made from the fitted attributes, which may have been set manually."""
         missing = [f"{n}_" for n in ("startprob", "transmat", *self.parts) if not hasattr(self, f"{n}_")]
         if missing:
             raise NotFittedError(f"{type(self).__name__} has no {missing[0]} yet: call fit, or set it")
@@ -132,7 +134,7 @@ class _HMM(BaseEstimator):
         return State(jnp.int32(0), jax.random.key(0), {"hmm": given}, (), {"emission": {}})
 
     def _given(self, model: HMM, everything: bool = False) -> PyTree:
-        """Parameters from the attributes that are set and are not to be initialized, by the names of the model's."""
+        """Parameters from the attributes that are set and not to be initialized, under the model's names."""
         k = self.n_components
         wanted = lambda name: hasattr(self, f"{name}_") and (everything or name[0] not in self.init_params)
         given = {}
@@ -141,11 +143,11 @@ class _HMM(BaseEstimator):
                 given["initial"] = np.log(np.maximum(probabilities("startprob_", self.startprob_, (k,)), 0))
             if wanted("transmat"):
                 given["transition"] = np.log(probabilities("transmat_", self.transmat_, (k, k)))
-        where_occupied = [name for name in self.parts if wanted(name)]
-        if where_occupied and len(where_occupied) < len(self.parts):
+        kept = [name for name in self.parts if wanted(name)]
+        if kept and len(kept) < len(self.parts):
             names = ", ".join(f"{n}_" for n in self.parts)
             raise ValueError(f"set all of {names}, or let fit find all of them (init_params)")
-        if where_occupied:
+        if kept:
             given["emission"] = self._emission()
         return jax.tree.map(jnp.asarray, given)
 
@@ -188,7 +190,7 @@ class _HMM(BaseEstimator):
         raise NotImplementedError
 
     def _free(self) -> int:
-        """Free parameters."""
+        """Number of free parameters."""
         k = self.n_components
         return k * k - 1 + sum(np.size(getattr(self, f"{name}_")) for name in self.parts)
 
@@ -196,8 +198,8 @@ class _HMM(BaseEstimator):
 class GaussianHMM(_HMM):
     """hmmlearn's GaussianHMM. NaN in X marks missing values, which are integrated out exactly.
 
-    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on staying) and `transitions`
-    (those that are allowed). Unlike there, covariances have no prior; `min_covar` is added to their diagonals.
+    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on self-transitions) and
+    `transitions` (the allowed ones). Unlike hmmlearn, covariances have no prior; their diagonals get `min_covar` added.
     """
 
     parts = ("means", "covars")
@@ -440,7 +442,7 @@ class PoissonHMM(_HMM):
 
 
 def _padded(x: np.ndarray, lengths: Any) -> tuple[Batch, np.ndarray]:
-    """Sequences one after the other as a batch (B, T, ...) with their lengths."""
+    """Pads concatenated sequences to a batch (B, T, ...), with their lengths."""
     lengths = np.asarray([len(x)] if lengths is None else lengths)
     if lengths.ndim != 1 or not np.all(lengths == np.floor(lengths)) or (lengths < 1).any():
         raise ValueError(f"lengths must be whole numbers of at least 1, got {lengths.tolist()}")
@@ -453,13 +455,13 @@ def _padded(x: np.ndarray, lengths: Any) -> tuple[Batch, np.ndarray]:
 
 
 def _joined(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """What belongs to the steps of all sequences, one after the other."""
+    """Concatenates the valid steps of all padded sequences."""
     return padded[np.arange(padded.shape[1]) < lengths[:, None]]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(model: HMM, iterations: int, restarts: int, batch: Batch, key: Any, tolerance: Any, given: PyTree):
-    """Every restart until it converges: one program."""
+    """Runs every restart to convergence, as one program."""
     algorithm = until_converged(population(em(model), restarts), "log_likelihood", tolerance, iterations)
     state = algorithm.init(key, batch)
     everywhere = lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype)

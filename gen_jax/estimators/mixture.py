@@ -33,6 +33,8 @@ from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
 from gen_jax.restarts import member, population, until_converged
 
+__all__ = ["STARTS", "GaussianMixture"]
+
 STARTS = {
     "kmeans": kmeans,
     "k-means++": kmeans_plus_plus,
@@ -45,8 +47,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     """scikit-learn's GaussianMixture; all restarts run as one compiled program.
 
     Beyond scikit-learn: `fit` takes `sample_weight`; NaN in X marks missing values, which are integrated out exactly;
-    `n_components` may be several numbers, of which `criterion` ("bic", "aic", "icl") chooses one; `prior` makes the
-    estimate a maximum a posteriori one. float32 data is computed with in float32, all other in float64.
+    `n_components` may be several numbers, among which `criterion` ("bic", "aic", "icl") selects; `prior` turns the
+    estimate into a MAP estimate. float32 data is processed in float32, all other in float64.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.prior = prior
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """EM until the mean log-likelihood changes by less than `tol`, from `n_init` starts; the best is kept."""
+        """Runs EM until the mean log-likelihood changes by less than `tol`, from `n_init` starts; the best is kept."""
         ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
         if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
             raise ValueError(f"n_components must be whole numbers of at least 1, got {self.n_components!r}")
@@ -139,7 +141,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return float(np.average(self.score_samples(X), weights=sample_weight))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """(N, K) probabilities of the components."""
+        """(N, K) responsibilities of the components."""
         joint = self._joint(X)
         p = np.exp(joint - joint.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
@@ -148,7 +150,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._joint(X).argmax(axis=1)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """New points (n, D) and the components they came from (n,)."""
+        """Samples (n, D) and their components (n,)."""
         check_is_fitted(self)
         at_least(1, n_samples=n_samples)
         means = np.asarray(self.means_)
@@ -164,7 +166,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._criterion(X, "aic")
 
     def icl(self, X: Any) -> float:
-        """BIC plus twice the entropy of the assignment (Biernacki, Celeux & Govaert 2000)."""
+        """BIC plus twice the entropy of the responsibilities (Biernacki, Celeux & Govaert 2000)."""
         return self._criterion(X, "icl")
 
     def __sklearn_tags__(self):
@@ -201,7 +203,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
 
     def _given(self, x: np.ndarray, several: int, k: int) -> dict[str, np.ndarray]:
-        """Parameters to begin from, by the names of the model's."""
+        """Initial parameters set by the user, under the model's names."""
         d = x.shape[1]
         if self.warm_start and hasattr(self, "means_") and self.means_.shape == (k, d):
             start = {"weights": self.weights_, "means": self.means_, "covariances": self._dense()}
@@ -221,7 +223,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return {name: a.astype(x.dtype) for name, a in given.items()}
 
     def _best(self, model: GMM, state: State, batch: Batch, values: np.ndarray, ks: list[int], restarts: int):
-        """The best member by likelihood among those of one K, by the criterion among several K; and the criteria."""
+        """The best member, by likelihood for equal K and by the criterion across K; and the criteria."""
         firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
         if len(ks) == 1:
             return firsts[0], {}
@@ -232,7 +234,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return firsts[int(np.argmin(list(found.values())))], found
 
     def _keep(self, model: GMM, state: State, k: int) -> None:
-        """The fitted parameters, as NumPy arrays under scikit-learn's names."""
+        """Stores the fitted parameters as NumPy arrays under scikit-learn's names."""
         own = replace(model, components=int(k))
         weights, means, covariances = (np.asarray(a) for a in own.parameters(_first(model, state, k)))
         self.weights_, self.means_, self.covariances_ = weights / weights.sum(), means, covariances
@@ -249,7 +251,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return covariance_matrices("covariances_", self.covariances_, self.covariance_type, k, d)
 
     def _fitted(self, dtype: Any, missing: bool = False) -> tuple[GMM, State]:
-        """The model and State of the attributes, which may have been set by hand."""
+        """The model and State made from the fitted attributes, which may have been set manually."""
         model = self._model(len(self.means_), missing)
         weights = probabilities("weights_", self.weights_, (len(self.means_),))
         means = jnp.asarray(self.means_, dtype)
@@ -280,18 +282,18 @@ def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _first(model: GMM, state: State, k: int) -> State:
-    """The State of the first k components."""
+    """The State restricted to the first k components."""
     params = state.params["gmm"]
-    where_occupied = {
+    kept = {
         "logits": params["logits"][:k],
-        **model.kind.take({n: a for n, a in params.items() if n != "logits"}, slice(k)),
+        **model.kind.gather({n: a for n, a in params.items() if n != "logits"}, slice(k)),
     }
-    return state._replace(params={"gmm": where_occupied})
+    return state._replace(params={"gmm": kept})
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tolerance: Any, given: PyTree):
-    """Every member of the population until it converges: one program."""
+    """Runs every member of the population to convergence, as one program."""
     several = population(lambda k: em(replace(model, active=k)), members)
     objective = "log_likelihood" if model.prior == Prior() else "log_posterior"
     algorithm = until_converged(several, objective, tolerance, iterations)

@@ -19,7 +19,7 @@ from gen_jax.evaluation.suite import cost, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
-METRICS = (  # that need nothing but the model; offered by name on the command line
+METRICS = (  # those that need only the model; available by name on the command line
     accuracy,
     active_units,
     cost,
@@ -36,3 +36,32 @@ METRICS = (  # that need nothing but the model; offered by name on the command l
     stability,
     train_on_synthetic,
 )
+
+__all__ = [
+    "METRICS",
+    "Estimate",
+    "Metric",
+    "Split",
+    "accuracy",
+    "active_units",
+    "class_coverage",
+    "cost",
+    "elbo",
+    "evaluator",
+    "importance_weighted",
+    "in_float64",
+    "invertibility",
+    "iwae_50",
+    "iwae_5000",
+    "kl_per_dimension",
+    "latent_accuracy",
+    "log_integral",
+    "log_likelihood",
+    "log_likelihood_per_step",
+    "mode_coverage",
+    "reconstruction_error",
+    "sample_quality",
+    "stability",
+    "suite",
+    "train_on_synthetic",
+]

@@ -1,4 +1,4 @@
-"""One table of models of any family on the same data: likelihood, sample quality, diversity, use, speed and cost."""
+"""Comparison of models of any family on the same data: likelihood, sample quality, diversity, use, speed and cost."""
 
 from __future__ import annotations
 
@@ -23,49 +23,25 @@ from gen_jax.markdown import markdown_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOW, HIGH, NEITHER = "low", "high", ""
-GROUPS: Mapping[str, Mapping[str, str]] = {
-    "likelihood": {"likelihood": HIGH, "perplexity": LOW, "bits_per_character": LOW},  # in bits/dim low is better
-    "sample quality": {
-        "frechet_distance": LOW,
-        "frechet_infinity": NEITHER,
-        "kernel_distance": LOW,
-        "inception_score": HIGH,
-        "precision": HIGH,
-        "density": NEITHER,
-        "confidence": HIGH,
-        "high_quality": HIGH,
-    },
-    "diversity": {
-        "recall": HIGH,
-        "coverage": HIGH,
-        "classes": HIGH,
-        "class_kl": LOW,
-        "modes": HIGH,
-        "reverse_kl": LOW,
-        "memorized": NEITHER,
-        "nearest_ratio": NEITHER,
-    },
-    "use": {"train_on_synthetic": HIGH, "latent_accuracy": HIGH, "accuracy": HIGH},
-    "speed and cost": {"samples_per_second": HIGH, "parameters": LOW, "run_seconds": LOW},
-}
-"""The columns of each group, and which values are better."""
+__all__ = ["GROUPS", "Column", "Comparison", "Row", "lower_is_better", "sign", "tightest"]
+
+GROUPS = ("likelihood", "sample quality", "diversity", "use", "speed and cost")  # first, in this order; then others
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model, or data in its place, and what was measured of it."""
+    """A model, or data in its place, and its metrics."""
 
     name: str
     family: str
     found: Mapping[str, Estimate]
     figures: Mapping[str, Figure] = field(default_factory=dict)
-    competes: bool = True  # data shows what can be reached, and is never called the best
+    competes: bool = True  # data is the reference, and never marked as best
 
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity, and what each row has of it; None where it does not apply."""
+    """A quantity, and its estimate for each row; None where not applicable."""
 
     name: str
     cells: Sequence[Estimate | None]
@@ -85,10 +61,8 @@ class Column:
 
     @property
     def note(self) -> str:
-        """What must be known to compare its numbers: what holds for all of them, then in what they differ."""
-        parts_of = lambda e: [
-            part for part in e.how.split(", ") if not part.startswith("bias about")
-        ]  # of each its own
+        """The protocol of the numbers: what they share, then where they differ."""
+        parts_of = lambda e: [part for part in e.how.split(", ") if not part.startswith("bias about")]  # differs by row
         said = [parts_of(e) for e in self.cells if e is not None and e.how]
         shared = [part for part in said[0] if all(part in parts for parts in said)] if said else []
         rest = [", ".join(part for part in parts if part not in shared) for parts in said]
@@ -97,37 +71,35 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models of the same split of the same data."""
+    """Models evaluated on the same split of the same data."""
 
     data: str
     split: str
     rows: Sequence[Row]
-    where: str = ""  # on what machine, and when
+    where: str = ""  # machine and date
 
     def groups(self) -> dict[str, list[Column]]:
-        """The columns that any row has something in."""
+        """The columns with at least one estimate."""
         found = [{**tightest(row.found), **row.found} for row in self.rows]
-        groups: dict[str, list[Column]] = {}
-        for group, metrics in GROUPS.items():
-            for metric, better in metrics.items():
-                for name in dict.fromkeys(n for one in found for n in one if n.split("@")[0].split(" ")[0] == metric):
-                    cells = [one.get(name) for one in found]
-                    if metric == "likelihood":
-                        cells = [cell or _undefined(one) for cell, one in zip(cells, found)]
-                        better = LOW if lower_is_better(name) else HIGH
-                    groups.setdefault(group, []).append(Column(name, cells, self._best(cells, better)))
-        return groups
+        groups: dict[str, list[Column]] = {group: [] for group in GROUPS}
+        for name, estimate in {name: e for one in found for name, e in one.items() if e.group}.items():
+            cells = [one.get(name) for one in found]
+            if name.startswith("likelihood"):
+                cells = [cell or _undefined(one) for cell, one in zip(cells, found)]
+            column = Column(name, cells, self._best(cells, estimate.better))
+            groups.setdefault(estimate.group, []).append(column)
+        return {group: columns for group, columns in groups.items() if columns}
 
     def _best(self, cells: Sequence[Estimate | None], better: str) -> int | None:
-        """Which of several models is best beyond error, if all numbers were got alike: no bound beats an exact one."""
+        """The row best by more than two standard errors, if all share a protocol: no bound beats an exact value."""
         there = [
             (e.value, i)
             for i, (e, row) in enumerate(zip(cells, self.rows))
             if row.competes and e is not None and math.isfinite(e.value)
         ]
-        if better == NEITHER or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
+        if not better or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
             return None
-        (value, best), (next_value, second), *_ = sorted(there, reverse=better == HIGH)
+        (value, best), (next_value, second), *_ = sorted(there, reverse=better == "higher")
         errors = [error for i in (best, second) if math.isfinite(error := cells[i].error)]
         return best if abs(value - next_value) > 2 * math.hypot(*errors) else None
 
@@ -136,7 +108,7 @@ class Comparison:
         return f"{self.data}, {self.split} split"
 
     def tables(self) -> list[Table]:
-        """For the terminal, one per group."""
+        """Tables for the terminal, one per group."""
         out = []
         for group, columns in self.groups().items():
             table = Table(title=f"{self.title}: {group}", title_justify="left")
@@ -152,7 +124,7 @@ class Comparison:
         return out
 
     def markdown(self, level: int = 1) -> str:
-        """A table per group, and the notes. level: of the first heading."""
+        """One Markdown table per group, and the notes. level: of the first heading."""
         first, other = "#" * level, "#" * (level + 1)
         parts = [f"{first} {self.title}"]
         for group, columns, rows in self._texts():
@@ -162,6 +134,18 @@ class Comparison:
             ]
             parts += [f"{other} {group}", markdown_table(["model", *(column.name for column in columns)], bold)]
         return "\n\n".join([*parts, f"{other} notes", "\n".join(f"- {note}" for note in self.notes())]) + "\n"
+
+    def short(self) -> str:
+        """One Markdown table: likelihoods, and the headlines of the other groups."""
+        columns = [
+            column
+            for group, columns in self.groups().items()
+            for column in columns
+            if group == "likelihood" or any(e is not None and e.headline for e in column.cells)
+        ]
+        rows = [[row.name, *(column.text(i) for column in columns)] for i, row in enumerate(self.rows)]
+        table = markdown_table(["model", *(column.name for column in columns)], rows)
+        return f"{table}\n\n{self.title}; {self.where}"
 
     def _texts(self):
         for group, columns in self.groups().items():
@@ -182,7 +166,7 @@ class Comparison:
         ]
 
     def csv(self) -> str:
-        """One line per number."""
+        """CSV with one line per number."""
         out = io.StringIO()
         lines = csv.writer(out, lineterminator="\n")
         lines.writerow(["model", "family", "metric", *Estimate._fields])
@@ -196,7 +180,7 @@ class Comparison:
         return {"data": self.data, "split": self.split, "where": self.where, "rows": rows}
 
     def html(self) -> str:
-        """One file with tables, samples and learning curves, that needs no other."""
+        """A self-contained page with tables, samples and learning curves."""
         parts = [f"<h1>{html.escape(self.title)}</h1>"]
         for group, columns, rows in self._texts():
             head = "".join(f"<th>{html.escape(name)}</th>" for name in ["model", *(c.name for c in columns)])
@@ -222,7 +206,7 @@ class Comparison:
         return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
 
     def write(self, folder: Path) -> list[Path]:
-        """compare.md, .csv, .json and .html, each complete or not there."""
+        """Writes compare.md, .csv, .json and .html, each atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"md": self.markdown(), "csv": self.csv(), "html": self.html()}
         for ending, text in texts.items():
@@ -232,21 +216,21 @@ class Comparison:
 
 
 def _undefined(found: Mapping[str, Estimate]) -> Estimate | None:
-    """What says that a model has no likelihood, if it says so."""
+    """The estimate of kind "undefined" of a model without a likelihood, if any."""
     one = found.get("log_likelihood")
     return one if one is not None and one.kind == "undefined" else None
 
 
 def _alike(e: Estimate) -> tuple[str, str]:
-    """What two numbers must share for one to be better, but for the bias of each that its note tells."""
+    """Kind and protocol, which must match to compare two numbers; the bias stated in each note is ignored."""
     return e.kind, ", ".join(part for part in e.how.split(", ") if not part.startswith("bias"))
 
 
 def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The likelihoods of a model for a table, called by unit and by what the data went through.
+    """The tightest likelihood of a model for a table, named by unit and protocol.
 
-    Of several bounds the tightest: that of importance weighting before the ELBO. Integers have bits/dim, which
-    dequantized and discrete models share, sequences nats/step.
+    The importance-weighted bound before the ELBO. Integers have bits/dim, which dequantized and discrete models share,
+    sequences nats/step.
     """
     names = [n for n in found if n.split("_bits")[0] in ("log_likelihood", "elbo") or n.startswith("iwae_")]
     known = [found[n] for n in names if found[n].kind != "undefined"]
@@ -258,8 +242,9 @@ def tightest(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {}
     rank = {"exact": 0, "estimate": 1, "bound": 2}
     best = min(known, key=lambda e: (rank[e.kind], e.value if lower_is_better(e.unit) else -e.value))
-    shared = lambda part: not part or part.endswith(" samples") or part == "dequantized"  # bounds of the same integers
+    shared = lambda part: not part or part.endswith(" samples") or part == "dequantized"  # bounds on the same integers
     protocol = ", ".join(part for part in best.how.split(", ") if not shared(part))
+    best = best._replace(group="likelihood", better="lower" if lower_is_better(best.unit) else "higher")
     return {f"likelihood ({', '.join(filter(None, [best.unit, protocol]))})": best}
 
 
@@ -268,7 +253,7 @@ def lower_is_better(unit: str) -> bool:
 
 
 def sign(e: Estimate) -> str:
-    """How a number stands to the truth."""
+    """The relation of an estimate to the true value: equal, approximate, or a bound."""
     bound = "≤ " if lower_is_better(e.unit) else "≥ "
     return {"exact": "= ", "estimate": "≈ ", "bound": bound}[e.kind]
 

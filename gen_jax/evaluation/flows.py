@@ -1,4 +1,4 @@
-"""Whether a flow is still a bijection after training: what rounding leaves of its inverse, and how it stretches."""
+"""Numerical invertibility of trained flows, and quality of variational fits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from gen_jax.data.transforms import Transform
 from gen_jax.evaluation.likelihood import log_likelihood
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
 
-SIDE = 128  # the most dimensions of which whole Jacobians are looked at
+__all__ = ["SIDE", "in_float64", "invertibility", "log_integral"]
+
+SIDE = 128  # maximum number of dimensions for full Jacobians
 
 
 def invertibility(model: Any) -> Measure:
-    """Of up to 256 examples: round_trip, the largest difference of x and forward(inverse(x)), in the units of x;
-    log_det_low and log_det_high, the extremes of log|det dz/dx| in nats; and for at most 128 dimensions condition, the
-    largest condition number of dz/dx among 16 examples. Digits are lost as that of a float32 nears 10^7."""
+    """Numerical invertibility on up to 256 examples: round_trip, the largest difference between x and
+    forward(inverse(x)), in the units of x; log_det_low and log_det_high, the extremes of log|det dz/dx| in nats; and
+    for at most 128 dimensions condition, the largest condition number of dz/dx among 16 examples. Expect loss of
+    precision once it nears 10^7 in float32."""
     find, of = jax.jit(model.latent), model.distribution
 
     @jax.jit
@@ -62,10 +65,10 @@ def invertibility(model: Any) -> Measure:
 
 
 def log_integral(model: Any) -> Measure:
-    """Of a flow fitted to an unnormalized density, by 100,000 of its samples: log_integral, the importance-sampled log
-    of the density's integral; elbo, the mean log-weight, which lies below it by the reverse KL; effective, the share of
-    the samples that the weights leave; and the split's log-likelihood under the flow, which falls where a mode is
-    missed."""
+    """Quality of a flow fitted to an unnormalized density, from 100,000 of its samples: log_integral, the log of the
+    density's integral by importance sampling; elbo, the mean log-weight, which lies below it by the reverse KL;
+    effective, the effective sample size as a fraction; and the split's log-likelihood under the flow, which drops if a
+    mode is missed."""
     batches = 1 + 100_000 // model.samples
 
     @jax.jit
@@ -82,7 +85,9 @@ def log_integral(model: Any) -> Measure:
         integral = top + math.log(relative.mean())
         size = relative.sum() ** 2 / (relative**2).sum()
         return {
-            "log_integral": Estimate(integral, relative.std() / relative.mean() / math.sqrt(n), "nats", "estimate", n),
+            "log_integral": Estimate(
+                integral, relative.std() / relative.mean() / math.sqrt(n), "nats", "estimate", n, headline=True
+            ),
             "elbo": Estimate(log_weights.mean(), log_weights.std() / math.sqrt(n), "nats", "bound", n),
             "effective": Estimate(size / n, math.nan, "share", "estimate", n),
             **likelihood(state, split, key),
@@ -92,7 +97,7 @@ def log_integral(model: Any) -> Measure:
 
 
 def in_float64(metric: Metric) -> Metric:
-    """The same metric computed in float64, its names ending in `_float64`: what is left of a difference is rounding."""
+    """The same metric computed in float64, its names ending in `_float64`; differences are due to rounding."""
 
     def named(model: Any) -> Measure:
         measure = metric(model)

@@ -1,4 +1,4 @@
-"""How the game of a GAN stands."""
+"""Training stability of a GAN."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from gen_jax.core import PyTree, State
 from gen_jax.evaluation.metric import Estimate, Measure, Split
 from gen_jax.evaluation.samples.distances import neighbors
 
+__all__ = ["duplicate_rate", "largest_singular_value", "stability"]
+
 
 def stability(model: Any) -> Measure:
-    """Of up to 2,000 examples of the split and as many samples.
+    """Stability metrics from up to 2,000 examples of the split and as many samples.
 
-    real_accuracy, fake_accuracy: what the discriminator gets right. loss_ratio: its loss by that of the generator.
-    spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the share of samples nearer
-    to another sample than 99 % of the examples are to another example; 1 % where samples are as different as the data.
+    real_accuracy, fake_accuracy: accuracy of the discriminator. loss_ratio: its loss divided by the generator's.
+    spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the fraction of samples
+    closer to another sample than 99 % of the examples are to another example; 1 % if as diverse as the data.
     """
     draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
     discriminate = jax.jit(model.discriminate)
@@ -49,12 +51,12 @@ def stability(model: Any) -> Measure:
 
 
 def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
-    """See `stability`."""
+    """The fraction of duplicates, see `stability`."""
     apart = lambda x: neighbors(x.reshape(len(x), -1))[:, 0]
     return float(np.mean(apart(samples) < np.quantile(apart(examples), 0.01)))
 
 
 def largest_singular_value(params: PyTree) -> float:
-    """Of all kernels, each as a matrix from inputs (of all taps) to outputs."""
+    """Largest singular value over all kernels, each as a matrix from inputs (of all taps) to outputs."""
     kernels = (np.asarray(a, np.float64) for a in jax.tree.leaves(params) if a.ndim >= 2)
     return max((float(np.linalg.norm(a.reshape(-1, a.shape[-1]), 2)) for a in kernels), default=math.nan)

@@ -1,4 +1,4 @@
-"""What latent variables carry: how many are used, how well data comes back from them, what they tell of labels."""
+"""Latent-variable metrics: active units, reconstruction error, accuracy of a linear probe on labels."""
 
 from __future__ import annotations
 
@@ -17,24 +17,35 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Split, mean_over
 from gen_jax.models.vae.posteriors import kl_by_dimension, mean
 
+__all__ = [
+    "ACTIVE",
+    "Latents",
+    "active_units",
+    "count_active",
+    "kl_per_dimension",
+    "latent_accuracy",
+    "latents",
+    "reconstruction_error",
+]
+
 ACTIVE = 0.01  # the variance of posterior means above which a latent dimension is active
 
 
 def active_units(model: Any) -> Measure:
-    """How many latent dimensions depend on x (Burda, Grosse & Salakhutdinov 2016, section 5.3), against collapse.
+    """Active latent dimensions (Burda, Grosse & Salakhutdinov 2016, section 5.3), to detect posterior collapse.
 
-    active_units: those where the mean of q(z | x) varies over the data with a variance above 0.01.
-    kl_least, kl_median, kl_most: over dimensions, the mean KL(q || p) in nats.
+    active_units: number of dimensions whose mean of q(z | x) has a variance above 0.01 over the data.
+    kl_min, kl_median, kl_max: minimum, median and maximum over dimensions of the mean KL(q || p) in nats.
     """
     encoded = latents(model)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         (means, kl), n = encoded(state, split), split.size
         active = count_active(means)
-        found = {"active_units": Estimate(active, math.nan, f"of {means.shape[1]}", "estimate", n)}
+        found = {"active_units": Estimate(active, math.nan, f"of {means.shape[1]}", "estimate", n, headline=True)}
         if kl is not None:
             of_each = kl.mean(axis=0)
-            for name, value in (("least", of_each.min()), ("median", np.median(of_each)), ("most", of_each.max())):
+            for name, value in (("min", of_each.min()), ("median", np.median(of_each)), ("max", of_each.max())):
                 found[f"kl_{name}"] = Estimate(float(value), math.nan, "nats", "exact", n)
         return found
 
@@ -42,12 +53,12 @@ def active_units(model: Any) -> Measure:
 
 
 def count_active(means: np.ndarray) -> int:
-    """How many columns of posterior means (N, latent) are active."""
+    """Number of active columns of posterior means (N, latent)."""
     return int((means.var(axis=0) > ACTIVE).sum())
 
 
 def kl_per_dimension(model: Any) -> Measure:
-    """The mean KL(q || p) in nats of every latent dimension by itself."""
+    """The mean KL(q || p) in nats of each latent dimension."""
     encoded = latents(model)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -64,7 +75,7 @@ def kl_per_dimension(model: Any) -> Measure:
 
 
 def latent_accuracy(model: Any) -> Measure:
-    """The accuracy of a logistic regression of "label" on posterior means, fitted on half of the split, on the rest."""
+    """Accuracy of a logistic regression of "label" on posterior means, fitted on half the split, tested on the rest."""
     encoded = latents(model)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -77,13 +88,14 @@ def latent_accuracy(model: Any) -> Measure:
         regression = LogisticRegression(max_iter=1000).fit(scaler.transform(means[:half]), labels[:half])
         right = regression.predict(scaler.transform(means[half:])) == labels[half:]
         error = math.sqrt(right.var() / len(right))
-        return {"latent_accuracy": Estimate(float(right.mean()), error, "share", "estimate", len(right))}
+        estimate = Estimate(float(right.mean()), error, "share", "estimate", len(right), "", "use", "higher", True)
+        return {"latent_accuracy": estimate}
 
     return measure
 
 
 def reconstruction_error(model: Any) -> Measure:
-    """The root of the mean squared difference of x and its reconstruction, in the units of x."""
+    """Root-mean-square error of reconstructions, in the units of x."""
 
     reconstruct = model.reconstruct
 
@@ -96,16 +108,17 @@ def reconstruction_error(model: Any) -> Measure:
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         mean, error = run(state, split, key)
         root = math.sqrt(max(mean, 1e-30))
-        return {"reconstruction_rmse": Estimate(root, error / (2 * root), "units of x", "exact", split.size)}
+        estimate = Estimate(root, error / (2 * root), "units of x", "exact", split.size, headline=True)
+        return {"reconstruction_rmse": estimate}
 
     return measure
 
 
 class Latents(NamedTuple):
-    """What q(z | x) says of N examples."""
+    """Posterior summaries of N examples."""
 
     means: np.ndarray  # (N, latent)
-    kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None where it has no closed form by dimension
+    kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None if there is no closed form by dimension
 
 
 def latents(model: Any) -> Callable[[State, Split], Latents]:

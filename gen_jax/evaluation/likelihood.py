@@ -1,4 +1,4 @@
-"""Likelihood-based metrics: averages of per-example values over a whole split, with their standard error.
+"""Likelihood-based metrics: averages of per-example values over a whole split, with standard errors.
 
 A metric is a function of a model that returns `measure(state, split, key) -> {name: Estimate}`, compiled once.
 """
@@ -25,11 +25,13 @@ from gen_jax.core import (
     State,
 )
 from gen_jax.data.source import apply_transforms, epoch
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, mean_over
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed, mean_over
+
+__all__ = ["accuracy", "elbo", "importance_weighted", "log_likelihood", "log_likelihood_per_step"]
 
 
 def log_likelihood(model: Density) -> Measure:
-    """The mean log-likelihood, exact unless the model says that it only estimates it."""
+    """The mean log-likelihood, exact unless the model is an `EstimatedDensity` that only estimates it."""
     log_prob = model.log_prob
     run = mean_over(lambda state, batch, key: log_prob(state, batch))
     kind = "estimate" if isinstance(model, EstimatedDensity) and model.estimated else "exact"
@@ -38,10 +40,10 @@ def log_likelihood(model: Density) -> Measure:
 
 
 def log_likelihood_per_step(model: Density) -> Measure:
-    """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step, all steps counting alike.
+    """The exact log-likelihood of sequences ("x" (B, T, ...), "length" (B,)) per step, all steps weighted equally.
 
-    Of symbols, "x" (B, T) of integers, also the perplexity exp(-value) and the bits per character -value / log 2. The
-    standard errors are those of a ratio of sums over sequences.
+    For symbols, "x" (B, T) of integers, also the perplexity exp(-value) and the bits per character -value / log 2.
+    Standard errors are those of a ratio of sums over sequences.
     """
     log_prob = jax.jit(model.log_prob)
 
@@ -52,34 +54,37 @@ def log_likelihood_per_step(model: Density) -> Measure:
             values.append(np.asarray(log_prob(state, batch), np.float64)[real])
             full = np.full(len(mask), raw["x"].shape[1])
             steps.append(np.asarray(raw.get("length", full), np.float64)[real])
-        values, steps = np.concatenate(values), np.concatenate(steps)
-        ratio, n = float(values.sum() / steps.sum()), len(values)
-        error = math.sqrt(np.sum((values - ratio * steps) ** 2) * n / (n - 1)) / steps.sum() if n > 1 else math.nan
+        total, length = np.concatenate(values), np.concatenate(steps)
+        ratio, n = float(total.sum() / length.sum()), len(total)
+        error = math.sqrt(np.sum((total - ratio * length) ** 2) * n / (n - 1)) / length.sum() if n > 1 else math.nan
         found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n, _condition_of(model))}
         x = split.arrays["x"]
         if x.ndim == 2 and x.dtype.kind in "iu":
             perplexity = math.exp(-ratio)
             found["perplexity"] = Estimate(perplexity, perplexity * error, "symbols", "exact", n)
             found["bits_per_character"] = Estimate(-ratio / math.log(2), error / math.log(2), "bits/char", "exact", n)
-        return found
+        return filed(found, "likelihood", perplexity="lower", bits_per_character="lower")
 
     return measure
 
 
 def accuracy(model: Classifier) -> Measure:
-    """The share of examples whose "label" the model predicts."""
+    """Classification accuracy on "label"."""
     run = mean_over(lambda state, batch, key: (model.predict(state, batch) == batch["label"]).astype(jnp.float32))
-    return lambda state, split, key: {"accuracy": Estimate(*run(state, split, key), "share", "exact", split.size)}
+    filing = ("", "use", "higher", True)  # how, group, better, headline
+    return lambda state, split, key: {
+        "accuracy": Estimate(*run(state, split, key), "share", "exact", split.size, *filing)
+    }
 
 
 def elbo(model: Bound) -> Measure:
-    """The mean evidence lower bound, by one posterior sample per example."""
+    """The mean evidence lower bound, from one posterior sample per example."""
     run = mean_over(model.elbo)
     return lambda state, split, key: _of_bound(model, "elbo", *run(state, split, key), split)
 
 
 def _of_bound(model: Any, name: str, mean: float, error: float, split: Split) -> dict[str, Estimate]:
-    """In nats, and in bits per dimension where the model's likelihood is one of integers."""
+    """A bound in nats, and in bits/dim if the model's likelihood is on integers."""
     found = _in_units(name, "bound", mean, error, split, _condition_of(model))
     dequantized = any(transform.levels > 1 for transform in split.transforms_of("x"))
     if isinstance(model, BoundsIntegers) and not model.discrete and not dequantized:
@@ -90,8 +95,8 @@ def _of_bound(model: Any, name: str, mean: float, error: float, split: Split) ->
 def importance_weighted(samples: int, examples: int | None = None, at_once: int = 12_800) -> Metric:
     """Makes the metric `iwae_SAMPLES`: the mean importance-weighted bound (Burda, Grosse & Salakhutdinov 2016, eq. 8).
 
-    From 5,000 samples on the field calls it the log-likelihood. examples: how many of the split, by default all.
-    at_once: how many samples, of all examples of a batch, are decoded together; large models have memory for fewer.
+    With 5,000 samples or more, usually reported as the log-likelihood. examples: how many of the split, by default all.
+    at_once: how many samples, over all examples of a batch, are decoded together; decrease it for large models.
     """
     name = f"iwae_{samples}"
 
@@ -125,13 +130,13 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
 
 
 def _condition_of(model: Any) -> str:
-    """The condition of a conditional model: knowing the class of digits is worth log 10 nats."""
+    """The condition of a conditional model, as a note: knowing the class of digits is worth log 10 nats."""
     conditional = isinstance(model, Conditional) and model.conditioning is not None
     return f"given {model.conditioning.entry}" if conditional else ""
 
 
 def _in_units(name: str, kind: str, mean: float, error: float, split: Split, given: str = "") -> dict[str, Estimate]:
-    """In nats, and for integer data in bits per dimension (there lower is better).
+    """A log-likelihood in nats, and for integer data in bits/dim (lower is better).
 
     The density of dequantized data bounds the probability of the integers, per dimension up to the logarithm of their
     number (Theis et al. 2016, section 3.1).

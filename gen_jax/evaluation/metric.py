@@ -1,4 +1,4 @@
-"""The vocabulary of evaluation: an Estimate, the Split it is of, and averages over a whole split.
+"""The vocabulary of evaluation: Estimate, Split, and averages over a whole split.
 
 A metric is a function of a model that returns `measure(state, split, key) -> {name: Estimate}`, compiled once.
 """
@@ -20,6 +20,8 @@ from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
+__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "filed", "mean_over"]
+
 
 class Estimate(NamedTuple):
     """A measured number and what is needed to compare it."""
@@ -28,19 +30,35 @@ class Estimate(NamedTuple):
     error: float  # standard error; NaN if unknown
     unit: str  # "nats", "bits/dim", "modes", ...
     kind: str  # "exact", "bound", "estimate"
-    n: int  # examples or samples it is from
-    how: str = ""  # what else must be equal to compare: numbers of samples, binarization
+    n: int  # number of examples or samples
+    how: str = ""  # protocol that must match for comparisons: numbers of samples, binarization
+    group: str = ""  # of columns in comparisons: "likelihood", "sample quality", ...; "" for none
+    better: str = ""  # "higher", "lower", or "" where neither is better
+    headline: bool = False  # among the main results of a run
+
+
+def filed(estimates: Mapping[str, Estimate], group: str, headline: bool = False, **better: str) -> dict[str, Estimate]:
+    """Adds the group to estimates; `better` maps names to whether "higher" or "lower" is better.
+
+    Names match up to an "@": `frechet_distance=...` applies to "frechet_distance@digits_cnn" too. Other estimates are
+    unchanged.
+    """
+    kept = dict(estimates)
+    for name, estimate in estimates.items():
+        if (base := name.partition("@")[0]) in better:
+            kept[name] = estimate._replace(group=group, better=better[base], headline=headline)
+    return kept
 
 
 class Split(NamedTuple):
-    """One split as evaluation sees it: raw arrays, and the transforms the model was trained with."""
+    """One split for evaluation: raw arrays, and the transforms the model was trained with."""
 
     name: str
     arrays: Arrays
     transforms: tuple[Transform, ...] = ()
     batch: int = 256
-    training: Arrays | None = None  # what the model was trained on
-    data: str = ""  # the data set
+    training: Arrays | None = None  # training data of the model
+    data: str = ""  # name of the data set
 
     @property
     def size(self) -> int:
@@ -48,7 +66,7 @@ class Split(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """What the data went through, where that changes likelihoods."""
+        """The preprocessing that affects likelihoods."""
         return ", ".join(filter(None, (transform.protocol for transform in self.transforms_of("x"))))
 
     def transforms_of(self, entry: str) -> list[Transform]:
@@ -56,11 +74,11 @@ class Split(NamedTuple):
         return [transform for transform in as_transforms(self.transforms) if entry in transform.entries]
 
     def part(self, start: int, stop: int) -> Split:
-        """Some of its examples, as a split."""
+        """The examples start .. stop - 1, as a split."""
         return self._replace(arrays={name: a[start:stop] for name, a in self.arrays.items()})
 
     def head(self, n: int) -> Batch:
-        """The first n examples, as the model sees them."""
+        """The first n examples, transformed."""
         raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
         return apply_transforms(raw, self.transforms, 0, 0)
 
@@ -72,12 +90,12 @@ class Split(NamedTuple):
         return self._replace(arrays=self.training)
 
     def trained_on(self, n: int) -> Batch:
-        """The first n training examples, as the model sees them."""
+        """The first n training examples, transformed."""
         return self.reference.head(n)
 
     def pixels(self, x: Any) -> np.ndarray:
-        """Images as the model sees them (N, H, W, C) as intensities: of stored integers in [0, 1], of floats held to
-        the range of the data. Anything else as it is."""
+        """Maps transformed images (N, H, W, C) to intensities: stored integers to [0, 1], floats clipped to the range
+        of the data. Anything else is not rescaled."""
         x, raw, transforms = np.asarray(x), self.arrays["x"], self.transforms_of("x")
         for transform in reversed(transforms):
             x = x if transform.inverse is None else transform.inverse(x)
@@ -101,7 +119,7 @@ PerExample = Callable[[State, Batch, Array], Array]
 
 
 def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[float, float]]:
-    """Makes (state, split, key) -> (mean, standard error) of a function (B,) over every example exactly once."""
+    """Makes (state, split, key) -> (mean, standard error) of a per-example function (B,), each example exactly once."""
 
     @partial(jax.jit, static_argnums=1)
     def moments(state: State, transforms: tuple[Transform, ...], raw: Batch, mask: Array, number: Array, key: Array):

@@ -12,14 +12,16 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Model, State
-from gen_jax.evaluation.metric import Estimate, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Metric, Split, filed
+
+__all__ = ["mode_coverage"]
 
 
 def mode_coverage(centers: np.ndarray, deviation: float, samples: int = 2500) -> Metric:
     """Makes the metric for equally likely Gaussian modes: (K, 2) centers with a common standard deviation.
 
-    modes: how many have a high-quality sample, one within three standard deviations. high_quality: the share of such
-    samples. reverse_kl: KL(generated || uniform) in nats over the modes, every sample counted at its nearest.
+    modes: number of modes with a high-quality sample, i.e. one within three standard deviations. high_quality: fraction
+    of such samples. reverse_kl: KL(generated || uniform) in nats over the modes, every sample assigned to its nearest.
     """
 
     def mode_coverage(model: Model):
@@ -33,7 +35,7 @@ def mode_coverage(centers: np.ndarray, deviation: float, samples: int = 2500) ->
             share = np.bincount(nearest, minlength=len(centers)) / samples
             quality = float(good.mean())
             kl = float(sum(p * math.log(p * len(centers)) for p in share if p > 0))
-            return {
+            found = {
                 "modes": Estimate(
                     float(len(np.unique(nearest[good]))), math.nan, f"of {len(centers)}", "estimate", samples
                 ),
@@ -42,6 +44,8 @@ def mode_coverage(centers: np.ndarray, deviation: float, samples: int = 2500) ->
                 ),
                 "reverse_kl": Estimate(kl, math.nan, "nats", "estimate", samples),
             }
+            found = filed(found, "sample quality", headline=True, high_quality="higher")
+            return filed(found, "diversity", headline=True, modes="higher", reverse_kl="lower")
 
         return measure
 

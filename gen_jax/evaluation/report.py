@@ -1,4 +1,4 @@
-"""Runs metrics on a model and shows what they found."""
+"""Runs metrics on a model and formats the estimates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Metric, Split
 
+__all__ = ["as_json", "chosen", "console", "evaluator", "from_json", "table"]
+
 
 def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
-    """All metrics of a model, each compiled once however often it is called."""
+    """Makes (state, split) -> estimates by all metrics of a model, each compiled once."""
     measures = [metric(model) for metric in metrics]
 
     def evaluate(state: State, split: Split) -> dict[str, Estimate]:
@@ -30,7 +32,7 @@ def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[
 
 
 def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names: those of the experiment, or any of `gen_jax.evaluation`."""
+    """The metrics with these names: those of the experiment, or any of `gen_jax.evaluation`."""
     import gen_jax.evaluation as evaluation
 
     known = {metric.__name__: metric for metric in (*evaluation.METRICS, *metrics)}
@@ -54,17 +56,17 @@ def table(title: str, found: Mapping[str, Estimate]) -> Table:
 
 
 def console() -> Console:
-    """The terminal, or 120 columns where the output goes elsewhere."""
+    """The terminal, or 120 columns if the output is redirected."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def as_json(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """The estimates as plain JSON values, null where a number is not finite."""
+    """The estimates as plain JSON values, null for non-finite numbers."""
     finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
     return {name: {field: finite(v) for field, v in e._asdict().items()} for name, e in found.items()}
 
 
 def from_json(found: Mapping[str, Any]) -> dict[str, Estimate]:
-    """What `as_json` made; other entries, such as the step, are left out."""
+    """The estimates from the output of `as_json`; other entries, such as the step, are ignored."""
     floats = lambda fields: {name: math.nan if value is None else value for name, value in fields.items()}
     return {name: Estimate(**floats(fields)) for name, fields in found.items() if isinstance(fields, dict)}

@@ -1,4 +1,4 @@
-"""The metrics that apply to a model of any family, chosen by what it can do."""
+"""The metrics applicable to a model of any family, chosen by its protocols."""
 
 from __future__ import annotations
 
@@ -16,11 +16,23 @@ from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
 from gen_jax.models.common.conditioning import ClassLabels
+
+__all__ = [
+    "ENOUGH",
+    "EncoderChoice",
+    "cost",
+    "has_classes",
+    "is_sequences",
+    "open_encoder",
+    "quality_encoder",
+    "suite",
+    "undefined",
+]
 
 EncoderChoice = Encoder | Callable[[Split], Encoder]
 
@@ -28,9 +40,9 @@ EncoderChoice = Encoder | Callable[[Split], Encoder]
 def suite(
     model: Any, split: Split, own: Sequence[Metric] = (), encoder: EncoderChoice | None = None, samples: int = 10_000
 ):
-    """Likelihood, sample quality and diversity, use for other tasks, speed and size; then the config's own metrics.
+    """Metrics of likelihood, sample quality, diversity, downstream use, speed and size; then the config's own metrics.
 
-    encoder: of sample quality; by default the small one of images with labels, else raw values.
+    encoder: for sample quality; by default the small one for images with labels, else raw values.
     """
     chosen = _likelihoods(model, own)
     if is_sequences(split) and isinstance(model, Density):
@@ -44,25 +56,25 @@ def suite(
             chosen.append(train_on_synthetic)
     if isinstance(model, Latent) and "label" in split.arrays and split.size >= ENOUGH:
         chosen.append(latent_accuracy)
-    asked = {metric.__name__ for metric in chosen}  # with the encoder and the number of samples asked for
+    asked = {metric.__name__ for metric in chosen}  # with the requested encoder and number of samples
     return [*chosen, *(metric for metric in own if metric.__name__ not in asked), cost]
 
 
 def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoice | None:
-    """What looks at samples of this data; None if they are sequences, which no encoder takes."""
+    """The encoder for samples of this data; None for sequences, which no encoder accepts."""
     if is_sequences(split) or split.arrays["x"].ndim not in (2, 4):
         return None
     return encoder or (small if has_classes(split) else raw)
 
 
 def is_sequences(split: Split) -> bool:
-    """Whether it is of ragged sequences, of vectors over time, or of symbols."""
+    """Whether "x" holds ragged sequences, vectors over time, or symbols."""
     x = split.arrays["x"]
     return "length" in split.arrays or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
 
 
 def has_classes(split: Split) -> bool:
-    """Whether it is of gray images with labels, which a small encoder can be trained on."""
+    """Whether the split holds grayscale images with labels, on which a small encoder can be trained."""
     x = split.arrays["x"]
     as_seen = jax.eval_shape(lambda: split.head(1)["x"]).shape
     return x.ndim == 4 and x.shape[-1] == 1 == as_seen[-1] and "label" in split.arrays
@@ -72,8 +84,8 @@ ENOUGH = 100  # examples for a regression
 
 
 def _likelihoods(model: Any, own: Sequence[Metric]) -> list[Metric]:
-    """The exact likelihood, or bounds: by importance weighting what the config says, which knows what fits memory."""
-    found = [log_likelihood] if isinstance(model, Density) else []
+    """The exact likelihood, or bounds; importance-weighted ones as the config sets them, to fit in memory."""
+    found: list[Metric] = [log_likelihood] if isinstance(model, Density) else []
     if isinstance(model, Bound):
         found.append(elbo)
         if isinstance(model, ImportanceWeighted) and not any(metric.__name__.startswith("iwae") for metric in own):
@@ -82,13 +94,13 @@ def _likelihoods(model: Any, own: Sequence[Metric]) -> list[Metric]:
 
 
 def undefined(model: Any) -> Measure:
-    """Says that a model has no likelihood, exact or bounded."""
+    """The estimate of kind "undefined" for a model without an exact or bounded likelihood."""
     found = Estimate(math.nan, math.nan, "nats", "undefined", 0, f"{type(model).__name__} has no density")
     return lambda state, split, key: {"log_likelihood": found}
 
 
 def cost(model: Any) -> Measure:
-    """parameters: of all players. samples_per_second: of blocks of 500 on this machine, once compiled."""
+    """Cost metrics. parameters: of all players. samples_per_second: in blocks of 500 on this machine, once compiled."""
     draw = jax.jit(lambda state, key: model.sample(state, key, DRAWN))
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -100,17 +112,18 @@ def cost(model: Any) -> Measure:
         rates = DRAWN / np.array(seconds[1:])
         size = sum(a.size for a in jax.tree.leaves(state.params))
         device = jax.devices()[0].device_kind
-        error = float(rates.std(ddof=1))  # between blocks: what else the machine does is no sampling error
-        return {
+        error = float(rates.std(ddof=1))  # between blocks; load of the machine is not a sampling error
+        found = {
             "parameters": Estimate(float(size), math.nan, "", "exact", 1),
             "samples_per_second": Estimate(float(np.median(rates)), error, "1/s", "estimate", len(rates), device),
         }
+        return filed(found, "speed and cost", samples_per_second="higher", parameters="lower")
 
     return measure
 
 
 def open_encoder(name: str) -> EncoderChoice | None:
-    """An encoder of the command line: "small", "raw", or a file that `python -m gen_jax encoder` wrote; "" for none."""
+    """Opens an encoder by name: "small", "raw", or a file written by `python -m gen_jax encoder`; "" for none."""
     if name in ("", "small", "raw"):
         return {"": None, "small": small, "raw": raw}[name]
     from gen_jax.evaluation.samples import inception

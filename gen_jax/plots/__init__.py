@@ -1,6 +1,6 @@
-"""Pictures. A plot is a function `(model, state, split, key) -> matplotlib Figure`; configs list those they want.
+"""Plots. A plot is a function `(model, state, split, key) -> matplotlib Figure`; configs list those they want.
 
-Matplotlib is imported when the first picture is drawn, and without a window system.
+Matplotlib is imported when the first figure is drawn; no display is needed.
 """
 
 from gen_jax.plots.figures import (
@@ -25,4 +25,32 @@ from gen_jax.plots.latents import (
     traversals,
 )
 from gen_jax.plots.mixtures import components, restarts
-from gen_jax.profiling.charts import roofline, scaling
+
+__all__ = [
+    "PlotFn",
+    "components",
+    "density",
+    "flow_density",
+    "generator_density",
+    "imputations",
+    "interpolations",
+    "latent_scatter",
+    "latent_space",
+    "latent_usage",
+    "learning_curves",
+    "manifold",
+    "noise_interpolations",
+    "real_and_fake",
+    "reconstructions",
+    "restarts",
+    "rolls",
+    "samples",
+    "scatter",
+    "show",
+    "state_sequence",
+    "states",
+    "temperatures",
+    "tiled",
+    "traversals",
+    "warped_grid",
+]

@@ -1,4 +1,4 @@
-"""Pictures of any model, and what all pictures are made of."""
+"""Plots for any model, and the helpers shared by all plots."""
 
 from __future__ import annotations
 
@@ -17,23 +17,37 @@ from gen_jax.evaluation.metric import Split
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = [
+    "PlotFn",
+    "covering",
+    "density",
+    "ellipses",
+    "learning_curves",
+    "panels",
+    "reconstructions",
+    "samples",
+    "scatter",
+    "show",
+    "tiled",
+]
+
 PlotFn = Callable[[Any, State, Split, Array], "Figure"]
 
 
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """64 new examples, from the same noise at every step of training."""
+    """64 samples, from the same noise at every step of training."""
     return show({"samples": model.sample(state, key, 64)["x"]})
 
 
 def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Pairs of columns: examples of the split, and beside each its reconstruction."""
+    """Pairs of columns: examples of the split and their reconstructions."""
     batch = split.head(32)
     pairs = np.stack([np.asarray(batch["x"]), np.asarray(model.reconstruct(state, batch))], axis=1)
     return show({f"{split.name} (left of each pair) and reconstruction": pairs.reshape(-1, *pairs.shape[2:])})
 
 
 def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Points of the split beside as many new ones, colored by component where the model knows it."""
+    """Points of the split beside as many samples, colored by component where the model has components."""
     n = min(2000, split.size)
     generated = model.sample(state, key, n)
     colors = [split.arrays.get("label"), generated.get("component")]
@@ -44,7 +58,7 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def density(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Contours of the negative log-likelihood in the plane, with the data."""
+    """Contours of the negative log-likelihood in 2D, with the data."""
     x = np.asarray(split.head(1000)["x"])
     points, across, up = covering(x)
     nll = -np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
@@ -59,7 +73,7 @@ def density(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Every metric of a run against the step, train and evaluation of the same quantity in one panel."""
+    """Every metric of a run against the step, training and evaluation of the same quantity in one panel."""
     series: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for row in rows:
         for name, value in row.items():
@@ -83,9 +97,9 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
 
 
 def show(arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0) -> Figure:
-    """Images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
+    """Draws images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
 
-    columns: of a grid of images; by default about as many as rows.
+    columns: in a grid of images; by default about as many as rows.
     """
     figure, axes = panels(len(arrays))
     parts = list(zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]))
@@ -108,7 +122,7 @@ def show(arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0) -
 
 
 def tiled(images_NHWC: np.ndarray, columns: int = 0, gap: int = 1) -> np.ndarray:
-    """(N, H, W, C) images of any range as one image of floats in [0, 1], in a grid about as wide as high."""
+    """(N, H, W, C) images of any range as one image of floats in [0, 1], a roughly square grid."""
     n, height, width, channels = images_NHWC.shape
     columns = columns or math.ceil(math.sqrt(n) / 2) * 2  # even, so that pairs stay together
     rows = math.ceil(n / columns)
@@ -122,7 +136,7 @@ def tiled(images_NHWC: np.ndarray, columns: int = 0, gap: int = 1) -> np.ndarray
 
 
 def ellipses(axis: Any, means: Any, covariances: Any) -> None:
-    """Two standard deviations around each mean, in the plane of the first two coordinates."""
+    """Draws two-standard-deviation ellipses around each mean, in the first two coordinates."""
     turn = np.linspace(0, 2 * np.pi, 100)
     circle = 2 * np.stack([np.cos(turn), np.sin(turn)])
     for mean, covariance in zip(np.asarray(means)[:, :2], np.asarray(covariances)[:, :2, :2]):

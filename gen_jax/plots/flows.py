@@ -1,4 +1,4 @@
-"""Pictures of flows."""
+"""Plots of flows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from gen_jax.plots.figures import covering, panels, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["flow_density", "latent_space", "temperatures", "warped_grid"]
+
 
 def flow_density(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
-    """Data in the plane, the density of the model as a heat map, and samples, on the same axes."""
+    """Two-dimensional data, the model density as a heat map, and samples, on the same axes."""
     x = _plane(model, split, points)
     corners, across, up = covering(x)
     density = np.exp(np.asarray(jax.jit(model.log_prob)(state, {"x": corners})).reshape(across.shape))
-    density = np.nan_to_num(density)  # 0 outside of what the flow can give
+    density = np.nan_to_num(density)  # 0 outside the range of the flow
     drawn = np.asarray(model.sample(state, key, len(x))["x"])
     figure, axes = panels(3)
     axes[0].scatter(*x.T, s=2)
@@ -36,7 +38,7 @@ def flow_density(model: Any, state: State, split: Split, key: Array, points: int
 
 
 def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int = 6) -> Figure:
-    """A grid on the plane of the noise as the layers carry it to the data, drawn after some of them."""
+    """A grid in noise space as the layers transform it to data space, drawn after some of them."""
     _plane(model, split, 1)
     layers = unrolled(model.chain, state.params["flow"].get("layers", {}))
     shown = np.unique(np.linspace(0, len(layers), min(stages, len(layers) + 1)).astype(int))
@@ -55,7 +57,7 @@ def warped_grid(model: Any, state: State, split: Split, key: Array, stages: int 
 
 
 def latent_space(model: Any, state: State, split: Split, key: Array, points: int = 3000) -> Figure:
-    """Data beside the noise behind it, and noise beside the samples made of it; colored by where they lie."""
+    """Data beside its inverse image in noise space, and noise beside its samples; colored by position."""
     x = _plane(model, split, points)
     z = np.asarray(model.latent(state, {"x": x})[0])
     drawn = model.sample(state, key, len(x))
@@ -75,7 +77,7 @@ def latent_space(model: Any, state: State, split: Split, key: Array, points: int
 
 
 def temperatures(model: Any, state: State, split: Split, key: Array, rows: int = 6, columns: int = 8) -> Figure:
-    """New images, a row for each temperature between 0 and 1, from the same noise."""
+    """Samples, one row per temperature between 0 and 1, from the same noise."""
     heat = np.linspace(0, 1, rows)
     draw = jax.jit(lambda t: model.sample(state, key, columns, temperature=t)["x"])
     images = np.concatenate([np.asarray(draw(t)) for t in heat])

@@ -1,4 +1,4 @@
-"""Pictures of GANs."""
+"""Plots of GANs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from gen_jax.plots.figures import covering, panels, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["generator_density", "noise_interpolations", "real_and_fake", "spherical"]
+
 
 def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Examples of the split beside generated ones, those of a conditional model for the same contexts."""
+    """Examples of the split beside generated ones, under the same conditions for a conditional model."""
     batch = split.head(64)
     n = len(batch["x"])
     generated = model.sample(state, key, n, batch)["x"]
@@ -27,7 +29,7 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
-    """Each row: from one noise to another along the great circle between them (White 2016)."""
+    """Rows of samples from spherical interpolations between two noise vectors (White 2016)."""
     a, b = (model.noise(fold_in(key, name), rows) for name in ("from", "to"))
     z = spherical(a, b, jnp.linspace(0, 1, steps)).reshape(-1, a.shape[-1])
     one = model.conditioning.example(rows) if model.conditioning else {}
@@ -37,7 +39,7 @@ def noise_interpolations(model: Any, state: State, split: Split, key: Array, row
 
 
 def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Where the generator puts its points in the plane, with contours of what the discriminator takes for real."""
+    """Generator samples in 2D, with contours of the discriminator's logits."""
     x = np.asarray(split.head(2000)["x"])
     points, across, up = covering(x)
     figure, axes = panels(2)
@@ -47,9 +49,9 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
     alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
-    if alone and model.conditioning is None:  # otherwise a point has no logit of its own
+    if alone and model.conditioning is None:  # otherwise a point has no logit by itself
         logits = np.asarray(jax.jit(model.discriminate)(state, {"x": points})).reshape(across.shape)
-        boundary = model.adversarial.boundary
+        boundary = model.adversarial.threshold
         middle = np.median(logits) if boundary is None else boundary
         reach = max(np.abs(np.quantile(logits - middle, (0.02, 0.98))).max(), 1e-6)
         levels = middle + np.linspace(-reach, reach, 21)
@@ -63,7 +65,7 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
 
 
 def spherical(a: Array, b: Array, shares: Array) -> Array:
-    """(rows, steps, D): from a (rows, D) to b at constant angular speed."""
+    """(rows, steps, D) spherical interpolation from a (rows, D) to b."""
     unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)
     angle = jnp.arccos(jnp.clip(jnp.sum(unit(a) * unit(b), axis=-1), -1 + 1e-6, 1 - 1e-6))[:, None, None]
     from_a, from_b = jnp.sin((1 - shares[:, None]) * angle), jnp.sin(shares[:, None] * angle)
@@ -71,6 +73,6 @@ def spherical(a: Array, b: Array, shares: Array) -> Array:
 
 
 def _colored(images: Any, stacked: bool) -> np.ndarray:
-    """Images of three channels between 0 and 1, so that channels can be told apart by color."""
+    """Images of three channels between 0 and 1, so that channels are distinguished by color."""
     images = np.asarray(images)
     return np.clip(images, 0, 1) if stacked else images

@@ -1,4 +1,4 @@
-"""Pictures of chains of hidden states."""
+"""Plots of hidden Markov models."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from gen_jax.plots.figures import ellipses, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["rolls", "state_sequence", "states"]
+
 
 def states(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """The first two coordinates of sequences of the split and of new ones, colored by (most probable) state."""
+    """The first two coordinates of sequences of the split and of samples, colored by (most probable) state."""
     batch = {name: a[:32] for name, a in split.head(32).items()}
     found = np.asarray(jax.jit(model.decode)(state, batch).states)
     drawn = model.sample(state, key, len(found), length=batch["x"].shape[1])
@@ -33,7 +35,7 @@ def states(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """One sequence: the probability of each state over time, the most probable path, and the true one where known."""
+    """One sequence: the probability of each state over time, the most probable path, and the true one if known."""
     from matplotlib.figure import Figure
 
     batch = split.head(1)
@@ -66,7 +68,7 @@ def state_sequence(model: Any, state: State, split: Split, key: Array) -> Figure
 
 
 def rolls(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Piano rolls: two sequences of the split above, two new ones below."""
+    """Piano rolls: two sequences of the split above, two samples below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained", dpi=110)
@@ -80,6 +82,6 @@ def rolls(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def _matched(true: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """True states under the numbers of those they most often coincide with."""
+    """True states relabeled by the inferred states they most often coincide with."""
     names = {s: np.bincount(found[true == s]).argmax() for s in np.unique(true)}
     return np.array([names[s] for s in true])

@@ -1,4 +1,4 @@
-"""Pictures of latent spaces: of models that `encode` to a distribution of z and `decode` z."""
+"""Plots of latent spaces, for models that `encode` to a distribution of z and `decode` z."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from gen_jax.plots.figures import panels, show, tiled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["imputations", "interpolations", "latent_scatter", "latent_usage", "manifold", "traversals"]
+
 
 def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) -> Figure:
-    """What the plane of the first two latent dimensions decodes to, n by n, at equal steps of the normal's quantiles.
+    """Decoded n x n grid over the first two latent dimensions, equally spaced in quantiles of the normal.
 
-    Kingma & Welling 2013, figure 4. Further dimensions stay at their mean, a context at its first example.
+    Kingma & Welling 2013, figure 4. Other dimensions stay at their mean, the condition at the first example's.
     """
     if model.latent < 2:
         raise UserError("a manifold is drawn of two latent dimensions or more: take `traversals`")
@@ -46,7 +48,7 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
 
 
 def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Posterior means of up to 5,000 examples by label: the plane itself, or its two principal components."""
+    """Posterior means of up to 5,000 examples by label: both dimensions, or the first two principal components."""
     part = split.part(0, 5000)
     z = encoded(model)(state, part).means
     names = ("$z_1$", "$z_2$")
@@ -68,7 +70,7 @@ def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure
 
 
 def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """How much each latent dimension is used, most first: its KL, and the variance of its posterior means."""
+    """Use of each latent dimension, in decreasing order: its KL, and the variance of its posterior means."""
     means, kl = encoded(model)(state, split)
     figure, axes = panels(1 if kl is None else 2)
     of_each = {"variance of posterior means": means.var(axis=0)} | (
@@ -83,9 +85,9 @@ def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
-    """Rows from one example to another: their own pictures at the ends, decoded points on a line of z between.
+    """Rows from one example to another: the examples at the ends, decoded linear interpolations of z between.
 
-    A context is that of the nearer end.
+    Conditions are those of the nearer end.
     """
     rows = min(rows, split.size // 2)
     batch = split.head(2 * rows)
@@ -103,7 +105,7 @@ def interpolations(model: Any, state: State, split: Split, key: Array, rows: int
 
 
 def traversals(model: Any, state: State, split: Split, key: Array, rows: int = 10, steps: int = 11) -> Figure:
-    """One example's latent dimensions, the most used first, each moved from -3 to 3 with the others held."""
+    """Latent traversals of one example: each dimension, most used first, from -3 to 3 with the others fixed."""
     variances = encoded(model)(state, split.part(0, 1000)).means.var(axis=0)
     dimensions = np.argsort(-variances)[:rows]
     batch = split.head(1)
@@ -115,7 +117,7 @@ def traversals(model: Any, state: State, split: Split, key: Array, rows: int = 1
 
 
 def imputations(model: Any, state: State, split: Split, key: Array, rows: int = 8, n: int = 6) -> Figure:
-    """Examples, their upper half as it was observed, and completions of the lower one drawn given it."""
+    """Examples, their observed upper half, and samples of the lower half given the upper."""
     batch = split.head(rows)
     x = np.asarray(batch["x"])
     mask = np.zeros(x.shape, bool)

@@ -1,4 +1,4 @@
-"""Pictures of mixtures."""
+"""Plots of mixtures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from gen_jax.plots.figures import panels, show
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["components", "restarts"]
+
 
 def components(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """The means of a mixture, heaviest first, as examples look."""
+    """The means of a mixture as examples, heaviest component first."""
     order = np.argsort(-np.asarray(state.params["gmm"]["logits"]))
     means = np.asarray(state.params["gmm"]["means"])[order]
     return show({"means of the components, heaviest first": means.reshape(len(means), *split.head(1)["x"].shape[1:])})
 
 
 def restarts(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """The learning curve of each restart that `best_restart` tried."""
+    """The learning curve of each restart of `best_restart`."""
     figure, (axis,) = panels(1)
     curves = np.atleast_2d(np.asarray(state.extra["curve"]))
     ends = [curve[~np.isnan(curve)][-1] for curve in curves]

@@ -1,6 +1,6 @@
-"""What a training step costs, and how near it comes to what the device can do: `python -m gen_jax bench CONFIG...`.
+"""Cost of a training step, and its performance relative to the device's peak: `python -m gen_jax bench CONFIG...`.
 
-`measure` times the step of a config, `cost` counts its operations and `closed_form` holds a formula against them,
-`device` measures what the device can do, `trace` says where the time goes, `estimate` how many devices would pay off,
-`report` prints and compares, and `run` is the command.
+`measure` times the step of a config, `cost` counts its operations and `flops` computes them analytically, `device`
+measures the device's peaks, `trace` breaks down the time, `projection` estimates scaling over many devices, `report`
+and `charts` present and compare, and `bench` is the command.
 """

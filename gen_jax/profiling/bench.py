@@ -1,4 +1,4 @@
-"""The command `bench`: measures cases one after the other and leaves a report."""
+"""The command `bench`: measures cases sequentially and writes a report."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from gen_jax import plots
 from gen_jax.errors import UserError
 from gen_jax.logs import machine
-from gen_jax.markdown import write_section
-from gen_jax.profiling import report
+from gen_jax.profiling import charts, report
 from gen_jax.profiling.cost import host
 from gen_jax.profiling.measure import Case, Measurement, keep_programs, lay_out, measure_case
 from gen_jax.profiling.projection import Cluster, step_work, table
 from gen_jax.profiling.report import Cells
 from gen_jax.profiling.trace import Trace, trace_steps
+
+__all__ = ["SCALES", "bench", "cases", "check"]
 
 SCALES = "batch LOW:HIGH, devices, or accelerators"
 
@@ -30,9 +30,9 @@ SCALES = "batch LOW:HIGH, devices, or accelerators"
 def cases(
     configs: Sequence[Path], scale: Sequence[str] = (), data_dir: Path | None = None, **axes: Sequence[int | str]
 ) -> list[Case]:
-    """All combinations, an empty axis being what the config says, each for every size of `--scale`.
+    """The Cartesian product of the axes, an empty axis meaning the config's value, for every size of `--scale`.
 
-    Raises UserError for what cannot be built, before anything long is begun.
+    Raises UserError for invalid cases, before anything slow starts.
     """
     if not configs:
         raise UserError("name one or more configs, for example: python -m gen_jax bench vae_digits gmm_digits")
@@ -75,17 +75,16 @@ def bench(
     out: Path = Path("runs/bench"),
     compare: Path | None = None,
     profile: bool = False,
-    write: tuple[Path, str] | None = None,
     data_dir: Path | None = None,
 ) -> list[Measurement]:
-    """Measures all cases, prints tables, and writes bench.json, bench.md and pictures into a folder."""
+    """Measures all cases, prints tables, and writes bench.json, bench.md and figures into a folder."""
     earlier = report.read_measurements(compare) if compare else None
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown: list[tuple[str, Cells]] = []
     rows, done, failed = [], [], []
-    seen: dict[int, Trace] = {}  # of which row
-    full: dict[Case, int | None] = {}  # the first batch that does not fit, of what else the case says
+    seen: dict[int, Trace] = {}  # by row
+    full: dict[Case, int | None] = {}  # the first batch size that does not fit, by the other settings of the case
     for case in found:
         alike = replace(case, batch=None)
         if alike in full:
@@ -98,7 +97,7 @@ def bench(
                 print(f"{rows[-1].config}, batch {rows[-1].batch:,}{divided}: {rows[-1].words}", flush=True)
                 if profile:
                     seen[len(rows) - 1] = trace_steps(case, out / "profile" / rows[-1].config, data_dir)
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # out of memory, say: the others are measured
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # e.g. out of memory: the others are still measured
             if "RESOURCE_EXHAUSTED" in str(error) and scale[:1] == ("batch",):
                 full[alike] = case.batch
             else:
@@ -113,9 +112,9 @@ def bench(
     if tuple(scale) == ("accelerators",):
         works = [step_work(case, m.formula or m.flops, data_dir) for case, m in zip(done, rows)]
         shown.append((f"on paper: {Cluster()}", table(works)))
-    pictures = {"roofline": plots.roofline(rows, report.names(rows), machine())}
+    pictures = {"roofline": charts.roofline(rows, report.names(rows), machine())}
     if scale and scale[0] in ("batch", "devices"):
-        pictures[f"scale_{scale[0]}"] = plots.scaling(rows, scale[0], machine())
+        pictures[f"scale_{scale[0]}"] = charts.scaling(rows, scale[0], machine())
     for name, figure in pictures.items():
         figure.savefig(out / f"{name}.png")
     traces = [(name, seen[i]) for i, name in enumerate(report.names(rows)) if i in seen]
@@ -128,19 +127,16 @@ def bench(
         shown.append((f"beside {compare}: {earlier['where']}", report.against(rows, earlier)))
     for title, cells in (*shown, *costliest):
         console.print(report.rich_table(title, cells))
-    text = report.as_page(machine(), shown)
     (out / "bench.md").write_text(report.as_page(machine(), [*shown, *costliest]) + "\n")
     files = ["bench.json", "bench.md", *(f"{name}.png" for name in pictures), *["profile"] * profile]
     print("written:", *(str(out / name) for name in files))
-    if write:
-        write_section(*write, text)
     if failed:
         raise UserError("not measured: " + "; ".join(failed))
     return rows
 
 
 def check(seconds: float, out: Path, compare: Path | None = None) -> None:
-    """What can be wrong with the command line beside the cases; JAX does not begin here."""
+    """Validates the command-line arguments other than the cases, without starting JAX."""
     if not 0 < seconds <= 600:
         raise UserError(f"--seconds must be above 0 and at most 600, got {seconds}")
     if any(path.is_file() for path in (out, *out.parents)):

@@ -1,4 +1,4 @@
-"""Pictures of what `bench` measures."""
+"""Plots of `bench` results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from gen_jax.profiling.measure import Measurement
 
+__all__ = ["roofline", "scaling"]
+
 
 def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> Figure:
-    """Each step by its FLOPs per byte and its FLOP/s, under the roof of the measured peaks (Williams et al. 2009).
+    """Roofline plot: FLOP/s of each step against its FLOPs per byte, under the measured peaks (Williams et al. 2009).
 
-    The slanted roofs are the bandwidths of copies in working sets of the steps' sizes: caches serve small ones, so that
-    a step can lie above the lower one.
+    The slanted roofs are copy bandwidths for working sets of the steps' sizes: small ones are served by caches, so a
+    step can lie above the lower roof.
     """
     figure, (axis,) = panels(1)
     figure.set_size_inches(9, 6)
@@ -38,7 +40,7 @@ def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> 
         if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
             axis.scatter(*zip(*chosen), s=18, color=color, label=f"bound by {bound}")
     axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
-    taken: list[np.ndarray] = []  # where names begin, in points
+    taken: list[np.ndarray] = []  # label positions, in points
     for point, name in sorted(zip(points, names), key=lambda pair: pair[0][1]):
         begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
         up = 0
@@ -52,7 +54,7 @@ def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> 
 
 
 def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
-    """Time of a step and examples per second over `along`: "batch" or "devices"."""
+    """Step time and examples per second against `along`: "batch" or "devices"."""
     from matplotlib.ticker import LogLocator
 
     figure, axes = panels(2)
@@ -66,7 +68,7 @@ def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
             axis.plot(*zip(*line), "o-", markersize=3, label=", ".join(one))
         axis.set(xlabel=along, ylabel=name, yscale="log")
         low, high = axis.get_ylim()
-        axis.set_ylim(min(low, high / 10), high)  # or noise would fill the picture
+        axis.set_ylim(min(low, high / 10), high)  # otherwise noise would fill the plot
         sizes = sorted({getattr(m, along) for m in found})
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)

@@ -1,8 +1,8 @@
-"""Operations and bytes of a compiled step, as XLA counts them, with every turn of a loop counted.
+"""FLOPs and bytes of a compiled step, as counted by XLA, with every loop iteration counted.
 
-XLA's own analysis counts the body of a loop once, and of a conditional the costliest branch. Here the body of each
-`scan` (and of each `fori_loop` whose bounds are known) is compiled by itself, and what its other turns cost is added;
-and where players move on every n-th step only, all on the same, a step has the n-th part of that.
+XLA's own analysis counts a loop body once, and the most expensive branch of a conditional. Here the body of each
+`scan` (and of each `fori_loop` with known bounds) is compiled by itself, and the cost of its other iterations is added;
+if players are updated on every n-th step only, all on the same steps, their cost is divided by n.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 from gen_jax.errors import UserError
 
+__all__ = ["Cost", "Part", "cost", "host", "parts"]
+
 
 class Cost(NamedTuple):
-    """Of one step. Bytes are those that instructions read and write, caches or not."""
+    """Cost of one step. Bytes are those read and written by instructions, cached or not."""
 
     flops: float
     bytes: float
-    endless: int = 0  # loops of unknown length, whose bodies count once
+    endless: int = 0  # loops of unknown length, whose bodies are counted once
 
     def plus(self, other: Cost, times: float = 1.0) -> Cost:
         more = (self.flops + times * other.flops, self.bytes + times * other.bytes)
@@ -29,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A piece of a program that runs more often than it was counted."""
+    """A loop body that runs more often than it was counted."""
 
     body: ClosedJaxpr
     runs: int
@@ -37,17 +39,17 @@ class Part(NamedTuple):
 
 
 def cost(jaxpr: ClosedJaxpr, compiled: Any = None, every: int = 1) -> Cost:
-    """What a traced function costs; `compiled` is its program where there is one already. The outermost
-    conditionals take their costliest branch once in `every` runs, otherwise the cheapest.
+    """Cost of a traced function; `compiled` is its program if already compiled. The outermost conditionals take their
+    most expensive branch once in `every` runs, otherwise the cheapest.
 
-    On accelerators operations are counted before the compiler turns products into calls of libraries, which it then
-    does not count, and on the CPU beside them, whose backend can; bytes are always those of the compiled program.
+    On accelerators FLOPs are counted before compilation, which turns products into library calls that are not counted,
+    and by the backend of the host CPU, which supports that; bytes are always those of the compiled program.
     """
     return _whole(jaxpr, _own(jaxpr, compiled), every)
 
 
 def _whole(jaxpr: ClosedJaxpr, total: Cost, every: int = 1) -> Cost:
-    """The cost of a function of which `total` was counted."""
+    """The cost of a function with all loop iterations, from XLA's count `total`."""
     for part in parts(jaxpr.jaxpr, every):
         if part is None:
             total = total._replace(endless=total.endless + 1)
@@ -60,7 +62,7 @@ def _whole(jaxpr: ClosedJaxpr, total: Cost, every: int = 1) -> Cost:
 
 
 def _own(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
-    """As XLA counts it."""
+    """The cost of a function as counted by XLA."""
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in jaxpr.in_avals]
     lowered = lambda: jax.jit(jaxpr_as_fun(jaxpr)).lower(*shapes)
     counted = after = (compiled or lowered().compile()).cost_analysis() or {}
@@ -71,7 +73,7 @@ def _own(jaxpr: ClosedJaxpr, compiled: Any = None) -> Cost:
 
 
 def host() -> jax.Device:
-    """The CPU beside an accelerator; a UserError where JAX was told not to use it."""
+    """The host CPU device; a UserError if JAX_PLATFORMS excludes it."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -80,8 +82,8 @@ def host() -> jax.Device:
 
 
 def parts(jaxpr: Jaxpr, every: int = 1) -> Iterator[Part | Cost | None]:
-    """The outermost loops; None stands for one of unknown length. And what conditionals cost beyond what was counted
-    of them, the most of any branch: for those with loops in them, and those that seldom take the costliest."""
+    """Yields the outermost loops, None for one of unknown length, and a correction to the counted cost of each
+    conditional that contains loops or rarely takes its most expensive branch."""
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         if name == "scan":

@@ -1,4 +1,4 @@
-"""What a device can do: measured by a large matrix product and a large copy, and as its maker says."""
+"""Peak performance of the device: measured by a large matrix product and a large copy, and from its data sheet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+__all__ = ["KNOWN", "Peaks", "copy_bandwidth", "data_sheet", "device_slug", "matmul_peak", "verdict"]
+
 
 class Peaks(NamedTuple):
-    """FLOP/s of products and bytes/s of memory."""
+    """FLOP/s of matrix products and memory bandwidth in bytes/s."""
 
     flops: float
     bandwidth: float
 
 
-# Dense peaks by type computed in, FLOP/s, and bytes/s, as the makers' data sheets have them (without sparsity). float32
-# products of NVIDIA's run as TF32 unless JAX is told otherwise. The first pattern found in the device's kind decides.
+# Dense peaks by compute dtype, FLOP/s, and bytes/s, from the vendors' data sheets (without sparsity). float32 products
+# on NVIDIA GPUs run as TF32 unless JAX is configured otherwise. The first pattern found in the device kind applies.
 KNOWN = {
     r"\bH200\b": ({"bfloat16": 989e12, "float32": 495e12}, 4.8e12),
     r"\bH100 PCIe\b": ({"bfloat16": 756e12, "float32": 378e12}, 2.0e12),
@@ -44,7 +46,7 @@ def device_slug() -> str:
 
 
 def data_sheet(dtype: str = "float32") -> Peaks | None:
-    """What the maker of this device says of it; None where that is not known here."""
+    """Data-sheet peaks of this device; None if unknown."""
     kind = jax.devices()[0].device_kind
     for pattern, (flops, bandwidth) in KNOWN.items():
         if re.search(pattern, kind):
@@ -54,16 +56,16 @@ def data_sheet(dtype: str = "float32") -> Peaks | None:
 
 @lru_cache
 def matmul_peak(dtype: str = "float32") -> float:
-    """FLOP/s of a product of large matrices of this type."""
+    """FLOP/s of a large matrix product of this dtype."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.full((side, side), 0.5, dtype)
     return 2 * side**3 / _fastest(jax.jit(jnp.matmul), a, a)
 
 
 def copy_bandwidth(footprint: int) -> float:
-    """Bytes/s that copying reads and writes in a working set of about so many bytes: a CPU's caches serve small ones.
+    """Bytes/s read and written by copies in a working set of about `footprint` bytes: a CPU's caches serve small ones.
 
-    On accelerators not below 128 MB, which their caches do not hold.
+    On accelerators at least 128 MB, more than their caches hold.
     """
     least = 1 << (16 if jax.default_backend() == "cpu" else 27)
     return _copy_bandwidth(min(max(footprint // 2, least), 1 << 28).bit_length() - 1)
@@ -78,8 +80,8 @@ def _copy_bandwidth(bits: int) -> float:
 
 
 def _fastest(f: Callable[..., Any], *arguments: Any) -> float:
-    """The median of the fastest quarter of the calls of half a second, at least eight, in seconds: a GPU that has
-    fallen asleep takes a while to wake up."""
+    """The median time in seconds of the fastest quarter of the calls within half a second, at least eight: an idle GPU
+    takes a while to reach full speed."""
     jax.block_until_ready(f(*arguments))
     seen: list[float] = []
     while len(seen) < 8 or sum(seen) < 0.5:
@@ -90,10 +92,10 @@ def _fastest(f: Callable[..., Any], *arguments: Any) -> float:
 
 
 def verdict(flops: float, moved: float, seconds: float, peaks: Peaks) -> tuple[str, float]:
-    """What bounds a step, and how much of the roof it reaches (Williams, Waterman & Patterson 2009).
+    """The bottleneck of a step, and the fraction of the roofline it reaches (Williams, Waterman & Patterson 2009).
 
-    The roof is the longer of the times that its operations at the peak, and its bytes at the bandwidth, would take. A
-    step that reaches less than a quarter of it is bound by neither but by the latency of many small operations.
+    The roofline time is the maximum of FLOPs / peak and bytes / bandwidth. A step that reaches less than a quarter of
+    it is bound by the latency of many small operations instead.
     """
     computing, moving = flops / peaks.flops, moved / peaks.bandwidth
     reached = max(computing, moving) / seconds

@@ -1,8 +1,8 @@
-"""Products of a training step by formulas from shapes alone, to hold XLA's count against.
+"""Analytic FLOPs of the matrix products in a training step, from shapes alone, to check XLA's count.
 
 A multiply-add is two operations. A layer with a kernel takes 2 x (its output's size / features) x (its kernel's size);
-a network that is trained takes three times its forward pass, one with fixed weights that a gradient passes through
-twice (Kaplan et al. 2020, section 2.1). What is not a product (activations, optimizers, random numbers) is left out.
+training a network takes three times its forward pass, backpropagating through fixed weights twice (Kaplan et al. 2020,
+section 2.1). Everything but products (activations, optimizers, random numbers) is excluded.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from gen_jax.models.vae.hvae import HVAE
 from gen_jax.models.vae.vae import VAE
 from gen_jax.models.vae.vqvae import VQVAE
 
+__all__ = ["Called", "forward", "layers", "products"]
+
 
 @singledispatch
 def products(model: Any, batch: Batch) -> float | None:
-    """Operations of one training step on a batch (or its shapes); None where there is no formula."""
+    """FLOPs of one training step on a batch (or its shapes); None if there is no formula."""
     return None
 
 
@@ -43,7 +45,7 @@ def _(model: GMM, batch: Batch) -> float:
 
 @products.register
 def _(model: HMM, batch: Batch) -> float | None:
-    """Forward, backward and pairs of states; and densities and sums of the emission at every step."""
+    """Forward, backward and pairwise state posteriors; and emission densities and weighted sums at every step."""
     if not isinstance(model.emission, Gaussian):
         return None
     n, steps, *shape = batch["x"].shape
@@ -66,7 +68,7 @@ def _(model: HVAE, batch: Batch) -> float:
 
 @products.register
 def _(model: VQVAE, batch: Batch) -> float:
-    """The networks; and two products with the codebook: distances, and the sums of what each code stands for."""
+    """The networks; and two products with the codebook: distances, and sums of the encodings assigned to each code."""
     _, extra = jax.eval_shape(model.init, jax.random.key(0), _one(batch))
     codebook = 4.0 * math.prod(model.grid) * extra["codebook"].size
     return len(batch["x"]) * (3.0 * forward(model.init, _one(batch)) + codebook)
@@ -74,7 +76,7 @@ def _(model: VQVAE, batch: Batch) -> float:
 
 @products.register
 def _(model: Flow, batch: Batch) -> float | None:
-    """Of vectors, every entry of a kernel takes part once per example."""
+    """For vectors, every kernel entry is used once per example."""
     if batch["x"].ndim != 2:
         return None
     params, _ = jax.eval_shape(model.init, jax.random.key(0), batch)
@@ -84,9 +86,9 @@ def _(model: Flow, batch: Batch) -> float | None:
 
 @products.register
 def _(model: GAN, batch: Batch) -> float | None:
-    """The generator is trained (3 passes) on what the discriminator has been trained on too (2 x 3 passes), and sees it
-    through the discriminator held fixed (2). A penalty on gradients takes 6 more passes of the discriminator, and one
-    of the generator where it has steps of its own; a mode-seeking generator is trained on two sets of samples."""
+    """The generator is trained (3 passes) on the samples that also train the discriminator (2 x 3 passes), through the
+    fixed discriminator (2). A gradient penalty takes 6 more passes of the discriminator, and one of the generator if it
+    is lazy; a mode-seeking generator is trained on two sets of samples."""
     if model.unrolling is not None:
         return None
     n, context = len(batch["x"]), _context(model)
@@ -99,13 +101,13 @@ def _(model: GAN, batch: Batch) -> float | None:
     seeking = any(r.name == "mode_seeking" for r in model.regularizers)
     zero, one = jnp.zeros(1), jnp.ones(1)
     loss = model.adversarial.generator
-    of_real = float(loss(zero, zero) != loss(one, zero))  # a relativistic generator is shown the real ones too
+    of_real = float(loss(zero, zero) != loss(one, zero))  # a relativistic generator loss uses real examples too
     turn = (2.0 + 3.0 * seeking) * made + (2.0 + of_real) * judged
     return n * ((1.0 + lazy) * made + (6.0 + penalties) * judged + turn / model.every)
 
 
 def _one(batch: Batch) -> Batch:
-    """The shapes of a batch of one example."""
+    """The shapes of a batch with one example."""
     return {name: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for name, a in batch.items()}
 
 
@@ -114,13 +116,13 @@ def _context(model: Any) -> list[jax.ShapeDtypeStruct]:
 
 
 class Called(NamedTuple):
-    """A layer with a kernel, as it is called on one example."""
+    """A layer with a kernel, as called on one example."""
 
     layer: nn.Module
     x: tuple[int, ...]
     y: tuple[int, ...]
     kernel: tuple[int, ...]
-    times: int  # how often `nn.scan` repeats it
+    times: int  # repetitions by `nn.scan`
 
     @property
     def products(self) -> float:
@@ -129,7 +131,7 @@ class Called(NamedTuple):
 
 
 def forward(init: Callable[..., Any], *shapes: Any) -> float:
-    """Operations of one pass through the layers that `init` calls."""
+    """FLOPs of one forward pass through the layers that `init` calls."""
     return sum(called.products for called in layers(init, *shapes))
 
 
@@ -140,7 +142,7 @@ def layers(init: Callable[..., Any], *shapes: Any) -> list[Called]:
     def note(call, arguments, keywords, context):
         module = context.module
         if not module.path and context.method_name == "__call__":
-            networks.append(module)  # whose layers are called from here on; a layer in a loop is traced twice
+            networks.append(module)  # its layers are called from here on; a layer in a loop is traced twice
         out = call(*arguments, **keywords)
         if context.method_name == "__call__" and module.has_variable("params", "kernel"):
             kernel = module.get_variable("params", "kernel").shape
@@ -152,7 +154,7 @@ def layers(init: Callable[..., Any], *shapes: Any) -> list[Called]:
     stored = {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in jax.tree.leaves_with_path(made)}
 
     def repeats(path: tuple[str, ...], kernel: tuple[int, ...]) -> int:
-        """A layer that `nn.scan` repeats is called with one kernel of those that are stored."""
+        """Repetitions of a layer: `nn.scan` stacks kernels and calls the layer with one of them."""
         ending = "/" + "/".join([*path, "kernel"])
         same = [n for n, shape in stored.items() if n.endswith(ending) and shape[len(shape) - len(kernel) :] == kernel]
         return math.prod(stored[min(same, key=len)]) // math.prod(kernel) if path and same else 1

@@ -1,4 +1,4 @@
-"""Times the very step that trains: what `fit` would run, with as many calls under way as there."""
+"""Timing of the training step exactly as `fit` runs it, with as many calls in flight."""
 
 from __future__ import annotations
 
@@ -16,24 +16,38 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Trainable
+from gen_jax.core import Batch, State, Trainable
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment
 from gen_jax.loop import AHEAD, Program, program
-from gen_jax.models.hmm.hmm import HMM
 from gen_jax.profiling.cost import cost
 from gen_jax.profiling.device import Peaks, copy_bandwidth, data_sheet, matmul_peak, verdict
 from gen_jax.profiling.flops import products
 
+__all__ = [
+    "Case",
+    "Measurement",
+    "cadence",
+    "cadences",
+    "is_sequential",
+    "keep_programs",
+    "lay_out",
+    "loop_length",
+    "measure_case",
+    "moving_mean",
+    "products_in",
+    "step_times",
+]
+
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a config, with its own batch, chunk and type where they are not given.
+    """A benchmark case: a config, optionally with another batch size, chunk, dtype or number of devices.
 
-    dtype: what the networks compute in, for configs with a knob `precision`; of others only the products, on
-    accelerators: "bfloat16" rounds their inputs, "float32" is what JAX does by default (TF32 on NVIDIA's).
+    dtype: compute dtype of the networks, for configs with a knob `precision`; otherwise of matrix products only, on
+    accelerators: "bfloat16" rounds their inputs, "float32" is JAX's default (TF32 on NVIDIA GPUs).
     """
 
     config: str
@@ -59,11 +73,11 @@ class Case:
         return loaded
 
     def experiment(self) -> Experiment:
-        """Built, with what the case says; an error if its batch cannot be divided over the devices."""
+        """The experiment with the settings of the case; an error if its batch cannot be divided over the devices."""
         built = self.loaded().build()
         layout = replace(built.layout, data=self.devices)
         experiment = replace(built, batch=self.batch or built.batch, chunk=self.chunk or built.chunk, layout=layout)
-        layout.mesh()  # an error where there are not so many devices
+        layout.mesh()  # an error if there are too few devices
         if experiment.batch and experiment.batch % self.devices:
             raise UserError(
                 f"{self.config}: a batch of {experiment.batch} cannot be divided over {self.devices} devices"
@@ -73,8 +87,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one case. Times are in seconds, of one step where nothing else is said; None is what is not known. Where a
-    player moves on every n-th step only, a step is the mean of n."""
+    """Measurements of one case. Times are seconds per step unless noted; None means unknown. If a player is updated on
+    every n-th step only, times are means over n steps."""
 
     config: str
     model: str
@@ -87,16 +101,16 @@ class Measurement:
     compiling: float
     p50: float
     p95: float
-    steps: int  # that were timed
-    tokens: int | None  # steps of sequences in a batch
-    memory: int  # bytes that the compiled program needs beside its data: state, temporaries, results
-    flops: float  # of a step by XLA's analysis, every turn of a loop counted
-    formula: float | None  # of its products by the closed form of its family
+    steps: int  # number of timed steps
+    tokens: int | None  # sequence steps in a batch
+    memory: int  # bytes that the compiled program needs besides its data: state, temporaries, results
+    flops: float  # per step by XLA's analysis, with every loop iteration counted
+    formula: float | None  # of its matrix products, by the formula of its family
     bytes: float
     endless_loops: int
-    peak_flops: float  # measured, of all devices together
-    peak_bandwidth: float  # measured in a working set of this size, of all devices together
-    known_flops: float | None  # by the maker's data sheet, of all devices together
+    peak_flops: float  # measured, sum over devices
+    peak_bandwidth: float  # measured in a working set of this size, sum over devices
+    known_flops: float | None  # by the data sheet, sum over devices
 
     @property
     def steps_per_second(self) -> float:
@@ -112,25 +126,25 @@ class Measurement:
 
     @property
     def model_flops(self) -> float:
-        """Operations that a step needs: XLA's count, or the formula's where that is smaller.
+        """FLOPs that a step needs: XLA's count, or the formula's if smaller.
 
-        XLA counts the costliest branch of a conditional, whichever runs; the formula leaves out what is no product.
+        XLA counts the most expensive branch of a conditional, whichever runs; the formula counts matrix products only.
         """
         return min(self.flops, self.formula or self.flops)
 
     @property
     def utilization(self) -> float:
-        """Share of the measured peak of all devices."""
+        """Fraction of the measured peak of all devices."""
         return self.model_flops / self.p50 / self.peak_flops
 
     @property
     def known_utilization(self) -> float | None:
-        """Share of the peak that the maker's data sheet has."""
+        """Fraction of the data-sheet peak."""
         return self.known_flops and self.model_flops / self.p50 / self.known_flops
 
     @property
     def bandwidth(self) -> float:
-        """Bytes/s that instructions read and write; above the peak where caches serve them."""
+        """Bytes/s read and written by instructions; above the peak if served by caches."""
         return self.bytes / self.p50
 
     @property
@@ -152,12 +166,12 @@ class Measurement:
 
 
 def measure_case(case: Case, seconds: float = 3.0, data_dir: Path | None = None) -> Measurement:
-    """Compiles and times a case for about so long. Raises UserError for what cannot be built."""
+    """Compiles a case and times it for about `seconds`. Raises UserError if it cannot be built."""
     experiment, source = lay_out(case, data_dir)
     with products_in(case.dtype):
         try:
             ready = program(experiment.algorithm, source, experiment.chunk, experiment.layout)
-        except ValueError as error:  # what models and algorithms say of data that does not fit them
+        except ValueError as error:  # raised by models and algorithms for incompatible data
             raise UserError(f"{case.config}: {error}") from error
         try:
             return _timed(case, experiment, ready, seconds)
@@ -167,7 +181,7 @@ def measure_case(case: Case, seconds: float = 3.0, data_dir: Path | None = None)
 
 @contextmanager
 def keep_programs(folder: Path) -> Iterator[None]:
-    """A context in which programs that take a second and more to compile are kept in this folder, and found there."""
+    """A context that caches programs that take at least a second to compile in this folder."""
 
     def use(path: str | None) -> None:
         compilation_cache.reset_cache()
@@ -182,15 +196,15 @@ def keep_programs(folder: Path) -> Iterator[None]:
 
 
 def products_in(dtype: str | None) -> Any:
-    """A context in which accelerators round the inputs of products, for "bfloat16"."""
+    """A context in which accelerators round the inputs of matrix products, for "bfloat16"."""
     rounded = dtype == "bfloat16" and jax.default_backend() != "cpu"
     return jax.default_matmul_precision("BF16_BF16_F32" if rounded else None)
 
 
 def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
-    """The experiment of a case, laid out on its devices, and its data, which repeat where they are fewer than a batch.
+    """The experiment of a case, laid out on its devices, and its source; data smaller than a batch is repeated.
 
-    Where the config takes all examples as one batch, a case's batch is a data set of that size.
+    If the config uses full batches, the case's batch size is the size of the data set.
     """
     experiment = case.experiment()
     data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
@@ -206,10 +220,10 @@ def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
 
 def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -> Measurement:
     chunk, batch = experiment.chunk, jax.eval_shape(lambda view: view.batch_at(0), ready.source.example())
-    jax.block_until_ready(ready.state)
-    jax.clear_caches()  # shapes have been asked for, which traces: begin again
+    state = jax.block_until_ready(ready.initial_state())
+    jax.clear_caches()  # evaluating shapes has traced the step: start afresh
     start = time.perf_counter()
-    traced = ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
+    traced = ready.advance.trace(state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
     middle = time.perf_counter()
     lowered = traced.lower()
     end = time.perf_counter()
@@ -218,15 +232,15 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     memory = compiled.memory_analysis()
     if chunk == 1 and case.devices == 1:
         spent = cost(traced.jaxpr, compiled, cadence(experiment.model))
-    else:  # of the plain step on one device: a chunk's length is not known to the program, nor the whole to one part
+    else:  # the plain step on one device: the program knows neither its chunk's length nor, sharded, the whole batch
         view = jax.eval_shape(lambda source: source, ready.source.example())
         step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
-        jaxpr = jax.make_jaxpr(step)(jax.eval_shape(lambda state: state, ready.state), view)
+        jaxpr = jax.make_jaxpr(step)(ready.shapes, view)
         spent = cost(jaxpr, None, cadence(experiment.model))
-    cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls after which every player has moved as often
-    times = moving_mean(list(step_times(ready, chunk, seconds, 4 + cycle)), cycle)
+    cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls per full cycle of player updates
+    times = moving_mean(list(step_times(ready, state, chunk, seconds, 4 + cycle)), cycle)
     dtype = case.dtype or case.loaded().knobs.get("precision", "float32")
-    needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(ready.state)
+    needs = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes + _size(state)
     maker, x = data_sheet(dtype), batch["x"]
     apart = 1 if jax.default_backend() == "cpu" else case.devices  # a CPU's devices share its cores and memory
     return Measurement(
@@ -242,7 +256,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         p50=float(np.median(times)),
         p95=float(np.percentile(times, 95)),
         steps=(len(times) + cycle - 1) * chunk,
-        tokens=x.shape[0] * x.shape[1] if isinstance(experiment.model, HMM) else None,
+        tokens=x.shape[0] * x.shape[1] if is_sequential(batch) else None,
         memory=needs,
         flops=spent.flops,
         formula=products(experiment.model, batch),
@@ -254,33 +268,39 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
     )
 
 
+def is_sequential(batch: Batch) -> bool:
+    """Whether "x" holds sequences, of vectors (B, T, D) or of symbols (B, T)."""
+    x = batch["x"]
+    return "length" in batch or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
+
+
 def moving_mean(times: Sequence[float], n: int) -> np.ndarray:
-    """Of every n consecutive times."""
+    """The means of every n consecutive times."""
     return np.convolve(times, np.full(n, 1 / n), "valid")
 
 
 def loop_length(chunk: int) -> Any:
-    """The number of steps of a call, as the loop passes it."""
+    """The number of steps per call, as the loop passes it."""
     return 1 if chunk == 1 else np.int32(chunk)
 
 
 def cadences(model: Any) -> list[int]:
-    """n of each objective that is taken on every n-th step."""
+    """The update interval (`every`) of each objective."""
     return [objective.every for objective in (model.objectives if isinstance(model, Trainable) else ())]
 
 
 def cadence(model: Any) -> int:
-    """The one cadence above 1; 1 where there is none, or several."""
+    """The unique cadence above 1; 1 if there is none, or several."""
     found = set(cadences(model)) - {1}
     return found.pop() if len(found) == 1 else 1
 
 
-def step_times(ready: Program, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
-    """Seconds per step from the end of a call to the end of the next, at least `least` times, after some to warm up.
+def step_times(ready: Program, state: State, chunk: int, seconds: float, least: int = 5) -> Iterator[float]:
+    """Yields seconds per step from the end of a call to the end of the next, at least `least` times, after warm-up.
 
-    As in the loop, the next calls are under way by then, and what a source takes to make batches counts.
+    As in the loop, later calls are already in flight, and the time a source takes to make batches counts.
     """
-    state, totals, step = ready.state, ready.zeros(), int(ready.state.step)
+    totals, step = ready.zeros(), int(state.step)
     running, ends, begin = deque(), [], time.perf_counter()
     while len(ends) < least + 3 or time.perf_counter() - begin < seconds:
         window = ready.source.window(step, chunk)

@@ -1,7 +1,7 @@
-"""On paper: how data-parallel training would scale over many accelerators.
+"""Projected scaling of data-parallel training over many accelerators.
 
-Every device keeps the config's batch; after each step what the devices found is summed over them: the gradients, or
-the sufficient statistics of EM. With n devices, ring all-reduce and nothing overlapped,
+Weak scaling: every device keeps the config's batch; each step ends with an all-reduce of the gradients, or of the
+sufficient statistics of EM. With n devices, ring all-reduce and no overlap,
 
     step(n) = FLOPs / (utilization x peak) + 2 (n - 1) / n x bytes / link + 2 log2(n) x latency,
 
@@ -23,16 +23,18 @@ from gen_jax.profiling.cost import cost
 from gen_jax.profiling.flops import products
 from gen_jax.profiling.measure import Case, cadence, lay_out
 
+__all__ = ["ACCELERATORS", "Cluster", "Work", "reduced_bytes", "step_work", "table"]
+
 ACCELERATORS = (8, 64, 256, 1024)
 
 
 class Cluster(NamedTuple):
-    """By default H100s, eight per node, with one 400 Gb/s link each."""
+    """A cluster of accelerators; by default H100s, eight per node, with one 400 Gb/s link each."""
 
     flops: float = 989e12  # bfloat16 products per second and device
     utilization: float = 0.4
     link: float = 50e9  # bytes/s and device
-    latency: float = 10e-6  # of one hop, seconds
+    latency: float = 10e-6  # per hop, seconds
 
     def __str__(self) -> str:
         return (
@@ -42,7 +44,7 @@ class Cluster(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one device does in a step, and what is then summed over all of them."""
+    """FLOPs of one device per step, and the bytes of the all-reduce."""
 
     config: str
     batch: int
@@ -54,7 +56,7 @@ class Work(NamedTuple):
         return computing / (computing + self._summing(n, cluster))
 
     def batch_for(self, share: float, n: int, cluster: Cluster = Cluster()) -> int:
-        """Examples per device from which on the efficiency is at least `share`."""
+        """Smallest number of examples per device with efficiency at least `share`."""
         each = self.flops / self.batch / (cluster.utilization * cluster.flops)
         return math.ceil(share / (1 - share) * self._summing(n, cluster) / each)
 
@@ -63,7 +65,7 @@ class Work(NamedTuple):
 
 
 def step_work(case: Case, flops: float | None = None, data_dir: Path | None = None) -> Work:
-    """Of a config; its operations by the formula of its family, or as XLA counts them, where they are not given."""
+    """The work of a config; FLOPs by default from the formula of its family, or else XLA's count."""
     experiment, source = lay_out(case, data_dir)
     view = jax.eval_shape(lambda source: source, source.example())
     batch = jax.eval_shape(lambda view: view.batch_at(0), view)
@@ -78,7 +80,7 @@ def step_work(case: Case, flops: float | None = None, data_dir: Path | None = No
 
 
 def reduced_bytes(state: State) -> int:
-    """What is summed over devices at every step: gradients of all players, or the statistics of EM."""
+    """Bytes all-reduced at every step: gradients of all players, or the sufficient statistics of EM."""
     trained = isinstance(state.opt, dict) and set(state.opt) == set(state.params)
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state.params if trained else state.opt))
 

@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, and beside an earlier run."""
+"""Measurements as tables, as JSON, and compared with an earlier run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,32 @@ from gen_jax.markdown import markdown_table
 from gen_jax.profiling.measure import Measurement
 from gen_jax.profiling.trace import Trace
 
+__all__ = [
+    "GAPS",
+    "KEY",
+    "Cells",
+    "against",
+    "as_markdown",
+    "as_page",
+    "division",
+    "gaps",
+    "limits",
+    "names",
+    "operations",
+    "read_measurements",
+    "rich_table",
+    "save",
+    "speeds",
+    "tables",
+]
+
 Cells = tuple[list[str], list[list[str]]]  # header and rows
 GAPS = ["config", "steps per call", "of the time"]
 KEY = ("config", "batch", "chunk", "dtype", "devices")
 
 
 def speeds(found: Sequence[Measurement]) -> Cells:
-    """What a step takes, and what it takes to begin."""
+    """Step times and start-up times."""
     header = [
         "config",
         "batch",
@@ -59,7 +78,7 @@ def speeds(found: Sequence[Measurement]) -> Cells:
 
 
 def limits(found: Sequence[Measurement]) -> Cells:
-    """How near a step comes to what the device can do."""
+    """Performance of each step relative to the device's peaks."""
     listed, several = any(m.known_flops for m in found), any(m.devices > 1 for m in found)
     header = ["config", "batch", "chunk", "type", "MFLOP: XLA", "formula", "GFLOP/s", "of matmul", "GB/s", "of copy"]
     header.append("bound by")
@@ -85,7 +104,7 @@ def limits(found: Sequence[Measurement]) -> Cells:
 
 
 def division(found: Sequence[Measurement]) -> Cells:
-    """How much faster a batch is when it is divided over devices."""
+    """Speedup from dividing a batch over devices."""
     shared = jax.default_backend() == "cpu"
     one = {_alike(m): m.p50 for m in found if m.devices == 1}
     rows = []
@@ -102,7 +121,7 @@ def _alike(m: Measurement) -> tuple:
 
 
 def operations(trace: Trace, n: int = 10) -> Cells:
-    """The costliest operations of a step."""
+    """The most expensive operations of a step."""
     header = ["operation", "ms per step", "calls", "of all operations", "comes from"]
     rows = [
         [o.name, f"{1000 * o.seconds:.3f}", f"{o.calls:g}", f"{100 * o.share:.1f} %", o.origin]
@@ -112,7 +131,7 @@ def operations(trace: Trace, n: int = 10) -> Cells:
 
 
 def rich_table(title: str, cells: Cells) -> Table:
-    """Cells for the terminal."""
+    """Cells as a table for the terminal."""
     header, rows = cells
     table = Table(title=title)
     for name in header:
@@ -123,7 +142,7 @@ def rich_table(title: str, cells: Cells) -> Table:
 
 
 def names(found: Sequence[Measurement]) -> list[str]:
-    """What each is called: its config, and what else it takes where a config was measured more than once."""
+    """The name of each measurement: its config, with all settings if a config was measured more than once."""
     configs = [m.config for m in found]
     whole = lambda m: (
         f"{m.config}, batch {m.batch:,}, chunk {m.chunk}, {m.dtype}, {m.devices} device" + "s" * (m.devices > 1)
@@ -132,7 +151,7 @@ def names(found: Sequence[Measurement]) -> list[str]:
 
 
 def gaps(traces: Sequence[tuple[str, Trace]]) -> Cells:
-    """How long nothing of the steps ran, from the first call of the program to the last."""
+    """The fraction of time with no part of the steps running, from the first call of the program to the last."""
     rows = [[name, f"{trace.chunk}", f"{100 * trace.host_gap:.1f} %"] for name, trace in traces]
     return GAPS, rows
 
@@ -143,7 +162,7 @@ def save(
     traces: Sequence[tuple[str, Trace]] = (),
     too_large: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
-    """Writes what was measured as JSON, and returns it; `too_large` are the rows of what did not fit into memory."""
+    """Writes the measurements as JSON and returns them; `too_large` are the rows that did not fit into memory."""
     rows, idle = [dataclasses.asdict(m) for m in found], gaps(traces)[1]
     contents = {"measurements": rows, "gaps": idle, "too_large": list(too_large)}
     record = {"where": machine(), **environment(), **contents}
@@ -152,7 +171,7 @@ def save(
 
 
 def tables(record: Mapping[str, Any]) -> list[tuple[str, Cells]]:
-    """What every run shows, with titles, from what `save` wrote."""
+    """The titled tables of a record written by `save`."""
     found = [Measurement(**row) for row in record["measurements"]]
     shown = [("time", speeds(found)), ("limits", limits(found))]
     if record.get("too_large"):
@@ -171,12 +190,12 @@ def as_markdown(record: Mapping[str, Any]) -> str:
 
 
 def as_page(where: str, shown: Sequence[tuple[str, Cells]]) -> str:
-    """Tables with titles, as Markdown, below the name of the machine."""
+    """Titled tables as Markdown, below the name of the machine."""
     return "\n\n".join([f"{where}.", *(f"{title}:\n\n{markdown_table(*cells)}" for title, cells in shown)])
 
 
 def read_measurements(path: Path) -> Mapping[str, Any]:
-    """An earlier run, as `save` left it."""
+    """The record of an earlier run, written by `save`."""
     record = read_json(path)
     if record is None:
         raise UserError(f"--compare {path}: there is no such file")
@@ -188,7 +207,7 @@ def read_measurements(path: Path) -> Mapping[str, Any]:
 
 
 def against(found: Sequence[Measurement], earlier: Mapping[str, Any]) -> Cells:
-    """Step times beside an earlier run's: slower or faster by more than a tenth, and by more than it varied."""
+    """Step times against an earlier run: slower or faster if by more than a tenth and beyond its p95."""
     before = {tuple(row[name] for name in KEY): row for row in earlier["measurements"]}
     rows = []
     for m in found:

@@ -1,4 +1,4 @@
-"""What a few steps of the training loop spend their time on, read from a trace of the JAX profiler."""
+"""Time breakdown of a few steps of the training loop, read from a JAX profiler trace."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from gen_jax.hooks import Profile
 from gen_jax.loop import fit, program
 from gen_jax.profiling.measure import Case, lay_out, loop_length, products_in
 
-CALLS = 5  # of the compiled program, that are traced
-_CONTAINER = re.compile(r"%?([\w.\-]+) = [^\n]*? (?:while|conditional|call)\(")  # its time is that of what it holds
+__all__ = ["CALLS", "Operation", "Trace", "read", "trace_steps"]
+
+CALLS = 5  # traced calls of the compiled program
+_CONTAINER = re.compile(r"%?([\w.\-]+) = [^\n]*? (?:while|conditional|call)\(")  # its time is that of its contents
 
 
 class Operation(NamedTuple):
-    """What one operation of the compiled program takes per step, over all threads."""
+    """Time of one operation of the compiled program per step, over all threads."""
 
     name: str
     seconds: float
     calls: float
-    share: float  # of the time of all operations
-    origin: str  # the place in the model or algorithm that it comes from, as JAX names it
+    share: float  # fraction of the time of all operations
+    origin: str  # its origin in the model or algorithm, as named by JAX
 
 
 class Trace(NamedTuple):
-    operations: Sequence[Operation]  # the costliest first
-    host_gap: float  # share of the time between the first and the last call of the program in which nothing of it ran
+    operations: Sequence[Operation]  # most expensive first
+    host_gap: float  # fraction of the time between the first and the last call of the program in which none of it ran
     chunk: int = 1  # steps per call
 
 
 def trace_steps(case: Case, folder: Path, data_dir: Path | None = None) -> Trace:
-    """Runs `fit` for a few steps and leaves a trace of the last of them in a folder, for TensorBoard or Perfetto."""
+    """Runs `fit` for a few steps and writes a trace of the last of them into a folder, for TensorBoard or Perfetto."""
     experiment, source = lay_out(case, data_dir)
     chunk, layout = min(experiment.chunk, 20), experiment.layout
     first = 2 * chunk
@@ -46,13 +48,13 @@ def trace_steps(case: Case, folder: Path, data_dir: Path | None = None) -> Trace
         fit(experiment.algorithm, source, steps, chunk=chunk, hooks=[Profile(folder, first, steps)], layout=layout)
     (path,) = set(folder.rglob("*.xplane.pb")) - earlier
     ready = program(experiment.algorithm, source, chunk, layout)
-    step = ready.advance.lower(ready.state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
+    step = ready.advance.lower(ready.abstract_state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
     ready.source.close()
     return read(path, CALLS * chunk, step.compile().as_text())._replace(chunk=chunk)
 
 
 def read(path: Path, steps: int, program_text: str = "") -> Trace:
-    """A trace file of so many steps; the program's text says where its operations come from."""
+    """Reads a trace file of `steps` steps; the program's text gives the origins of its operations."""
     containers = set(_CONTAINER.findall(program_text))
     found = _events(jax.profiler.ProfileData.from_file(str(path)))
     events = [event for event in found if event[0] not in containers]
@@ -79,16 +81,16 @@ def _events(data: Any) -> Iterator[tuple[str, float, float, Any]]:
             for event in line.events:
                 stats = dict(event.stats)
                 name = stats.get("hlo_op", event.name if line.name == "XLA Ops" else None)
-                if str(name).startswith("command_buffer"):  # kernels that a GPU is sent together
+                if str(name).startswith("command_buffer"):  # kernels launched on a GPU as one graph
                     name = event.name
                 if name is not None and "advance" in str(stats.get("hlo_module", "advance")):
                     yield str(name), event.start_ns, event.start_ns + event.duration_ns, stats.get("run_id")
 
 
 def _gap(events: Sequence[tuple[str, float, float, Any]]) -> float:
-    """Between the end of each execution and the start of the next, as a share of all.
+    """Idle time between the end of each execution and the start of the next, as a fraction of the total.
 
-    Of GPUs, whose traces do not say which execution a kernel belongs to: between the kernels.
+    On GPUs, whose traces do not assign kernels to executions: between kernels.
     """
     spans: dict[Any, tuple[float, float]] = {}
     for i, (_, start, end, run) in enumerate(events):
@@ -103,5 +105,5 @@ def _gap(events: Sequence[tuple[str, float, float, Any]]) -> float:
 
 
 def _short(origin: str) -> str:
-    """Without the names of the loop around the step."""
+    """The origin without the names of the loop around the step."""
     return re.sub(r"^jit\(advance\)/(while/body/)?(jit\(step\)/)?", "", origin)

@@ -226,7 +226,7 @@ def write_config(tmp_path, body):
     path = tmp_path / "mine.py"
     path.write_text(
         "import numpy as np\nfrom gen_jax.algorithms import em\nfrom gen_jax.data import Dataset\n"
-        "from gen_jax.experiment import Experiment\nfrom gen_jax.models.gmm import GMM\n" + body
+        "from gen_jax.experiment import Experiment\nfrom gen_jax.models.mixture import GMM\n" + body
     )
     return str(path)
 

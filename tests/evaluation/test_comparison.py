@@ -28,9 +28,9 @@ from gen_jax.evaluation import (
 )
 from gen_jax.evaluation.comparison import Comparison, Row, tightest
 from gen_jax.evaluation.metric import Estimate, Split
-from gen_jax.evaluation.samples.features import Seen, raw, small
+from gen_jax.evaluation.samples.features import EncoderOutput, raw, small
 from gen_jax.evaluation.samples.quality import examples_of, quality
-from gen_jax.evaluation.suite import opened
+from gen_jax.evaluation.suite import open_encoder
 from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.mixture import GMM
 from gen_jax.models.vae import VAE
@@ -93,16 +93,16 @@ def test_sample_quality_has_a_seed_and_counts_every_sample(samples):
 def test_too_few_samples_are_said():
     rng = np.random.default_rng(0)
     split = Split("test", {"x": rng.normal(size=(30, 50))}, training={"x": rng.normal(size=(40, 50))})
-    found = quality(raw, Seen(rng.normal(size=(35, 50)).astype(np.float32)), split)
+    found = quality(raw, EncoderOutput(rng.normal(size=(35, 50)).astype(np.float32)), split)
     assert "too few for 50 features: singular covariance" in found["frechet_distance@raw"].how
     assert "biased upward" in found["frechet_distance@raw"].how and math.isnan(found["frechet_infinity@raw"].value)
-    many = quality(raw, Seen(rng.normal(size=(1000, 50))), split)
+    many = quality(raw, EncoderOutput(rng.normal(size=(1000, 50))), split)
     assert "bias about" in many["frechet_distance@raw"].how
     assert many["frechet_infinity@raw"].value < many["frechet_distance@raw"].value
     with pytest.raises(UserError, match="at least two samples"):
-        quality(raw, Seen(rng.normal(size=(1, 50))), split)
+        quality(raw, EncoderOutput(rng.normal(size=(1, 50))), split)
     with pytest.raises(UserError, match="without the training examples"):
-        quality(raw, Seen(rng.normal(size=(9, 50))), split._replace(training=None))
+        quality(raw, EncoderOutput(rng.normal(size=(9, 50))), split._replace(training=None))
 
 
 # --- classes
@@ -195,9 +195,9 @@ def test_cost_counts_parameters_and_times_samples():
 
 
 def test_encoders_of_the_command_line():
-    assert opened("") is None and opened("raw") is raw and opened("small") is small
+    assert open_encoder("") is None and open_encoder("raw") is raw and open_encoder("small") is small
     with pytest.raises(UserError, match="small, raw, or a file"):
-        opened("nowhere")
+        open_encoder("nowhere")
 
 
 # --- tables

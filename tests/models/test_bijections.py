@@ -137,15 +137,16 @@ def widened(tree):
     return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), tree)
 
 
-LONG = ("glow", "realnvp", "coupling of images", "checkerboard")  # to compile; of them `make test` inverts in float64
+LONG = ("glow", "realnvp", "coupling of images", "checkerboard", "continuous")  # to compile
+TWINS = ("spline MAF", "spline IAF", "sums of sigmoids", "sigmoid coupling", "stack")  # made of layers tested alone
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG[:2])) for name in CASES])
 def any_case(request):
     return CASES[request.param]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES])
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG + TWINS)) for name in CASES])
 def case(request):
     return CASES[request.param]
 
@@ -440,6 +441,7 @@ def test_what_cannot_be_is_refused(make, says):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere values keep their order")
 def test_short_rows_are_moved_as_long_ones(monkeypatch):
     """On one CPU values of few dimensions are moved with the examples last: the same map, of NumPy's arrays too."""

@@ -92,7 +92,7 @@ def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size, c
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("features", [2, 20])
+@pytest.mark.parametrize("features", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, features, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (6, 5, 7, 16))
@@ -111,6 +111,7 @@ def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, feature
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
+@pytest.mark.optimized
 def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
     monkeypatch.setattr(convolutions, "BLOCK", 1 << 14)  # so that they would walk through the batch if it were whole
     mesh = Layout(data=2).mesh()
@@ -126,6 +127,7 @@ def test_filtered_convolutions_of_a_divided_batch_are_not_gathered(monkeypatch):
     assert "all-reduce" in program and "all-gather" not in program
 
 
+@pytest.mark.slow
 def test_filtered_convolutions_of_a_population():
     xs = jax.random.normal(jax.random.key(0), (3, 2, 12, 11, 16))
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 16, 16))
@@ -137,7 +139,9 @@ def test_filtered_convolutions_of_a_population():
 
 
 @pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
-@pytest.mark.parametrize("channels, features", [(16, 16), (3, 5), (5, 2)])
+@pytest.mark.parametrize(
+    "channels, features", [(16, 16), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 5), (5, 2)))]
+)
 def test_convolutions_of_no_images(module, channels, features):
     x = jnp.zeros((0, 8, 8, channels))
     params = module(features).init(jax.random.key(0), x)

@@ -552,17 +552,19 @@ def test_stacked_digits_write_their_number():
 # --- what they learn
 
 
+@pytest.mark.optimized
 def test_gan_learns_a_gaussian():
     x = (np.array([3.0, -1.0]) + 0.5 * np.random.default_rng(0).normal(size=(4000, 2))).astype(np.float32)
     model = GAN(MLP((32, 32), 2), MLP((32, 32), 1), latent=2)
     tx = optax.adam(1e-3, b1=0.5)
     algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", 0.998)
     state = fit(algorithm, Resident({"x": x}, 128), 4000, chunk=500)
-    drawn = np.asarray(model.sample(state, jax.random.key(0), 4000)["x"])
+    drawn = np.asarray(model.sample(averaged(state), jax.random.key(0), 4000)["x"])
     np.testing.assert_allclose(drawn.mean(axis=0), [3.0, -1.0], atol=0.25)
     assert np.all((drawn.std(axis=0) > 0.15) & (drawn.std(axis=0) < 1.0))  # neither collapsed nor scattered
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_a_population_of_seeds_finds_all_eight_modes():
     rng = np.random.default_rng(0)
@@ -579,10 +581,11 @@ def test_a_population_of_seeds_finds_all_eight_modes():
     state = fit(population(algorithm, 3), Resident({"x": x}, 256), 4000, chunk=500)
     measure = mode_coverage(ring(8), 0.05)(model)
     for i in range(3):
-        found = measure(member(state, i), Split("test", {"x": x}), jax.random.key(0))
+        found = measure(averaged(member(state, i)), Split("test", {"x": x}), jax.random.key(0))
         assert found["modes"].value == 8 and found["high_quality"].value > 0.8
 
 
+@pytest.mark.optimized
 def test_what_both_players_see_is_generated_once_inside_a_chunk_too():
     model = GAN(MLP((64, 64), 2), MLPDiscriminator((64,)), latent=2)
     algorithm = descent(model, {"discriminator": optax.sgd(0.1), "generator": optax.sgd(0.1)})

@@ -36,7 +36,11 @@ from gen_jax.sharding import Layout
 
 KINDS = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
 INVERSE = {"full": np.linalg.inv, "tied": np.linalg.inv, "diag": np.reciprocal, "spherical": np.reciprocal}
-every_kind = pytest.mark.parametrize("name", KINDS)
+all_kinds = pytest.mark.parametrize("name", KINDS)
+every_kind = pytest.mark.parametrize(  # full and diagonal stand for tied and spherical
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("tied", "spherical"))) for name in KINDS]
+)
+two_kinds = pytest.mark.parametrize("name", ["full", pytest.param("tied", marks=pytest.mark.slow), "diag"])
 
 
 def points(n=400, scale=1.0, offset=0.0, seed=0, dtype=np.float32):
@@ -74,7 +78,7 @@ def dense(model, state):
     return tuple(np.asarray(a, np.float64) for a in (w, *model.covariances(state)))
 
 
-@every_kind
+@all_kinds
 def test_log_prob_is_scipys(name):
     x, model = points(), GMM(3, kind=KINDS[name])
     state = trained(model, x, 30)
@@ -88,7 +92,11 @@ def test_log_prob_is_scipys(name):
 @every_kind
 @pytest.mark.parametrize(
     "dtype, tolerance, scale, offset",
-    [(np.float32, 1e-4, 1.0, 0.0), (np.float64, 1e-10, 1.0, 0.0), (np.float32, 1e-4, 0.1, 1000.0)],
+    [
+        pytest.param(np.float32, 1e-4, 1.0, 0.0, marks=pytest.mark.slow),
+        (np.float64, 1e-10, 1.0, 0.0),
+        (np.float32, 1e-4, 0.1, 1000.0),
+    ],
 )
 def test_each_iteration_is_scikit_learns(name, dtype, tolerance, scale, offset):
     """From the same parameters, the same likelihood after every one of 20 iterations. The rival computes in float64, on
@@ -150,7 +158,7 @@ def test_both_ways_to_evaluate_agree_with_float64(name, narrow):
 
 
 @every_kind
-@pytest.mark.parametrize("scale, offset", [(0.1, 1000.0), (1e-8, 0.0), (1e8, 0.0)])
+@pytest.mark.parametrize("scale, offset", [(0.1, 1000.0), (1e-8, 0.0), pytest.param(1e8, 0.0, marks=pytest.mark.slow)])
 def test_scale_and_offset_do_not_matter(name, scale, offset):
     """Data at 1000 +- 0.1 has the right variance in float32; tiny and huge data give the same mixture."""
     model = GMM(3, kind=KINDS[name])
@@ -284,7 +292,7 @@ def test_map_estimates_raise_the_posterior_and_shrink(name):
             assert float(log_prob(model, moved, x).sum() + model.log_prior(moved)) < total + 0.02
 
 
-@pytest.mark.parametrize("name", ["full", "tied", "diag"])
+@two_kinds
 def test_streamed_parts_and_devices_equal_one_batch(name, same):
     """Exact EM over data in several batches, in parts of a batch, and divided over devices."""
     x, model = points(512), GMM(3, kind=KINDS[name])
@@ -334,7 +342,7 @@ def test_inverses_on_accelerators_are_those_on_cpus(monkeypatch):
     np.testing.assert_allclose(inverses(factor), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("d", [2, 3, 5])
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch, same):
     x, model = jax.random.normal(jax.random.key(0), (300, d)), GMM(3)
     start = em(model).init(jax.random.key(1), {"x": x})
@@ -343,7 +351,7 @@ def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch, same):
     same(em(model).step(start, {"x": x})[0].params, expected[0].params, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["full", "tied", "diag"])
+@two_kinds
 def test_stepwise_em_reaches_what_em_reaches(name):
     x, model = points(4000), GMM(3, kind=KINDS[name])
     best = trained(model, x, 50)

@@ -96,8 +96,14 @@ def reference(name):
 
 @pytest.mark.parametrize(
     "name, dtype, tolerance",
-    [(name, np.float64, 1e-9) for name in (*KINDS, "categorical", "poisson")]
-    + [(name, np.float32, 1e-4) for name in ("full", "diag", "categorical")],
+    [
+        pytest.param(name, np.float64, 1e-9, marks=[pytest.mark.slow] * (name in ("tied", "spherical")))
+        for name in (*KINDS, "categorical", "poisson")
+    ]
+    + [
+        pytest.param(name, np.float32, 1e-4, marks=[pytest.mark.slow] * (name != "full"))
+        for name in ("full", "diag", "categorical")
+    ],
 )
 def test_each_iteration_is_hmmlearns(name, dtype, tolerance, caplog):
     """From the same parameters, the same log-likelihood of ragged sequences after every one of 20 iterations."""
@@ -142,7 +148,9 @@ EMISSIONS = {
 @pytest.mark.parametrize(
     "emission, data",
     [
-        pytest.param(*parts, id=name, marks=[pytest.mark.slow] * (name in ("mixture", "unobserved")))
+        pytest.param(
+            *parts, id=name, marks=[pytest.mark.slow] * (name in ("mixture", "unobserved", "poisson", "regression"))
+        )
         for name, parts in EMISSIONS.items()
     ],
 )
@@ -331,6 +339,7 @@ def test_posterior_samples_are_drawn_from_the_posterior():
     np.testing.assert_allclose(frequencies, marginals, atol=0.05)
 
 
+@pytest.mark.slow
 def test_streamed_divided_and_stepwise_training(same):
     rng = np.random.default_rng(0)
     x = gaussian_data()[rng.integers(6, size=32)] + 0.1 * rng.normal(size=(32, 1, 1)).astype(np.float32)

@@ -99,8 +99,10 @@ def test_evidence_that_comes_back_after_underflow():
     expected = np.log(0.5) - 600
     for scan in SCANS.values():
         given = single((log_initial, log_transition, log_likelihood))
-        assert float(inference.log_evidence(*given, scan)[0]) == pytest.approx(expected, rel=1e-5)
-        np.testing.assert_allclose(inference.posterior(*given, scan).marginals[0, 5], [0, 1], atol=1e-6)
+        evidence = jax.jit(lambda *a: inference.log_evidence(*a, scan))
+        marginals = jax.jit(lambda *a: inference.posterior(*a, scan).marginals)
+        assert float(evidence(*given)[0]) == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(marginals(*given)[0, 5], [0, 1], atol=1e-6)
 
 
 def test_impossible_sequences_have_probability_zero():
@@ -115,9 +117,9 @@ def test_single_steps_and_long_sequences():
     for x in (one[2][:, :1], one[2][:, :2]):
         expected = [enumerated(*one[:2], s) for s in x]
         for scan in SCANS.values():
-            found = inference.posterior(*single((*one[:2], x)), scan)
+            found = jax.jit(lambda *a: inference.posterior(*a, scan))(*single((*one[:2], x)))
             np.testing.assert_allclose(found.log_evidence, [e[0] for e in expected], rtol=1e-5)
-            best = inference.most_probable(*single((*one[:2], x)), scan)
+            best = jax.jit(lambda *a: inference.most_probable(*a, scan))(*single((*one[:2], x)))
             np.testing.assert_array_equal(best.states, [e[3] for e in expected])
     long = chain(3.0, batch=2, time=100_000, k=4)
     with jax.enable_x64(True):
@@ -132,8 +134,12 @@ def test_masks_hide_what_lies_behind_the_end():
     mask = np.arange(7) < lengths[:, None]
     padded = np.where(mask[..., None], log_likelihood, 0)
     for scan in SCANS.values():
-        found = inference.posterior(*single((log_initial, log_transition, padded)), scan, mask=mask)
-        best = inference.most_probable(*single((log_initial, log_transition, padded)), scan, mask=jnp.asarray(mask))
+        found = jax.jit(lambda *a: inference.posterior(*a, scan, mask=mask))(
+            *single((log_initial, log_transition, padded))
+        )
+        best = jax.jit(lambda *a: inference.most_probable(*a, scan, mask=jnp.asarray(mask)))(
+            *single((log_initial, log_transition, padded))
+        )
         for b, length in enumerate(lengths):
             expected = enumerated(log_initial, log_transition, log_likelihood[b, :length])
             np.testing.assert_allclose(found.log_evidence[b], expected[0], rtol=1e-5)

@@ -564,9 +564,9 @@ def test_collapse_is_seen():
     layer["kernel"] = layer["kernel"].at[:, [1, 3]].set(0.0)
     split = Split("test", {name: np.asarray(a) for name, a in batch.items()})
     found = active_units(model)(state, split, KEY)
-    assert found["active_units"].value == 1 and found["kl_least"].value == 0 < found["kl_most"].value
+    assert found["active_units"].value == 1 and found["kl_min"].value == 0 < found["kl_max"].value
     of_each = kl_per_dimension(model)(state, split, KEY)
-    assert of_each["kl_1"].value == 0 and of_each["kl_0"].value == pytest.approx(found["kl_most"].value)
+    assert of_each["kl_1"].value == 0 and of_each["kl_0"].value == pytest.approx(found["kl_max"].value)
 
 
 def test_protocols_are_recorded_and_binarised_data_has_no_bits_per_dimension():
@@ -600,8 +600,8 @@ def test_data_a_model_cannot_explain_is_refused_before_training(tmp_path):
         "import optax\n"
         "from gen_jax.algorithms import descent\n"
         "from gen_jax.experiment import Experiment\n"
-        "from gen_jax.models.likelihoods import Bernoulli\n"
-        "from gen_jax.models.nets import MLP\n"
+        "from gen_jax.models.common.likelihoods import Bernoulli\n"
+        "from gen_jax.models.common.networks import MLP\n"
         "from gen_jax.models.vae import VAE\n"
         "def config(steps: int = 1, smoke: bool = False):\n"
         "    model = VAE(MLP([], 4), MLP([], (8, 8, 1)), Bernoulli(), 2)\n"

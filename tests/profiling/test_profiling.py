@@ -24,6 +24,8 @@ from gen_jax.profiling.measure import Case, lay_out, measure_case
 from gen_jax.profiling.projection import Cluster, Work, reduced_bytes, step_work
 from gen_jax.profiling.trace import _gap, trace_steps
 
+pytestmark = pytest.mark.optimized
+
 N = 64
 PRODUCT = 2 * N**3
 
@@ -74,13 +76,18 @@ def test_loops_of_unknown_length_are_said():
 # How many times as much as the products of the formula XLA counts; a first layer needs no gradient of its input.
 @pytest.mark.parametrize(
     "config, low, high",
-    [("vae_digits", 0.9, 1.1), ("realnvp_moons", 0.9, 1.1), ("hvae_digits", 0.9, 1.1), ("gan_ring8", 0.8, 1.1)],
+    [
+        ("vae_digits", 0.9, 1.1),
+        ("realnvp_moons", 0.9, 1.1),
+        pytest.param("hvae_digits", 0.9, 1.1, marks=pytest.mark.slow),
+        ("gan_ring8", 0.8, 1.1),
+    ],
 )
 def test_the_formula_of_a_family_agrees_with_xla(config, low, high, monkeypatch):
     monkeypatch.setattr(convolutions, "_is_filtered", lambda *_: False)  # which takes half of the formula's products
     experiment, source = lay_out(Case(config))
     ready = program(experiment.algorithm, source, 1)
-    counted = cost(ready.advance.trace(ready.state, ready.zeros(), ready.source.window(0, 1), 1).jaxpr)
+    counted = cost(ready.advance.trace(ready.initial_state(), ready.zeros(), ready.source.window(0, 1), 1).jaxpr)
     batch = jax.eval_shape(lambda view: view.batch_at(0), ready.source.example())
     assert low < counted.flops / products(experiment.model, batch) < high
 
@@ -109,6 +116,7 @@ def test_a_step_on_several_devices_is_held_against_all_of_them(found):
     assert m.roofline == four.roofline == ("compute", 0.8) and m.utilization == four.utilization == 0.8
 
 
+@pytest.mark.slow
 def test_a_divided_step_counts_as_the_whole():
     one, two = (measure_case(Case("configs/gan/gan_ring8.py", batch=64, chunk=1, devices=n), 0.05) for n in (1, 2))
     assert two.flops == pytest.approx(one.flops, rel=0.05) and two.bytes == pytest.approx(one.bytes, rel=0.1)
@@ -125,7 +133,7 @@ def test_a_branch_that_is_seldom_taken_counts_so_often():
     assert flops(loop, True, x, every=4).flops == pytest.approx(6 * PRODUCT, rel=0.02)
 
 
-@pytest.mark.parametrize("chunk, steps", [(1, 15), (3, 45)])
+@pytest.mark.parametrize("chunk, steps", [(1, 15), pytest.param(3, 45, marks=pytest.mark.slow)])
 def test_a_step_is_the_mean_of_the_turns_of_all_players(chunk, steps, monkeypatch):
     """`wgan_gp_digits` trains its generator on every third step: no such step, nor one without it, is the step."""
     times = [1, 1, 4] * 5 if chunk == 1 else [2] * 15
@@ -134,6 +142,7 @@ def test_a_step_is_the_mean_of_the_turns_of_all_players(chunk, steps, monkeypatc
     assert (found.p50, found.p95, found.steps) == (pytest.approx(2), pytest.approx(2), steps)
 
 
+@pytest.mark.slow
 def test_a_batch_of_all_examples_is_all_of_them():
     """EM takes all examples as one batch: the same number of them is the same step, and another one of its kind."""
     own = measure_case(Case("configs/mixture/gmm_blobs.py"), 0.05)
@@ -162,6 +171,7 @@ def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
     assert (tmp_path / "roofline.png").exists()
 
 
+@pytest.mark.slow
 def test_a_scale_of_batches_ends_where_memory_does(tmp_path, monkeypatch, capsys):
     tried = []
 
@@ -213,6 +223,7 @@ def test_a_measurement_is_of_the_step_that_trains(found):
     assert 0 < gan.utilization < 1 and gan.words.startswith(gan.roofline[0])
 
 
+@pytest.mark.slow
 def test_tokens_are_steps_of_sequences():
     assert measure_case(Case("configs/hmm/hmm_gaussian.py", batch=8), 0.05).tokens == 8 * 100
 

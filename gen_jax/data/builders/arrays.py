@@ -1,4 +1,4 @@
-"""What the builders here have in common: they make whole arrays, and need neither TensorFlow nor, mostly, a network."""
+"""Base class of our builders: they make whole arrays, and need neither TensorFlow nor, mostly, a network."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow_datasets as tfds
 
+__all__ = ["ArrayBuilder", "label", "split_arrays", "vector"]
+
 
 class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A `tensorflow_datasets` builder over arrays. Subclasses give `features` and `arrays`.
+    """A `tensorflow_datasets` builder over arrays. Subclasses define `features` and `arrays`.
 
-    Subclasses are not registered by name, which may be that of a catalogue set: `gen_jax.data.catalogue` finds them.
+    Subclasses are not registered by name, which a catalog set may share: `gen_jax.data.catalogue` finds them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    LEVELS: int | None = None  # of integer data 0 .. LEVELS - 1
+    LEVELS: int | None = None  # for integer data 0 .. LEVELS - 1
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(skip_registration=True, **options)
@@ -47,7 +49,7 @@ def label(classes: int) -> tfds.features.ClassLabel:
 
 
 def split_arrays(arrays: Mapping[str, np.ndarray], train: int, validation: int) -> dict[str, dict[str, np.ndarray]]:
-    """The first `train` examples, the next `validation`, and the rest for test."""
+    """Splits into the first `train` examples, the next `validation`, and the rest for test."""
     cuts = {
         "train": slice(train),
         "validation": slice(train, train + validation),

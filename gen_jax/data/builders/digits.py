@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8, as scikit-learn ships them."""
+"""Handwritten digits, 8x8, as shipped with scikit-learn."""
 
 import numpy as np
 from scipy.ndimage import zoom
@@ -6,11 +6,13 @@ from sklearn.datasets import load_digits
 
 from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 
+__all__ = ["Digits", "Digits28", "small"]
+
 
 class Digits(ArrayBuilder):
-    """1,797 scans of handwritten digits: (8, 8, 1) counts 0 .. 16 of inked pixels in 4x4 blocks.
+    """1,797 scans of handwritten digits: (8, 8, 1) counts 0 .. 16 of ink pixels in 4x4 blocks.
 
-    From Alpaydin & Kaynak 1998. A fixed permutation divides them: 1,347 for training, 150 for validation, 300 for test.
+    From Alpaydin & Kaynak 1998. Split by a fixed permutation: 1,347 for training, 150 for validation, 300 for test.
     """
 
     LEVELS = 17
@@ -23,7 +25,7 @@ class Digits(ArrayBuilder):
 
 
 class Digits28(ArrayBuilder):
-    """The digits of `Digits`, enlarged to (28, 28, 1) and 256 levels: a stand-in for MNIST."""
+    """The images of `Digits`, upsampled to (28, 28, 1) and 256 levels: a stand-in for MNIST."""
 
     LEVELS = 256
 

@@ -8,6 +8,8 @@ import numpy as np
 from gen_jax.data.builders.arrays import ArrayBuilder, label, vector
 from gen_jax.errors import UserError
 
+__all__ = ["FILES", "FashionMnist", "IdxBuilder", "Mnist", "read_idx"]
+
 FILES = {
     ("train", "x"): "train-images-idx3-ubyte.gz",
     ("train", "label"): "train-labels-idx1-ubyte.gz",

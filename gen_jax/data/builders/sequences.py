@@ -1,4 +1,4 @@
-"""Sequences of different lengths, padded with zeros to the longest: "length" says where each ends."""
+"""Sequences of different lengths, zero-padded to the longest, with their "length"."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +8,11 @@ import numpy as np
 from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 from gen_jax.errors import UserError
 
+__all__ = ["Chorales", "JapaneseVowels", "JsbChorales", "SequenceBuilder", "Vowels", "ends", "padded"]
+
 
 class SequenceBuilder(ArrayBuilder):
-    """Sequences of STEPS steps at most."""
+    """Sequences of at most STEPS steps."""
 
     STEPS = 0
     FILE = ""
@@ -24,7 +26,7 @@ class SequenceBuilder(ArrayBuilder):
 
 
 class JsbChorales(SequenceBuilder):
-    """Bach chorales as piano rolls (T, 88) of bits: 229 / 76 / 77, as Boulanger-Lewandowski et al. 2012 divide them."""
+    """Bach chorales as binary piano rolls (T, 88): 229 / 76 / 77, split as in Boulanger-Lewandowski et al. 2012."""
 
     STEPS, FILE = 160, "JSB_Chorales.npz"
 
@@ -64,11 +66,11 @@ class JapaneseVowels(SequenceBuilder):
 
 
 class Chorales(SequenceBuilder):
-    """Four voices that move through the chords of random keys, (T, 88) bits: 120 / 30 / 30 pieces of 32 to 96 steps."""
+    """Four voices moving through the chords of random keys, binary (T, 88): 120 / 30 / 30 pieces of 32 to 96 steps."""
 
     STEPS = 96
     TRIADS = np.array([[0, 4, 7], [2, 5, 9], [4, 7, 11], [5, 9, 12], [7, 11, 14], [9, 12, 16], [11, 14, 17]])
-    MOVES = np.array(  # what follows each degree of the scale, in parts of 10
+    MOVES = np.array(  # transitions between degrees of the scale, in tenths
         [
             [3, 1, 0, 2, 3, 1, 0],
             [0, 2, 0, 1, 6, 0, 1],
@@ -100,7 +102,7 @@ class Chorales(SequenceBuilder):
 
 
 class Vowels(SequenceBuilder):
-    """Three speakers glide from vowel to vowel in 12 coefficients (T, 12): 90 / 30 / 60 of 8 to 24 steps."""
+    """Three speakers gliding between vowels in 12 coefficients (T, 12): 90 / 30 / 60 sequences of 8 to 24 steps."""
 
     STEPS = 24
 
@@ -109,7 +111,7 @@ class Vowels(SequenceBuilder):
 
     def arrays(self, downloads):
         rng = np.random.default_rng(0)
-        stations = rng.normal(size=(3, 12)) + 0.6 * rng.normal(size=(3, 3, 12))  # vowels; how each speaks
+        stations = rng.normal(size=(3, 12)) + 0.6 * rng.normal(size=(3, 3, 12))  # vowels; variation by speaker
         labels = rng.integers(3, size=180)
         pieces = [self.piece(rng, stations[speaker]) for speaker in labels]
         return split_arrays({**padded(pieces, self.STEPS), "label": labels}, train=90, validation=30)
@@ -126,7 +128,7 @@ class Vowels(SequenceBuilder):
 
 
 def ends(lengths: np.ndarray) -> np.ndarray:
-    """Where to cut what lies one after the other."""
+    """Split points of concatenated sequences."""
     return np.cumsum(lengths)[:-1]
 
 

@@ -6,6 +6,8 @@ from sklearn.datasets import make_blobs, make_moons
 from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 from gen_jax.data.modes import grid, ring
 
+__all__ = ["Banana", "Blobs", "Checkerboard", "GaussianHmm", "Grid25", "Plane", "Ring8", "Rings", "Spirals", "TwoMoons"]
+
 
 class Plane(ArrayBuilder):
     """10,000 points in the plane with the component each came from: 8,000 / 1,000 / 1,000."""

@@ -1,1 +1,1 @@
-"""Sample quality, by the features of an encoder."""
+"""Sample quality, from encoder features."""

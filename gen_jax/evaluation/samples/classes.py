@@ -1,4 +1,4 @@
-"""What a classifier of the data says of samples: which classes there are, how even, and what they teach."""
+"""Classifier-based sample metrics: class coverage, class balance, and training on synthetic data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import State, fold_in
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
 from gen_jax.evaluation.samples.features import fit_classifier, small
 from gen_jax.evaluation.samples.quality import DRAWN, drawing, examples_of
 
+__all__ = ["class_coverage", "train_on_synthetic"]
+
 
 def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
-    """Makes the metric of images of one digit, or of several in their channels (stacked digits, Metz et al. 2017).
+    """Makes the metric for images of one digit, or of several stacked in channels (stacked digits, Metz et al. 2017).
 
-    classes: how many of all there are have a sample (of three stacked digits there are 1,000). class_kl: KL(samples ||
-    data) over classes, nats, the data being the training split's or, of stacked digits, uniform; that of n samples as
-    even as the data is about (classes - 1) / 2 n. confidence: the mean of the largest probability. By the small encoder
-    of the data set, whose accuracy stands in the provenance.
+    classes: number of classes with a sample (of 1,000 for three stacked digits). class_kl: KL(samples || data) over
+    classes in nats, the data being the training split or, for stacked digits, uniform; about (classes - 1) / 2 n for n
+    samples from the data distribution. confidence: the mean of the largest probability. Uses the small encoder of the
+    data set, whose accuracy is noted in the estimate.
     """
 
     def class_coverage(model: Any) -> Measure:
@@ -42,11 +44,13 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             error = math.sqrt(max(np.sum(share[there] * ratios**2) - kl**2, 0) / n)
             sure = seen.max(axis=-1)
             of = lambda value, error, unit: Estimate(float(value), float(error), unit, "estimate", n, encode.detail)
-            return {
+            found = {
                 "classes": of(there.sum(), math.nan, f"of {classes**stack}"),
                 "class_kl": of(kl, error, "nats"),
                 "confidence": of(sure.mean(), sure.std() / math.sqrt(n), "share"),
             }
+            found = filed(found, "sample quality", headline=True, confidence="higher")
+            return filed(found, "diversity", headline=True, classes="higher", class_kl="lower")
 
         return measure
 
@@ -54,10 +58,10 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
 
 
 def train_on_synthetic(model: Any) -> Measure:
-    """The accuracy on real examples of a classifier trained on samples alone (Ravuri & Vinyals 2019).
+    """Accuracy on real examples of a classifier trained on samples only (Ravuri & Vinyals 2019).
 
-    Of models conditioned on labels. As many samples as there are training examples, at most 10,000, with their labels;
-    beside it stands the accuracy of the same classifier trained on the examples themselves.
+    For models conditioned on labels. Uses as many samples as there are training examples, at most 10,000, with their
+    labels; also reports the accuracy of the same classifier trained on the examples themselves.
     """
     entry = model.conditioning.entry
     draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
@@ -72,6 +76,7 @@ def train_on_synthetic(model: Any) -> Measure:
         synthetic, actual = (fit_classifier(one, test, "").accuracy for one in (made, real))
         error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
         how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
-        return {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}
+        found = {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}
+        return filed(found, "use", headline=True, train_on_synthetic="higher")
 
     return measure

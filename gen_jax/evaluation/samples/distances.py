@@ -1,8 +1,8 @@
-"""Distances between two sets of features (N, D): by their moments, by a kernel, and by their nearest neighbors.
+"""Distances between two sets of features (N, D): from moments, a kernel, and nearest neighbors.
 
-Moments and kernels are computed in float64, which accelerators are slow at or lack, by the host and block by block;
-neighbors, which take most of the work and need no small differences, in float32 on the device. Results do not depend
-on the order of the examples or on the size of blocks but by rounding.
+Moments and kernels are computed block by block in float64 on the host, as accelerators lack it or are slow; neighbors,
+which dominate the work and need no small differences, in float32 on the device. Results depend on the order of the
+examples and on block sizes only through rounding.
 """
 
 from __future__ import annotations
@@ -21,12 +21,27 @@ from gen_jax.errors import UserError
 from gen_jax.models.common.blocks import by_blocks
 from gen_jax.models.common.linalg import matmul
 
+__all__ = [
+    "BLOCK",
+    "ENOUGH",
+    "FEW",
+    "Jackknife",
+    "Manifold",
+    "Moments",
+    "frechet",
+    "jackknifed_frechet",
+    "kernel_distance",
+    "manifold",
+    "nearest",
+    "neighbors",
+]
+
 BLOCK = 1000
-FEW = 16  # dimensions up to which differences are as fast as a matrix product
+FEW = 16  # up to this many dimensions, differences are as fast as a matrix product
 
 
 class Moments(NamedTuple):
-    """Of n vectors, in float64. Those of two sets together are the sum of both: `a + b`."""
+    """Moments of n vectors, in float64. `a + b` are the moments of the union of two sets."""
 
     n: int
     mean: np.ndarray  # (D,)
@@ -34,12 +49,12 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray, block: int = BLOCK) -> Moments:
-        """Of features (N, D)."""
+        """Moments of features (N, D)."""
         return cls.over(x[start : start + block] for start in range(0, len(x), block))
 
     @classmethod
     def over(cls, blocks: Iterable[np.ndarray]) -> Moments:
-        """Of blocks of features, of which one at a time is looked at."""
+        """Moments of blocks of features, processed one at a time."""
         total = None
         for block in blocks:
             block = np.asarray(block, np.float64)
@@ -53,7 +68,7 @@ class Moments(NamedTuple):
             raise UserError("there are no features to take moments of")
         return total
 
-    def __add__(self, other: Moments) -> Moments:  # Chan, Golub & LeVeque 1983
+    def __add__(self, other: Moments) -> Moments:  # type: ignore[override]  # Chan, Golub & LeVeque 1983
         n, between = self.n + other.n, other.mean - self.mean
         shift = np.outer(between, between) * (self.n * other.n / n)
         return Moments(n, self.mean + between * (other.n / n), self.scatter + other.scatter + shift)
@@ -66,10 +81,10 @@ class Moments(NamedTuple):
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """The squared 2-Wasserstein distance between the normals of these moments (Dowson & Landau 1982).
+    """The squared 2-Wasserstein distance between normals with these moments (Dowson & Landau 1982).
 
-    |m - n|^2 + tr A + tr B - 2 sum sqrt(eigenvalues of R^T B R), A = R R^T: a symmetric matrix, whose eigenvalues are
-    real whatever the ranks are; the square root of the product A B, which is not symmetric, is never formed.
+    |m - n|^2 + tr A + tr B - 2 sum sqrt(eigenvalues of R^T B R), A = R R^T: a symmetric matrix with real eigenvalues
+    for any ranks; the square root of the nonsymmetric product A B is never formed.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
@@ -82,7 +97,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """R with R R^T = covariance: triangular, or by eigenvectors where it is singular."""
+    """R with R R^T = covariance: triangular, or from eigenvectors if singular."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
@@ -94,9 +109,9 @@ ENOUGH = 20
 
 
 class Jackknife(NamedTuple):
-    """A distance, what it would be without the bias of order 1 / n, and the standard error of either.
+    """A distance, its value corrected for the bias of order 1 / n, and the standard error of either.
 
-    NaN where there are too few samples to tell: what is left of the bias is small for ENOUGH per dimension or more.
+    NaN if there are too few samples: the remaining bias is small from ENOUGH samples per dimension on.
     """
 
     value: float
@@ -105,11 +120,11 @@ class Jackknife(NamedTuple):
 
 
 def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
-    """The Frechet distance of samples, in parts of about the same size, to a reference.
+    """The Frechet distance of samples, in parts of roughly equal size, to a reference.
 
-    The distance of n samples is above that of infinitely many by about b / n. Leaving out one part after another shows
-    b and the error (Quenouille 1956; Tukey 1958); it extrapolates in 1 / n as FID-infinity does (Chong & Forsyth 2020),
-    for the samples: the reference is taken as it is.
+    The distance of n samples exceeds that of infinitely many by about b / n. The jackknife over parts estimates b and
+    the error (Quenouille 1956; Tukey 1958); like FID-infinity it extrapolates in 1 / n (Chong & Forsyth 2020), for the
+    samples only: the reference is fixed.
     """
     total = sum(parts[1:], parts[0])
     value, k = frechet(reference, total), len(parts)
@@ -122,10 +137,9 @@ def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, parts: int = 10) -> tuple[float, float]:
-    """The unbiased squared MMD of the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018), and its standard error.
+    """The unbiased squared MMD with the kernel (x.y / D + 1)^3 (KID, Binkowski et al. 2018), and its standard error.
 
-    Of all pairs, not of random subsets, which are noisier; looked at in parts, and without one part of each set after
-    another for the error (jackknife).
+    Uses all pairs, not random subsets, which are noisier; the standard error is a jackknife over parts of each set.
     """
     if min(len(a), len(b)) < 2:
         raise UserError("the kernel distance needs at least two examples of each")
@@ -149,7 +163,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray, parts: int = 10) -> tuple[floa
 
 
 def _kernel_sums(x: list[np.ndarray], y: list[np.ndarray]) -> np.ndarray:
-    """(parts, parts) sums of the kernel between parts; of those within one set, half are computed."""
+    """(parts, parts) sums of the kernel between parts; within one set, only half are computed."""
     sums = np.zeros((len(x), len(y)))
     for i, j in np.ndindex(sums.shape):
         if x is not y or i <= j:
@@ -162,38 +176,38 @@ def _kernel_sum(products: np.ndarray, part: np.ndarray) -> float:
 
 
 class Manifold(NamedTuple):
-    """How two sets of features lie in each other's neighbourhoods, by example."""
+    """Membership of two sets of features in each other's k-nearest-neighbor balls, per example."""
 
-    covered: np.ndarray  # (M,) bool of samples: within the k-th neighbor of an example (their mean is the precision)
-    balls: np.ndarray  # (M,) within how many examples' (their mean, by k, is the density)
-    reached: np.ndarray  # (N,) bool of examples: within the k-th neighbor of a sample (recall)
-    occupied: np.ndarray  # (N,) bool of examples: a sample is within its k-th neighbor (coverage)
+    covered: np.ndarray  # (M,) bool per sample: in the ball of any example (the mean is the precision)
+    balls: np.ndarray  # (M,) number of examples' balls that contain it (the mean divided by k is the density)
+    reached: np.ndarray  # (N,) bool per example: in the ball of any sample (recall)
+    occupied: np.ndarray  # (N,) bool per example: its ball contains a sample (coverage)
 
 
 def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int = 1024) -> Manifold:
-    """Kynkaanniemi et al. 2019 and Naeem et al. 2020, of examples (N, D) and samples (M, D); ties count as within.
+    """Membership of examples (N, D) and samples (M, D) (Kynkaanniemi et al. 2019; Naeem et al. 2020); ties count.
 
-    block: of how many examples the distances to as many others exist at a time.
+    block: at most block x block distances exist at a time.
     """
     if not 1 <= k < min(len(examples), len(samples)):
         raise UserError(f"of {len(examples)} examples and {len(samples)} samples none has {k} neighbors: give more")
     x, y = (jnp.asarray(a, jnp.float32) for a in (examples, samples))
     center = x.mean(axis=0)
-    x, y = x - center, y - center  # squares near each other lose fewer digits
+    x, y = x - center, y - center  # centering reduces cancellation
     of_x, of_y = (_neighbors(a, k, block)[:, -1] for a in (x, y))
     balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, block))
     return Manifold(balls > 0, balls, reached, occupied)
 
 
 def nearest(x: np.ndarray, y: np.ndarray, k: int = 1, block: int | None = None) -> np.ndarray:
-    """(N, k) distances from each of x (N, D) to its k nearest of y (M, D), the nearest first."""
+    """(N, k) distances from each of x (N, D) to its k nearest neighbors in y (M, D), nearest first."""
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
     center = y.mean(axis=0)
     return np.sqrt(np.asarray(_nearest(x - center, y - center, k, block or _rows(len(y)))))
 
 
 def neighbors(x: np.ndarray, k: int = 1, block: int = 1024) -> np.ndarray:
-    """(N, k) distances from each of x (N, D) to its k nearest others, the nearest first."""
+    """(N, k) distances from each of x (N, D) to its k nearest neighbors, nearest first."""
     x = jnp.asarray(x, jnp.float32)
     return np.sqrt(np.asarray(_neighbors(x - x.mean(axis=0), k, block)))
 
@@ -203,7 +217,7 @@ def _rows(columns: int) -> int:
 
 
 def _squares(x_ND: Array, y_MD: Array) -> Array:
-    """(N, M) squared distances. The product, which few dimensions do not need, loses those far below |x|^2."""
+    """(N, M) squared distances. The matrix product, unused in few dimensions, is inaccurate far below |x|^2."""
     if x_ND.shape[1] <= FEW:
         return ((x_ND[:, None] - y_MD) ** 2).sum(axis=-1)
     return jnp.maximum((x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1) - 2 * matmul(x_ND, y_MD.T), 0)
@@ -216,12 +230,12 @@ def _nearest(x: Array, y: Array, k: int, block: int) -> Array:
 
 
 def _least(a: Array, k: int) -> Array:
-    """The k least of each row, the least first."""
+    """The k smallest values of each row, in ascending order."""
     return -lax.top_k(-a, k)[0]
 
 
 class _Blocks(NamedTuple):
-    """Rows of arrays (N, ...) in `count` blocks of `size`, the last of them filled up."""
+    """Rows of arrays (N, ...) in `count` blocks of `size`, the last one padded."""
 
     n: int
     size: int
@@ -248,7 +262,7 @@ class _Blocks(NamedTuple):
 
 @partial(jax.jit, static_argnames=("k", "block"))
 def _neighbors(x: Array, k: int, block: int) -> Array:
-    """(N, k) squared distances to the nearest others. Each block of distances serves its rows and its columns."""
+    """(N, k) squared distances to the nearest neighbors. Each block of distances is used for its rows and columns."""
     blocks = _Blocks.of(len(x), block)
     x = blocks.filled(x)
 
@@ -270,10 +284,10 @@ def _neighbors(x: Array, k: int, block: int) -> Array:
 
 @partial(jax.jit, static_argnames="block")
 def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tuple[Array, Array, Array]:
-    """In how many balls of x each of y lies (M,), whether each ball holds one (N,), whether x is in one of y's (N,)."""
+    """Number of balls of x around each y (M,), whether each ball holds a y (N,), whether x is in a ball of y (N,)."""
     rows, columns = _Blocks.of(len(x), block), _Blocks.of(len(y), block)
     x, y = rows.filled(x), columns.filled(y)
-    of_x, of_y = rows.filled(of_x, -1), columns.filled(of_y, -1)  # nothing is in the balls that fill up
+    of_x, of_y = rows.filled(of_x, -1), columns.filled(of_y, -1)  # padding balls contain nothing
 
     def pair(i: Array, j: Array, carry):
         balls, occupied, reached = carry

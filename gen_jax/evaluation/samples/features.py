@@ -1,7 +1,7 @@
-"""Encoders: what turns images into the features that sample metrics compare. Each has a name, which those metrics bear.
+"""Encoders: image features for sample metrics. Metrics carry the name of their encoder.
 
-`small` is a classifier of the data set (digits: the packaged one), `raw` are the values themselves, `Inception` is
-in `gen_jax.evaluation.samples.inception`, any function of a block of images can be one: `Encoder("mine", function)`.
+`small` is a classifier of the data set (digits: the packaged one), `raw` the identity, `Inception` is in
+`gen_jax.evaluation.samples.inception`; any function of a block of images can be used: `Encoder("mine", function)`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,40 @@ from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
 from gen_jax.loop import fit
 from gen_jax.models.common.convolutions import Conv
 
+__all__ = [
+    "KIND",
+    "PACKAGED",
+    "Classification",
+    "Classifier",
+    "Encoder",
+    "EncoderOutput",
+    "TrainedClassifier",
+    "fit_classifier",
+    "fit_small_cnn",
+    "intensities",
+    "load_small_cnn",
+    "raw",
+    "save_small_cnn",
+    "small",
+    "with_accuracy",
+]
+
 PACKAGED = Path(__file__).with_name("encoders")
 KIND = "gen_jax small encoder 1"
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder makes of N images."""
+    """Features of N images, and class probabilities."""
 
     features: np.ndarray  # (N, D) float32
-    probabilities: np.ndarray | None = None  # (N, classes), of a classifier
+    probabilities: np.ndarray | None = None  # (N, classes), for a classifier
 
 
 class Encoder(NamedTuple):
-    """see: a block of images (B, H, W, C) in [0, 1] -> features (B, ...), or features and logits (B, classes).
+    """encode: a block of images (B, H, W, C) in [0, 1] -> features (B, ...), or features and logits (B, classes).
 
-    name: what metrics made of its features are called after. detail: what else there is to say, such as its accuracy.
-    shape: of the images it takes, None being any number. block: how many images it is shown at once.
+    name: suffix of the metrics based on its features. detail: further information, such as its accuracy.
+    shape: of its input images, with None for any size. block: how many images are encoded at once.
     """
 
     name: str
@@ -55,7 +73,7 @@ class Encoder(NamedTuple):
     block: int = 500
 
     def __call__(self, x: np.ndarray) -> EncoderOutput:
-        """Of any number of images; only one block of them is computed with at a time."""
+        """Encodes any number of images, one block at a time."""
         self._check(x)
         n, found = len(x), []
         for start in range(0, n, self.block):
@@ -88,11 +106,11 @@ class Encoder(NamedTuple):
 
 
 raw = Encoder("raw", lambda x: x)
-"""Of images their intensities, of points their coordinates."""
+"""Identity features: intensities of images, coordinates of points."""
 
 
 class Classifier(nn.Module):
-    """Strided convolutions and a hidden layer, whose values are the features."""
+    """Strided convolutions and a hidden layer, whose activations are the features."""
 
     classes: int
     channels: tuple[int, ...] = (32, 64)
@@ -107,7 +125,7 @@ class Classifier(nn.Module):
 
 
 class Classification(NamedTuple):
-    """A classifier as a model, trainable by `descent`: the cross-entropy of "label"."""
+    """A classifier as a model trainable by `descent`, on the cross-entropy of "label"."""
 
     network: Classifier
 
@@ -132,7 +150,7 @@ class TrainedClassifier(NamedTuple):
     network: Classifier
     params: Any
     side: tuple[int, ...]  # (H, W, C) of the images
-    accuracy: float = float("nan")  # on examples it was not trained on
+    accuracy: float = float("nan")  # on held-out examples
 
     def encoder(self) -> Encoder:
         encode = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
@@ -140,7 +158,7 @@ class TrainedClassifier(NamedTuple):
 
 
 def fit_classifier(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> TrainedClassifier:
-    """A classifier of images in [0, 1] by "label", the same whenever it is trained."""
+    """Trains a classifier of images in [0, 1] by "label", deterministically."""
     network = Classifier(1 + int(np.max(training["label"])))
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])))
@@ -149,18 +167,18 @@ def fit_classifier(training: Arrays, test: Arrays, name: str, steps: int = 1000)
 
 
 def with_accuracy(made: TrainedClassifier, test: Arrays) -> TrainedClassifier:
-    """The same with its accuracy on up to 2,000 examples."""
+    """The classifier with its accuracy on up to 2,000 test examples."""
     found = made.encoder()(np.asarray(test["x"][:2000])).probabilities.argmax(axis=1)
     return made._replace(accuracy=float(np.mean(found == np.asarray(test["label"][:2000]))))
 
 
 def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
-    """Stored integers 0 .. top as images in [0, 1], all or the first n, and their labels."""
+    """Converts stored integers 0 .. top to images in [0, 1], all or the first n, with their labels."""
     return {"x": np.asarray(arrays["x"][:n], np.float32) / np.float32(top), "label": arrays["label"][:n]}
 
 
 def small(split: Split) -> Encoder:
-    """The packaged classifier of this data set, or one trained now on its training split; the same each time."""
+    """The packaged classifier of this data set, or one trained now on its training split, deterministically."""
     packaged = PACKAGED / f"{split.data}.safetensors"
     made = packaged if split.data and packaged.is_file() else (split.name, *_identity(split))
     if made not in _ENCODERS:
@@ -169,7 +187,7 @@ def small(split: Split) -> Encoder:
 
 
 def fit_small_cnn(split: Split) -> TrainedClassifier:
-    """A classifier of the training split, tested on `split`. Its name says how many examples it has seen."""
+    """Trains a classifier on the training split, tested on `split`. Its name holds the number of training examples."""
     key, training = _identity(split), split.reference.arrays
     top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
     test = intensities(split.arrays, top, 2000)
@@ -180,7 +198,7 @@ def fit_small_cnn(split: Split) -> TrainedClassifier:
 
 
 def _identity(split: Split) -> tuple[Any, ...]:
-    """What tells one training split from another; an error if no small encoder can be trained on it."""
+    """An identifier of the training split; an error if no small encoder can be trained on it."""
     training = split.reference.arrays
     if "label" not in training or np.ndim(training["x"]) != 4:
         raise UserError(
@@ -189,19 +207,19 @@ def _identity(split: Split) -> tuple[Any, ...]:
     return split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
 
 
-_TRAINED: dict[Any, TrainedClassifier] = {}  # those of this process, compiled once as encoders:
+_TRAINED: dict[Any, TrainedClassifier] = {}  # caches of this process; encoders are compiled once
 _ENCODERS: dict[Any, Encoder] = {}
 
 
 def save_small_cnn(made: TrainedClassifier, path: Path) -> None:
-    """Writes a small encoder as safetensors. Its name is henceforth that of the file, with _cnn."""
+    """Writes a small encoder as safetensors. The encoder takes its name from the file, with _cnn appended."""
     about = {"side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
     flat = {name: np.asarray(a) for name, a in flatten_dict(made.params, sep=".").items()}
     write_tensors(path, flat, {"kind": KIND, "about": json.dumps(about)})
 
 
 def load_small_cnn(path: Path) -> TrainedClassifier:
-    """Reads what `save_small_cnn` wrote."""
+    """Reads a file written by `save_small_cnn`."""
     flat, about = read_tensors(path, KIND)
     try:
         about = json.loads(about["about"])

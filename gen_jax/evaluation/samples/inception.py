@@ -1,9 +1,9 @@
-"""The Inception network of the FID (Szegedy et al. 2016; the weights of Heusel et al. 2017), from a file of the user's.
+"""The Inception network of the FID (Szegedy et al. 2016; weights of Heusel et al. 2017), from a user-provided file.
 
     python -m gen_jax encoder convert pt_inception-2015-12-05-6726825d.pth inception.safetensors
 
-converts the standard PyTorch file. The network departs from torchvision's where TensorFlow's graph does: averages do
-not count the border, and the last block takes a maximum where others take an average.
+converts the standard PyTorch file. The network differs from torchvision's as TensorFlow's graph does: average pooling
+excludes the padding, and the last block uses max pooling where the others average.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.samples.features import Encoder
 from gen_jax.evaluation.samples.weights_io import read_pytorch, read_tensors, write_tensors
 
+__all__ = [
+    "CLASSES",
+    "KIND",
+    "SIDE",
+    "Inception",
+    "Preprocessing",
+    "convert",
+    "folded",
+    "inception",
+    "interpolation",
+    "prepared",
+]
+
 KIND = "gen_jax inception 1"
 SIDE = 299
 CLASSES = 1008
@@ -33,7 +46,7 @@ _EPSILON = 1e-3  # of the batch normalizations
 class Inception(nn.Module):
     """(B, 299, 299, 3) in [-1, 1] -> features (B, 2048) and logits (B, 1008).
 
-    Batch normalization is folded into kernels and biases. Parameters are called as in torchvision, BLOCK_BRANCH.
+    Batch normalization is folded into kernels and biases. Parameters are named as in torchvision, BLOCK_BRANCH.
     """
 
     @nn.compact
@@ -145,10 +158,10 @@ Preprocessing = Literal["tensorflow", "pytorch_fid"]
 
 
 def prepared(x_BHWC: Array, preprocessing: Preprocessing = "tensorflow") -> Array:
-    """Images in [0, 1], gray or of three colors, as the network takes them.
+    """Preprocesses images in [0, 1], grayscale or RGB, for the network.
 
-    "tensorflow": the resize of the original graph, then (255 x - 128) / 128. "pytorch_fid": that of pytorch-fid, whose
-    pixels lie elsewhere, then 2 x - 1.
+    "tensorflow": the resize of the original graph, then (255 x - 128) / 128. "pytorch_fid": that of pytorch-fid, with
+    other pixel centers, then 2 x - 1.
     """
     torch = preprocessing == "pytorch_fid"
     down, across = (interpolation(size, torch) for size in x_BHWC.shape[1:3])
@@ -158,14 +171,14 @@ def prepared(x_BHWC: Array, preprocessing: Preprocessing = "tensorflow") -> Arra
 
 
 def inception(path: Path) -> Encoder:
-    """The encoder of the FID, from a file that `convert` wrote; "inception" or "inception_pytorch_fid" by name."""
+    """The FID encoder, from a file written by `convert`; named "inception" or "inception_pytorch_fid"."""
     flat, about = read_tensors(Path(path), KIND)
     _check(flat, path)
     preprocessing = about.get("preprocessing", "tensorflow")
     params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
 
     @jax.jit
-    def encode(x: Array) -> tuple[Array, Array]:
+    def encode(x: Array) -> Any:
         return Inception().apply({"params": params}, prepared(x, preprocessing))
 
     def checked(x: np.ndarray):
@@ -178,14 +191,14 @@ def inception(path: Path) -> Encoder:
 
 
 def convert(source: Path, target: Path, preprocessing: Preprocessing = "tensorflow") -> None:
-    """Writes the PyTorch file of the FID's weights as safetensors, batch normalization folded in; runs none of it."""
+    """Converts the PyTorch file of FID weights to safetensors, folding batch normalization; executes none of it."""
     flat = folded(read_pytorch(Path(source)), source)
     _check(flat, source)
     write_tensors(Path(target), flat, {"kind": KIND, "preprocessing": preprocessing})
 
 
 def folded(state: Mapping[str, np.ndarray], path: Any) -> dict[str, np.ndarray]:
-    """{"Mixed_5b_branch1x1.kernel": ...} of a state dict {"Mixed_5b.branch1x1.conv.weight": ...}."""
+    """{"Mixed_5b_branch1x1.kernel": ...} from a state dict {"Mixed_5b.branch1x1.conv.weight": ...}."""
     names = [name.removesuffix(".conv.weight") for name in state if name.endswith(".conv.weight")]
     names = [name for name in names if not name.startswith("AuxLogits")]
     try:

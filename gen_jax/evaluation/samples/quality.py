@@ -1,7 +1,7 @@
-"""How good samples are and how much of the data they cover, by the features of an encoder.
+"""Sample quality and diversity metrics, from encoder features.
 
-Every metric is called METRIC@ENCODER: numbers of different encoders, or against different numbers of examples, cannot
-be compared. `sample_quality` makes all of them at once, with one pass over the samples.
+Every metric is named METRIC@ENCODER: values from different encoders, or for different numbers of examples, are not
+comparable. `sample_quality` computes all of them in one pass over the samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jax import Array
 
 from gen_jax.core import State, fold_in
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
 from gen_jax.evaluation.samples.distances import (
     ENOUGH,
     Moments,
@@ -27,16 +27,28 @@ from gen_jax.evaluation.samples.distances import (
 )
 from gen_jax.evaluation.samples.features import Encoder, EncoderOutput, small
 
-DRAWN = 500  # samples drawn together
+__all__ = [
+    "DRAWN",
+    "Reference",
+    "chosen",
+    "drawing",
+    "examples_of",
+    "inception_score",
+    "quality",
+    "sample_quality",
+    "seen",
+]
+
+DRAWN = 500  # samples drawn at once
 
 
 def sample_quality(
     encoder: Encoder | Callable[[Split], Encoder] = small, samples: int = 10_000, k: int = 5, splits: int = 10
 ) -> Metric:
-    """Makes the metric of `samples` samples against the training split; see `quality` for what it finds.
+    """Makes the metric of `samples` samples against the training split; see `quality` for the estimates.
 
-    encoder: one, or what makes one of a split. k: which nearest neighbor makes an example's neighbourhood. splits: in
-    how many parts samples are looked at for standard errors and for the Inception Score.
+    encoder: an Encoder, or a function split -> Encoder. k: the radius of an example's ball is the distance to its k-th
+    nearest neighbor. splits: number of parts for standard errors and for the Inception Score.
     """
 
     def sample_quality(model: Any) -> Measure:
@@ -55,12 +67,12 @@ def sample_quality(
 
 
 def chosen(encoder: Encoder | Callable[[Split], Encoder], split: Split) -> Encoder:
-    """An encoder, or what one is made of a split."""
+    """Resolves an encoder, or a function split -> Encoder."""
     return encoder if isinstance(encoder, Encoder) else encoder(split)
 
 
 def drawing(model: Any) -> Callable[[State, Array, int], Any]:
-    """Makes (state, key, n) -> blocks of "x" of n samples, by a program that is compiled once."""
+    """Makes (state, key, n) -> blocks of "x" of n samples, compiled once."""
     draw = jax.jit(lambda state, key: model.sample(state, key, DRAWN)["x"])
 
     def blocks(state: State, key: Array, n: int):
@@ -71,23 +83,23 @@ def drawing(model: Any) -> Callable[[State, Array, int], Any]:
 
 
 def seen(encoder: Encoder, blocks: Any) -> EncoderOutput:
-    """What an encoder makes of blocks of images, of which one at a time is in memory."""
+    """Encodes blocks of images, one block in memory at a time."""
     parts = [encoder(x) for x in blocks]
     probabilities = None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts])
     return EncoderOutput(np.concatenate([part.features for part in parts]), probabilities)
 
 
 def examples_of(split: Split, n: int) -> np.ndarray:
-    """The first n of its images, as the encoders see them."""
+    """The first n images of a split, as intensities for encoders."""
     return split.pixels(split.head(n)["x"])
 
 
 class Reference(NamedTuple):
-    """What an encoder makes of the data that samples are compared with."""
+    """Features of the data that samples are compared with."""
 
     real: np.ndarray  # features of up to 50,000 training examples
     moments: Moments
-    held: np.ndarray | None  # of up to 10,000 examples of the split; None where they are training examples themselves
+    held: np.ndarray | None  # of up to 10,000 examples of the split; None if it is the training split
 
     @classmethod
     def of(cls, encoder: Encoder, split: Split) -> Reference:
@@ -104,15 +116,15 @@ def quality(
     k: int = 5,
     splits: int = 10,
 ) -> dict[str, Estimate]:
-    """What the features of samples tell, against those of the training examples.
+    """Sample-quality metrics from encoder features, relative to the training set.
 
-    frechet_distance: of the normals with the same moments (FID, Heusel et al. 2017); frechet_infinity: without its bias
-    for a finite number of samples. kernel_distance: the unbiased squared MMD (KID, Binkowski et al. 2018).
-    inception_score: exp E KL(p(class | x) || p(class)) (Salimans et al. 2016), where the encoder is a classifier.
-    precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020): of as many samples as examples,
-    at most 10,000. memorized: the share of samples nearer to a training example than 99 % of the examples of `split`
-    are: 0.01 of samples that are as new as those. nearest_ratio: the median distance to the nearest training example,
-    by that of `split`; below 1 they are nearer. Both are left out where `split` is the training split.
+    frechet_distance: between normals with the same moments (FID, Heusel et al. 2017); frechet_infinity: extrapolated to
+    infinitely many samples. kernel_distance: the unbiased squared MMD (KID, Binkowski et al. 2018).
+    inception_score: exp E KL(p(class | x) || p(class)) (Salimans et al. 2016), if the encoder is a classifier.
+    precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020): with equally many samples and
+    examples, at most 10,000. memorized: the fraction of samples closer to a training example than 99 % of the examples
+    of `split` are; 0.01 if samples are as novel as those. nearest_ratio: the median distance to the nearest training
+    example, divided by that of `split`; below 1 samples are closer. Both are omitted if `split` is the training split.
     """
     n = len(fake.features)
     if n < 2:
@@ -128,7 +140,18 @@ def quality(
     }
     protocol = split.protocol if "binarized" in split.protocol or "thresholded" in split.protocol else ""
     notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
-    return {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
+    estimates = {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
+    estimates = filed(estimates, "sample quality", headline=True, frechet_distance="lower")
+    estimates = filed(
+        estimates,
+        "sample quality",
+        frechet_infinity="",
+        kernel_distance="lower",
+        inception_score="higher",
+        precision="higher",
+        density="",
+    )
+    return filed(estimates, "diversity", recall="higher", coverage="higher", memorized="", nearest_ratio="")
 
 
 def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Estimate]:
@@ -159,7 +182,7 @@ def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
 def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:
     if probabilities is None:
         return {}
-    count, n = max(1, min(splits, len(probabilities) // 1000)), len(probabilities)  # of few, a part is biased downward
+    count, n = max(1, min(splits, len(probabilities) // 1000)), len(probabilities)  # small parts are biased downward
     scores = np.array([inception_score(part) for part in np.array_split(probabilities, count)])
     error = float(scores.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
     how = f"{count} parts of {n // count}"
@@ -181,7 +204,7 @@ def _neighbors(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate
         return {}
     found = manifold(real[:n], fake[:n], k)
     how = f"k = {k}, {n} of each"
-    found = {
+    measured = {
         "precision": (found.covered, "share"),
         "recall": (found.reached, "share"),
         "density": (found.balls / k, ""),
@@ -190,7 +213,7 @@ def _neighbors(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate
     error = lambda values: float(np.std(values, ddof=1) / math.sqrt(n))
     return {
         name: Estimate(float(np.mean(values)), error(values), unit, "estimate", n, how)
-        for name, (values, unit) in found.items()
+        for name, (values, unit) in measured.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Files of named arrays: safetensors, and PyTorch's checkpoints read without running anything that they hold."""
+"""Files of named arrays: safetensors, and PyTorch checkpoints, read without executing any of their code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import numpy as np
 from gen_jax.errors import UserError
 from gen_jax.logs import write_bytes
 
-_LEGACY = 0x1950A86A20F9469CFC6C  # the first object of a PyTorch file from before 1.6
+__all__ = ["kind_of", "read_pytorch", "read_tensors", "write_tensors"]
+
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first object of a PyTorch file before version 1.6
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
@@ -33,7 +35,7 @@ _DTYPES = {
 
 
 def write_tensors(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-    """Complete or not at all."""
+    """Writes a safetensors file atomically."""
     from safetensors.numpy import save
 
     try:
@@ -43,7 +45,7 @@ def write_tensors(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[s
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], Mapping[str, str]]:
-    """The arrays of a safetensors file and what it says of itself, whose "kind" must be this one."""
+    """The arrays and metadata of a safetensors file, whose "kind" must match."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -59,7 +61,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], Mapping[
 
 
 def kind_of(path: Path) -> str:
-    """What a safetensors file says it is; "" if nothing, or if it is none."""
+    """The "kind" in the metadata of a safetensors file; "" if absent, or for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -70,10 +72,10 @@ def kind_of(path: Path) -> str:
 
 
 def read_pytorch(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a state dict saved by PyTorch, of its present and its old format.
+    """The arrays of a state dict saved by PyTorch, in the current or the legacy format.
 
-    Such files are pickles. Here they may name tensors, storages and dictionaries and nothing else, so that reading one
-    runs no code of its author's.
+    Such files are pickles. Only tensors, storages and dictionaries are allowed, so that loading executes no code from
+    the file.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -90,7 +92,7 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Storage:
-    """The flat memory of a tensor; that of an old file comes after all tensors have been described."""
+    """The flat memory of a tensor; in legacy files it follows the descriptions of all tensors."""
 
     def __init__(self, dtype: np.dtype, size: int):
         self.dtype, self.size, self.bytes = dtype, size, b""
@@ -117,7 +119,7 @@ def _tensor(storage, offset, shape, strides, *rest) -> _Tensor:
 
 
 class _Reader(pickle.Unpickler):
-    """A pickle machine that knows these names only."""
+    """An unpickler restricted to a fixed set of names."""
 
     _NAMES = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -132,8 +134,9 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        if (known := self._NAMES.get((module, name))) is not None:
-            return known if isinstance(known, type) else lambda *given: known(*given)  # nothing to write attributes on
+        known: Any = self._NAMES.get((module, name))
+        if known is not None:
+            return known if isinstance(known, type) else lambda *given: known(*given)  # no attributes can be set on it
         raise UserError(f"this file wants to use {module}.{name}: only state dicts of tensors are read")
 
     def persistent_load(self, pid: Any) -> _Storage:

@@ -1,4 +1,4 @@
-"""Bijections: what normalizing flows are made of. Each is a `Layer`; forward maps noise to data."""
+"""Bijections, the layers of normalizing flows. Each is a `Layer`; forward maps noise to data."""
 
 from gen_jax.models.bijections.autoregressive import MaskedAutoregressive
 from gen_jax.models.bijections.conditioners import Convolutional, Dense, Masked
@@ -31,7 +31,7 @@ __all__ = [
     "Field",
     "Flattened",
     "Half",
-    "Inverted",
+    "Inverse",
     "Layer",
     "Linear",
     "Masked",
@@ -42,8 +42,8 @@ __all__ = [
     "RationalQuadraticSpline",
     "Reverse",
     "Scalar",
+    "Sigmoid",
     "Softplus",
-    "Squash",
     "Squeezed",
     "Stack",
     "Standardize",

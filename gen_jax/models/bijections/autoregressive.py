@@ -1,4 +1,4 @@
-"""Autoregressive layers: every value is moved by what the values before it say."""
+"""Autoregressive layers: every value is transformed with parameters computed from the values before it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from gen_jax.models.bijections.coupling import move
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
 from gen_jax.models.common.arrays import sum_except_batch
+
+__all__ = ["MaskedAutoregressive"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class MaskedAutoregressive(Layer):
         return z, sum_except_batch(log_slopes)
 
     def forward(self, params, z, context=None):
-        def next_value(i: int, x: Array) -> Array:  # one value only: those not known yet could grow without bound
+        def next_value(i: int, x: Array) -> Array:  # update one value only: later ones, not yet valid, could diverge
             new = self._move(self.transformer.inverse, params, x, context, z)[0]
             return jnp.where(jnp.arange(z.shape[-1]) == i, new, x)
 
@@ -51,6 +53,6 @@ class MaskedAutoregressive(Layer):
         return Masked(self.transformer.outputs, self.hidden, self.activation)
 
     def _move(self, f: Callable[..., Mapped], params: PyTree, x: Array, context: Array | None, values: Array) -> Mapped:
-        """`values` by a direction of the transformer, with the parameters that x tells."""
+        """Transforms `values` by one direction of the transformer, with parameters computed from x."""
         raw = self._module.apply({"params": params}, x, context)
         return move(f, self.transformer.outputs, raw, values)

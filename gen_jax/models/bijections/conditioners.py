@@ -1,4 +1,4 @@
-"""The networks that tell transformers their parameters. Their last layers begin at 0, and flows as the identity."""
+"""Conditioners: networks that output transformer parameters. Their last layers start at 0, flows as the identity."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from jax import Array
 
 from gen_jax.models.common.convolutions import Conv
 
+__all__ = ["ZEROS", "Convolutional", "Dense", "Masked"]
+
 ZEROS = nn.initializers.zeros
 
 
 class Dense(nn.Module):
-    """Dense layers on vectors (B, D), beside a context (B, C). -> (B, outputs)"""
+    """Dense layers on vectors (B, D), with a context (B, C). -> (B, outputs)"""
 
     outputs: int
     hidden: Sequence[int] = (64, 64)
@@ -34,7 +36,7 @@ class Dense(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Residual blocks on images (B, H, W, C), with a context (B, C) beside the features of every pixel.
+    """Residual blocks on images (B, H, W, C), with a context (B, C) added to the features of every pixel.
     -> (B, H, W, outputs)"""
 
     outputs: int
@@ -54,8 +56,8 @@ class Convolutional(nn.Module):
 
 
 class Masked(nn.Module):
-    """Dense layers of which output i of each group sees only the inputs before i (MADE, Germain et al. 2015).
-    (B, D) and a context (B, C), which all outputs see -> (B, groups * D)"""
+    """Masked dense layers: output i of each group depends only on the inputs before i (MADE, Germain et al. 2015).
+    (B, D) and a context (B, C), on which all outputs depend -> (B, groups * D)"""
 
     groups: int
     hidden: Sequence[int] = (64, 64)
@@ -64,7 +66,7 @@ class Masked(nn.Module):
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         size = x.shape[-1]
-        seen = np.arange(1, size + 1)  # the inputs that a unit has seen are those up to its number
+        seen = np.arange(1, size + 1)  # MADE degrees: a unit depends on the inputs up to its degree
         for i, width in enumerate(self.hidden):
             units = 1 + np.arange(width) * (size - 1) // width if size > 1 else np.zeros(width, int)
             x = _MaskedDense(units >= seen[:, None], name=f"hidden_{i}")(x)
@@ -77,7 +79,7 @@ class Masked(nn.Module):
 
 
 class _MaskedDense(nn.Module):
-    """A dense layer of whose kernel only some entries count."""
+    """A dense layer with a masked kernel."""
 
     mask: np.ndarray
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()

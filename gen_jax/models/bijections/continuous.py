@@ -1,4 +1,4 @@
-"""Continuous flows: data is where an ordinary differential equation carries noise (Grathwohl et al. 2019, FFJORD)."""
+"""Continuous flows: noise is mapped to data by an ordinary differential equation (Grathwohl et al. 2019, FFJORD)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.models.bijections.layer import Layer, Mapped, check_vectors
+
+__all__ = ["Continuous", "Field"]
 
 
 class Field(nn.Module):
@@ -29,11 +31,12 @@ class Field(nn.Module):
 
 @dataclass(frozen=True)
 class Continuous(Layer):
-    """FFJORD (arXiv:1810.01367): noise at time 0, data at time 1, log-determinants by the integral of a trace (eq. 4).
+    """FFJORD (arXiv:1810.01367): noise at time 0, data at time 1, log-determinants as the integral of a trace (eq. 4).
 
-    probes: of Hutchinson's estimate of the trace (eq. 8), drawn for every batch; 0 for the exact trace, which costs
-    D derivatives. tolerance: of the solver, absolute and relative, in the mean over a batch. With
-    probes log-determinants are unbiased estimates, others for every batch and direction, the same for the same batch.
+    probes: number of probes of Hutchinson's trace estimator (eq. 8), drawn per batch; 0 for the exact trace, which
+    costs D derivatives. tolerance: of the solver, absolute and relative, averaged over a batch. With probes,
+    log-determinants are unbiased estimates that differ between batches and directions, but are deterministic for a
+    given batch.
     """
 
     field: nn.Module = Field()
@@ -63,7 +66,7 @@ class Continuous(Layer):
         return self._carried(params, x, context, 1.0, 0.0)
 
     def _carried(self, params, x: Array, context: Array | None, start: float, end: float) -> Mapped:
-        import diffrax  # takes half a second, which other models need not wait for
+        import diffrax  # takes half a second to import, only needed here
 
         directions = self._directions(x)
 
@@ -88,7 +91,7 @@ class Continuous(Layer):
         return jax.tree.map(lambda y: jnp.where(failed, jnp.nan, y[0]), found.ys)
 
     def _directions(self, x: Array) -> Array:
-        """(n, B, D) what the Jacobian is multiplied by: the axes, or random signs from a key that x itself makes."""
+        """(n, B, D) probe vectors for the Jacobian: unit vectors, or random signs from a key derived from x."""
         if not self.probes:
             axes = jnp.eye(x.shape[-1], dtype=x.dtype)
             return jnp.broadcast_to(axes[:, None], (len(axes), *x.shape))

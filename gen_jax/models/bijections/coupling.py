@@ -1,4 +1,4 @@
-"""Couplings: some values stay, and tell a network how the others move (Dinh et al. 2017, arXiv:1605.08803)."""
+"""Coupling layers: unchanged values condition the transform of the others (Dinh et al. 2017, arXiv:1605.08803)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Layer, Mapped
 from gen_jax.models.common.arrays import sum_except_batch
 
-Network = Callable[[int], nn.Module]  # by its number of outputs; the module is called with x, and a context if there is
-VECTOR = 16  # float32 numbers that a CPU takes at once: loops over shorter rows, of many arrays, go number by number
+__all__ = ["VECTOR", "Checkerboard", "Coupling", "Network", "halves", "move"]
+
+Network = Callable[[int], nn.Module]  # number of outputs -> module, called with x and the context, if any
+VECTOR = 16  # SIMD width of a CPU in float32 numbers: loops over shorter rows, of many arrays, are not vectorized
 
 
 class _Moving(Layer):
-    """Values that stay move others by `transformer`, whose parameters `network` makes of them. The direction of the
-    transformer that is fast goes from data to noise."""
+    """Base of couplings: `network` maps the unchanged values to the parameters of `transformer`, which transforms the
+    others. The fast direction of the transformer maps data to noise."""
 
     network: Network
     transformer: Transformer
@@ -44,7 +46,7 @@ class _Moving(Layer):
 
 @dataclass(frozen=True)
 class Coupling(_Moving):
-    """The first half of the last axis stays and moves the second half; of an odd number, the smaller part stays."""
+    """The first half of the last axis is unchanged and conditions the second; for odd sizes the first is smaller."""
 
     transformer: Transformer = Affine()
     network: Network = Dense
@@ -64,7 +66,7 @@ class Coupling(_Moving):
 
 @dataclass(frozen=True)
 class Checkerboard(_Moving):
-    """Of an image (B, H, W, C) the pixels of one color stay and move those of the other; `odd` is the other color."""
+    """Couples images (B, H, W, C): pixels of one color condition those of the other; `odd` swaps the colors."""
 
     network: Network
     transformer: Transformer = Affine()
@@ -86,7 +88,7 @@ def move(f: Callable[[Sequence[Array], Array], Mapped], n: int, raw: Array, x: A
     """Values (..., D) and log-slopes by a direction of a transformer with n parameters (..., n * D), group by group."""
     size = x.shape[-1]
     narrow = size < VECTOR <= x.size // size
-    alone = jax.default_backend() == "cpu" and jax.device_count() == 1  # rows would be gathered from all devices
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1  # else rows would be gathered from all devices
     if n <= 2 or not narrow or not alone:
         return f(lax.split(raw, [size] * n, axis=raw.ndim - 1), x)
     raw, rows = (_by_rows(a.reshape(-1, a.shape[-1]).T) for a in (raw, x))
@@ -94,12 +96,12 @@ def move(f: Callable[[Sequence[Array], Array], Mapped], n: int, raw: Array, x: A
 
 
 def _by_rows(a: Array) -> Array:
-    """Row after row in memory: XLA would keep a transposed array as it was, and read it with strides."""
+    """Forces row-major layout: XLA would leave a transposed array in place and read it with strides."""
     return with_layout_constraint(jnp.asarray(a), Layout((0, 1)))
 
 
 def halves(x: Array) -> list[Array]:
-    """The two halves of the last axis; of an odd number the first is the smaller."""
+    """The two halves of the last axis; for odd sizes the first is the smaller."""
     size = x.shape[-1]
     return lax.split(x, [size // 2, size - size // 2], axis=x.ndim - 1)
 

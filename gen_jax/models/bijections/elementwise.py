@@ -1,7 +1,7 @@
-"""Increasing maps of single numbers: transformers, whose parameters networks give, and fixed ones.
+"""Increasing scalar maps: transformers, with parameters computed by networks, and fixed ones.
 
-A transformer maps values of any shape by `outputs` parameters per value, a list of arrays shaped like the values. With
-all parameters 0 it is the identity. `forward` is the direction that is fast, and `log_slopes` have the values' shape.
+A transformer maps values of any shape with `outputs` parameters per value, a list of arrays shaped like the values.
+With all parameters 0 it is the identity. `forward` is the fast direction, and `log_slopes` have the values' shape.
 """
 
 from __future__ import annotations
@@ -19,9 +19,20 @@ from jax import Array
 from gen_jax.models.bijections.layer import Layer, solve
 from gen_jax.models.common.arrays import sum_except_batch
 
+__all__ = [
+    "Affine",
+    "Elementwise",
+    "RationalQuadraticSpline",
+    "Scalar",
+    "Sigmoid",
+    "Softplus",
+    "SumOfSigmoids",
+    "Transformer",
+]
+
 
 class Transformer(Protocol):
-    """An increasing map of numbers."""
+    """An increasing scalar map."""
 
     outputs: int
 
@@ -34,7 +45,7 @@ class Transformer(Protocol):
 
 @dataclass(frozen=True)
 class Affine:
-    """x e^s + t, where s stays within `bound` (Dinh et al. 2017, arXiv:1605.08803, eq. 7)."""
+    """x e^s + t, with |s| bounded by `bound` (Dinh et al. 2017, arXiv:1605.08803, eq. 7)."""
 
     bound: float = 3.0
     outputs = 2
@@ -59,8 +70,8 @@ class Affine:
 class RationalQuadraticSpline:
     """A monotone spline on [-interval, interval], the identity outside (Durkan et al. 2019, arXiv:1906.04032).
 
-    bins: pieces of the spline. min_bin: the least width and height of one, as a share of the interval; min_slope: at a
-    knot. Both are what keeps the spline invertible in float32.
+    bins: number of bins. min_bin: minimum bin width and height, as a fraction of the interval; min_slope: minimum slope
+    at a knot. Both keep the spline invertible in float32.
     """
 
     bins: int = 8
@@ -83,7 +94,7 @@ class RationalQuadraticSpline:
 
     def forward(self, params, x):
         inside = jnp.abs(x) < self.interval
-        safe = jnp.where(inside, x, 0.0)  # the other branch must have finite gradients too
+        safe = jnp.where(inside, x, 0.0)  # the unused branch must have finite gradients too
         (left, width), (bottom, height), (low, high) = self._bin(params, safe, 0)
         y, log_slope = _up(safe, left, width, bottom, height, low, high)
         return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0.0)
@@ -97,10 +108,10 @@ class RationalQuadraticSpline:
         return jnp.where(inside, x, y), jnp.where(inside, -log_slope, 0.0)
 
     def _bin(self, params: Sequence[Array], value: Array, side: int):
-        """(left edge, width), (bottom, height) and (left slope, right slope) of the bin where a value lies.
+        """(left edge, width), (bottom, height) and (left slope, right slope) of the bin that contains a value.
 
-        Found by comparisons with one knot after the other: a single loop over the values, where a search and a gather
-        would take many. side: 0 for the edges of x, 1 for those of y.
+        Compares with one knot after the other: a single fused loop over the values, where a search and a gather would
+        take many. side: 0 for the edges of x, 1 for those of y.
         """
         k = self.bins
         sizes = self._sizes(params[:k]), self._sizes(params[k : 2 * k])
@@ -112,11 +123,11 @@ class RationalQuadraticSpline:
             beyond = value >= edges[side]
             new = [(edges[0], sizes[0][i]), (edges[1], sizes[1][i]), (slopes[i], slopes[i + 1])]
             found = [tuple(jnp.where(beyond, n, f) for n, f in zip(*pair)) for pair in zip(new, found)]
-        one = np.log(np.expm1(1 - self.min_slope))  # where a raw slope of 0 is a slope of 1
+        one = np.log(np.expm1(1 - self.min_slope))  # so that a raw slope of 0 is a slope of 1
         return *found[:2], tuple(self.min_slope + jax.nn.softplus(raw + one) for raw in found[2])
 
     def _sizes(self, raw: Sequence[Array]) -> list[Array]:
-        """Widths of bins that add to the interval."""
+        """Bin widths that sum to the length of the interval."""
         top = raw[0]
         for p in raw[1:]:
             top = jnp.maximum(top, p)
@@ -137,7 +148,7 @@ def _up(x: Array, left, width, bottom, height, low, high) -> tuple[Array, Array]
 
 
 def _down(y: Array, left, width, bottom, height, low, high) -> Array:
-    """Where the rational quadratic is y: the root of a quadratic that lies in the bin (eqs. 6 to 8)."""
+    """Inverse of the rational quadratic at y: the root of a quadratic inside the bin (eqs. 6 to 8)."""
     slope = height / width
     up = y - bottom
     bend = up * (low + high - 2 * slope)
@@ -170,7 +181,7 @@ class SumOfSigmoids:
 
     def inverse(self, params, y):
         _, log_scales, shifts = self._of(params)
-        each = (y - shifts) * jnp.exp(-log_scales)  # where each sigmoid by itself would be y: the sum's lies between
+        each = (y - shifts) * jnp.exp(-log_scales)  # the inverse of each sigmoid alone: that of the sum lies between
         x = solve(lambda x: self.forward(params, x), y, each.min(axis=0), each.max(axis=0))
         return x, -self.forward(params, x)[1]
 
@@ -181,7 +192,7 @@ class SumOfSigmoids:
 
 @dataclass(frozen=True)
 class Elementwise(Layer):
-    """Every value by a transformer with learned parameters of its own."""
+    """Transforms every value by a transformer with its own learned parameters."""
 
     transformer: Transformer = SumOfSigmoids()
     scale: float = 0.1
@@ -204,9 +215,9 @@ class Elementwise(Layer):
 
 @dataclass(frozen=True)
 class Scalar(Layer):
-    """Every value by a fixed bijector of distrax, e.g. `Scalar(distrax.Tanh())`.
+    """Applies a fixed distrax bijector to every value, e.g. `Scalar(distrax.Tanh())`.
 
-    support: what data must lie in, where that is not everything.
+    support: the interval that data must lie in, None for all reals.
     """
 
     bijector: distrax.Bijector
@@ -224,7 +235,7 @@ class Scalar(Layer):
 
 @dataclass(frozen=True)
 class Softplus(Layer):
-    """Data above 0, log(1 + e^z)."""
+    """Softplus log(1 + e^z), for positive data."""
 
     support = (float(np.finfo(np.float32).tiny), float("inf"))
     triangular = True
@@ -239,9 +250,9 @@ class Softplus(Layer):
 
 @dataclass(frozen=True)
 class Sigmoid(Layer):
-    """Data in [0, 1], whose noise is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1).
+    """Sigmoid for data in [0, 1]; its inverse is logit(alpha + (1 - 2 alpha) x) (Dinh et al. 2017, section 4.1).
 
-    Samples reach a little beyond, to -alpha / (1 - 2 alpha) and as far above 1.
+    Samples extend slightly beyond, to -alpha / (1 - 2 alpha) and equally far above 1.
     """
 
     alpha: float = 0.05
@@ -265,5 +276,5 @@ class Sigmoid(Layer):
         return z, sum_except_batch(self._log_slopes(z))
 
     def _log_slopes(self, z: Array) -> Array:
-        """Of the inverse, by its value."""
+        """Log-slopes of the inverse, as a function of its value z."""
         return np.log1p(-2 * self.alpha) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)

@@ -1,4 +1,4 @@
-"""Layers of images (B, H, W, C): pixels to channels, channels that leave early, and Glow and RealNVP made of them."""
+"""Image layers (B, H, W, C): squeezing, multi-scale splitting, and the Glow and RealNVP architectures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack, Wrapper
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
 
+__all__ = ["Half", "Squeezed", "glow", "multi_scale", "realnvp", "squeeze", "unsqueeze"]
+
 
 @dataclass(frozen=True)
 class Squeezed(Wrapper):
-    """A layer at half the resolution, where 2x2 pixels are one with four times the channels."""
+    """A layer at half the resolution: 2x2 pixels become one with four times the channels."""
 
     layer: Layer
     triangular = False
@@ -55,7 +57,7 @@ def unsqueeze(x_BHWC: Array) -> Array:
 
 @dataclass(frozen=True)
 class Half(Wrapper):
-    """A layer for the first half of the channels; the others are noise already (Dinh et al. 2017, section 3.6)."""
+    """A layer on the first half of the channels; the rest is factored out as noise (Dinh et al. 2017, section 3.6)."""
 
     layer: Layer
     triangular = False
@@ -80,8 +82,8 @@ class Half(Wrapper):
 
 
 def multi_scale(steps: list[Layer], network: Network) -> Layer:
-    """Layers for every level, fine to coarse: after each, half of the channels leave as noise whose mean and scale the
-    other half tells."""
+    """Multi-scale architecture from the layers of each level, fine to coarse: after each, half of the channels are
+    factored out as noise with mean and scale conditioned on the other half."""
     if not steps:
         raise ValueError("images need at least one level")
     layer = None
@@ -97,8 +99,8 @@ def glow(levels: int, depth: int, network: Network, transformer: Transformer = A
 
 
 def realnvp(levels: int, network: Network, transformer: Transformer = Affine()) -> Layer:
-    """RealNVP for images (Dinh et al. 2017): three checkerboards at full resolution, then at each of `levels`
-    resolutions three couplings of channels."""
+    """RealNVP for images (Dinh et al. 2017): three checkerboard couplings at full resolution, then three channel
+    couplings at each of `levels` resolutions."""
     boards = [Chain([Checkerboard(network, transformer, odd), ActNorm()]) for odd in (False, True, False)]
     step = Chain([Coupling(transformer, network), Reverse(), ActNorm()])
     return Chain([multi_scale([Stack(step, 3, unroll=1)] * levels, network), *boards])

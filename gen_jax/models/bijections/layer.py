@@ -1,4 +1,4 @@
-"""What every bijection is, and how bijections are put together: in a chain, repeated, inverted, flattened."""
+"""The interface of bijections, and combinators: chain, stack, inverse, flatten."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from jax import Array, lax
 
 from gen_jax.core import PyTree, fold_in
 
-Mapped = tuple[Array, Array]  # what a map returns: values (B, *event), and log|det| (B,) of its Jacobian
+__all__ = ["Chain", "Flattened", "Inverse", "Layer", "Mapped", "Stack", "Wrapper", "check_vectors", "solve", "unrolled"]
+
+Mapped = tuple[Array, Array]  # result of a map: values (B, *event), and log|det| (B,) of its Jacobian
 
 
 class Layer:
-    """A bijection between noise z and data x, both (B, *event), which may be told of a context (B, C).
+    """A bijection between noise z and data x, both (B, *event), optionally conditioned on a context (B, C).
 
-    A layer holds hyper-parameters; its parameters are made from examples of what it will see on the side of the data.
-    `forward` maps noise to data and `inverse` data to noise. Called with parameters, a layer is a distrax bijector.
+    A layer holds hyper-parameters; its parameters are initialized from example inputs on the data side. `forward` maps
+    noise to data and `inverse` data to noise. Called with parameters, a layer returns a distrax bijector.
     """
 
     support: tuple[float, float] | None = None  # the interval that data must lie in
-    triangular = False  # whether value i of either side depends on values 0 .. i of the other side alone
+    triangular = False  # whether value i of either side depends only on values 0 .. i of the other side
     estimated = False  # whether log-determinants are unbiased estimates
 
     def init(self, key: Array, x: Array, context: Array | None = None) -> PyTree:
-        """Parameters for data like x (B, *event), {} if there are none. Raises ValueError for shapes that cannot be."""
+        """Parameters for data like x (B, *event), {} if there are none. Raises ValueError for unsupported shapes."""
         return {}
 
     def forward(self, params: PyTree, z: Array, context: Array | None = None) -> Mapped:
@@ -37,7 +39,7 @@ class Layer:
         raise NotImplementedError
 
     def __call__(self, params: PyTree, context: Array | None = None, ndims: int = 1) -> distrax.Bijector:
-        """The distrax bijector of events with `ndims` axes."""
+        """The distrax bijector for events with `ndims` axes."""
         return _Bound(self, params, context, ndims)
 
 
@@ -65,7 +67,7 @@ class _Bound(distrax.Bijector):
 
 @dataclass(frozen=True)
 class Chain(Layer):
-    """One layer after the other: the first takes the noise, the last gives the data."""
+    """Composition of layers: the first takes the noise, the last outputs the data."""
 
     layers: Sequence[Layer]
 
@@ -113,7 +115,7 @@ class Chain(Layer):
 
 
 class Wrapper(Layer):
-    """A layer made of another one, which has its properties."""
+    """Base of layers that wrap another one and share its properties."""
 
     layer: Layer
 
@@ -132,11 +134,11 @@ def _name(i: int) -> str:
 
 @dataclass(frozen=True)
 class Stack(Wrapper):
-    """`depth` layers of one kind, each with parameters of its own, as a loop.
+    """`depth` copies of a layer, each with its own parameters, as a loop.
 
-    unroll: layers that are compiled one after the other, as one turn of the loop. Compiling takes as long as for that
-    many, however deep the stack is. On CPUs a loop stores what its gradient needs slowly: 1 takes up to twice as long
-    as 2, and 2 up to 1.6 times as long as 4; a stack of no more layers than that is no loop at all.
+    unroll: layers per iteration of the loop. Compile time is that of so many layers, however deep the stack is. On
+    CPUs a loop is slow at storing residuals for its gradient: 1 takes up to twice as long as 2, and 2 up to 1.6 times
+    as long as 4; a stack of at most `unroll` layers has no loop.
     """
 
     layer: Layer
@@ -174,7 +176,7 @@ class Stack(Wrapper):
 
 @dataclass(frozen=True)
 class Inverse(Wrapper):
-    """A layer the other way round: what was fast for densities is fast for samples."""
+    """The inverse of a layer: fast sampling instead of fast densities, or vice versa."""
 
     layer: Layer
 
@@ -194,7 +196,7 @@ class Inverse(Wrapper):
 
 @dataclass(frozen=True)
 class Flattened(Wrapper):
-    """A layer of vectors for data of any shape."""
+    """A vector layer applied to flattened data of any shape."""
 
     layer: Layer
 
@@ -217,13 +219,13 @@ class Flattened(Wrapper):
 
 
 def check_vectors(layer: Layer, x: Array) -> None:
-    """Refuses examples that are not vectors."""
+    """Raises ValueError for examples that are not vectors."""
     if x.ndim != 2:
         raise ValueError(f"a layer {type(layer).__name__} takes vectors, got {x.shape[1:]}: put it in Flattened")
 
 
 def unrolled(layer: Layer, params: PyTree) -> list[tuple[Layer, PyTree]]:
-    """The single layers of chains and stacks, noise first, each with its parameters."""
+    """The individual layers of chains and stacks, noise first, each with its parameters."""
     if isinstance(layer, Chain):
         own = ((part, params.get(_name(i), {})) for i, part in enumerate(layer.layers))
         return [pair for part, its in own for pair in unrolled(part, its)]
@@ -235,9 +237,9 @@ def unrolled(layer: Layer, params: PyTree) -> list[tuple[Layer, PyTree]]:
 
 
 def solve(f: Callable[[Array], Mapped], y: Array, low: Array, high: Array) -> Array:
-    """x with f(x) = y, elementwise, for an increasing f which returns its log-slopes too, by bisection from a bracket.
+    """Solves f(x) = y elementwise by bisection from a bracket, for an increasing f that also returns its log-slopes.
 
-    A step of Newton's at the end polishes the root and makes it differentiable, once, in y and in what f depends on.
+    A final Newton step refines the root and makes it differentiable, once, with respect to y and the parameters of f.
     """
     steps = 30 if jnp.finfo(y.dtype).bits == 32 else 60
 

@@ -1,4 +1,4 @@
-"""Linear layers: permutations, scales and shifts, learned matrices; of images they move the channels of every pixel."""
+"""Linear layers: permutations, scales and shifts, learned matrices; on images they act on channels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from jax import Array, lax
 from gen_jax.models.bijections.layer import Layer
 from gen_jax.models.common.linalg import inverses, matmul
 
+__all__ = ["ActNorm", "Linear", "Permutation", "Reverse", "Standardize"]
+
 
 @dataclass(frozen=True)
 class Reverse(Layer):
-    """The last axis in the other order."""
+    """Reverses the last axis."""
 
     def forward(self, params, z, context=None):
         return z[..., ::-1], jnp.zeros(len(z), z.dtype)
@@ -27,8 +29,8 @@ class Reverse(Layer):
 
 @dataclass(frozen=True)
 class Permutation(Layer):
-    """The last axis in an order drawn from a seed: one long cycle, so that however often it is repeated every value
-    comes to every place."""
+    """Permutes the last axis at random by seed: a single cycle, so that under repetition every value visits every
+    position."""
 
     seed: int = 0
 
@@ -47,8 +49,8 @@ class Permutation(Layer):
 
 @dataclass(frozen=True)
 class ActNorm(Layer):
-    """A learned scale and shift of every value of the last axis, which at first make the noise of the first batch have
-    mean 0 and variance 1 (Kingma & Dhariwal 2018, arXiv:1807.03039, section 3.1)."""
+    """A learned scale and shift of the last axis, initialized so that the noise of the first batch has mean 0 and
+    variance 1 (Kingma & Dhariwal 2018, arXiv:1807.03039, section 3.1)."""
 
     learned = True
     triangular = True
@@ -77,7 +79,7 @@ class ActNorm(Layer):
 
 @dataclass(frozen=True)
 class Standardize(ActNorm):
-    """The mean and scale of the first batch, held fixed: data of any units becomes noise of about unit size."""
+    """Standardizes by the fixed mean and scale of the first batch: data in any units becomes noise of unit scale."""
 
     learned = False
 
@@ -85,12 +87,12 @@ class Standardize(ActNorm):
 @dataclass(frozen=True)
 class Linear(Layer):
     """A learned matrix on the last axis, z = x L U: on images the invertible 1x1 convolution (Kingma & Dhariwal 2018,
-    section 3.2). At first a random rotation, whose rows and columns are turned so that it has such factors."""
+    section 3.2). Initialized to a random rotation, rows permuted and columns sign-flipped to have such factors."""
 
     def init(self, key, x, context=None):
         rotation = jnp.linalg.qr(jax.random.normal(key, (x.shape[-1],) * 2, x.dtype))[0]
         _, lower, upper = jax.scipy.linalg.lu(rotation)
-        upper = upper * jnp.sign(jnp.diagonal(upper))  # columns turned, so that all of the diagonal is above 0
+        upper = upper * jnp.sign(jnp.diagonal(upper))  # flip columns so that the diagonal is positive
         log_diagonal = jnp.log(jnp.diagonal(upper))
         return {"below": jnp.tril(lower, -1), "above": jnp.triu(upper, 1), "log_diagonal": log_diagonal}
 

@@ -1,6 +1,6 @@
-"""Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted by root-finding and in closed form.
+"""Planar and radial flows (Rezende & Mohamed 2015, arXiv:1505.05770), inverted by root finding and in closed form.
 
-Forward, noise to data, they are closed expressions, made for variational inference; `Inverse` ones are fitted to data.
+Forward, noise to data, they are closed-form, as needed for variational inference; fit their `Inverse` to data.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from jax import Array
 from gen_jax.core import PyTree, fold_in
 from gen_jax.models.bijections.layer import Layer, check_vectors, solve
 
+__all__ = ["Planar", "Radial"]
+
 
 class _Amortized(Layer):
-    """A layer of vectors with a handful of parameters, which a context moves linearly."""
+    """A vector layer with few parameters, to which a linear map of the context is added."""
 
     def outputs(self, size: int) -> int:
         raise NotImplementedError
@@ -30,13 +32,13 @@ class _Amortized(Layer):
         return params
 
     def _raw(self, params: PyTree, context: Array | None) -> Array:
-        """(1, outputs), or (B, outputs) by the context."""
+        """Raw parameters (1, outputs), or (B, outputs) with a context."""
         return params["raw"][None] + (0 if context is None else context @ params["context"])
 
 
 @dataclass(frozen=True)
 class Planar(_Amortized):
-    """z + u tanh(w.z + b), with u bent so that w.u > -0.99 (eq. 10 and appendix A.1)."""
+    """z + u tanh(w.z + b), with u constrained to w.u > -0.99 (eq. 10 and appendix A.1)."""
 
     scale: float = 0.5
 
@@ -52,7 +54,7 @@ class Planar(_Amortized):
         u, w, b, reach = self._of(params, x, context)
         along = jnp.sum(w * x, axis=-1)
 
-        def moved(a: Array) -> tuple[Array, Array]:  # w.x by w.z
+        def moved(a: Array) -> tuple[Array, Array]:  # w.x as a function of w.z
             t = jnp.tanh(a + b)
             return a + reach * t, jnp.log1p((1 - t**2) * reach)
 
@@ -102,7 +104,7 @@ class Radial(_Amortized):
 
 
 def _above_minus_one(raw: Array) -> Array:
-    """Numbers above -0.99, increasing, 0 where raw is: as close to -1 as a float32 can be inverted from."""
+    """Increasing map to values above -0.99 that is 0 at 0: as close to -1 as is invertible in float32."""
     return jax.nn.softplus(raw + jnp.log(jnp.expm1(0.99))) - 0.99
 
 

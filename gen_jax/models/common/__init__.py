@@ -1,1 +1,1 @@
-"""Parts that several families use: networks, layers, likelihoods, conditioning, linear algebra."""
+"""Parts shared by several families: networks, layers, likelihoods, conditioning, linear algebra."""

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+__all__ = ["pack", "sum_except_batch"]
+
 
 def sum_except_batch(values: jax.Array) -> jax.Array:
     """(B, ...) -> (B,): sums over the values of each example."""
@@ -13,7 +15,7 @@ def sum_except_batch(values: jax.Array) -> jax.Array:
 
 
 def pack(x: Array, n: int) -> Array:
-    """(B, ..., C) -> (B / n, ..., n * C): n examples side by side as one."""
+    """(B, ..., C) -> (B / n, ..., n * C): concatenates n examples along the channels."""
     if n == 1:
         return x
     if len(x) % n:

@@ -1,7 +1,7 @@
 """Decoding of autoregressive models: sampling with temperature, top-k, top-p and min-p, greedy decoding, beam search.
 
-A decoder is a function `next(cache, token) -> (cache, logits)`: of a `core.Autoregressive` model with its parameters
-bound, `partial(model.next, params)`. The cache is a pytree of arrays with leading axis n.
+A decoder is a function `next(cache, token) -> (cache, logits)`, for a `core.Autoregressive` model its `next` with
+bound parameters, `partial(model.next, params)`. The cache is a pytree of arrays with leading axis n.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from jax import Array, lax
 
 from gen_jax.core import PyTree, fold_in
 
+__all__ = ["Beams", "Next", "Sampling", "beam_search", "generate", "log_likelihood"]
+
 Next = Callable[[PyTree, Array], tuple[PyTree, Array]]  # (cache, token (n,)) -> (cache, logits (n, V))
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from logits.
+    """Sampling of a token from logits.
 
     temperature: divides the logits; 0 is greedy decoding. top_k: only the k most probable tokens (0: all).
-    top_p: only the most probable tokens that together have this probability (Holtzman et al. 2020). min_p: only tokens
-    with at least this share of the largest probability (Nguyen et al. 2024).
+    top_p: only the smallest set of most probable tokens with this total probability (Holtzman et al. 2020). min_p: only
+    tokens with at least this fraction of the largest probability (Nguyen et al. 2024).
     """
 
     temperature: float = 1.0
@@ -100,9 +102,9 @@ class Beams(NamedTuple):
 
 
 def beam_search(next: Next, cache: PyTree, first: Array, steps: int, beams: int, end: int | None = None) -> Beams:
-    """The `beams` most probable continuations that a search of this width finds.
+    """Beam search for the most probable continuations, of width `beams`.
 
-    end: a token after which a sequence has ended: it is then padded by more of them at no cost.
+    end: the end-of-sequence token, with which finished sequences are padded at no cost.
     """
     n = len(first)
 
@@ -124,7 +126,7 @@ def beam_search(next: Next, cache: PyTree, first: Array, steps: int, beams: int,
         return (cache, token, log_probs, tokens), None
 
     cache = jax.tree.map(lambda a: jnp.repeat(a, beams, axis=0), cache)
-    start = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)  # the copies of one beginning count once
+    start = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)  # duplicates of the start count once
     carry = (
         cache,
         jnp.repeat(first[:, None], beams, axis=1),

@@ -1,4 +1,4 @@
-"""Walking through many examples in blocks of rows, so that temporaries stay small and, on a CPU, in the cache."""
+"""Blockwise computation over rows, so that temporaries stay small and, on a CPU, in the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from jax.custom_batching import custom_vmap
 
 from gen_jax.core import PyTree
 
+__all__ = ["block_size", "by_blocks", "jointly", "over_blocks"]
+
 
 def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -> PyTree:
-    """`f` of all rows of x (N, ...), which returns something for each row, computed block by block."""
+    """Computes a row-wise `f` of x (N, ...) block by block."""
     n, block = len(x), _even(len(x), rows or block_size())
     if n <= block:
         return f(x)
@@ -29,10 +31,10 @@ def by_blocks(f: Callable[[Array], PyTree], x: Array, rows: int | None = None) -
 
 
 def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = None) -> PyTree:
-    """The sum of `f` over blocks of rows of arrays (N, ...), the last array being weights.
+    """The sum of `f` over blocks of rows of arrays (N, ...), the last of which are weights.
 
     Only one block's temporaries exist at a time, and the arrays are not copied: the last block overlaps the one before
-    it, with weight 0 where it does.
+    it, with weight 0 in the overlap.
     """
     *arrays, weights = arrays
     n, block = len(weights), _even(len(weights), rows or block_size())
@@ -51,25 +53,25 @@ def over_blocks(f: Callable[..., PyTree], *arrays: Array, rows: int | None = Non
 
 
 def block_size(numbers: int = 384) -> int:
-    """Rows of so many numbers each that stay in a CPU's cache, or that fill an accelerator but not its memory."""
+    """Number of rows of `numbers` values that fit in a CPU's cache, or saturate an accelerator but not its memory."""
     if jax.default_backend() == "cpu":
         return _aligned(min(max((3 << 17) // numbers, 512), 1 << 16))
     return _aligned((1 << 25) // numbers)
 
 
 def _even(n: int, rows: int) -> int:
-    """At most so many rows, such that blocks of them overlap little."""
+    """A block size of at most `rows` with little overlap of blocks."""
     return min(_aligned(-(-n // max(-(-n // rows), 1))), rows, n)
 
 
 def _aligned(rows: int) -> int:
-    """The next multiple of 64: products of other numbers of rows are slower on CPUs."""
+    """The next multiple of 64: matrix products with other numbers of rows are slower on CPUs."""
     return max(-(-rows // 64), 1) * 64
 
 
 @custom_vmap
 def jointly(fine: Array) -> Array:
-    """A condition that under `vmap` holds only if it holds for every member: so `cond` stays a branch."""
+    """A condition that under `vmap` is true only if it is for every member, so that `cond` stays a branch."""
     return fine
 
 

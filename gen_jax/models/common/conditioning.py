@@ -1,7 +1,7 @@
-"""Conditioning inputs: what conditional models receive beside x, made from other entries of a batch.
+"""Conditioning inputs of conditional models, computed from other entries of a batch.
 
-A `Conditioning` maps the entries of a batch to a pytree with a leading axis B, which is handed to the networks: vectors
-of classes, images, or sequences with their masks. Models that concatenate it with their latent vector need one array
+A `Conditioning` maps the entries of a batch to a pytree with a leading axis B, the input of the networks: class
+vectors, images, or sequences with their masks. Models that concatenate it with their latent vector need one array
 (B, size).
 """
 
@@ -17,23 +17,25 @@ from jax import Array
 
 from gen_jax.core import Batch, PyTree, fold_in
 
+__all__ = ["ClassLabels", "Conditioning", "Dropped", "Images", "Vector", "embed", "resolve_condition"]
+
 
 class Conditioning:
-    """Maps a batch to a condition, with parameters of its own where it has any."""
+    """Maps a batch to a condition, with parameters of its own if any."""
 
-    entry: str  # of the batch
-    size: int  # values per example, where the condition is one array (B, size)
+    entry: str  # key in the batch
+    size: int  # values per example, if the condition is one array (B, size)
 
     def init(self, key: Array, batch: Batch) -> PyTree:
         """Parameters, {} if there are none."""
         return {}
 
     def __call__(self, batch: Batch, params: PyTree = None, key: Array | None = None) -> PyTree:
-        """The condition of a batch; with a key that of training, which may be random (`Dropped`)."""
+        """The condition of a batch; with a key the one for training, which may be random (`Dropped`)."""
         raise NotImplementedError
 
     def unsupported(self, batch: Batch) -> str:
-        """A message if the batch does not hold what this needs, else ""."""
+        """A message if the batch lacks the required entry, or its values are invalid, else ""."""
         if self.entry not in batch:
             return f'there is no entry "{self.entry}" to condition on; there are {", ".join(batch)}'
         return self.unfit(batch[self.entry])
@@ -43,19 +45,19 @@ class Conditioning:
         return ""
 
     def example(self, n: int) -> Batch:
-        """Entries for n samples where the caller gives none."""
+        """Default entries for n samples."""
         raise NotImplementedError
 
 
 def embed(conditioning: Conditioning, batch: Batch, params: PyTree = None, key: Array | None = None) -> PyTree:
-    """The condition of a batch; a ValueError where the batch lacks the entry."""
+    """The condition of a batch; a ValueError if the batch lacks the entry."""
     if conditioning.entry not in batch:
         raise ValueError(conditioning.unsupported(batch))
     return conditioning(batch, params, key)
 
 
 def resolve_condition(conditioning: Conditioning | None, n: int, condition: Batch | None) -> Batch:
-    """The conditioning entries of n samples: those given, else the default ones; {} for an unconditional model."""
+    """The conditioning entries of n samples: `condition`, else the default ones; {} for an unconditional model."""
     if conditioning is None:
         return {}
     condition = condition or conditioning.example(n)
@@ -66,7 +68,7 @@ def resolve_condition(conditioning: Conditioning | None, n: int, condition: Batc
 
 @dataclass(frozen=True)
 class ClassLabels(Conditioning):
-    """One-hot vectors of class numbers; the default is every class in turn."""
+    """One-hot class labels; the default is every class in turn."""
 
     classes: int
     entry: str = "label"
@@ -90,7 +92,7 @@ class ClassLabels(Conditioning):
 
 @dataclass(frozen=True)
 class Vector(Conditioning):
-    """Vectors (B, size) as they are; the default is zeros."""
+    """Vectors (B, size), unchanged; the default is zeros."""
 
     size: int
     entry: str = "context"
@@ -108,7 +110,7 @@ class Vector(Conditioning):
 
 @dataclass(frozen=True)
 class Images(Conditioning):
-    """Features of images (B, *shape) by a network, e.g. a `ConvEncoder`; the default is images of zeros."""
+    """Features of images (B, *shape) from a network, e.g. a `ConvEncoder`; the default is zero images."""
 
     network: nn.Module
     size: int
@@ -135,10 +137,10 @@ class Images(Conditioning):
 
 @dataclass(frozen=True)
 class Dropped(Conditioning):
-    """Another conditioning that training replaces by a learned null with a probability (Ho & Salimans 2022).
+    """Replaces a conditioning by a learned null embedding with some probability in training (Ho & Salimans 2022).
 
-    In evaluation and sampling the entry "unconditional" (B,), where there is one, chooses the null instead; guidance
-    combines the two.
+    In evaluation and sampling the entry "unconditional" (B,), if present, selects the null embedding; classifier-free
+    guidance combines the two.
     """
 
     conditioning: Conditioning

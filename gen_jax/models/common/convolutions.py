@@ -1,9 +1,9 @@
-"""Convolutions and transposed convolutions of images, fast on CPUs too; (B, H, W, C) with "SAME" padding.
+"""Convolutions and transposed convolutions of images (B, H, W, C), "SAME" padding, fast on CPUs too.
 
 The same maps and parameters as `flax.linen.Conv` and `flax.linen.ConvTranspose`. On a CPU they are written as matrix
-products with slices, pads and concatenations around them, the gradient of which are such products again: the kernel
-gradients of XLA's own convolutions are slow there, that of a transposed one takes thirty times its forward pass. Where
-there are many channels, Winograd's filtering halves the arithmetic of 3x3 kernels.
+products with slices, pads and concatenations, whose gradients are such products again: the kernel gradients of XLA's
+own convolutions are slow there, that of a transposed one takes thirty times its forward pass. With many channels,
+Winograd's minimal filtering halves the arithmetic of 3x3 kernels.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+__all__ = ["BLOCK", "Conv", "ConvTranspose", "UpsampleConv", "convolve", "over_rows", "transposed", "upsample_convolve"]
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-BLOCK = 3 << 19  # numbers that stay in a CPU's cache
+BLOCK = 3 << 19  # numbers that fit in a CPU's cache
 
 
 class Conv(nn.Module):
@@ -63,7 +65,7 @@ class UpsampleConv(Conv):
 
 
 def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
-    """The convolution by a kernel (height, width, C, features)."""
+    """Convolution with a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
     (tall, wide, channels, features), pixels = kernel.shape, x_BHWC.shape[1] * x_BHWC.shape[2]
@@ -76,13 +78,12 @@ def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) ->
 
 
 def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Array, kernel: Array) -> Array:
-    """f(x, kernel), and its gradient, of a few images at a time if what is made between would not stay in the cache.
+    """f(x, kernel) and its gradient, a few images at a time if the intermediates would not fit in the cache.
 
-    between: numbers that are made of an image. A batch that lies on several devices is not walked through, which would
-    first gather it.
+    between: size of the intermediates per image. A batch sharded over devices is not split: that would gather it.
 
-    Not by `blocks.by_blocks` and `over_blocks`: both gradients are made of the same shifts of y, so one walk that makes
-    them together is faster.
+    Does not use `blocks.by_blocks` and `over_blocks`: both gradients use the same shifts of y, so a single loop that
+    computes them together is faster.
     """
     batch, most = len(x_BHWC), max(BLOCK // max(between, 1), 1)
     size = next(n for n in range(max(min(most, batch), 1), 0, -1) if batch % n == 0)
@@ -114,12 +115,12 @@ def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Arr
 
 
 def _is_divided() -> bool:
-    """Whether batches lie on several devices."""
+    """Whether batches are sharded over several devices."""
     return jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
 
 
 def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """The pixels that each output sees side by side, times the kernel."""
+    """Convolution as im2col: the patch of each output times the kernel."""
     tall, wide, channels, features = kernel.shape
     size = tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
     ends = [(n - 1) * s + 1 for n, s in zip(size, strides)]
@@ -136,7 +137,7 @@ def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array
 
 
 def _by_taps(x_BHWC: Array, kernel: Array) -> Array:
-    """Every pixel times every tap, shifted and summed."""
+    """Convolution as the product of every pixel with every tap, shifted and summed."""
     tall, wide = kernel.shape[:2]
     return sum(
         _shifted(tap, i - (tall - 1) // 2, j - (wide - 1) // 2)
@@ -145,14 +146,14 @@ def _by_taps(x_BHWC: Array, kernel: Array) -> Array:
 
 
 def _is_filtered(x_BHWC: Array, kernel: tuple[int, ...], strides: tuple[int, int]) -> bool:
-    """Whether what Winograd's filtering saves is worth its sums: many channels, and rows for its tiles."""
+    """Whether Winograd's filtering pays off: many channels, and enough rows for its tiles."""
     tall, wide, channels, features = kernel
     fits = strides == (1, 1) and tall == 3 and wide % 2 == 1 and x_BHWC.shape[1] >= 4
     return fits and 16 <= channels <= 2 * features and jnp.finfo(x_BHWC.dtype).bits >= 32  # not exact in half precision
 
 
-# Winograd's minimal filtering F(4, 3): four outputs of three taps by six products instead of twelve, here of the rows
-# of a column (Lavin & Gray 2016, arXiv:1509.09308, section 4.3; their B^T, G and A^T).
+# Winograd's minimal filtering F(4, 3): four outputs of three taps with six products instead of twelve, here along the
+# rows of a column (Lavin & Gray 2016, arXiv:1509.09308, section 4.3; their B^T, G and A^T).
 _INPUTS = np.array(
     [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
     + [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
@@ -163,7 +164,7 @@ _OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0
 
 @jax.custom_vjp
 def _filtered(x_BHWC: Array, kernel: Array) -> Array:
-    """The convolution by a kernel (3, odd, C, features), with gradients of the same kind."""
+    """Winograd convolution with a kernel (3, odd, C, features), with gradients of the same kind."""
     batch, height, width, _ = x_BHWC.shape
     _, wide, channels, features = kernel.shape
     taps = jnp.einsum("ai,ijcf->ajcf", _TAPS.astype(kernel.dtype), kernel).reshape(6, wide * channels, features)
@@ -175,7 +176,7 @@ def _filtered(x_BHWC: Array, kernel: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
-    """sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features)."""
+    """Sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features)."""
     channels, features = x_BHWC.shape[-1], y_BHWC.shape[-1]
     y = jnp.pad(y_BHWC, ((0, 0), (0, -x_BHWC.shape[1] % 4), (0, 0), (0, 0)))
     outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
@@ -186,8 +187,8 @@ def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
 def over_rows(x: Array, y: Array) -> Array:
     """x^T y, (K, N), of rows x (T, K) and y (T, N).
 
-    Large ones as the sum of two halves, the longer side of the result last: for a single product XLA on CPUs chooses
-    the order itself, one that takes up to half as long again.
+    Large ones are the sum of two halves, with the longer side of the result last: for a single product XLA on CPUs
+    chooses the order itself, which takes up to 1.5 times as long.
     """
     if len(x) * x.shape[1] * y.shape[1] < 1 << 23 or len(x) % 2 or _is_divided():
         return x.T @ y
@@ -197,7 +198,7 @@ def over_rows(x: Array, y: Array) -> Array:
 
 
 def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
-    """Of every tile of four rows the six inputs of its products, each pixel beside its neighbors: (B T W, wide C)."""
+    """The six inputs of the products for every tile of four rows, each pixel with its neighbors: (B T W, wide C)."""
     _, height, width, _ = x_BHWC.shape
     tiles = -(-height // 4)
     x = jnp.pad(x_BHWC, ((0, 0), (1, 4 * tiles + 1 - height), (wide // 2, wide // 2), (0, 0)))
@@ -207,16 +208,16 @@ def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
 
 
 def _sums(weights: np.ndarray, terms: Sequence[Array]) -> list[Array]:
-    """One weighted sum for each row of the weights; zeros cost nothing."""
+    """One weighted sum per row of the weights, skipping zeros."""
     return [sum(term * float(w) for w, term in zip(row, terms) if w) for row in weights]
 
 
 def _turned(kernel: Array) -> Array:
-    """The kernel of the transposed map."""
+    """The kernel of the transposed map: flipped, with input and output channels swapped."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-# Each is linear in each of its arguments, and the transposes are each other: so gradients of gradients are fast too.
+# Each is bilinear, and their transposes are each other: gradients of gradients are fast too.
 _filtered.defvjp(
     lambda x, kernel: (_filtered(x, kernel), (x, kernel)),
     lambda kept, y: (convolve(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[1])),
@@ -228,10 +229,10 @@ _kernel_gradient.defvjp(
 
 
 def upsample_convolve(x_BHWC: Array, kernel: Array) -> Array:
-    """The convolution by a kernel (3, 3, C, features) of the image with every pixel repeated 2x2.
+    """Convolution with a kernel (3, 3, C, features) of the image with every pixel repeated 2x2.
 
-    Of the three taps of a row two fall on the same pixel, so that each of the four positions within a pixel sees 2x2
-    pixels by sums of taps: 16 products instead of 36.
+    Two of the three taps of a row fall on the same pixel, so each of the four positions within a pixel is a convolution
+    over 2x2 pixels with sums of taps: 16 products instead of 36.
     """
     if kernel.shape[:2] != (3, 3):
         raise ValueError(f"a doubled image is convolved by kernels 3x3, got {kernel.shape[:2]}")
@@ -242,7 +243,7 @@ def upsample_convolve(x_BHWC: Array, kernel: Array) -> Array:
 
 
 def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
-    """Every pixel times the sums of taps that see it, shifted and summed for each position within a pixel."""
+    """Every pixel times the sums of taps applied to it, shifted and summed for each position within a pixel."""
     (batch, height, width, _), features = x_BHWC.shape, kernel.shape[3]
     positions = [(row, column) for row in range(2) for column in range(2)]
     joined = [_joined(_joined(kernel, row, 0), column, 1) for row, column in positions]
@@ -256,13 +257,13 @@ def _doubled_by_taps(x_BHWC: Array, kernel: Array) -> Array:
 
 
 def _joined(kernel: Array, position: int, axis: int) -> Array:
-    """Three taps along an axis as two: the first of two repeated pixels sees (a, b + c), the second (a + b, c)."""
+    """Merges three taps along an axis into two: (a, b + c) for the first of two repeated pixels, else (a + b, c)."""
     a, b, c = jnp.split(kernel, 3, axis)
     return jnp.concatenate([a, b + c] if position == 0 else [a + b, c], axis)
 
 
 def transposed(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
-    """The transposed convolution by a kernel (height, width, C, features)."""
+    """Transposed convolution with a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
         return lax.conv_transpose(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
     tall, wide, _, features = kernel.shape
@@ -289,7 +290,7 @@ def _transposed_by_taps(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) 
 
 
 def _phases(size: int, stride: int) -> list[list[tuple[int, int]]]:
-    """For each position modulo the stride, its taps along one axis, each with the offset of the pixel it is of."""
+    """For each position modulo the stride, its taps along one axis, each with the offset of its pixel."""
     before = size - 1 if stride > size - 1 else -(-(size + stride - 2) // 2)  # the padding of lax.conv_transpose
     offsets = [[(tap, position + tap - before) for tap in range(size)] for position in range(stride)]
     return [[(tap, at // stride) for tap, at in row if at % stride == 0] for row in offsets]

@@ -1,13 +1,13 @@
-"""p(x | z) for decoders: each likelihood turns a decoder's outputs into distributions of the single values of x.
+"""p(x | z) for decoders: each likelihood turns a decoder's outputs into distributions of the individual values of x.
 
-The distributions are independent given z: their batch shape is that of x, so that a log-likelihood is a sum over them,
-or over those that are observed. A likelihood is a class with
+The values are independent given z: the batch shape is that of x, so that a log-likelihood is a sum over all values, or
+over the observed ones. A likelihood is a class with
 
     discrete                    whether it is a probability of integers, so that bits per dimension are defined
-    channels                    how many outputs a decoder gives per channel of the data
+    channels                    decoder outputs per channel of the data
     init()                      parameters of its own, {} if it has none
-    outside(x)                  what of some data it cannot explain, in words, or ""
-    normalize(x)                data as an encoder likes it
+    unsupported(x)              a message if x lies outside the support, else ""
+    normalize(x)                data scaled for an encoder
     __call__(outputs, params)   a distrax distribution with the shape of x
 """
 
@@ -22,10 +22,21 @@ import numpy as np
 
 from gen_jax.core import PyTree
 
+__all__ = [
+    "Bernoulli",
+    "BinnedLogistic",
+    "Categorical",
+    "DiscretizedLogistic",
+    "Gaussian",
+    "Mixed",
+    "Modal",
+    "check_outputs",
+]
+
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """Pixels 0.0 or 1.0. Values between are taken too, as in much of the literature: then it is no likelihood."""
+    """Binary pixels 0.0 or 1.0. Values in between are accepted, as is common, but then it is not a likelihood."""
 
     channels = 1
     discrete = True
@@ -37,7 +48,7 @@ class Bernoulli:
         return _beyond(x, 0, 1, "Bernoulli", "binarize or scale it: see gen_jax.data.transforms")
 
     def normalize(self, x: jax.Array) -> jax.Array:
-        """Data as an encoder likes it, about [-1, 1]."""
+        """Data scaled for an encoder, to about [-1, 1]."""
         return 2.0 * x - 1.0
 
     def __call__(self, outputs: jax.Array, params: PyTree = None) -> distrax.Distribution:
@@ -46,15 +57,15 @@ class Bernoulli:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Real values, normal around the decoder's output. scale: the standard deviation.
+    """Real values, normal with the decoder's output as mean. scale: the standard deviation.
 
     A number fixes it; "shared" learns one for all values (Rybkin, Daniilidis & Levine 2021, sigma-VAE); "learned" lets
-    the decoder say it for each value. Learned ones are bounded below by `least`.
+    the decoder output it per value. Learned ones are bounded below by `least`.
     """
 
     scale: float | str = 1.0
     least: float = 1e-3
-    discrete = False  # a density, no probability of integers
+    discrete = False  # a density, not a probability of integers
 
     def __post_init__(self):
         if isinstance(self.scale, str) and self.scale not in ("shared", "learned"):
@@ -87,7 +98,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Integers 0 .. levels - 1 without an order, by a softmax over them."""
+    """Unordered integers 0 .. levels - 1, with a softmax."""
 
     levels: int
     discrete = True
@@ -114,7 +125,7 @@ class Categorical:
 
 
 class Modal(distrax.Categorical):
-    """A categorical whose "mean" is its most probable value, for pictures."""
+    """A categorical whose "mean" is its mode, for plots."""
 
     def mean(self) -> jax.Array:
         return self.mode()
@@ -122,10 +133,10 @@ class Modal(distrax.Categorical):
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
-    """Integers 0 .. levels - 1 by logistics summed over bins, the outer ones open (Salimans et al. 2017, eq. 2).
+    """Integers 0 .. levels - 1 by logistics integrated over bins, the outer ones open (Salimans et al. 2017, eq. 2).
 
-    components: how many logistics are mixed for each value. A proper probability of the stored integers: its mean is
-    comparable between models in bits per dimension. Channels are independent given z, with no terms between colors.
+    components: number of mixed logistics per value. A proper probability of the stored integers: its mean is comparable
+    between models in bits per dimension. Channels are independent given z, without coupling between colors.
     """
 
     levels: int = 256
@@ -141,7 +152,7 @@ class DiscretizedLogistic:
 
     @property
     def channels(self) -> int:
-        """Locations and log scales, and weights where several are mixed."""
+        """Locations and log scales, and weights if there are several components."""
         return 2 if self.components == 1 else 3 * self.components
 
     def init(self) -> PyTree:
@@ -158,12 +169,12 @@ class DiscretizedLogistic:
             location, log_scale = jnp.split(outputs, 2, axis=-1)
             return BinnedLogistic(location, log_scale, self.levels)
         location, log_scale, logits = jnp.split(_last(outputs, self.channels), 3, axis=-1)
-        start = jnp.linspace(-1.0, 1.0, self.components + 2)[1:-1]  # apart from each other
+        start = jnp.linspace(-1.0, 1.0, self.components + 2)[1:-1]  # spread apart
         return Mixed(distrax.Categorical(logits=logits), BinnedLogistic(location + start, log_scale, self.levels))
 
 
 class Mixed(distrax.MixtureSameFamily):
-    """A mixture of binned logistics, whose samples and mean are levels too."""
+    """A mixture of binned logistics, with samples and mean rounded to levels."""
 
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         return super()._sample_n(key, n).astype(jnp.int32)
@@ -192,11 +203,11 @@ class BinnedLogistic(distrax.Distribution):
         return self._location.shape
 
     def _value(self, unit: jax.Array) -> jax.Array:
-        """Position in [-1, 1] to the nearest level."""
+        """Maps positions in [-1, 1] to the nearest level."""
         return jnp.clip(jnp.round((unit + 1.0) * ((self._levels - 1) / 2)), 0, self._levels - 1).astype(jnp.int32)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
-        # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)), whose logarithm keeps its digits far out in the tails.
+        # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)), whose logarithm is accurate far out in the tails.
         k = value.astype(jnp.float32)
         inverse_scale = jnp.exp(-self._log_scale)
         half = 1.0 / (self._levels - 1)
@@ -218,7 +229,7 @@ class BinnedLogistic(distrax.Distribution):
 
 
 def check_outputs(likelihood, x: jax.Array, outputs: jax.Array) -> None:
-    """Refuses decoders whose outputs are not what the likelihood needs for data like x."""
+    """Raises ValueError if the decoder's outputs do not fit the likelihood for data like x."""
     expected = (*x.shape[:-1], x.shape[-1] * likelihood.channels)
     if outputs.shape != expected:
         raise ValueError(
@@ -233,7 +244,7 @@ def _last(outputs: jax.Array, channels: int) -> jax.Array:
 
 
 def _unit(x: jax.Array, levels: int) -> jax.Array:
-    """Levels to [-1, 1]."""
+    """Maps levels to [-1, 1]."""
     return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
 
 

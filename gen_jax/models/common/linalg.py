@@ -1,4 +1,4 @@
-"""Products in full precision, and normals by the Cholesky factors of their covariances."""
+"""Matrix products in full precision, and normals parametrized by Cholesky factors of their covariances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# Never TF32 or bfloat16: for sums that cancel, inverses, recursions.
+__all__ = ["LOG_2PI", "Triangular", "einsum", "inverses", "matmul"]
+
+# Never TF32 or bfloat16: for sums with cancellation, inverses, recursions.
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
@@ -21,10 +23,10 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 def inverses(factor: Array) -> Array:
-    """Of lower triangular matrices (..., D, D), on a CPU by forward substitution.
+    """Inverses of lower triangular matrices (..., D, D), on a CPU by forward substitution.
 
-    Not by `triangular_solve` there: that calls a BLAS whose threads go on spinning, and what runs next takes a third
-    longer.
+    `triangular_solve` is avoided there: it calls a BLAS whose threads keep spinning and slow down subsequent work by a
+    third.
     """
     identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
     if jax.default_backend() != "cpu":
@@ -40,10 +42,10 @@ def inverses(factor: Array) -> Array:
 
 
 class Triangular(distrax.MultivariateNormalTri):
-    """A normal by its mean (..., D) and the lower factor (..., D, D) of its covariance.
+    """A normal with mean (..., D) and the lower Cholesky factor (..., D, D) of its covariance.
 
-    Its density is found by substitution: two of LAPACK's solves in one program can wait for each other's threads for
-    ever on a CPU.
+    Its density is computed by substitution: two LAPACK solves in one program can deadlock on each other's threads on a
+    CPU.
     """
 
     def log_prob(self, value: Array) -> Array:

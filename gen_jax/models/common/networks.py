@@ -1,4 +1,4 @@
-"""Small networks for images and vectors, in plain Flax. `dtype` is the type computed in; parameters stay float32."""
+"""Small networks for images and vectors, in plain Flax. `dtype` is the compute dtype; parameters stay float32."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ import jax.numpy as jnp
 from gen_jax.models.common.convolutions import Conv, ConvTranspose
 from gen_jax.models.common.normalization import Normalization, none
 
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Residual",
+    "ResidualDecoder",
+    "ResidualEncoder",
+    "TransposedDecoder",
+    "depth_to_space",
+    "downsampled_size",
+]
+
 
 class MLP(nn.Module):
     """Dense layers with an activation between them; the last one is linear. (B, *x) -> (B, outputs).
 
-    outputs: how many, or the shape of the result. context: more inputs (B, n), beside x.
+    outputs: number of outputs, or their shape. context: additional inputs (B, n).
     """
 
     hidden: Sequence[int]
@@ -37,7 +49,7 @@ class MLP(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions, each halving the image, then a hidden layer. (B, H, W, C) -> (B, outputs)."""
+    """Strided convolutions, each halving the resolution, then a hidden layer. (B, H, W, C) -> (B, outputs)."""
 
     channels: Sequence[int]
     hidden: int
@@ -54,9 +66,9 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image of `ConvEncoder`: (B, latent) -> (B, H, W, outputs), doubling the image once per channel width.
+    """The mirror image of `ConvEncoder`: (B, latent) -> (B, H, W, outputs), doubling the resolution per channel width.
 
-    Images grow by a convolution to four times the channels and a rearrangement of those into 2x2 pixels (Shi et al.
+    Upsamples by sub-pixel convolution: a convolution to four times the channels, rearranged into 2x2 pixels (Shi et al.
     2016).
     """
 
@@ -81,7 +93,7 @@ class ConvDecoder(nn.Module):
 
 
 class TransposedDecoder(ConvDecoder):
-    """As `ConvDecoder`, growing images by transposed convolutions of stride 2."""
+    """Like `ConvDecoder`, but upsamples by transposed convolutions of stride 2."""
 
     def upsample(self, x_BHWC: jax.Array, features: int) -> jax.Array:
         return ConvTranspose(features, strides=2, dtype=self.dtype)(x_BHWC)
@@ -91,13 +103,13 @@ class TransposedDecoder(ConvDecoder):
 
 
 def _first(size: tuple[int, int], channels: Sequence[int], dtype: Any) -> nn.Dense:
-    """From a vector to the smallest image."""
+    """The dense layer from a vector to the smallest feature map."""
     height, width = downsampled_size(size, len(channels))
     return nn.Dense(height * width * channels[0], dtype=dtype)
 
 
 class Residual(nn.Module):
-    """x + scale * two convolutions of it, each after an activation (He et al. 2016). (B, H, W, width) -> the same."""
+    """Pre-activation residual block: x + scale * two convolutions (He et al. 2016). (B, H, W, width) -> the same."""
 
     width: int
     scale: float = 1.0
@@ -111,9 +123,9 @@ class Residual(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """Halves the image once per channel width, with a residual block after each. (B, H, W, C) -> (B, outputs).
+    """Halves the resolution per channel width, with a residual block after each. (B, H, W, C) -> (B, outputs).
 
-    With `outputs` a triple (h, w, D) of the last resolution the result keeps the image's axes.
+    If `outputs` is a triple (h, w, D) with the last resolution, the result keeps the spatial axes.
     """
 
     channels: Sequence[int]
@@ -133,7 +145,7 @@ class ResidualEncoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """The way back of `ResidualEncoder`: (B, latent) or (B, h, w, D) -> (B, H, W, outputs)."""
+    """The mirror image of `ResidualEncoder`: (B, latent) or (B, h, w, D) -> (B, H, W, outputs)."""
 
     size: tuple[int, int]
     channels: Sequence[int]
@@ -154,7 +166,7 @@ class ResidualDecoder(nn.Module):
 
 
 def downsampled_size(size: tuple[int, int], times: int) -> tuple[int, int]:
-    """The size of an image after halving it, which must go evenly."""
+    """The size of an image after halving it `times` times; must divide evenly."""
     if any(side % 2**times for side in size):
         raise ValueError(f"an image of {size} cannot be halved {times} times")
     return tuple(side // 2**times for side in size)

@@ -1,9 +1,9 @@
-"""What keeps the values or the weights of a network in bounds; the networks of GANs take any of these.
+"""Activation and weight normalization (batch, instance, pixel, spectral), accepted by all networks of GANs.
 
-    norm.weights(Conv(64))(x)     # a layer, its weights normalized where that is the normalizer's way
-    norm.values(x, *context)      # its result, normalized where that is
+    norm.weights(Conv(64))(x)     # a layer, with normalized weights if `norm` normalizes weights
+    norm.values(x, *context)      # its output, normalized if `norm` normalizes activations
 
-Modules find out by themselves whether they are trained: batch statistics move where that collection is mutable.
+Modules detect training mode themselves: batch statistics are updated if their collection is mutable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,19 @@ from jax import Array, lax
 
 from gen_jax.core import PyTree
 
+__all__ = [
+    "STATISTICS",
+    "Normalization",
+    "batch",
+    "batch_norm",
+    "instance",
+    "mixes_examples",
+    "none",
+    "pixel",
+    "pixel_norm",
+    "spectral",
+]
+
 STATISTICS = "batch_stats"
 
 
@@ -27,7 +40,7 @@ class Normalization(NamedTuple):
 
 
 class _Modulated(nn.Module):
-    """Normalized values times a scale plus a shift: learned ones, or such as a linear map makes of the context."""
+    """Scale and shift of normalized values: learned, or linear functions of the context."""
 
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
@@ -64,7 +77,7 @@ class _Batch(nn.Module):
 class _Instance(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
-        axes = tuple(range(1, x.ndim - 1)) or (-1,)  # of vectors, over the features
+        axes = tuple(range(1, x.ndim - 1)) or (-1,)  # for vectors, over the features
         if all(x.shape[axis] == 1 for axis in axes):
             raise ValueError(f"instance normalization of {x.shape[1:]} would leave nothing: take fewer layers")
         centered = x - x.mean(axes, keepdims=True)
@@ -81,12 +94,12 @@ class _Spectral(nn.Module):
 
 
 def batch_norm(momentum: float = 0.9) -> Normalization:
-    """By the mean and variance of each channel over the batch (Ioffe & Szegedy 2015); conditional with a context."""
+    """Batch normalization (Ioffe & Szegedy 2015); conditional if there is a context."""
     return Normalization(values=lambda x, *context: _Batch(momentum)(x, *context))
 
 
 def pixel_norm(x: Array, *context: Array) -> Array:
-    """By the root mean square over the channels, at each place (Karras et al. 2018, section 4.2)."""
+    """Divides by the root mean square over the channels, at each pixel (Karras et al. 2018, section 4.2)."""
     return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
 
 
@@ -94,13 +107,13 @@ none = Normalization()
 """No normalization."""
 batch = batch_norm()
 instance = Normalization(values=lambda x, *context: _Instance()(x, *context))
-"""By the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
+"""Instance normalization, by the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
 pixel = Normalization(values=pixel_norm)
 spectral = Normalization(weights=_Spectral)
-"""Weights divided by their largest singular value, by one step of power iteration (Miyato et al. 2018)."""
+"""Spectral normalization: weights divided by their largest singular value, one power iteration (Miyato et al. 2018)."""
 
 
 def mixes_examples(statistics: PyTree) -> bool:
-    """Whether a network that keeps these statistics normalizes by its whole batch."""
+    """Whether a network with these statistics normalizes over the batch."""
     paths = (jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(statistics))
     return any(path.endswith("['variance']") for path in paths)

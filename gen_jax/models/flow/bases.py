@@ -1,7 +1,7 @@
-"""Bases: the noise that flows begin with, as distributions of events of one shape.
+"""Base distributions of flows, over events of one shape.
 
-A base makes its parameters from a key, and from them a distrax distribution with the batch axes asked for.
-`independent` says that all values of an event are.
+A base initializes its parameters from a key, and turns them into a distrax distribution with the requested batch axes.
+`independent`: whether all values of an event are independent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from jax import Array
 
 from gen_jax.core import PyTree
 
+__all__ = ["Base", "Mixture", "Normal", "StudentT"]
+
 
 class Base:
-    """Noise of events with the shape `shape`."""
+    """A base distribution over events of shape `shape`."""
 
     shape: tuple[int, ...]
     independent = True
@@ -35,7 +37,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Normal(Base):
-    """Independent standard normals; with `learned`, of means and scales that training moves."""
+    """Independent standard normals; with `learned`, trainable means and scales."""
 
     shape: tuple[int, ...]
     learned: bool = False
@@ -80,7 +82,7 @@ class Mixture(Base):
 
 @dataclass(frozen=True)
 class StudentT(Base):
-    """Independent Student-t's, whose degrees of freedom training moves: for data with heavy tails."""
+    """Independent Student t distributions with trainable degrees of freedom, for heavy-tailed data."""
 
     shape: tuple[int, ...]
     degrees: float = 5.0
@@ -99,7 +101,7 @@ class StudentT(Base):
 
 
 class _T(distrax.Distribution):
-    """Student's t around 0 with scale 1, of some degrees of freedom above 1: so that there is a mean."""
+    """Student's t with location 0 and scale 1, and more than 1 degree of freedom, so that the mean exists."""
 
     def __init__(self, degrees: Array):
         super().__init__()

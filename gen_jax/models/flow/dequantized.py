@@ -1,4 +1,4 @@
-"""Flows of integers by variational dequantization (Ho et al. 2019, Flow++, arXiv:1902.00275)."""
+"""Flows for integers by variational dequantization (Ho et al. 2019, Flow++, arXiv:1902.00275)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from gen_jax.core import Batch, Extra, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.flow.flow import Flow
 
+__all__ = ["Dequantized"]
+
 
 @dataclass(frozen=True)
 class Dequantized:
-    """A flow of integers 0 .. levels - 1 by learned noise between them (Ho et al. 2019, Flow++, arXiv:1902.00275).
+    """A flow for integers 0 .. levels - 1 with learned dequantization noise (Ho et al. 2019, Flow++, arXiv:1902.00275).
 
-    flow: of (x + u) / levels with u in [0, 1). u is the sigmoid of a normal, whose means and log-scales `network` makes
-    from x scaled to [-1, 1]: (B, *x) -> (B, ..., 2 C).
+    flow: density of (x + u) / levels with u in [0, 1). u is the sigmoid of a normal, whose means and log-scales
+    `network` computes from x scaled to [-1, 1]: (B, *x) -> (B, ..., 2 C).
     """
 
     flow: Flow
@@ -44,7 +46,7 @@ class Dequantized:
         return {"flow": {**params["flow"], "noise": noise["params"]}}, extra
 
     def unsupported(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
+        """A message if the batch lies outside the support, else ""."""
         x = np.asarray(batch["x"])
         if x.dtype.kind not in "iu" or x.min() < 0 or x.max() >= self.levels:
             return (
@@ -66,7 +68,7 @@ class Dequantized:
         return log_p - log_q - np.prod(x.shape[1:]) * np.log(self.levels)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B,) lower bounds on log-probabilities in nats, by one sample of the noise."""
+        """(B,) lower bounds on log-probabilities in nats, from one noise sample."""
         return self._bounds(state.params["flow"], batch, key)
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
@@ -79,7 +81,7 @@ class Dequantized:
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, temperature: float | Array = 1.0
     ) -> Batch:
-        """As `Flow.sample`, in integers."""
+        """Like `Flow.sample`, in integers."""
         drawn = self.flow.sample(state, key, n, condition, temperature)
         x = jnp.clip(jnp.floor(drawn["x"] * self.levels), 0, self.levels - 1)
         return {**drawn, "x": x.astype(jnp.int32)}

@@ -1,4 +1,4 @@
-"""Normalizing flows: densities of data as noise moved through bijections (Rezende & Mohamed 2015, arXiv:1505.05770)."""
+"""Normalizing flows: pushforwards of base densities through bijections (Rezende & Mohamed 2015, arXiv:1505.05770)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from gen_jax.models.bijections.layer import Chain, Layer
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.flow.bases import Base
 
+__all__ = ["Flow"]
+
 
 @dataclass(frozen=True)
 class Flow:
-    """Noise of a base moved through layers, the first of which takes the noise and the last of which gives the data.
+    """Pushes a base distribution through a sequence of bijections: the first takes noise, the last outputs data.
 
     base: `gen_jax.models.flow.bases`; its shape is that of one example. layers: `gen_jax.models.bijections`.
     conditioning: `gen_jax.models.common.conditioning`, whose output is the context (B, C) of the layers; None for none.
@@ -34,16 +36,16 @@ class Flow:
 
     @property
     def estimated(self) -> bool:
-        """Whether log-likelihoods are unbiased estimates, not exact."""
+        """Whether log-likelihoods are unbiased estimates instead of exact."""
         return self.chain.estimated
 
     @property
     def autoregressive(self) -> bool:
-        """Whether each value of x depends on no noise after its own, in their order, and the noise is independent."""
+        """Whether the noise is independent and the bijection triangular: x_i depends on noise 0 .. i only."""
         return self.chain.triangular and self.base.independent
 
     def __call__(self, params: PyTree, context: Array | None = None) -> distrax.Distribution:
-        """The distribution of x with these parameters: of single examples, or (B,) of them by a context (B, C)."""
+        """The distribution of x with these parameters, with batch shape (B,) for a context (B, C)."""
         batch = () if context is None else context.shape[:-1]
         bijector = self.chain(params.get("layers", {}), context, len(self.base.shape))
         return distrax.Transformed(self.base(params.get("base", {}), batch), bijector)
@@ -62,7 +64,7 @@ class Flow:
         return {"flow": {name: own for name, own in params.items() if own}}, {}
 
     def unsupported(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
+        """A message if the batch lies outside the support, else ""."""
         x = np.asarray(batch["x"])
         if x.dtype.kind in "iub":
             return "x holds integers, of which a density has no bound: add a transform such as dequantize()"
@@ -74,21 +76,21 @@ class Flow:
         return self.conditioning.unsupported(batch) if self.conditioning else ""
 
     def distribution(self, state: State, batch: Batch | None = None) -> distrax.Distribution:
-        """The distribution of x, under the conditions of a batch where the model is conditional."""
+        """The distribution of x, given the conditions of a batch if the model is conditional."""
         return self.of(state.params["flow"], batch)
 
     def of(self, params: PyTree, batch: Batch | None, key: Array | None = None) -> distrax.Distribution:
-        """The distribution of x with these parameters; with a key that of training."""
+        """The distribution of x with these parameters; with a key the one for training."""
         if self.conditioning is None:
             return self(params)
         return self(params, embed(self.conditioning, batch or {}, params.get("conditioning"), key))
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        """(B,) log-densities in nats; estimates of them where a continuous layer has probes."""
+        """(B,) log-densities in nats; unbiased estimates if a continuous layer has probes."""
         return self.distribution(state, batch).log_prob(batch["x"])
 
     def latent(self, state: State, batch: Batch) -> tuple[Array, Array]:
-        """The noise (B, *x) behind examples, and the log-determinants (B,) of the way there."""
+        """The noise (B, *x) of examples, and the log-determinants (B,) of the inverse."""
         return self.distribution(state, batch).bijector.inverse_and_log_det(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
@@ -105,9 +107,9 @@ class Flow:
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, temperature: float | Array = 1.0
     ) -> Batch:
-        """n new examples under a condition.
+        """n samples given a condition.
 
-        condition: the conditioning inputs of each. temperature: scales the distance of the noise from its mean.
+        condition: the conditioning inputs of each sample. temperature: scales the deviation of the noise from its mean.
         """
         condition = resolve_condition(self.conditioning, n, condition)
         distribution = self.distribution(state, condition)

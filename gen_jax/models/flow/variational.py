@@ -13,13 +13,15 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.flow.flow import Flow
 
+__all__ = ["Variational"]
+
 
 @dataclass(frozen=True)
 class Variational:
     """A flow fitted to an unnormalized density by the reverse KL on its own samples (Rezende & Mohamed 2015, eq. 15).
 
-    target: log-densities (n,) up to a constant, of x (n, *shape), which it must take wherever the flow may go. Data is
-    only needed for its shape, and to compare with.
+    target: x (n, *shape) -> unnormalized log-densities (n,), defined on the whole range of the flow. Data is only
+    needed for its shape, and for comparison.
     """
 
     flow: Flow
@@ -37,7 +39,7 @@ class Variational:
         return self.flow.init(key, {"x": noise if batch["x"].shape[1:] == noise.shape[1:] else batch["x"]})
 
     def log_ratios(self, params: PyTree, key: Array) -> Array:
-        """(samples,) log target(x) - log q(x) of as many x ~ q: their mean bounds the log of the target's integral."""
+        """(samples,) log target(x) - log q(x) for x ~ q: their mean bounds the log of the target's integral."""
         x, log_q = self.flow(params).sample_and_log_prob(seed=key, sample_shape=(self.samples,))
         return self.target(x) - log_q
 

@@ -1,7 +1,7 @@
-"""What real and generated examples go through before a discriminator sees either; gradients pass through.
+"""Differentiable augmentations of real and generated examples before the discriminator.
 
 An augmentation is a function (x, key, state) -> x, or has memory in `state.extra["augmentation"]` like `Adaptive`.
-Those of DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for gray images: `Each([brightness(), contrast(),
+DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for grayscale images: `Compose([brightness(), contrast(),
 translation(), cutout()])`.
 """
 
@@ -16,27 +16,39 @@ from jax import Array
 
 from gen_jax.core import PyTree, State, fold_in
 
-ImageOp = Callable[[Array, Array], Array]  # (B, *x), key -> the same, each example by noise of its own
+__all__ = [
+    "Adaptive",
+    "Augmentation",
+    "Compose",
+    "ImageOp",
+    "InstanceNoise",
+    "brightness",
+    "contrast",
+    "cutout",
+    "translation",
+]
+
+ImageOp = Callable[[Array, Array], Array]  # (B, *x), key -> the same shape, with independent noise per example
 
 
 class Augmentation:
-    """Leaves everything as it is."""
+    """The base class and identity augmentation."""
 
     def __call__(self, x: Array, key: Array, state: State) -> Array:
         return x
 
     def init(self) -> PyTree:
-        """What it remembers, {} if nothing."""
+        """Initial memory, {} if there is none."""
         return {}
 
     def adapt(self, memory: PyTree, real: Array) -> PyTree:
-        """What it remembers after a batch, by the discriminator's margins (B,) on real examples, positive if right."""
+        """Memory after a batch, from the discriminator's margins (B,) on real examples, positive if correct."""
         return memory
 
 
 @dataclass(frozen=True)
 class Compose(Augmentation):
-    """Changes one after the other, at every step."""
+    """Applies several operations in sequence, at every step."""
 
     ops: Sequence[ImageOp]
 
@@ -48,10 +60,10 @@ class Compose(Augmentation):
 
 @dataclass(frozen=True)
 class Adaptive(Augmentation):
-    """Changes each with a probability that rises as long as the discriminator is too sure of real examples.
+    """Applies each operation with a probability that rises while the discriminator is overconfident on real examples.
 
-    ADA (Karras et al. 2020, arXiv:2006.06676, section 3): the mean sign of the margins on real examples is held at
-    `target`, the probability moving by at most 1 in `examples` examples.
+    ADA (Karras et al. 2020, arXiv:2006.06676, section 3): the mean sign of the margins on real examples is controlled
+    to `target`, with the probability changing by at most 1 per `examples` examples.
     """
 
     ops: Sequence[ImageOp]
@@ -79,7 +91,7 @@ class Adaptive(Augmentation):
 
 @dataclass(frozen=True)
 class InstanceNoise(Augmentation):
-    """Normal noise whose standard deviation falls to zero in `steps` steps (Sonderby et al. 2017, section 3.2)."""
+    """Gaussian noise whose standard deviation decays to zero over `steps` steps (Sonderby et al. 2017, section 3.2)."""
 
     deviation: float = 0.1
     steps: int = 10_000
@@ -94,7 +106,7 @@ class InstanceNoise(Augmentation):
 
 
 def brightness(amount: float = 0.5) -> ImageOp:
-    """Adds up to half of `amount` to an image (B, H, W, C), or takes it away."""
+    """Shifts the brightness of each image (B, H, W, C) by at most amount/2 either way."""
 
     def change(x: Array, key: Array) -> Array:
         return x + amount * (jax.random.uniform(key, (len(x), 1, 1, 1)) - 0.5)
@@ -103,7 +115,7 @@ def brightness(amount: float = 0.5) -> ImageOp:
 
 
 def contrast(amount: float = 1.0) -> ImageOp:
-    """Stretches the distance to the image's mean by 1 - amount/2 to 1 + amount/2."""
+    """Scales the deviation from the image's mean by 1 - amount/2 to 1 + amount/2."""
 
     def change(x: Array, key: Array) -> Array:
         mean = x.mean(axis=(1, 2, 3), keepdims=True)
@@ -113,7 +125,7 @@ def contrast(amount: float = 1.0) -> ImageOp:
 
 
 def translation(share: float = 0.125) -> ImageOp:
-    """Moves an image by whole pixels, up to a share of its size, zeros coming in."""
+    """Translates each image by whole pixels, up to a fraction of its size, with zero padding."""
 
     def change(x: Array, key: Array) -> Array:
         for axis in (1, 2):
@@ -121,7 +133,7 @@ def translation(share: float = 0.125) -> ImageOp:
             reach = max(1, round(share * size))
             moves = jax.random.randint(fold_in(key, axis), (len(x),), -reach, reach + 1)
             at = jnp.arange(size)[None] - moves[:, None]
-            picks = jax.nn.one_hot(at, size, dtype=x.dtype)  # a row of zeros where nothing is; products, not gathers
+            picks = jax.nn.one_hot(at, size, dtype=x.dtype)  # zero rows outside the image; matrix products, not gathers
             x = jnp.einsum("bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic", picks, x)
         return x
 
@@ -129,7 +141,7 @@ def translation(share: float = 0.125) -> ImageOp:
 
 
 def cutout(share: float = 0.5) -> ImageOp:
-    """Sets a square of a share of the image's size to zero, anywhere, partly outside perhaps."""
+    """Zeros a square at a random position, possibly partly outside, with side a fraction of the image's size."""
 
     def change(x: Array, key: Array) -> Array:
         inside = jnp.ones((len(x), 1, 1), bool)

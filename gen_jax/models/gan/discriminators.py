@@ -1,8 +1,7 @@
-"""Networks (B, *x) -> (B, outputs) for the discriminators of GANs: the first output is the logit of being real.
+"""Discriminator networks of GANs, (B, *x) -> (B, outputs): the first output is the logit of being real.
 
-Each takes a normalizer from `normalizers`; modules that look at the batch as a whole, against mode collapse; and a
-context (B, n) where the GAN is conditional, by whose projection the features are judged too (Miyato & Koyama 2018).
-Dropout is on where there is a key for it.
+Each takes a normalization from `common.normalization`; minibatch modules, against mode collapse; and a context (B, n)
+in a conditional GAN, used by projection (Miyato & Koyama 2018). Dropout is active if there is a key for it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,22 @@ from jax import Array
 from gen_jax.models.common.convolutions import Conv
 from gen_jax.models.common.normalization import Normalization, none, spectral
 
+__all__ = [
+    "DCGANDiscriminator",
+    "MLPDiscriminator",
+    "MinibatchDeviation",
+    "MinibatchDiscrimination",
+    "ResNetDiscriminator",
+    "leaky_relu",
+]
+
 
 def leaky_relu(x: Array) -> Array:
     return nn.leaky_relu(x, 0.2)
 
 
 class MLPDiscriminator(nn.Module):
-    """Dense layers of vectors, or of flattened images."""
+    """Dense layers on vectors, or on flattened images."""
 
     hidden: Sequence[int]
     outputs: int = 1
@@ -58,7 +66,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 class ResNetDiscriminator(nn.Module):
-    """Residual blocks, of which the first `halvings` halve the image (Miyato et al. 2018, table 4)."""
+    """Residual blocks, the first `halvings` of which halve the resolution (Miyato et al. 2018, table 4)."""
 
     channels: Sequence[int] = (128, 128, 128, 128)
     halvings: int = 2
@@ -94,7 +102,7 @@ class _ShrinkingBlock(nn.Module):
 
 
 class _Verdict(nn.Module):
-    """The last layer: logits of features (B, n)."""
+    """The last layer: logits from features (B, n)."""
 
     outputs: int
     norm: Normalization
@@ -113,9 +121,9 @@ class _Verdict(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Adds to the features (B, n) of each example how close those of the others are (Salimans et al. 2016, 3.2).
+    """Appends the similarity to other examples of the batch to features (B, n) (Salimans et al. 2016, 3.2).
 
-    On average over the others, so that it means the same in batches of any size.
+    Averaged over the others, so that the scale does not depend on the batch size.
     """
 
     kernels: int = 16
@@ -130,9 +138,9 @@ class MinibatchDiscrimination(nn.Module):
 
 
 class MinibatchDeviation(nn.Module):
-    """Adds to the features (B, n) their mean standard deviation over the batch (Karras et al. 2018, section 3).
+    """Appends the mean standard deviation over the batch to features (B, n) (Karras et al. 2018, section 3).
 
-    group: examples over which it is taken; by default the whole batch.
+    group: number of examples it is computed over; by default the whole batch.
     """
 
     group: int | None = None

@@ -1,8 +1,8 @@
 """Generative adversarial networks (Goodfellow et al. 2014, arXiv:1406.2661).
 
 A GAN combines an architecture (`generators`, `discriminators`), a loss (`losses`), `regularizers`, normalization layers
-(`common.normalization`) and `augmentations`. Remedies against mode collapse are regularizers, fields of `GAN` or
-modules of its discriminator.
+(`common.normalization`) and `augmentations`. Remedies for mode collapse are regularizers, fields of `GAN` or modules of
+its discriminator.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.losses import AdversarialLoss, non_saturating
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer, Turn
 
+__all__ = ["GAN", "DiscriminatorOutput", "Unrolling"]
+
 
 class Unrolling(NamedTuple):
-    """The generator foresees `steps` steps of the discriminator, by `tx` (Metz et al. 2017, arXiv:1611.02163).
+    """Unrolls `steps` discriminator steps with `tx` in the generator's loss (Metz et al. 2017, arXiv:1611.02163).
 
-    It then raises the discriminator's own loss, real examples included (eq. 4 to 6): by its usual loss, which sees the
-    generated alone, it would lead the discriminator astray instead of fooling it.
+    The generator then maximizes the discriminator's own loss, including real examples (eq. 4 to 6): with its usual
+    loss, on generated examples only, it would lead the discriminator astray instead of fooling it.
 
-    tx: the very transformation that trains the discriminator, whose state they start from. Its square roots must have
-    gradients: `optax.adam(rate, eps_root=1e-16)`.
+    tx: the same transformation that trains the discriminator; unrolling starts from its state. Its square roots must be
+    differentiable: `optax.adam(rate, eps_root=1e-16)`.
     """
 
     steps: int
@@ -44,23 +46,23 @@ class Unrolling(NamedTuple):
 class DiscriminatorOutput(NamedTuple):
     """Outputs of the discriminator on a batch."""
 
-    logits: Array  # (B,), or (B / packing,), of being real
+    logits: Array  # (B,), or (B / packing,) logits of being real
     classes: Array  # (B, classes) logits; (B, 0) without an auxiliary classifier
     statistics: PyTree
 
 
 @dataclass(frozen=True)
 class GAN:
-    """A generator and a discriminator, each a player of its own.
+    """A generator and a discriminator, each a player.
 
     generator: a module (B, latent) -> (B, *x). discriminator: a module (B, *x) -> (B, 1) logits.
-    adversarial: the losses of both players, see `losses`. regularizers: further terms, see `regularizers`.
-    every: steps of the discriminator for each of the generator.
-    conditioning: both networks are called with its output as a second argument (conditional GAN).
-    auxiliary: weight of the classification of `conditioning.classes`, by which the discriminator, of 1 + classes
-        outputs, learns the classes instead of being given them (AC-GAN, Odena et al. 2017).
+    adversarial: the losses of both players, see `losses`. regularizers: additional terms, see `regularizers`.
+    every: discriminator steps per generator step.
+    conditioning: both networks receive its output as a second argument (conditional GAN).
+    auxiliary: weight of the auxiliary classification of `conditioning.classes`: the discriminator, with 1 + classes
+    outputs, predicts the class instead of receiving it (AC-GAN, Odena et al. 2017).
     augmentation: applied to real and generated examples before the discriminator.
-    packing: how many examples the discriminator judges together (PacGAN, Lin et al. 2018).
+    packing: examples per discriminator input (PacGAN, Lin et al. 2018).
     unrolling: see `Unrolling`.
     """
 
@@ -133,7 +135,7 @@ class GAN:
         )
 
     def draw_shared(self, batch: Batch, key: Array) -> Batch:
-        """Both players are shown what is made of the same noise."""
+        """Adds the noise from which both players' generated examples are made."""
         return {**batch, "noise": self._z(batch, key)}
 
     def _z(self, batch: Batch, key: Array) -> Array:
@@ -175,9 +177,9 @@ class GAN:
         return ""
 
     def _discriminator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
-        """The discriminator's loss: telling real from generated examples."""
+        """The discriminator's loss on real and generated examples."""
         made = lambda params: self._generate(params, state, batch, self._z(batch, key), fold_in(key, "fake"))[0]
-        fake, _ = jax.vjp(made, state.params[GENERATOR])  # the operations of the generator's turn, for XLA to share
+        fake, _ = jax.vjp(made, state.params[GENERATOR])  # same operations as in the generator's turn, shared by XLA
         return self._discriminator_loss(params, state, batch, fake, key)
 
     def _discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
@@ -202,7 +204,7 @@ class GAN:
         return loss, ({**extra, "augmentation": memory}, metrics)
 
     def _regularize(self, turn: Turn, loss: Array, extra: Extra, metrics: dict[str, Mean]):
-        """The loss with the player's regularizers of every step, what they remember, and their metrics."""
+        """The loss plus the player's non-lazy regularizers, with their memory and metrics."""
         memory = turn.state.extra["regularizers"]
         for regularizer in self.regularizers:
             if regularizer.every == 1 and regularizer.player == turn.player:
@@ -211,7 +213,7 @@ class GAN:
         return loss, {**extra, "regularizers": memory}, metrics
 
     def _lazy_regularizer(self, regularizer: Regularizer):
-        """The loss of a regularizer that has steps of its own, `every` times as strong."""
+        """The loss of a lazy regularizer, scaled by `every`."""
 
         def loss(params: PyTree, state: State, batch: Batch, key: Array):
             z, generator = self._z(batch, key), state.params[GENERATOR]
@@ -227,12 +229,12 @@ class GAN:
         return loss
 
     def critic(self, turn: Turn, x: Array, name: str) -> Array:
-        """Logits of a discriminator's turn on other examples, dropout being keyed by `name`."""
+        """Logits on other examples in a discriminator's turn, with dropout keyed by `name`."""
         key = fold_in(turn.key, "dropout", name)
         return self._discriminator_output(turn.params, turn.state, turn.batch, x, key).logits
 
     def _generator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
-        """The generator's loss: its examples are to be taken for real ones."""
+        """The generator's loss on its examples."""
         z = self._z(batch, key)
         fake, stats = self._generate(params, state, batch, z, fold_in(key, "fake"))
         discriminator = state.params[DISCRIMINATOR]
@@ -240,7 +242,7 @@ class GAN:
             discriminator = self._unrolled_discriminator(params, state, batch, key)
         pair = self._augmented_pair(batch["x"], fake, state, key)
         real, made = self._discriminator_outputs(discriminator, state, batch, *pair, key)
-        if self.unrolling:  # the unrolled discriminator's own objective: steering it pays off no other way
+        if self.unrolling:  # maximize the unrolled discriminator's own objective, see `Unrolling`
             loss = -self.adversarial.discriminator(real.logits, made.logits)
         else:
             loss = self.adversarial.generator(real.logits, made.logits)
@@ -252,7 +254,7 @@ class GAN:
         return loss, (extra, metrics)
 
     def _unrolled_discriminator(self, params: PyTree, state: State, batch: Batch, key: Array) -> PyTree:
-        """The discriminator's parameters after some more steps against this generator, differentiable by it."""
+        """Discriminator parameters after the unrolled steps, differentiable with respect to the generator."""
 
         def ahead(carry, i: Array):
             discriminator, opt = carry
@@ -267,9 +269,9 @@ class GAN:
         return discriminator
 
     def _generate(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
-        """Examples from noise z under the conditions of the batch, and the new batch statistics.
+        """Examples from noise z given the conditions of the batch, and the new batch statistics.
 
-        Both players make them of the same noise, by the same parameters: they are computed once per step.
+        Both players use the same noise and parameters, so they are computed once per step.
         """
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][GENERATOR]}
         rngs = {"dropout": fold_in(key, "dropout")}
@@ -277,12 +279,12 @@ class GAN:
         return fake, new.get(STATISTICS, {})
 
     def _augmented_pair(self, real: Array, fake: Array, state: State, key: Array) -> tuple[Array, Array]:
-        """Both as the discriminator sees them: augmented and packed."""
+        """Real and fake examples, augmented and packed for the discriminator."""
         both = (self.augmentation(x, fold_in(key, "augmentation", name), state) for x, name in ((real, 0), (fake, 1)))
         return tuple(pack(x, self.packing) for x in both)
 
     def _discriminator_outputs(self, params: PyTree, state: State, batch: Batch, real: Array, fake: Array, key: Array):
-        """Outputs on real and on fake examples, each by the statistics of its own batch; those of both are kept."""
+        """Outputs on real and fake examples, each with its own batch statistics; running ones are updated by both."""
         of_real = self._discriminator_output(params, state, batch, real, fold_in(key, "dropout", "real"))
         stats = {**state.extra["batch_stats"], DISCRIMINATOR: of_real.statistics}
         between = state._replace(extra={**state.extra, "batch_stats": stats})
@@ -302,11 +304,11 @@ class GAN:
         return (jax.tree.map(lambda a: a[:n], embed(self.conditioning, batch)),)
 
     def _discriminator_condition(self, condition: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        """The discriminator's second argument: nothing where it is to find out the class itself."""
+        """The discriminator's second argument: empty if it predicts the class itself."""
         return () if self.auxiliary else condition
 
     def unsupported(self, batch: Batch) -> str:
-        """A message if the batch has no such conditions as the model needs, else ""."""
+        """A message if the batch lacks the conditions that the model needs, else ""."""
         return "" if self.conditioning is None else self.conditioning.unsupported(batch)
 
 

@@ -1,7 +1,7 @@
-"""Networks (B, latent) -> (B, H, W, C) for the generators of GANs; of vectors, `nets.MLP` will do.
+"""Generator networks of GANs, (B, latent) -> (B, H, W, C); for vectors use `common.networks.MLP`.
 
-Each takes a normalizer from `normalizers`, and a context (B, n) where the GAN is conditional: it then scales and shifts
-what is normalized.
+Each takes a normalization from `common.normalization`, and a context (B, n) in a conditional GAN, which then sets the
+scale and shift after normalization.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from gen_jax.models.common.convolutions import Conv, UpsampleConv
 from gen_jax.models.common.networks import downsampled_size
 from gen_jax.models.common.normalization import Normalization, batch, none
 
+__all__ = ["DCGANGenerator", "ResNetGenerator", "joined", "smallest"]
+
 
 class DCGANGenerator(nn.Module):
-    """A dense layer to the smallest image, then convolutions of images that double, one per further channel width.
+    """A dense layer to the smallest feature map, then an upsampling convolution per further channel width.
 
-    After Radford et al. 2016, with nearest neighbors and convolutions instead of transposed convolutions.
+    After Radford et al. 2016, with nearest-neighbor upsampling and convolutions instead of transposed convolutions.
     """
 
     size: tuple[int, int]
@@ -42,7 +44,7 @@ class DCGANGenerator(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Residual blocks that double the image, one per channel width (Miyato et al. 2018, table 4)."""
+    """Upsampling residual blocks, one per channel width (Miyato et al. 2018, table 4)."""
 
     size: tuple[int, int]
     channels: Sequence[int] = (128, 128)
@@ -70,12 +72,12 @@ class _GrowingBlock(nn.Module):
         h = self.norm.weights(UpsampleConv(self.features))(h)
         h = nn.relu(self.norm.values(h, *context))
         h = self.norm.weights(Conv(self.features))(h)
-        short = self.norm.weights(Conv(self.features, (1, 1)))(x_BHWC)  # the same before as after repeating pixels
+        short = self.norm.weights(Conv(self.features, (1, 1)))(x_BHWC)  # commutes with repeating pixels, cheaper before
         return h + jnp.repeat(jnp.repeat(short, 2, axis=1), 2, axis=2)
 
 
 def smallest(size: tuple[int, int], times: int) -> tuple[int, int]:
-    """The size of the first image of a generator that doubles it so often."""
+    """The size of a generator's first feature map, before `times` doublings."""
     try:
         return downsampled_size(size, times)
     except ValueError:
@@ -83,5 +85,5 @@ def smallest(size: tuple[int, int], times: int) -> tuple[int, int]:
 
 
 def joined(z: Array, *context: Array) -> Array:
-    """The noise, and what the generator is told."""
+    """Concatenates the noise and the condition."""
     return jnp.concatenate([z, *context], axis=-1)

@@ -1,6 +1,6 @@
-"""Losses of the two players of a GAN, from the discriminator's logits on real and on generated examples.
+"""Losses of the two players of a GAN, from the discriminator's logits on real and generated examples.
 
-A new one is a function that returns an `AdversarialLoss`. Lucic et al. 2018 (arXiv:1711.10337) compare most of them.
+To add a loss, write a function that returns an `AdversarialLoss`. Lucic et al. 2018 (arXiv:1711.10337) compare most.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import relu, softplus
 
+__all__ = ["AdversarialLoss", "hinge", "least_squares", "minimax", "non_saturating", "relativistic", "wasserstein"]
+
 
 class AdversarialLoss(NamedTuple):
-    """What each player minimizes: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
+    """The losses of both players: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
 
     discriminator: Callable[[Array, Array], Array]
     generator: Callable[[Array, Array], Array]
-    threshold: float | None = 0.0  # logits above it say "real"; None where only their differences mean something
-    saturates: bool = True  # whether a discriminator that is always right leaves the generator little to learn from
+    threshold: float | None = 0.0  # logits above it mean "real"; None if only differences are meaningful
+    saturates: bool = True  # whether the generator's gradient vanishes if the discriminator is always right
 
     def correct(self, real: Array, fake: Array) -> tuple[Array, Array]:
-        """(B,), (B,): which of the real and which of the fake examples the discriminator takes for what they are."""
+        """(B,), (B,): whether the discriminator classifies each real and each fake example correctly."""
         if self.threshold is None:
             return real > fake.mean(), fake < real.mean()
         return real > self.threshold, fake < self.threshold
@@ -34,20 +36,20 @@ def _cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
 
 
 def minimax(smoothing: float = 0.0) -> AdversarialLoss:
-    """The game of Goodfellow et al. 2014 (arXiv:1406.2661, eq. 1): the generator minimizes log(1 - D(G(z))).
+    """The minimax loss of Goodfellow et al. 2014 (arXiv:1406.2661, eq. 1): the generator minimizes log(1 - D(G(z))).
 
-    smoothing: real examples are called real with probability 1 - smoothing only (Salimans et al. 2016, section 3.4).
+    smoothing: one-sided label smoothing, real labels are 1 - smoothing (Salimans et al. 2016, section 3.4).
     """
     return AdversarialLoss(_cross_entropy(smoothing), lambda r, f: -softplus(f).mean())
 
 
 def non_saturating(smoothing: float = 0.0) -> AdversarialLoss:
-    """As `minimax`, but the generator maximizes log D(G(z)) (Goodfellow et al. 2014, section 3)."""
+    """Like `minimax`, but the generator maximizes log D(G(z)) (Goodfellow et al. 2014, section 3)."""
     return AdversarialLoss(_cross_entropy(smoothing), lambda r, f: softplus(-f).mean())
 
 
 def least_squares(smoothing: float = 0.0) -> AdversarialLoss:
-    """Real examples are to get 1 - smoothing, fake ones 0, and the generator wants 1 (Mao et al. 2017, eq. 9)."""
+    """LSGAN: targets 1 - smoothing for real examples, 0 for fake ones, 1 for the generator (Mao et al. 2017, eq. 9)."""
     target = 1 - _fraction(smoothing)
     return AdversarialLoss(
         lambda r, f: 0.5 * (jnp.mean((r - target) ** 2) + jnp.mean(f**2)),
@@ -57,19 +59,19 @@ def least_squares(smoothing: float = 0.0) -> AdversarialLoss:
 
 
 def hinge() -> AdversarialLoss:
-    """Margins of one (Lim & Ye 2017; Miyato et al. 2018, eq. 16, 17)."""
+    """The hinge loss with margin one (Lim & Ye 2017; Miyato et al. 2018, eq. 16, 17)."""
     return AdversarialLoss(lambda r, f: relu(1 - r).mean() + relu(1 + f).mean(), lambda r, f: -f.mean())
 
 
 def wasserstein() -> AdversarialLoss:
-    """The dual of the earth mover's distance (Arjovsky et al. 2017); needs a critic kept Lipschitz by a penalty."""
+    """The dual of the Wasserstein-1 distance (Arjovsky et al. 2017); the critic must be kept Lipschitz by a penalty."""
     return AdversarialLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean(), None, saturates=False)
 
 
 def relativistic() -> AdversarialLoss:
-    """Each real example is to look more real than the generated one it is paired with, and the other way round.
+    """Relativistic pairing loss: each real example should score higher than its paired generated one, and vice versa.
 
-    Jolicoeur-Martineau 2019 (arXiv:1807.00734, RpGAN); with `r1` and `r2` the loss of R3GAN (Huang et al. 2024).
+    Jolicoeur-Martineau 2019 (arXiv:1807.00734, RpGAN); with `r1` and `r2`, the loss of R3GAN (Huang et al. 2024).
     """
     return AdversarialLoss(lambda r, f: softplus(f - r).mean(), lambda r, f: softplus(r - f).mean(), threshold=None)
 

@@ -1,6 +1,6 @@
 """Regularizers of a GAN's players. Mescheder et al. 2018 (arXiv:1801.04406) compare those of discriminators.
 
-`every=n` computes a regularizer on every n-th step only, n times as strong (lazy regularization, Karras et al. 2020).
+`every=n` applies a regularizer on every n-th step only, scaled by n (lazy regularization, Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -17,20 +17,32 @@ from jax import Array
 from gen_jax.core import Batch, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 
+__all__ = [
+    "Regularizer",
+    "Turn",
+    "between",
+    "consistency",
+    "gradient_penalty",
+    "mode_seeking",
+    "r1",
+    "r2",
+    "zero_centered",
+]
+
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 
 class Turn(NamedTuple):
-    """One turn of a player, as its regularizers see it."""
+    """One turn of a player, the input of its regularizers."""
 
     model: Any  # the GAN
     player: str
-    params: PyTree  # of the player, which gradients are taken of
+    params: PyTree  # of the player, differentiated
     state: State
     batch: Batch
     key: Array
-    z: Array  # (B, latent) the noise
-    real: Array  # (B, *x); in the discriminator's turn augmented and packed, as `fake`
+    z: Array  # (B, latent) noise
+    real: Array  # (B, *x); augmented and packed in the discriminator's turn, as is `fake`
     fake: Array
 
 
@@ -38,9 +50,9 @@ class Turn(NamedTuple):
 class Regularizer:
     """A term weight * value(turn) of a player's loss, on every n-th step.
 
-    value: turn -> scalar; or (turn, memory) -> (scalar, memory) where it has `memory`, arrays that are kept in
+    value: turn -> scalar; or (turn, memory) -> (scalar, memory) if it has `memory`, arrays carried in
     `state.extra["regularizers"][name]` from step to step (e.g. the running mean of path lengths).
-    per_example: it is made of the gradients of single examples' logits, which batch normalization mixes.
+    per_example: it uses gradients of individual examples' logits, which batch normalization mixes.
     """
 
     name: str
@@ -60,7 +72,7 @@ class Regularizer:
             raise ValueError(f"{self.name} regularizes the generator or the discriminator, got {self.player!r}")
 
     def __call__(self, turn: Turn, memory: Mapping[str, PyTree]) -> tuple[Array, Mapping[str, PyTree]]:
-        """The weighted value, and the memory of all regularizers after it."""
+        """The weighted value, and the updated memory of all regularizers."""
         if self.name not in memory:
             return self.weight * self.value(turn), memory
         value, new = self.value(turn, memory[self.name])
@@ -68,35 +80,35 @@ class Regularizer:
 
 
 def gradient_penalty(weight: float = 10.0, target: float = 1.0, every: int = 1) -> Regularizer:
-    """E[(|grad D(x)| - target)^2] between pairs of real and fake examples (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
+    """E[(|grad D(x)| - target)^2] on lines between real and fake examples (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
 
     def value(turn: Turn) -> Array:
         norms = jnp.sqrt(_squared_norms(turn, between(turn, "gradient_penalty"), "gradient_penalty") + 1e-12)
-        return jnp.mean((norms - target) ** 2)  # sqrt has no gradient at 0
+        return jnp.mean((norms - target) ** 2)  # sqrt is not differentiable at 0
 
     return _of_gradients("gradient_penalty", weight, value, every)
 
 
 def zero_centered(weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E|grad D(x)|^2 between pairs of real and fake examples (Thanh-Tung et al. 2019)."""
+    """E|grad D(x)|^2 on lines between real and fake examples (Thanh-Tung et al. 2019)."""
     value = lambda turn: _squared_norms(turn, between(turn, "zero_centered"), "zero_centered").mean()
     return _of_gradients("zero_centered", weight, value, every)
 
 
 def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E|grad D(x)|^2 / 2 of real examples (Mescheder et al. 2018, eq. 9)."""
+    """E|grad D(x)|^2 / 2 on real examples (Mescheder et al. 2018, eq. 9)."""
     return _of_gradients("r1", weight, lambda turn: _squared_norms(turn, turn.real, "r1").mean() / 2, every)
 
 
 def r2(weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E|grad D(x)|^2 / 2 of fake examples (Mescheder et al. 2018, eq. 10)."""
+    """E|grad D(x)|^2 / 2 on fake examples (Mescheder et al. 2018, eq. 10)."""
     return _of_gradients("r2", weight, lambda turn: _squared_norms(turn, turn.fake, "r2").mean() / 2, every)
 
 
 def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E[(D(x) - D(change(x)))^2] of real and fake examples (bCR, Zhao et al. 2021; CR-GAN, Zhang et al. 2020).
+    """E[(D(x) - D(change(x)))^2] on real and fake examples (bCR, Zhao et al. 2021; CR-GAN, Zhang et al. 2020).
 
-    change: (x, key) -> x, an image operation that must not matter to the discriminator, e.g.
+    change: (x, key) -> x, an image operation to which the discriminator should be invariant, e.g.
     `augmentations.translation()`.
     """
 
@@ -109,7 +121,7 @@ def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, e
 
 
 def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
-    """1 / (d(G(z), G(z')) / d(z, z')): different noise is to give different examples (MSGAN, Mao et al. 2019).
+    """1 / (d(G(z), G(z')) / d(z, z')): different noise should give different examples (MSGAN, Mao et al. 2019).
 
     d is the mean absolute difference.
     """
@@ -125,7 +137,7 @@ def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
 
 
 def between(turn: Turn, name: str) -> Array:
-    """A point on the line between each pair of real and fake examples, uniformly."""
+    """Uniform points on the lines between pairs of real and fake examples."""
     real, fake = turn.real, turn.fake
     share = jax.random.uniform(fold_in(turn.key, name), (len(real), *(1,) * (real.ndim - 1)), real.dtype)
     return fake + share * (real - fake)

@@ -1,8 +1,8 @@
-"""What the states of a hidden Markov model emit.
+"""Emission distributions of hidden Markov models.
 
-An emission is a frozen dataclass. `init` and `distribution` are enough for sampling, inference and training by
-`descent`; `stats` and `maximize` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) says which
-steps count.
+An emission is a frozen dataclass. `init` and `distribution` suffice for sampling, inference and training by
+`descent`; `stats` and `maximize` make it trainable by `em`. Batches hold "x" (B, T, ...); `seen` (B, T) is the mask of
+observed steps.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from gen_jax.models.mixture.covariances import FULL, Full, Stats, occupied
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
+__all__ = ["Bernoulli", "Categorical", "Emission", "Gaussian", "GaussianMixture", "LinearRegression", "Poisson"]
+
 
 class Emission:
-    """K distributions over one step of a sequence."""
+    """K emission distributions, one per state, over one step of a sequence."""
 
     def init(self, key: Array, batch: Batch, seen: Array, k: int) -> tuple[PyTree, Extra]:
-        """Unconstrained parameters, and arrays that no gradient touches."""
+        """Unconstrained parameters, and extras not trained by gradients."""
         raise NotImplementedError
 
     def distribution(self, params: PyTree) -> distrax.Distribution:
-        """With batch shape (K,)."""
+        """The emission distributions, with batch shape (K,)."""
         raise NotImplementedError
 
     def stats(self, params: PyTree, extra: Extra, batch: Batch, r: Array) -> PyTree:
-        """Sufficient statistics under the probabilities r (B, T, K) of the states; they add over batches."""
+        """Sufficient statistics for state probabilities r (B, T, K); they add over batches."""
         raise NotImplementedError(f"{type(self).__name__} has no EM: train it by descent")
 
     def maximize(self, params: PyTree, extra: Extra, stats: PyTree) -> PyTree:
         raise NotImplementedError(f"{type(self).__name__} has no EM: train it by descent")
 
     def recenter(self, stats: PyTree, old: PyTree, new: PyTree) -> PyTree:
-        """Statistics as they would be under new parameters."""
+        """Statistics recentered from old to new parameters."""
         return stats
 
     def log_prob(self, params: PyTree, extra: Extra, batch: Batch) -> Array:
@@ -51,16 +53,16 @@ class Emission:
         return distribution.log_prob(jnp.expand_dims(batch["x"], -1 - events))
 
     def draw(self, params: PyTree, extra: Extra, key: Array, states: Array, past: Array | None = None) -> Array:
-        """x (B, T, ...) for given states (B, T); `past` (B, T', ...) is what was observed before."""
+        """Samples x (B, T, ...) given states (B, T) and past observations `past` (B, T', ...)."""
         of_each = jax.vmap(lambda i: self.distribution(params).sample(seed=fold_in(key, i)))(jnp.arange(states.size))
         return jax.vmap(lambda x, k: x[k])(of_each, states.reshape(-1)).reshape(*states.shape, *of_each.shape[2:])
 
     def mean(self, params: PyTree) -> Array:
-        """(K, ...)"""
+        """(K, ...) means of the emissions."""
         return self.distribution(params).mean()
 
     def unseen(self, x: Array) -> Array:
-        """(B, T) steps that hold no observation: any coordinate is NaN."""
+        """(B, T) mask of steps without an observation: any coordinate is NaN."""
         return jnp.isnan(x).any(axis=tuple(range(2, x.ndim))) if x.dtype.kind == "f" else jnp.zeros(x.shape[:2], bool)
 
 
@@ -68,8 +70,7 @@ class Emission:
 class Gaussian(Emission):
     """N(mean_k, covariance_k) over vectors; see `Gaussians` for the fields.
 
-    With `missing`, coordinates that are NaN are integrated out one by one; without it, a step with a NaN counts as not
-    observed.
+    With `missing`, NaN coordinates are marginalized individually; otherwise a step with any NaN counts as unobserved.
     """
 
     kind: Full = FULL
@@ -140,12 +141,12 @@ class GaussianMixture(Gaussian):
             raise ValueError(f"components must be at least 1, got {self.components}")
 
     def init(self, key, batch, seen, k):
-        """The states are seeded as single Gaussians, their components around them."""
+        """Initializes the states as single Gaussians, and their components around them."""
         single = Gaussian(self.kind, self.floor, self.regularization, self.missing, self.prior, self.start)
         gaussian, extra = single.init(key, batch, seen, k)
         spreads = jnp.sqrt(self.kind.variances(gaussian))
         noise = jax.random.normal(fold_in(key, "components"), (k, self.components, spreads.shape[1]), spreads.dtype)
-        shapes = self.kind.take(gaussian, jnp.repeat(jnp.arange(k), self.components))
+        shapes = self.kind.gather(gaussian, jnp.repeat(jnp.arange(k), self.components))
         means = gaussian["means"][:, None] + 0.5 * spreads[:, None] * noise
         shapes["means"] = means.reshape(k * self.components, -1)
         return {"logits": jnp.zeros((k, self.components), means.dtype), **shapes}, extra
@@ -159,7 +160,7 @@ class GaussianMixture(Gaussian):
         return distrax.MixtureSameFamily(distrax.Categorical(logits=params["logits"]), components)
 
     def _joint(self, params: PyTree, x: Array) -> Array:
-        """(N, K, components)"""
+        """(N, K, components) joint log-densities in nats."""
         each = self.gaussians.log_prob(_without(params, "logits"), x).reshape(len(x), *params["logits"].shape)
         return jnp.maximum(each + jax.nn.log_softmax(params["logits"]), -1e30)
 
@@ -193,7 +194,7 @@ class GaussianMixture(Gaussian):
 
 @dataclass(frozen=True)
 class Categorical(Emission):
-    """One of `symbols` (0 .. symbols - 1) per step; x is (B, T). concentration: of a Dirichlet prior, 1 is flat."""
+    """One of 0 .. symbols - 1 per step; x is (B, T). concentration: of a Dirichlet prior, 1 is flat."""
 
     symbols: int
     concentration: float = 1.0
@@ -228,7 +229,7 @@ class Categorical(Emission):
 
 @dataclass(frozen=True)
 class Poisson(Emission):
-    """Independent counts (B, T, D) with rates (K, D). prior: how many observations at the data's mean rate to add."""
+    """Independent counts (B, T, D) with rates (K, D). prior: pseudo-observations at the data's mean rate."""
 
     prior: float = 0.0
 
@@ -263,7 +264,7 @@ class Poisson(Emission):
 
 @dataclass(frozen=True)
 class Bernoulli(Emission):
-    """Independent bits (B, T, D) with probabilities (K, D). prior: observations of either value to add (Beta prior)."""
+    """Independent bits (B, T, D) with probabilities (K, D). prior: pseudo-observations of either value (Beta prior)."""
 
     prior: float = 0.1
 
@@ -303,8 +304,8 @@ class Bernoulli(Emission):
 class LinearRegression(Emission):
     """x_t ~ N(W_k [x_t-1, ..., x_t-lags, input_t, 1], covariance_k).
 
-    Autoregressive (Hamilton 1989), or driven by an "input" (B, T, U) of the batch, or both. What precedes the first
-    step, or is missing, is taken to be the data's mean.
+    Autoregressive (Hamilton 1989), or driven by an "input" (B, T, U) of the batch, or both. Values before the first
+    step, and missing ones, are replaced by the data's mean.
     """
 
     lags: int = 1
@@ -342,7 +343,7 @@ class LinearRegression(Emission):
         return jnp.concatenate([*lagged, *given, known], axis=2)
 
     def distribution(self, params):
-        """Where all regressors are 0."""
+        """The distribution with all regressors 0."""
         return distrax.MultivariateNormalTri(params["bias"], FULL.factor(params))
 
     def log_prob(self, params, extra, batch):
@@ -394,13 +395,13 @@ def _without(params: PyTree, name: str) -> PyTree:
 
 
 def _mean(x: Array, seen: Array) -> Array:
-    """(D,) over the steps that count."""
-    where_occupied = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
-    return where_occupied.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
+    """(D,) mean over observed steps."""
+    observed = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
+    return observed.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
 
 
 def _counts(x: Array, r: Array) -> tuple[Array, Array]:
-    """Sums over steps: of r (K,), and of r x (K, D)."""
+    """Sums over steps of r (K,) and r x (K, D)."""
     r = r.reshape(-1, r.shape[-1])
     return r.sum(axis=0), matmul(r.T, _rows(x).astype(r.dtype))
 

@@ -15,11 +15,13 @@ from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
 
+__all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right"]
+
 Mask = tuple[tuple[bool, ...], ...]
 
 
 class Stats(NamedTuple):
-    """Expected counts: sequences that begin in each state, transitions, and what the emission needs."""
+    """Expected sufficient statistics: initial states, transitions, and those of the emission."""
 
     initial: Array  # (K,)
     pairs: Array  # (K, K)
@@ -27,28 +29,28 @@ class Stats(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What is expected after the end of each sequence."""
+    """Predictions beyond the end of each sequence."""
 
     states: Array  # (B, H, K) p(z_T+h | x)
     mean: Array  # (B, H, ...) E[x_T+h | x]
 
 
 def left_right(states: int, jump: int = 1) -> Mask:
-    """Transitions to a state itself and to the `jump` states after it (Bakis models)."""
+    """Left-right (Bakis) models: transitions to the state itself and to the `jump` states after it."""
     return tuple(tuple(0 <= j - i <= jump for j in range(states)) for i in range(states))
 
 
 @dataclass(frozen=True)
 class HMM:
-    """p(x) = sum over z of p(z_1) prod p(z_t | z_t-1) prod p(x_t | z_t), over sequences "x" (B, T, ...).
+    """p(x) = sum over z of p(z_1) prod p(z_t | z_t-1) prod p(x_t | z_t), for sequences "x" (B, T, ...).
 
     states: K. emission: see `gen_jax.models.hmm.emissions`. transitions: which are allowed (K, K), all by default;
     `left_right(K)` is the usual chain, which begins in state 0. concentration, stickiness: of the Dirichlet priors over
-    initial and transition probabilities; 1 and 0 are flat, stickiness adds to staying. length: of the sequences that
-    `sample` draws. scan: how time is walked through, chosen by length and backend if None.
+    initial and transition probabilities; 1 and 0 are flat, stickiness adds to self-transitions. length: of sampled
+    sequences. scan: the scan over time, chosen by length and backend if None.
 
-    A batch may hold "length" (B,): the steps behind it are padding; "observed" (B, T): where False, or where x is NaN,
-    the step counts but what it emitted is not known; "weight" (B,): how often a sequence counts.
+    A batch may hold "length" (B,): later steps are padding; "observed" (B, T): where False, or where x is NaN, the step
+    exists but its emission is unobserved; "weight" (B,): sequence weights.
     """
 
     states: int
@@ -71,7 +73,7 @@ class HMM:
 
     @property
     def allowed(self) -> tuple[Array, Array]:
-        """Initial states (K,) and transitions (K, K) that may have probability."""
+        """Masks of initial states (K,) and transitions (K, K) with nonzero probability."""
         if self.transitions is None:
             return jnp.ones(self.states, bool), jnp.ones((self.states, self.states), bool)
         allowed = jnp.asarray(self.transitions)
@@ -90,7 +92,7 @@ class HMM:
         return {"hmm": params}, {"emission": extra}
 
     def _clean(self, batch: Batch) -> tuple[Batch, Array, Array]:
-        """The batch with numbers where nothing was observed; which steps exist (B, T), and which were observed."""
+        """The batch with unobserved values filled in; masks of the existing (B, T) and the observed steps."""
         x = jnp.asarray(batch["x"])
         if x.dtype.kind == "f":
             x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -101,7 +103,7 @@ class HMM:
         if "observed" in batch:
             seen &= jnp.asarray(batch["observed"], bool)
         fill = jnp.zeros((), x.dtype)
-        if x.dtype.kind == "f":  # somewhere among the data, so that nothing overflows
+        if x.dtype.kind == "f":  # the data mean, so that nothing overflows
             fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
             fill = jnp.nan_to_num(jnp.nanmean(fill, axis=(0, 1)))
         keep = seen.reshape(*seen.shape, *[1] * (x.ndim - 2))
@@ -113,7 +115,7 @@ class HMM:
         return log(params["initial"], start), log(params["transition"], moves)
 
     def _prepared(self, params: PyTree, extra: Extra, batch: Batch):
-        """What inference takes, and which steps exist and were observed."""
+        """Inputs of inference, and masks of the existing and the observed steps."""
         batch, there, seen = self._clean(batch)
         log_likelihood = self.emission.log_prob(params["emission"], extra["emission"], batch)
         log_likelihood = jnp.where(seen[..., None], log_likelihood, 0)
@@ -145,7 +147,7 @@ class HMM:
         def logits(count: Array, old: Array, allowed: Array) -> Array:
             count = jnp.where(allowed, count, 0)
             total = count.sum(axis=-1, keepdims=True)
-            share = jnp.maximum(count / jnp.where(total > 0, total, 1), 2e-12)  # never quite 0: see `chains`
+            share = jnp.maximum(count / jnp.where(total > 0, total, 1), 2e-12)  # never 0: see `log_evidence`
             return jnp.where(total > 0, jnp.where(allowed, jnp.log(share), 0), old)
 
         pairs = stats.pairs + more + self.stickiness * jnp.eye(self.states, dtype=stats.pairs.dtype)
@@ -157,7 +159,7 @@ class HMM:
         return {"hmm": new}, {}
 
     def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
-        """Statistics under the parameters of the State, as they would be under `params`."""
+        """Statistics recentered from the parameters of the State to `params`."""
         old, new = state.params["hmm"]["emission"], params["hmm"]["emission"]
         return stats._replace(emission=self.emission.recenter(stats.emission, old, new))
 
@@ -172,7 +174,7 @@ class HMM:
         return (Objective("hmm", self.loss),)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        """(B,) log-likelihoods of sequences."""
+        """(B,) log-likelihoods of sequences in nats."""
         _, chain, scan = self._of(state, batch)
         return inference.log_evidence(*chain, scan)
 
@@ -182,22 +184,22 @@ class HMM:
         return jnp.exp(inference.forward_filter(*chain, scan))
 
     def smooth(self, state: State, batch: Batch) -> Posterior:
-        """The posterior of the states, and the expected number of their transitions."""
+        """The posterior of the states, and expected transition counts."""
         there, chain, scan = self._of(state, batch)
         return inference.posterior(*chain, scan, mask=there)
 
     def decode(self, state: State, batch: Batch) -> Path:
-        """The most probable states (Viterbi 1967)."""
+        """The most probable state sequence (Viterbi 1967)."""
         there, chain, scan = self._of(state, batch)
         return inference.most_probable(*chain, scan, mask=there)
 
     def posterior_sample(self, state: State, batch: Batch, key: Array, n: int) -> Array:
-        """(n, B, T) states drawn from their posterior."""
+        """(n, B, T) samples from the posterior of the states."""
         _, chain, scan = self._of(state, batch)
         return inference.posterior_sample(*chain, key, n, scan)
 
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
-        """The next `horizon` steps after the end of each sequence."""
+        """Predicts the `horizon` steps after the end of each sequence."""
         there, chain, scan = self._of(state, batch)
         last = there.sum(axis=1) - 1
         now = jnp.exp(inference.forward_filter(*chain, scan))[jnp.arange(len(last)), last]
@@ -208,7 +210,7 @@ class HMM:
         return Forecast(states, jnp.tensordot(states, mean, axes=1))
 
     def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
-        """Continuations of sequences without padding, drawn from the model: "x" (B, horizon, ...) and "state"."""
+        """Samples continuations of sequences without padding: "x" (B, horizon, ...) and "state"."""
         params = state.params["hmm"]
         batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]
@@ -229,7 +231,7 @@ class HMM:
         return {"x": x, "state": path}
 
     def _path(self, log_transition: Array, key: Array, first: Array, length: int) -> Array:
-        """(B, length) states, the first from these logits (B, K)."""
+        """Samples states (B, length), the first from logits (B, K)."""
 
         def step(logits: Array, t: Array):
             state = jax.random.categorical(fold_in(key, t), logits)

@@ -1,14 +1,13 @@
-"""Exact inference in a Markov chain of K hidden states, on the log-likelihoods of its observations (Rabiner 1989).
+"""Exact inference in a hidden Markov model with K states, given the log-likelihoods of its observations (Rabiner 1989).
 
-Everything takes `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K)
-of any emission. A step without an observation has log-likelihood 0 for all states; so has padding behind the end of a
-sequence, which then changes nothing. Inside, time is the first axis and the sequences are the last: a step of a
-recursion is one small matrix product over all of them.
+All functions take `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K)
+of any emission. A step without an observation has log-likelihood 0 for all states; so does padding after the end of a
+sequence, which then has no effect. Internally, time is the first axis and the batch the last: a step of a recursion is
+one small matrix product for all sequences.
 
-Probabilities are multiplied and normalized at each step, which is many times faster than adding logarithms. What
-underflows is lost, but the backward pass tells how much that could ever matter (`_sound`), and where it might, the same
-quantities are computed in log-space. So results are exact for observations of any dimension and for transitions with
-any zeros.
+Probabilities are multiplied and normalized at each step, which is many times faster than log-space. Underflow loses
+information, but the backward pass bounds its effect (`_sound`), and if that is not negligible, the same quantities are
+computed in log-space. So results are exact for observations of any dimension and for transitions with any zeros.
 """
 
 from __future__ import annotations
@@ -24,16 +23,30 @@ from gen_jax.core import fold_in
 from gen_jax.models.common.blocks import jointly
 from gen_jax.models.common.linalg import einsum, matmul
 
+__all__ = [
+    "Path",
+    "Posterior",
+    "Scan",
+    "automatic",
+    "forward_filter",
+    "in_chunks",
+    "log_evidence",
+    "log_joint",
+    "most_probable",
+    "posterior",
+    "posterior_sample",
+]
+
 
 class Scan(NamedTuple):
-    """How time is walked through.
+    """The scan over time.
 
-    Sequences are cut into pieces of `steps`, all pieces are walked through at once, and what they do to the states is
-    composed, one after the other or as a parallel prefix (Sarkka & Garcia-Fernandez 2021). The work grows K times; the
-    steps that wait for each other fall from T to 2 `steps` + T / `steps` (or log T).
+    Sequences are cut into chunks of `steps`, all chunks are scanned in parallel, and their operators on the states are
+    composed, sequentially or as a parallel prefix (Sarkka & Garcia-Fernandez 2021). The work grows by a factor K; the
+    sequential steps fall from T to 2 `steps` + T / `steps` (or log T).
     """
 
-    steps: int | None = None  # None: all in one piece
+    steps: int | None = None  # None: a single chunk
     associative: bool = False
 
 
@@ -41,20 +54,20 @@ SERIAL, ASSOCIATIVE = Scan(), Scan(1, associative=True)
 
 
 def in_chunks(steps: int) -> Scan:
-    """Pieces of so many steps, composed one after the other."""
+    """Chunks of `steps` steps, composed sequentially."""
     if steps < 1:
         raise ValueError(f"pieces need at least one step, got {steps}")
     return Scan(steps)
 
 
 def automatic(batch: int, time: int, states: int) -> Scan:
-    """On a CPU the K-fold work of pieces never pays; elsewhere it does where few sequences leave the machine idle."""
+    """Chooses a scan: on a CPU chunks, with K-fold work, never pay off; elsewhere they do for few sequences."""
     idle = batch * states**2 <= 1 << 14 and time >= 64
     return Scan(32, associative=True) if idle and jax.default_backend() != "cpu" else SERIAL
 
 
 class Posterior(NamedTuple):
-    """What the observations say of the states."""
+    """The posterior of the states given the observations."""
 
     log_evidence: Array  # (B,) log p(x) in nats
     marginals: Array  # (B, T, K) p(z_t | x)
@@ -62,9 +75,9 @@ class Posterior(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The most probable states."""
+    """The most probable state sequence."""
 
-    states: Array  # (B, T) int32; behind the end of a sequence, its last state
+    states: Array  # (B, T) int32; after the end of a sequence, its last state
     log_joint: Array  # (B,) log p(x, states) in nats
 
 
@@ -72,11 +85,11 @@ class Path(NamedTuple):
 def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
     """(B,) log p(x) in nats, -inf if impossible.
 
-    Its gradient is the posterior, so it is finite and costs one smoothing. It takes the rows of the transitions to be
-    normalized, as those from a softmax are.
+    Its gradient is the posterior, so it is finite and costs one smoothing pass. Assumes normalized rows of transitions,
+    as from a softmax.
     """
     chain = _walk(log_initial, log_transition, log_likelihood, scan)
-    fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # nothing that is lost can matter
+    fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # underflow is negligible
 
     def check() -> Array:
         return _sound(chain, _backward(chain, scan)[0])
@@ -129,9 +142,9 @@ def posterior(
 def most_probable(
     log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, mask: Array | None = None
 ) -> Path:
-    """The Viterbi algorithm; `mask` (B, T) is False behind the end of a sequence.
+    """The Viterbi algorithm; `mask` (B, T) is False after the end of a sequence.
 
-    Only maxima are computed on the way forward; which state each came from, on the way back for the states visited.
+    The forward pass computes maxima only; the backward pass recomputes the argmax, for the visited states.
     """
     batch, time, k = log_likelihood.shape
     mask = jnp.ones((batch, time), bool) if mask is None else mask.astype(bool)
@@ -165,7 +178,7 @@ def most_probable(
     if pieces > 1:
 
         def back(state: Array, inputs) -> tuple[Array, Array]:
-            score, operator = inputs  # (K, B) at the end of a piece, (K, K, B) of the next
+            score, operator = inputs  # (K, B) at the end of a chunk, (K, K, B) of the next
             found = jnp.argmax(score + jnp.take_along_axis(operator, state[None, None], axis=0)[0], axis=0)
             return found, found
 
@@ -198,7 +211,7 @@ def log_joint(
 def posterior_sample(
     log_initial: Array, log_transition: Array, log_likelihood: Array, key: Array, n: int, scan: Scan = SERIAL
 ) -> Array:
-    """(n, B, T) states drawn from p(z | x): forward filtering, backward sampling (Fruhwirth-Schnatter 1994)."""
+    """(n, B, T) samples from p(z | x) by forward filtering, backward sampling (Fruhwirth-Schnatter 1994)."""
     logits = jnp.transpose(forward_filter(log_initial, log_transition, log_likelihood, scan), (1, 0, 2))  # (T, B, K)
     time, batch, _ = logits.shape
     last = jax.random.categorical(fold_in(key, time - 1), logits[-1], shape=(n, batch))
@@ -213,12 +226,12 @@ def posterior_sample(
 
 
 class _Chain(NamedTuple):
-    """A walk forward through R pieces of S steps."""
+    """A forward pass through R chunks of S steps."""
 
     transition: Array  # (K, K)
     likelihood: Array  # (S, K, R), relative to the best state's
     best: Array  # (B, T), the best state's log-likelihood
-    operators: tuple[Array, Array] | None  # what each piece does to the states, see `_operators`
+    operators: tuple[Array, Array] | None  # the operator of each chunk on the states, see `_operators`
     forward_filter: Array  # (S, K, R) p(z_t | x up to t)
     scale: Array  # (S, R) p(x_t | x before t), relative to the best state's
 
@@ -241,7 +254,7 @@ def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan
     start, operators = jnp.broadcast_to(initial[:, None], (k, batch)), None
     if pieces > 1:
         operators = _operators(initial, transition, likelihood, pieces)
-        before = _composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a piece | x so far)
+        before = _composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a chunk | x so far)
         rest = einsum("ij,ibp->jbp", transition, before)
         start = jnp.concatenate([start[..., None], rest], axis=2).reshape(k, -1)
 
@@ -274,20 +287,20 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
 
 
 def _sound(chain: _Chain, beta: Array) -> Array:
-    """Whether all that underflow can have lost is too little to matter.
+    """Whether the possible loss from underflow is negligible.
 
-    What falls below the smallest float at (t, i) would have contributed at most that much times beta_t(i) / scale_t to
-    the evidence, relative to all of it.
+    A value below the smallest float at (t, i) contributes at most that float times beta_t(i) / scale_t to the evidence,
+    relative to its total.
     """
     limit = 1e-14 / jnp.finfo(beta.dtype).tiny
     return jnp.all(lax.stop_gradient(chain.scale) > 0) & jnp.all(beta.max(axis=1) < limit * chain.scale)
 
 
 def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int) -> tuple[Array, Array]:
-    """What each piece does to the states.
+    """The operator of each chunk on the states.
 
-    p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) up to the
-    best states' (K before, B, pieces). The first piece begins from the initial probabilities, whatever z is.
+    p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) relative to
+    the best states' (K before, B, pieces). The first chunk starts from the initial probabilities, whatever z is.
     """
     _, k, r = likelihood.shape
     first = jnp.arange(r) % pieces == 0
@@ -305,14 +318,14 @@ def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int
 
     zeros = jnp.zeros((k, r), likelihood.dtype)
     (predicted, log_scale), _ = lax.scan(step, (start, zeros), likelihood[:-1])
-    joint = predicted * likelihood[-1][:, None]  # the last step without the transition behind it
+    joint = predicted * likelihood[-1][:, None]  # the last step without the transition after it
     scale = joint.sum(axis=0)
     states, log_scale = joint / jnp.where(scale > 0, scale, 1), log_scale + jnp.log(scale)
     return states.reshape(k, k, -1, pieces), log_scale.reshape(k, -1, pieces)
 
 
 def _compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
-    """One piece and then the next, pieces being the first axis here: (P, K after, K before, B), (P, K before, B)."""
+    """Composes consecutive chunks, along the first axis: (P, K after, K before, B), (P, K before, B)."""
     (a, log_a), (b, log_b) = first, then
     weight = log_b[:, :, None] + jnp.log(a)
     shift = _finite(weight.max(axis=1, keepdims=True))
@@ -322,7 +335,7 @@ def _compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Arr
 
 
 def _composed(operators: tuple[Array, Array], associative: bool) -> Array:
-    """(K, B, pieces - 1) p(z at the end of a piece | x up to there), for all but the last piece."""
+    """(K, B, pieces - 1) p(z at the end of a chunk | x up to there), for all but the last chunk."""
     states, log_scale = jnp.moveaxis(operators[0], 3, 0)[:-1], jnp.moveaxis(operators[1], 2, 0)[:-1]
     if associative:
         return jnp.moveaxis(lax.associative_scan(_compose, (states, log_scale))[0][:, :, 0], 0, 2)
@@ -338,7 +351,7 @@ def _composed(operators: tuple[Array, Array], associative: bool) -> Array:
 
 
 def _composed_backward(operators: tuple[Array, Array], associative: bool) -> Array:
-    """(K, B, pieces - 1) p(x after a piece | z at its end), up to a factor, for all but the last piece."""
+    """(K, B, pieces - 1) p(x after a chunk | z at its end), up to a factor, for all but the last chunk."""
     states, log_scale = jnp.moveaxis(operators[0], 3, 0)[1:], jnp.moveaxis(operators[1], 2, 0)[1:]
     if associative:
         later = lax.associative_scan(lambda b, a: _compose(a, b), (states, log_scale), reverse=True)[1]
@@ -353,7 +366,7 @@ def _composed_backward(operators: tuple[Array, Array], associative: bool) -> Arr
 
 
 def _max_plus(log_transition: Array):
-    """max over i of scores_i + log_transition_ij, for scores (K, ...)."""
+    """Max-plus product: max over i of scores_i + log_transition_ij, for scores (K, ...)."""
 
     def maxima(scores: Array) -> Array:
         moves = log_transition.reshape(*log_transition.shape, *[1] * (scores.ndim - 1))
@@ -368,7 +381,7 @@ def _max_plus(log_transition: Array):
 
 
 def _composed_maxima(operators: Array, associative: bool) -> Array:
-    """(K, B, pieces) the best score of each state before each piece."""
+    """(K, B, pieces) best score of each state before each chunk."""
     moved = jnp.moveaxis(operators, 3, 0)[:-1]  # (P, K after, K before, B)
     if associative:
         then = lambda a, b: _shifted((b[:, :, :, None] + a[:, None]).max(axis=2))
@@ -385,12 +398,12 @@ def _composed_maxima(operators: Array, associative: bool) -> Array:
 
 
 def _shifted(operators: Array) -> Array:
-    """Scores (P, K, K, B) relative to the best: only differences matter."""
+    """Scores (P, K, K, B) relative to the best, as only differences matter."""
     return operators - _finite(operators.max(axis=(1, 2), keepdims=True))
 
 
 def _log_forward(log_initial: Array, log_transition: Array, log_likelihood: Array) -> tuple[Array, Array]:
-    """In log-space: log p(z_t | x up to t) (T, K, B), and log p(x_t | x before t) (T, B)."""
+    """Forward pass in log-space: log p(z_t | x up to t) (T, K, B), and log p(x_t | x before t) (T, B)."""
 
     def step(predicted: Array, value: Array):
         joint = predicted + value
@@ -430,12 +443,12 @@ def _logsumexp(a: Array, axis: int) -> Array:
 
 
 def _finite(a: Array) -> Array:
-    """0 instead of -inf, to subtract from what is -inf itself."""
+    """Replaces -inf by 0, so that it can be subtracted from -inf."""
     return jnp.where(a == -jnp.inf, 0, a)
 
 
 def _cut(a: Array, steps: int, value: float = 0) -> Array:
-    """(B, T, K) in pieces (steps, K, B * pieces), filled up with `value`."""
+    """Cuts (B, T, K) into chunks (steps, K, B * pieces), padded with `value`."""
     batch, time, k = a.shape
     pieces = -(-time // steps)
     a = jnp.pad(a, ((0, 0), (0, pieces * steps - time), (0, 0)), constant_values=value)
@@ -443,5 +456,5 @@ def _cut(a: Array, steps: int, value: float = 0) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """The matrix product; a small one as sums, which the compiler fuses with what is around it."""
+    """The matrix product; small ones as sums, which XLA fuses with their surroundings."""
     return (a[:, :, None] * b).sum(axis=1) if a.size * b.shape[1] <= 1 << 13 else matmul(a, b)

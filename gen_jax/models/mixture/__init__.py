@@ -7,14 +7,14 @@ from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
 
 __all__ = [
-    "ByClass",
     "DIAGONAL",
     "FULL",
     "GMM",
-    "Gaussians",
-    "Prior",
     "SPHERICAL",
     "TIED",
+    "ClassConditional",
+    "Gaussians",
+    "Prior",
     "kmeans",
     "kmeans_plus_plus",
     "random_from_data",

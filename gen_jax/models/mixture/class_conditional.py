@@ -1,4 +1,4 @@
-"""One model per class: what each class looks like, and by Bayes' rule which class a new example belongs to."""
+"""Generative classifiers: one class-conditional model per class, classification by Bayes' rule."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 
+__all__ = ["ClassConditional"]
+
 
 @dataclass(frozen=True)
 class ClassConditional:
-    """p(x, label) = p(label) p(x | label), each class with parameters of its own for the same model.
+    """p(x, label) = p(label) p(x | label), the same model with separate parameters for each class.
 
-    model: anything `em` trains that has a log_prob and takes "weight" in its batches (GMM, HMM). All classes are
-    trained at once; parameters have a leading axis of classes. Batches hold "label" (B,).
+    model: any model trained by `em` with a log_prob and support for "weight" in its batches (GMM, HMM). All classes are
+    trained jointly; parameters have a leading axis of classes. Batches hold "label" (B,).
     """
 
     model: Any
@@ -40,12 +42,12 @@ class ClassConditional:
         return {**batch, "weight": mine * batch.get("weight", 1.0)}
 
     def _states(self, state: State) -> State:
-        """The States of all classes, along a leading axis of their parameters and extras."""
+        """The States of all classes, stacked along a leading axis of parameters and extras."""
         params = {player: own for player, own in state.params.items() if player != "prior"}
         return State(state.step, state.key, params, (), state.extra["classes"])
 
     def _each(self, state: State, f: Any) -> PyTree:
-        """f(state of a class, its number) for all classes."""
+        """f(state of a class, its index) for all classes."""
         axes = State(step=None, key=None, params=0, opt=None, extra=0)
         return jax.vmap(f, in_axes=(axes, 0))(self._states(state), jnp.arange(self.classes))
 
@@ -73,7 +75,7 @@ class ClassConditional:
         return jnp.take_along_axis(self.log_joint(state, batch), batch["label"][:, None], axis=1)[:, 0]
 
     def predict(self, state: State, batch: Batch) -> Array:
-        """(B,) the most probable class, whatever the label."""
+        """(B,) the most probable class, regardless of the label."""
         return jnp.argmax(self.log_joint(state, batch), axis=1)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
@@ -90,5 +92,5 @@ class ClassConditional:
 
     @property
     def objectives(self) -> Sequence[Objective]:
-        """The classes' own parameters; their priors are the shares of the labels and come from `em`."""
+        """Trains the parameters of each class; class priors are label frequencies and require `em`."""
         return tuple(Objective(o.player, self.loss) for o in self.model.objectives)

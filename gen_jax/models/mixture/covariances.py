@@ -1,9 +1,8 @@
-"""The four kinds of covariance of a set of Gaussians: full, tied, diagonal, spherical.
+"""The four covariance types of a set of Gaussians: full, tied, diagonal, spherical.
 
-Each kind evaluates log-densities and sufficient statistics in two ways. The `gemm` one is a matrix product over the
-features [x_i x_j, x, 1] (the natural form of an exponential family), which loses digits where a component is much
-narrower than the data; the `direct` one works on differences from each mean. A third, `missing`, takes NaN for a
-missing coordinate.
+Each type evaluates log-densities and sufficient statistics in two ways. `gemm` is a matrix product over the features
+[x_i x_j, x, 1] (the natural form of an exponential family), which loses precision if a component is much narrower than
+the data; `direct` uses differences from each mean. A third, `missing`, treats NaN as a missing coordinate.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size, jointly
 from gen_jax.models.common.linalg import LOG_2PI, Triangular, einsum, inverses, matmul
 
+__all__ = ["Diagonal", "Evaluation", "Full", "Spherical", "Standardizer", "Stats", "Tied", "occupied"]
+
 
 class Stats(NamedTuple):
-    """Sums over examples, weighted by responsibility, of moments about the current means.
+    """Responsibility-weighted sums over examples of moments about the current means.
 
-    Taken about the means rather than the origin, the second moments lose no digits to cancellation: data at
-    1000 +- 0.1 has the right variance in float32.
+    About the means rather than the origin, second moments lose no precision to cancellation: data at 1000 +- 0.1 has
+    the right variance in float32.
     """
 
     count: Array  # (K,)
@@ -35,24 +36,24 @@ class Stats(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """One way to evaluate: `prepare` a block of x (B, D); then its densities, and its weighted sums."""
+    """A way to evaluate a block: `prepare` x (B, D), then compute its densities and weighted sums."""
 
     prepare: Callable[[Array], PyTree]
     log_prob: Callable[[PyTree], Array]  # -> (K, B)
-    sums: Callable[[PyTree, Array], PyTree]  # with responsibilities (K, B) -> what adds over blocks
+    sums: Callable[[PyTree, Array], PyTree]  # with responsibilities (K, B) -> sums that add over blocks
     stats: Callable[[PyTree], Stats]
-    rows: int | None = None  # in a block, where it is not the usual
+    rows: int | None = None  # rows per block, None for the default
 
 
 class Standardizer(NamedTuple):
-    """Coordinates in which data is about standard: any rough center and scale will do."""
+    """Roughly standardized coordinates: any approximate center and scale suffices."""
 
     center: Array  # (D,)
     scale: Array  # (D,)
 
     @classmethod
     def of(cls, x: Array) -> Standardizer:
-        """From about a thousand evenly spread rows."""
+        """Estimated from about a thousand evenly spaced rows."""
         some = x[:: max(len(x) // 1024, 1)]
         center = jnp.nan_to_num(jnp.nanmean(some, axis=0))
         scale = jnp.nan_to_num(jnp.nanstd(some, axis=0))
@@ -66,15 +67,15 @@ class Full:
     """Every component has its own covariance matrix (K, D, D)."""
 
     def pack(self, covariances: Array) -> PyTree:
-        """Unconstrained parameters: Cholesky factors with the logarithm of their diagonals."""
+        """Unconstrained parameters: Cholesky factors with log diagonals."""
         return {"cholesky": _with_diagonal(_cholesky(covariances), jnp.log)}
 
     def factor(self, params: PyTree) -> Array:
-        """Lower triangular square roots of the covariances."""
+        """Lower Cholesky factors of the covariances."""
         return _with_diagonal(params["cholesky"], jnp.exp)
 
     def log_det(self, params: PyTree) -> Array:
-        """Half the logarithm of the determinants of the covariances."""
+        """Half the log-determinants of the covariances."""
         return jnp.diagonal(params["cholesky"], axis1=-2, axis2=-1).sum(axis=-1)
 
     def dense(self, params: PyTree) -> Array:
@@ -87,11 +88,11 @@ class Full:
         return self.dense(params)
 
     def variances(self, params: PyTree) -> Array:
-        """(K, D)"""
+        """(K, D) marginal variances."""
         return jnp.diagonal(self.dense(params), axis1=1, axis2=2)
 
     def from_dense(self, covariances: Array, weights: Array) -> Array:
-        """Covariances of this kind from those (K, D, D) of components that hold these weights (K,)."""
+        """Covariances of this type from full ones (K, D, D) of components with these weights (K,)."""
         return covariances
 
     def gather(self, params: PyTree, components: Array) -> PyTree:
@@ -99,34 +100,34 @@ class Full:
         return jax.tree.map(lambda a: a[components], params)
 
     def select(self, params: PyTree, columns: Any) -> PyTree:
-        """The marginal of some coordinates."""
+        """Parameters of the marginal over some coordinates."""
         covariances = self.covariances(params)[..., columns, :][..., columns]
         return {"means": params["means"][:, columns], **self.pack(covariances)}
 
     def draw(self, params: PyTree, component: Array, noise: Array) -> Array:
-        """Points (N, D) of given components (N,) from standard normal noise (N, D)."""
+        """Samples (N, D) from the given components (N,), from standard normal noise (N, D)."""
         return params["means"][component] + einsum("nij,nj->ni", self._factors(params)[component], noise)
 
     def distribution(self, params: PyTree) -> distrax.Distribution:
         return Triangular(params["means"], self._factors(params))
 
     def _factors(self, params: PyTree) -> Array:
-        """(K, D, D), also where all components share one."""
+        """(K, D, D) Cholesky factors, also if all components share one."""
         factor = self.factor(params)
         return jnp.broadcast_to(factor, (len(params["means"]), *factor.shape[-2:]))
 
     def free(self, k: int, d: int) -> int:
-        """Free parameters of the covariances."""
+        """Number of free parameters of the covariances."""
         return k * d * (d + 1) // 2
 
     def features(self, d: int) -> int:
-        """Of which the log-density of an example is a weighted sum."""
+        """Number of sufficient-statistic features (the log-density is linear in them)."""
         return d * (d + 1) // 2 + d + 1
 
     def maximised(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
         """Shifts of the means (K, D) and new covariances.
 
-        weight: pseudo-counts of the prior; target: its mode (D,). Components without points get that mode.
+        weight: pseudo-counts of the prior; target: its mode (D,), assigned to components without points.
         """
         count, shift = _safe(stats)
         within = stats.second - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
@@ -134,23 +135,23 @@ class Full:
         return shift, (within + weight * jnp.diag(target)) / total
 
     def with_floor(self, covariances: Array, floor: Array) -> Array:
-        """`floor` (D,) added to the variances, which rounding may have left below 0."""
+        """Adds `floor` (D,) to the variances, after clipping those that rounding left below 0."""
         below = jnp.minimum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0)
         return covariances + (floor - below)[..., None] * jnp.eye(len(floor), dtype=floor.dtype)
 
     def recenter(self, stats: Stats, shift: Array) -> Stats:
-        """The same sums about means that have moved by `shift` (K, D)."""
+        """The statistics about means shifted by `shift` (K, D)."""
         moved = shift[:, :, None] * stats.first[:, None, :]
         second = stats.second - moved - moved.mT
         second += stats.count[:, None, None] * shift[:, :, None] * shift[:, None, :]
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
     def where_occupied(self, occupied: Array, new: PyTree, old: PyTree) -> PyTree:
-        """New parameters where alive (K,), old ones elsewhere."""
+        """New parameters where `occupied` (K,), old ones elsewhere."""
         return jax.tree.map(lambda n, o: jnp.where(occupied.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
     def log_prior(self, params: PyTree, weight: Array, target: Array) -> Array:
-        """Log-density of the inverse-Wishart up to a constant."""
+        """Log-density of the inverse-Wishart prior up to a constant."""
         inverse = inverses(self.factor(params))
         trace = jnp.sum(inverse**2 * target, axis=(-2, -1))
         return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
@@ -159,7 +160,7 @@ class Full:
         means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
-        def log_prob(x: Array) -> Array:  # one component at a time: its differences stay in the cache
+        def log_prob(x: Array) -> Array:  # one component at a time, so that differences stay in the cache
             def component(k: Array) -> Array:
                 return -0.5 * jnp.sum(matmul(whiten[k] if whiten.ndim == 3 else whiten, (x - means[k]).T) ** 2, axis=0)
 
@@ -180,14 +181,14 @@ class Full:
         return Stats(*moments)
 
     def missing(self, params: PyTree) -> Evaluation:
-        """The exact way where NaN marks a missing coordinate: densities of what is there, and the expected moments of
-        what is not (Ghahramani & Jordan 1994)."""
+        """Exact evaluation with NaN for missing coordinates: marginal densities of observed ones, expected moments of
+        missing ones (Ghahramani & Jordan 1994)."""
         means = params["means"]
         covariances = self.dense(params)
         identity = jnp.eye(means.shape[1], dtype=means.dtype)
 
         def observed(x: Array, mean: Array, covariance: Array):
-            """Of one example and component: log-density, and precision and weighted residual of what is there."""
+            """Log-density, precision, weighted residual of the observed coordinates, for one example and component."""
             there = ~jnp.isnan(x)
             residual = jnp.where(there, x - mean, 0)
             masked = jnp.where(there[:, None] & there[None, :], covariance, identity)
@@ -203,7 +204,7 @@ class Full:
 
         def sums(each, r: Array):
             _, precision, weighted = each
-            completed = einsum("kij,kbj->kbi", covariances, weighted)  # E[x | what is there] - mean
+            completed = einsum("kij,kbj->kbi", covariances, weighted)  # E[x | observed] - mean
             outer = einsum("kb,kbi,kbj->kij", r, completed, completed)
             return (
                 r.sum(axis=1),
@@ -230,9 +231,9 @@ class Full:
         precision = matmul(inverse.mT, inverse)
         linear = einsum("kij,kj->ki", precision, means)
         constant = -0.5 * jnp.sum(linear * means, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
-        quadratic = -precision * (1 - 0.5 * jnp.eye(d, dtype=means.dtype))  # each pair of coordinates occurs once
+        quadratic = -precision * (1 - 0.5 * jnp.eye(d, dtype=means.dtype))  # each pair of coordinates appears once
         upper = jnp.concatenate([quadratic, linear[:, :, None]], axis=2)[:, row[:-1], column[:-1]]
-        # GPUs multiply by eights: XLA would copy all features to append zeros.
+        # GPUs need multiples of eight: XLA would copy all features to append zeros.
         spare = 0 if jax.default_backend() == "cpu" else -len(row) % 8
         natural = jnp.concatenate([upper, constant[:, None], jnp.zeros((len(means), spare), means.dtype)], axis=1)
 
@@ -318,7 +319,7 @@ class Tied(Full):
 
 
 class Diagonal(Full):
-    """Every component has its own variances (K, D); coordinates are independent within a component."""
+    """Every component has its own variances (K, D), with independent coordinates."""
 
     def pack(self, covariances):
         return {"log_scale": 0.5 * jnp.log(covariances)}
@@ -432,7 +433,7 @@ class Diagonal(Full):
 
 
 class Spherical(Diagonal):
-    """Every component has one variance (K,), the same in all directions."""
+    """Every component has a single variance (K,), isotropic."""
 
     def from_dense(self, covariances, weights):
         return jnp.diagonal(covariances, axis1=1, axis2=2).mean(axis=1)
@@ -463,35 +464,35 @@ FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()
 def _linear(
     natural: Array, pairs: tuple[np.ndarray, np.ndarray], standardizer: Standardizer, stats: Callable
 ) -> Evaluation:
-    """Densities linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
+    """Evaluation linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
 
     def prepare(x: Array) -> Array:
         x = standardizer.into(x).T
         y = jnp.concatenate([x, jnp.ones_like(x[:1])])
-        return y[pairs[0]] * y[pairs[1]]  # gathers: products side by side take three times as long on CPUs
+        return y[pairs[0]] * y[pairs[1]]  # gathers: concatenated products take three times as long on CPUs
 
-    rows = block_size(sum(natural.shape))  # features of an example, and its density under each component
+    rows = block_size(sum(natural.shape))  # features per example, and its density under each component
     return Evaluation(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
 
 
 def _weighted(features: Array, r: Array) -> Array:
-    """(F, K) sums of features (F, B) by responsibilities (K, B); their transpose takes up to twice as long on CPUs."""
+    """(F, K) sums of features (F, B) weighted by r (K, B); their transpose takes up to twice as long on CPUs."""
     return matmul(features, r.T)
 
 
 def occupied(stats: Stats) -> Array:
-    """(K,) which components hold at least a millionth of an example."""
+    """(K,) mask of components with a total responsibility of at least 1e-6."""
     return stats.count > 1e-6
 
 
 def _safe(stats: Stats) -> tuple[Array, Array]:
-    """Counts, and shifts of the means, 0 where there are no points."""
+    """Counts, and shifts of the means, 0 for components without points."""
     there = occupied(stats)
     return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
 
 
 def _cholesky(covariances: Array) -> Array:
-    """Lower factors of matrices (..., D, D); where rounding has left one indefinite, of the nearest that is not."""
+    """Lower Cholesky factors (..., D, D); a matrix made indefinite by rounding is first projected to a positive one."""
 
     def repaired() -> Array:
         scale = jnp.sqrt(jnp.maximum(jnp.diagonal(covariances, axis1=-2, axis2=-1), jnp.finfo(covariances.dtype).tiny))
@@ -507,6 +508,6 @@ def _cholesky(covariances: Array) -> Array:
 
 
 def _with_diagonal(factor: Array, f: Callable[[Array], Array]) -> Array:
-    """Lower triangular matrices with `f` of their diagonal."""
+    """Lower triangular matrices with `f` applied to their diagonal."""
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     return jnp.tril(factor, -1) + f(diagonal)[..., None] * jnp.eye(factor.shape[-1], dtype=factor.dtype)

@@ -1,4 +1,4 @@
-"""K Gaussian densities: what Gaussian mixtures and the Gaussian emissions of hidden Markov models share."""
+"""K Gaussian densities, shared by Gaussian mixtures and the Gaussian emissions of hidden Markov models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import by_blocks, jointly, over_blocks
 from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Standardizer, Stats, occupied
 
+__all__ = ["Gaussians", "Prior", "data_variance"]
+
 
 class Prior(NamedTuple):
     """Conjugate priors for maximum a posteriori estimates (Gauvain & Lee 1994; Murphy 2012, section 11.4.2.8).
 
-    concentration: of the Dirichlet over the mixture weights; 1 is flat. pseudo_counts: how many observations the
-    inverse-Wishart over each covariance is worth; 0 is flat. mode: its mode, in units of the data's variances.
+    concentration: of the Dirichlet over the mixture weights; 1 is flat. pseudo_counts: of the inverse-Wishart over each
+    covariance, in observations; 0 is flat. mode: its mode, in units of the data's variances.
     """
 
     concentration: float = 1.0
@@ -28,10 +30,10 @@ class Prior(NamedTuple):
 
 @dataclass(frozen=True)
 class Gaussians:
-    """K Gaussian densities of one kind; parameters are {"means": (K, D), ...}.
+    """K Gaussian densities with one covariance type; parameters are {"means": (K, D), ...}.
 
     floor: added to every variance, relative to the data's. regularization: added to every variance, in the data's
-    units (scikit-learn's reg_covar). missing: NaN in x marks a missing coordinate, which is integrated out exactly.
+    units (scikit-learn's reg_covar). missing: NaN in x marks a missing coordinate, which is marginalized exactly.
     """
 
     kind: Full = FULL
@@ -49,7 +51,7 @@ class Gaussians:
             raise ValueError(f"a prior needs concentration >= 1, pseudo_counts >= 0 and mode > 0, got {self.prior}")
 
     def evaluate(self, params: PyTree, x: Array, then: Callable[[Evaluation], PyTree]) -> PyTree:
-        """`then` of the fastest way that is good to float precision for these parameters and data."""
+        """Calls `then` with the fastest evaluation accurate to float precision for these parameters and data."""
         if self.missing:
             return then(self.kind.missing(params))
         gemm, sharpness = self.kind.gemm(params, Standardizer.of(x))
@@ -67,7 +69,7 @@ class Gaussians:
         )
 
     def moments(self, params: PyTree, x: Array, r: Array) -> Stats:
-        """Sufficient statistics of x (N, D) under responsibilities r (N, K)."""
+        """Sufficient statistics of x (N, D) with responsibilities r (N, K)."""
 
         def gather(evaluation: Evaluation) -> Stats:
             return evaluation.stats(
@@ -77,7 +79,7 @@ class Gaussians:
         return self.evaluate(params, x, gather)
 
     def start(self, x: Array, k: int, variance: Array) -> PyTree:
-        """Parameters from which `maximize` can go on: means at the data's, its variances in every component."""
+        """Initial parameters for `maximize`: every component with the data's mean and variances."""
         means = jnp.broadcast_to(jnp.nanmean(x, axis=0), (k, x.shape[1]))
         return self.pack(means, jnp.broadcast_to(jnp.diag(variance), (k, len(variance), len(variance))))
 
@@ -87,7 +89,7 @@ class Gaussians:
         return {"means": means, **self.kind.pack(self.kind.from_dense(covariances, weights))}
 
     def maximize(self, params: PyTree, stats: Stats, variance: Array) -> PyTree:
-        """The M-step; `variance` (D,) is the data's. Components without points stay as they are."""
+        """The M-step; `variance` (D,) is the data's. Components without points are unchanged."""
         weight = jnp.asarray(self.prior.pseudo_counts, variance.dtype)
         shift, covariances = self.kind.maximised(params, stats, weight, self.prior.mode * variance)
         floor = jnp.maximum(self.floor, 4 * jnp.finfo(variance.dtype).eps) * variance + self.regularization
@@ -100,7 +102,7 @@ class Gaussians:
 
 
 def data_variance(x: Array) -> Array:
-    """(D,) the variances of the data, 1 where it is constant up to rounding."""
+    """(D,) variances of the data, 1 where it is constant up to rounding."""
     variance = x.var(axis=0)
     rounding = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=0)
     return jnp.where(variance > rounding**2, variance, 1)

@@ -17,21 +17,23 @@ from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, oc
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
+__all__ = ["GMM"]
+
 
 @dataclass(frozen=True)
 class GMM:
     """p(x) = sum_k w_k N(x; mean_k, covariance_k) over vectors (B, D).
 
-    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: where EM begins. floor: the least
+    components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: initialization of EM. floor: the minimum
     variance of any component, relative to the variance of the first batch. regularization: added to all variances, in
-    units of the data. missing: NaN marks missing coordinates, which are integrated out. prior: for maximum a posteriori
-    estimates. active: how many of the components are in use, all by default; it may be traced, so that one program
-    tries several.
+    units of the data. missing: NaN marks missing coordinates, which are marginalized. prior: for maximum a posteriori
+    estimates. active: number of components in use, all by default; it may be traced, so that one program tries
+    several.
 
-    shape: of one example, where it is no vector.
+    shape: of one example, if it is not a vector.
 
-    A batch may hold "weight" (B,): how often each example counts. Parameters are logits, means and factors of the
-    covariances with logarithms of their diagonals, so that the same model can be trained by `em` and by `descent`.
+    A batch may hold "weight" (B,): example weights. Parameters are logits, means and Cholesky factors of the
+    covariances with log diagonals, so that the same model can be trained by `em` and by `descent`.
     """
 
     components: int
@@ -54,9 +56,9 @@ class GMM:
         return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        """The moments of the points that `start` gives to each component."""
+        """Initializes each component to the moments of the points that `start` assigns to it."""
         x, weight = _points(batch)
-        if self.missing:  # only to begin with
+        if self.missing:  # for initialization only
             x = jnp.where(jnp.isnan(x), jnp.nan_to_num(jnp.nanmean(x, axis=0)), x)
         extra = {"variance": data_variance(x), "reseeded": jnp.zeros((), x.dtype)}
         assign = self.start(fold_in(key, "start"), x, weight, self.components)
@@ -84,9 +86,9 @@ class GMM:
                 prepared = evaluation.prepare(x)
                 joint = jnp.maximum(
                     evaluation.log_prob(prepared) + log_weights, -1e30
-                )  # finite, however far a point is
+                )  # finite, however far away a point is
                 best = joint.max(axis=0)
-                each = jnp.exp(joint - best)  # once, for the density and for the responsibilities
+                each = jnp.exp(joint - best)  # shared by the density and the responsibilities
                 density = each.sum(axis=0)
                 return evaluation.sums(prepared, each * (weight / density)), jnp.sum((jnp.log(density) + best) * weight)
 
@@ -95,12 +97,12 @@ class GMM:
 
         stats, total = self.gaussians.evaluate(_shapes(params), x, gather)
         metrics = {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
-        if self.prior != Prior():  # what EM then raises, if the batch is all of the data
+        if self.prior != Prior():  # the objective of MAP EM, for full batches
             metrics["log_posterior"] = Mean(total + self._log_prior(params, state.extra["variance"]), weight.sum())
         return stats, metrics
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
-        """Maximizes, then gives components that have lost their points to the heaviest ones."""
+        """The M-step, then reseeds components without points from the heaviest ones."""
         old, variance = state.params["gmm"], state.extra["variance"]
         new = self.gaussians.maximize(_shapes(old), stats, variance)
         used = self._used(len(stats.count))
@@ -112,19 +114,19 @@ class GMM:
         return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
 
     def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
-        """Statistics about the means of the State, about those of `params`."""
+        """Statistics recentered from the means of the State to those of `params`."""
         return self.kind.recenter(stats, params["gmm"]["means"] - state.params["gmm"]["means"])
 
     def _used(self, k: int) -> Array:
         return jnp.arange(k) < (k if self.active is None else self.active)
 
     def _reseeded(self, params: PyTree, share: Array, lost: Array, stats: Stats) -> tuple[PyTree, Array]:
-        """Each lost component takes half the weight and the shape of a heavy one, a quarter of a standard deviation
-        away along its widest coordinate; the heaviest are halved first."""
+        """Splits heavy components: each lost one takes half the weight and the shape of a heavy one, its mean moved a
+        quarter of a standard deviation along the widest coordinate; the heaviest are split first."""
         heaviest, living = jnp.argsort(-stats.count), jnp.maximum(occupied(stats).sum(), 1)
         rank = jnp.cumsum(lost) - 1
         donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(lost)))
-        takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # a donor is one of its own takers
+        takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # including the donor itself
         variances = self.kind.variances(params)[donor]
         widest = jnp.argmax(variances / variances.mean(axis=0), axis=1)
         step = jax.nn.one_hot(widest, variances.shape[1], dtype=share.dtype) * jnp.sqrt(variances)
@@ -152,7 +154,7 @@ class GMM:
         return by_blocks(lambda x: self._log_prob(state.params["gmm"], x), _points(batch)[0], rows=1 << 16)
 
     def log_prior(self, state: State) -> Array:
-        """Logarithm of the prior's density at the parameters, up to a constant; 0 for the flat prior."""
+        """Log-prior of the parameters, up to a constant; 0 for the flat prior."""
         return self._log_prior(state.params["gmm"], state.extra["variance"])
 
     def _log_prior(self, params: PyTree, variance: Array) -> Array:
@@ -183,14 +185,14 @@ class GMM:
         )
 
     def marginal(self, state: State, columns: Sequence[int]) -> State:
-        """The State of the mixture over some of the coordinates, in the order given."""
+        """The State of the marginal mixture over some coordinates, in the given order."""
         params, columns = state.params["gmm"], _columns(columns, state)
         marginal = {"logits": params["logits"], **self.kind.select(_shapes(params), columns)}
         extra = {**state.extra, "variance": state.extra["variance"][columns]}
         return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
 
     def conditional(self, state: State, columns: Sequence[int], values: Array) -> distrax.MixtureSameFamily:
-        """The other coordinates, in their order, given these: one mixture per row of `values` (B, len(columns)).
+        """p(other coordinates | these), the others in order: one mixture per row of `values` (B, len(columns)).
 
         Bishop 2006, equations 2.81 and 2.82.
         """
@@ -212,7 +214,7 @@ class GMM:
         )
 
     def parameters(self, state: State) -> tuple[Array, Array, Array]:
-        """Weights (K,), means (K, D) and covariances in the shape of their kind."""
+        """Weights (K,), means (K, D) and covariances in the shape of their type."""
         params = state.params["gmm"]
         return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
 
@@ -226,7 +228,7 @@ class GMM:
         return k * dimensions + self.kind.free(k, dimensions) + k - 1
 
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
-        """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) of a data set: lower is better."""
+        """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) on a data set; lower is better."""
         x, weight = _points(batch)
         joint = self.log_joint(state.params["gmm"], x)
         log_prob = jax.nn.logsumexp(joint, axis=1)
@@ -246,7 +248,7 @@ def _points(batch: Batch) -> tuple[Array, Array]:
 
 
 def _shapes(params: PyTree) -> PyTree:
-    """The parameters of the components, without their weights."""
+    """The parameters of the components, without the mixture weights."""
     return {name: a for name, a in params.items() if name != "logits"}
 
 

@@ -1,4 +1,4 @@
-"""Starts of EM for mixtures: k-means++, k-means, random points and random responsibilities."""
+"""Initialization of EM for mixtures: k-means++, k-means, random points and random responsibilities."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from gen_jax.models.common.blocks import block_size, by_blocks, over_blocks
 from gen_jax.models.common.linalg import matmul
 from gen_jax.models.mixture.covariances import Standardizer
 
-Assign = Callable[[Array, Array], Array]  # (rows (B, D), their numbers (B,)) -> first responsibilities (K, B)
+__all__ = ["Assign", "Start", "kmeans", "kmeans_plus_plus", "random_from_data", "random_responsibilities"]
+
+Assign = Callable[[Array, Array], Array]  # (rows (B, D), their indices (B,)) -> initial responsibilities (K, B)
 
 
 Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights (N,), K)
 
 
 def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
-    """Each point to the nearest of centers drawn far from each other (Arthur & Vassilvitskii 2007)."""
+    """k-means++: assigns each point to the nearest of spread-out centers (Arthur & Vassilvitskii 2007)."""
     return _nearest(_spread_centers(key, x, weight, k), _euclidean(x))
 
 
 def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
-    """k-means++ and then Lloyd's iterations."""
+    """k-means++ followed by Lloyd iterations."""
     standardizer = _euclidean(x)
 
     def lloyd(_, centers: Array) -> Array:
@@ -43,7 +45,7 @@ def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) ->
 
 
 def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
-    """Each point to the nearest of K points of the data."""
+    """Assigns each point to the nearest of K random data points."""
     standardizer = _euclidean(x)
     gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
     _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
@@ -51,7 +53,7 @@ def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
 
 
 def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assign:
-    """Responsibilities drawn uniformly and normalized: all components begin near the mean of the data."""
+    """Random responsibilities, uniform and normalized: all components start near the mean of the data."""
 
     def assign(rows: Array, index: Array) -> Array:
         r = jax.vmap(lambda i: jax.random.uniform(fold_in(key, i), (k,), rows.dtype, 1e-6))(index)
@@ -61,7 +63,7 @@ def random_responsibilities(key: Array, x: Array, weight: Array, k: int) -> Assi
 
 
 def _nearest(centers: Array, standardizer: Standardizer) -> Assign:
-    """One-hot responsibilities by distance to centers (K, D) that are given in the frame."""
+    """One-hot responsibilities by distance to centers (K, D) in standardized coordinates."""
 
     def assign(rows: Array, index: Array) -> Array:
         distance = 0.5 * jnp.sum(centers**2, axis=1)[:, None] - matmul(centers, standardizer.into(rows).T)
@@ -71,8 +73,8 @@ def _nearest(centers: Array, standardizer: Standardizer) -> Assign:
 
 
 def _spread_centers(key: Array, x: Array, weight: Array, k: int) -> Array:
-    """(k, D) rows of x in its frame, each new one drawn with probability proportional to its squared distance to those
-    before; of several such draws, the one that leaves the least distance."""
+    """(k, D) rows of x in standardized coordinates, each drawn with probability proportional to the squared distance to
+    the previous ones; among several candidates, the one that minimizes the remaining distance."""
     standardizer, trials = _euclidean(x), 2 + int(np.log(k))
 
     def draw(i: Array, carry):
@@ -96,6 +98,6 @@ def _spread_centers(key: Array, x: Array, weight: Array, k: int) -> Array:
 
 
 def _euclidean(x: Array) -> Standardizer:
-    """Coordinates for distances: centered, but with one scale for all, so that distances are Euclidean."""
+    """Coordinates for distances: centered, with a common scale, so that distances are Euclidean."""
     standardizer = Standardizer.of(x)
     return standardizer._replace(scale=jnp.broadcast_to(standardizer.scale.mean(), standardizer.scale.shape))

@@ -11,10 +11,12 @@ from jax import Array
 from gen_jax.core import Batch, Mean, Objective, PyTree, State
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 
+__all__ = ["BoundModel"]
+
 
 class BoundModel:
-    """What models with a bound share. They have the fields `likelihood`, `bound`, `samples` and `beta`, one player
-    `player`, and `terms(params, batch, key, samples) -> Terms`."""
+    """Base class of models trained by a bound. Subclasses have the fields `likelihood`, `bound`, `samples` and `beta`,
+    one player `player`, and `terms(params, batch, key, samples) -> Terms`."""
 
     player = "vae"
     likelihood: Any
@@ -31,7 +33,7 @@ class BoundModel:
         return self.likelihood.discrete
 
     def check_training(self) -> None:
-        """Refuses what no bound can be trained with."""
+        """Raises ValueError for invalid `samples`, `beta` or `bound`."""
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
         if not callable(self.beta) and not self.beta >= 0:
@@ -40,7 +42,7 @@ class BoundModel:
             raise ValueError(f"bound must be a function such as gen_jax.models.vae.bounds.iwae, got {self.bound!r}")
 
     def unsupported(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
+        """A message if the batch lies outside the support, else ""."""
         return self.likelihood.unsupported(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
@@ -57,9 +59,9 @@ class BoundModel:
         return (Objective(self.player, self.loss),)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B,) the ELBO in nats by one sample, with beta 1 whatever the model is trained with."""
+        """(B,) the ELBO in nats from one sample, with beta 1 regardless of training."""
         return elbo(self.terms(state.params[self.player], batch, key))
 
     def log_weights(self, state: State, batch: Batch, key: Array, samples: int) -> Array:
-        """(samples, B) log p(x, z) / q(z | x): their log-mean-exp bounds log p(x), the tighter the more there are."""
+        """(samples, B) log p(x, z) / q(z | x) in nats: their log-mean-exp bounds log p(x), tighter with more."""
         return self.terms(state.params[self.player], batch, key, samples).log_weights

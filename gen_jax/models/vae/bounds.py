@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+__all__ = ["BoundFunction", "Terms", "cyclical", "elbo", "iwae", "linear"]
+
 
 class Terms(NamedTuple):
-    """What every bound is made of, at k samples z ~ q(z | x), in nats."""
+    """The terms of a bound, at k samples z ~ q(z | x), in nats."""
 
     log_likelihood: Array  # (k, B) log p(x | z)
     log_prior: Array  # (k, B) log p(z)
     log_posterior: Array  # (k, B) log q(z | x)
-    kl: Array | None  # (B, parts) KL(q || p) in closed form, by dimension or group; None where there is none
-    sizes: Array | float = 1.0  # (parts,) how many latents each part has
+    kl: Array | None  # (B, parts) KL(q || p) in closed form, by dimension or group; None if unavailable
+    sizes: Array | float = 1.0  # (parts,) number of latents per part
 
     @property
     def log_weights(self) -> Array:
@@ -31,7 +33,7 @@ class Terms(NamedTuple):
 
     @property
     def divergence(self) -> Array:
-        """(B, parts) KL(q || p), estimated from the samples where it has no closed form."""
+        """(B, parts) KL(q || p), estimated from the samples if there is no closed form."""
         return self.kl if self.kl is not None else (self.log_posterior - self.log_prior).mean(axis=0)[:, None]
 
 
@@ -41,10 +43,10 @@ BoundFunction = Callable[[Terms, Any], Array]
 def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float = 0.0, balanced: bool = False) -> Array:
     """E[log p(x | z)] - beta KL(q || p) (Kingma & Welling 2013, eq. 10; beta: Higgins et al. 2017).
 
-    analytic: take the KL in closed form where there is one, else from the samples, as everywhere else.
-    free_bits: nats per part (dimension, or group) below which its mean KL costs nothing (Kingma et al. 2016, eq. 15).
-    balanced: while beta < 1, parts with more KL per latent weigh more (Vahdat & Kautz 2020, appendix A).
-    Both take the mean over the batch as it is given: of microbatches, over each of them.
+    analytic: use the KL in closed form where available; otherwise it is estimated from the samples.
+    free_bits: nats per part (dimension, or group) below which its mean KL is free (Kingma et al. 2016, eq. 15).
+    balanced: while beta < 1, parts with more KL per latent get larger weights (Vahdat & Kautz 2020, appendix A).
+    Both average over the batch they receive: with microbatches, over each of them.
     """
     if free_bits < 0:
         raise ValueError(f"free_bits cannot be negative, got {free_bits}")
@@ -60,20 +62,20 @@ def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float 
 
 
 def iwae(terms: Terms, beta: Any = 1.0) -> Array:
-    """log (1/k) sum_i p(x, z_i) / q(z_i | x), which tightens with k (Burda, Grosse & Salakhutdinov 2016, eq. 8)."""
+    """log (1/k) sum_i p(x, z_i) / q(z_i | x), tighter with larger k (Burda, Grosse & Salakhutdinov 2016, eq. 8)."""
     log_weights = terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(len(log_weights))
 
 
 def linear(beta: float, steps: int) -> Callable[[Array], Array]:
-    """From 0 to beta over the first `steps` steps (Bowman et al. 2016; Sonderby et al. 2016)."""
+    """Linear annealing from 0 to beta over the first `steps` steps (Bowman et al. 2016; Sonderby et al. 2016)."""
     if steps < 1:
         raise ValueError(f"annealing needs at least one step, got {steps}")
     return lambda step: beta * jnp.minimum(1.0, step / steps)
 
 
 def cyclical(beta: float, period: int, rising: float = 0.5) -> Callable[[Array], Array]:
-    """From 0 to beta over the first part (`rising`) of every period, then beta until its end (Fu et al. 2019)."""
+    """Cyclical annealing: from 0 to beta over the fraction `rising` of every period, then constant (Fu et al. 2019)."""
     if period < 1 or not 0 < rising <= 1:
         raise ValueError(f"cycles need a period of at least 1 and a rising share in (0, 1], got {period} and {rising}")
     return lambda step: beta * jnp.minimum(1.0, (step % period) / (rising * period))

@@ -1,8 +1,8 @@
-"""Hierarchical VAE: groups of latent images from coarse to fine, each given those above it.
+"""Hierarchical VAE: groups of latent images from coarse to fine, each conditioned on the previous ones.
 
-Inference runs top-down beside generation (Sonderby et al. 2016, ladder VAE). The posterior of a group is said relative
-to its prior (after Vahdat & Kautz 2020, here with the shift in units of the prior's scale). Blocks are residual, scaled
-by 1 / sqrt(depth) (Child 2021).
+Inference is top-down and shares the generative path (Sonderby et al. 2016, ladder VAE). The posterior of a group is
+parametrized relative to its prior (after Vahdat & Kautz 2020, here with the shift in units of the prior's scale).
+Blocks are residual, scaled by 1 / sqrt(depth) (Child 2021).
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from gen_jax.models.common.networks import Residual, depth_to_space
 from gen_jax.models.vae.base import BoundModel
 from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 
+__all__ = ["HVAE", "Ladder", "Latent", "Seen"]
+
 
 class Latent(nn.Module):
-    """One latent image z (B, h, w, channels) and what it does to the features above the next.
+    """A stochastic block: one latent image z (B, h, w, channels) and its update of the top-down features.
 
-    Takes features h_BHWC and what was seen of x at this resolution, or None to draw from the prior; `spread` scales
-    the noise. Returns new features, and (log p, log q, KL) of z, each (B,).
+    Takes features h_BHWC and bottom-up features of x at this resolution, or None to sample from the prior; `spread`
+    scales the noise. Returns new features, and (log p, log q, KL) of z, each (B,).
     """
 
     width: int
@@ -54,28 +56,28 @@ class Latent(nn.Module):
         return h_BHWC, tuple(a.sum(axis=(1, 2, 3)) for a in of_each)
 
     def _conv(self, features: int, name: str) -> Conv:
-        """Starts at zero, so that posteriors start as priors, and priors as standard normals."""
+        """Zero-initialized, so that posteriors start as priors, and priors as standard normals."""
         return Conv(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
 
 
 class Seen(Residual):
-    """A residual block as `nn.scan` wants it."""
+    """A residual block with the signature of `nn.scan`."""
 
     def __call__(self, x_BHWC: Array) -> tuple[Array, None]:
         return super().__call__(x_BHWC), None
 
 
 def _normal(outputs: Array, around: distrax.Normal | None = None) -> distrax.Normal:
-    """Means and log standard deviations, or what they add to those of another normal."""
+    """A normal from means and log standard deviations, relative to those of another normal if given."""
     mean, log_std = jnp.split(outputs.astype(jnp.float32), 2, axis=-1)
-    log_std = 4.0 * jnp.tanh(log_std / 4.0)  # a step that goes wild stays finite
+    log_std = 4.0 * jnp.tanh(log_std / 4.0)  # bounded, so that a diverging step stays finite
     if around is None:
         return distrax.Normal(mean, jnp.exp(log_std))
     return distrax.Normal(around.loc + around.scale * mean, around.scale * jnp.exp(log_std))
 
 
 class Ladder(nn.Module):
-    """Bottom-up features of x where it is given, then the groups of latents from the coarsest down to pixels."""
+    """The bottom-up pass on x, if not None, then the groups of latents from the coarsest resolution to pixels."""
 
     size: tuple[int, int]
     groups: int
@@ -113,17 +115,17 @@ class Ladder(nn.Module):
 
 
 def _deep(block: Any, depth: int):
-    """A block repeated in depth by one scan: the same program however deep."""
+    """Repeats a block by `nn.scan`: the program size does not depend on depth."""
     rngs = {"params": True, "z": True}
     return nn.scan(block, variable_axes={"params": 0}, split_rngs=rngs, in_axes=nn.broadcast, length=depth)
 
 
 @dataclass(frozen=True)
 class HVAE(BoundModel):
-    """x ~ p(x | z_1 .. z_groups), each group a latent image of twice the resolution of the one before.
+    """x ~ p(x | z_1 .. z_groups), each group of latent images at twice the resolution of the previous.
 
-    shape: of the data (H, W, C). groups: latent resolutions, the finest that of the data; H and W must be divisible by
-    2 ** (groups - 1). depth: latents per group. width: features. channels: of each latent.
+    shape: of the data (H, W, C). groups: number of latent resolutions, the finest that of the data; H and W must be
+    divisible by 2 ** (groups - 1). depth: latents per group. width: features. channels: of each latent.
     beta, bound, samples: as in `VAE`; free bits and balancing are by group.
     """
 
@@ -174,16 +176,16 @@ class HVAE(BoundModel):
         pixels, found = self._run(params, self.likelihood.normalize(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)
         log_likelihood = sum_except_batch(pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1)))).reshape(samples, len(x))
-        sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative ones, coarse to fine
+        sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative sizes, coarse to fine
         return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None, spread: float = 1.0) -> Batch:
-        """spread: of the latents; below 1 samples are more typical and less diverse."""
+        """n samples. spread: scale of the latent noise; below 1 samples are more typical and less diverse."""
         pixels, _ = self._run(state.params["vae"], None, n, fold_in(key, "z"), spread)
         return {"x": pixels.sample(seed=fold_in(key, "x"))}
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
-        """The mean of p(x | z), with every latent at the mean of its posterior given those above."""
+        """The mean of p(x | z), with every latent at the mean of its posterior given the previous ones."""
         x = batch["x"]
-        key = jax.random.key(0)  # multiplied by nothing
+        key = jax.random.key(0)  # unused, as the noise is scaled by 0
         return self._run(state.params["vae"], self.likelihood.normalize(x), len(x), key, spread=0.0)[0].mean()

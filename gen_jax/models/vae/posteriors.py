@@ -1,4 +1,4 @@
-"""q(z | x): what an encoder's outputs mean. Each posterior makes a distrax distribution of z (latent,) from them."""
+"""Posteriors q(z | x): each maps an encoder's outputs to a distrax distribution of z (latent,)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from gen_jax.core import PyTree, fold_in
 from gen_jax.models.bijections.layer import Layer
 from gen_jax.models.common.linalg import Triangular
 
-NOISE = 256  # examples of noise that flows are made from
+__all__ = ["NOISE", "Diagonal", "FlowPosterior", "FullCovariance", "draw", "kl_by_dimension", "mean"]
+
+NOISE = 256  # noise samples that initialize flows
 
 
 @dataclass(frozen=True)
 class Diagonal:
-    """A normal with independent dimensions, from means and log standard deviations, or `log_variances`."""
+    """A diagonal normal, from means and log standard deviations, or log variances with `log_variances`."""
 
     log_variances: bool = False
 
@@ -36,7 +38,7 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class FullCovariance:
-    """A normal with any covariance, from means and the lower triangle of its Cholesky factor, the diagonal as logs."""
+    """A full-covariance normal, from means and the lower triangle of the Cholesky factor with log diagonal."""
 
     def outputs(self, latent: int) -> int:
         return latent + latent * (latent + 1) // 2
@@ -55,10 +57,10 @@ class FullCovariance:
 
 @dataclass(frozen=True)
 class FlowPosterior:
-    """Samples of another posterior moved through a bijection (Rezende & Mohamed 2015), see `gen_jax.models.bijections`.
+    """Another posterior pushed through a bijection (Rezende & Mohamed 2015), see `gen_jax.models.bijections`.
 
-    context: how many more outputs of the encoder the flow is told, as inverse autoregressive flows are (Kingma et al.
-    2016, algorithm 1). Training needs the flow's forward direction only.
+    context: number of additional encoder outputs that condition the flow, as in inverse autoregressive flows (Kingma et
+    al. 2016, algorithm 1). Training needs the flow's forward direction only.
     """
 
     flow: Layer
@@ -80,7 +82,7 @@ class FlowPosterior:
 
 
 def kl_by_dimension(posterior: distrax.Distribution, prior: distrax.Distribution) -> Array | None:
-    """(B, parts) KL(q || p) in closed form, by dimension where both are independent there; None where there is none."""
+    """(B, parts) KL(q || p) in closed form, by dimension if both are diagonal; None if there is no closed form."""
     if not isinstance(prior, distrax.MultivariateNormalDiag):
         return None
     if isinstance(posterior, distrax.MultivariateNormalDiag):
@@ -102,7 +104,7 @@ def draw(distribution: distrax.Distribution, key: Array, n: int) -> tuple[Array,
 
 
 def mean(distribution: distrax.Distribution) -> Array:
-    """(B, latent) the mean of q, or the image of the mean of its base: a point to decode and to plot."""
+    """(B, latent) mean of q, or the image of its base's mean for a flow: a point estimate to decode and plot."""
     normal = (distrax.MultivariateNormalDiag, Triangular)
     if isinstance(distribution, distrax.Transformed) and not isinstance(distribution, normal):
         return distribution.bijector.forward(mean(distribution.distribution))

@@ -1,7 +1,7 @@
-"""p(z): what a latent variable looks like before its data is seen.
+"""Priors p(z) of latent variables.
 
-A prior makes its parameters from a key, the number of latent dimensions and an example of the data, and a distrax
-distribution of z (latent,) from them. `posterior` is q(z | x) as a function of data, which the VampPrior needs.
+A prior initializes its parameters from a key, the number of latent dimensions and example data, and turns them into a
+distrax distribution of z (latent,). `posterior` is q(z | x) as a function of data, needed by the VampPrior.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from jax import Array
 from gen_jax.core import PyTree
 from gen_jax.models.bijections.layer import Layer
 from gen_jax.models.vae.posteriors import NOISE
+
+__all__ = ["FlowPrior", "GaussianMixture", "Posterior", "StandardNormal", "VampPrior"]
 
 Posterior = Callable[[Array], distrax.Distribution]
 
@@ -55,7 +57,7 @@ class GaussianMixture:
 class VampPrior:
     """A mixture of the posteriors of learned pseudo-inputs (Tomczak & Welling 2018, eq. 9).
 
-    The pseudo-inputs are in the units an encoder sees, about [-1, 1]. The posterior must not depend on a context.
+    The pseudo-inputs are in the units of encoder inputs, about [-1, 1]. The posterior must not be conditional.
     """
 
     components: int = 100
@@ -75,7 +77,7 @@ class VampPrior:
 
 @dataclass(frozen=True)
 class FlowPrior:
-    """N(0, I) moved through a bijection, see `gen_jax.models.bijections`."""
+    """N(0, I) pushed through a bijection, see `gen_jax.models.bijections`."""
 
     flow: Layer
 

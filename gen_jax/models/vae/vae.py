@@ -1,4 +1,4 @@
-"""Variational autoencoder (Kingma & Welling 2013, arXiv:1312.6114) with exchangeable parts."""
+"""Variational autoencoder (Kingma & Welling 2013, arXiv:1312.6114) with interchangeable parts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
 from gen_jax.models.vae.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.vae.priors import StandardNormal, VampPrior
 
+__all__ = ["VAE"]
+
 
 @dataclass(frozen=True)
 class VAE(BoundModel):
     """x ~ p(x | z), z ~ p(z), with the posterior q(z | x).
 
     encoder: a module (B, *x) -> (B, posterior.outputs(latent)); for the diagonal normal 2 * latent.
-    decoder: a module (B, latent) -> what `likelihood` needs; see `gen_jax.models.common.likelihoods`.
-    beta: the weight of the KL term (Higgins et al. 2017), or a function of the step, to anneal it; `elbo` always has 1.
+    decoder: a module (B, latent) -> inputs of `likelihood`; see `gen_jax.models.common.likelihoods`.
+    beta: weight of the KL term (Higgins et al. 2017), or a schedule, a function of the step; `elbo` always uses 1.
     prior, posterior: see `gen_jax.models.vae.priors` and `posteriors`.
-    bound, samples: what training maximizes, see `gen_jax.models.vae.bounds`, and from how many samples of z.
+    bound, samples: the training objective, see `gen_jax.models.vae.bounds`, and its number of samples of z.
     conditioning: see `gen_jax.models.common.conditioning` (conditional VAE, Sohn, Lee & Yan 2015). The encoder then
-    takes a second argument (B, conditioning.size), the decoder a longer vector (B, latent + conditioning.size).
+    takes a second argument (B, conditioning.size), the decoder a concatenated vector (B, latent + conditioning.size).
     """
 
     encoder: nn.Module
@@ -77,15 +79,15 @@ class VAE(BoundModel):
         return {"vae": networks | {name: params for name, params in own.items() if params}}, {}
 
     def unsupported(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
+        """A message if the batch lies outside the support, else ""."""
         return super().unsupported(batch) or (self.conditioning.unsupported(batch) if self.conditioning else "")
 
     def _condition(self, params: PyTree, batch: Batch, key: Array | None = None) -> list[Array]:
-        """[(B, size)] the condition of a batch, or nothing."""
+        """[(B, size)], the condition of a batch, or [] if unconditional."""
         return [embed(self.conditioning, batch, params.get("conditioning"), key)] if self.conditioning else []
 
     def _posterior(self, params: PyTree, x: Array, *context: Array) -> distrax.Distribution:
-        """q(z | x), of data as the encoder sees it."""
+        """q(z | x), for data normalized for the encoder."""
         outputs = self.encoder.apply({"params": params["encoder"]}, x, *context)
         return self.posterior(outputs, params.get("posterior"))
 
@@ -93,7 +95,7 @@ class VAE(BoundModel):
         return self.prior(params.get("prior"), self.latent, partial(self._posterior, params))
 
     def _likelihood(self, params: PyTree, z: Array, *context: Array) -> distrax.Distribution:
-        """p(x | z) of (n, latent), by single values of x."""
+        """p(x | z) for z (n, latent), over individual values of x."""
         outputs = self.decoder.apply({"params": params["decoder"]}, jnp.concatenate([z, *context], axis=-1))
         return self.likelihood(outputs, params.get("likelihood"))
 
@@ -113,7 +115,7 @@ class VAE(BoundModel):
         return self._posterior(params, self.likelihood.normalize(batch["x"]), *self._condition(params, batch))
 
     def decode(self, state: State, z: Array, condition: Batch | None = None) -> distrax.Distribution:
-        """p(x | z) of (n, latent), by single values of x; `condition` by default that of the conditioning."""
+        """p(x | z) for z (n, latent), over individual values of x; `condition` defaults to that of the conditioning."""
         condition = resolve_condition(self.conditioning, len(z), condition)
         params = state.params["vae"]
         return self._likelihood(params, z, *self._condition(params, condition))
@@ -123,7 +125,7 @@ class VAE(BoundModel):
         return self._prior(state.params["vae"])
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
-        """condition: the conditioning inputs of each of the n examples, e.g. {"label": jnp.full(n, 3)}."""
+        """n samples. condition: the conditioning inputs of each, e.g. {"label": jnp.full(n, 3)}."""
         condition = resolve_condition(self.conditioning, n, condition)
         z = self.prior_of(state).sample(seed=fold_in(key, "z"), sample_shape=(n,))
         return {**condition, "x": self.decode(state, z, condition).sample(seed=fold_in(key, "x")), "z": z}

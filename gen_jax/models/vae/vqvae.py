@@ -1,4 +1,4 @@
-"""VQ-VAE: an autoencoder whose latents are codes of a learned codebook (van den Oord, Vinyals & Kavukcuoglu 2017)."""
+"""VQ-VAE: an autoencoder with discrete latents from a learned codebook (van den Oord, Vinyals & Kavukcuoglu 2017)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.autoregressive import Sampling, generate
 from gen_jax.models.common.likelihoods import check_outputs
 
+__all__ = ["VQVAE", "CodePrior"]
+
 
 class CodePrior(nn.Module):
-    """p(codes): each code given those before it, by a recurrent network. (B, P) integers -> (B, P, K) logits."""
+    """Autoregressive p(codes) by a recurrent network. (B, P) integers -> (B, P, K) logits."""
 
     codes: int
     width: int
 
     def setup(self):
-        self.embed = nn.Embed(self.codes + 1, self.width)  # the last one stands before the first code
+        self.embed = nn.Embed(self.codes + 1, self.width)  # the last embedding is the start token
         self.cell = nn.GRUCell(self.width)
         self.out = nn.Dense(self.codes)
 
@@ -34,7 +36,7 @@ class CodePrior(nn.Module):
         return jnp.zeros((n, self.width)), jnp.full(n, self.codes)
 
     def next(self, memory: Array, before: Array) -> tuple[Array, Array]:
-        """The memory after the code before, and the logits of the next."""
+        """The memory after the previous code, and the logits of the next."""
         memory, h = self.cell(memory, self.embed(before))
         return memory, self.out(h)
 
@@ -53,14 +55,15 @@ class CodePrior(nn.Module):
 
 @dataclass(frozen=True)
 class VQVAE:
-    """x ~ p(x | e), e the codebook's vectors of a grid of codes, which an autoregressive prior explains.
+    """x ~ p(x | e), e the codebook vectors of a grid of codes with an autoregressive prior.
 
-    encoder: a module (B, *x) -> (B, h, w, D). decoder: the way back, to what `likelihood` needs. grid: h and w.
-    codes: how many there are. commitment: the pull of encodings towards their codes (eq. 3, beta).
-    decay: of the moving averages that are the codebook (appendix A.1). Codes that hardly any encoding is near to begin
-    again at an encoding of the batch (as in Dhariwal et al. 2020), `least` being the share of an even use.
+    encoder: a module (B, *x) -> (B, h, w, D). decoder: the reverse, to the inputs of `likelihood`. grid: h and w.
+    codes: size of the codebook. commitment: weight of the commitment loss (eq. 3, beta).
+    decay: of the moving averages of the codebook (appendix A.1). Dead codes, used less than `least` times the mean, are
+    reset to an encoding of the batch (as in Dhariwal et al. 2020).
 
-    The codes of x are certain, so log p(x | codes) + log p(codes) bounds log p(x): `elbo` compares with other models.
+    The posterior is deterministic, so log p(x | codes) + log p(codes) bounds log p(x): `elbo` is comparable with other
+    models.
     """
 
     encoder: nn.Module
@@ -111,7 +114,7 @@ class VQVAE:
         return {"vqvae": params | ({"likelihood": own} if own else {})}, extra
 
     def unsupported(self, batch: Batch) -> str:
-        """What of some data this model cannot explain, in words; "" if it can."""
+        """A message if the batch lies outside the support, else ""."""
         return self.likelihood.unsupported(batch["x"])
 
     def _encode(self, params: PyTree, codebook: Array, x: Array) -> tuple[Array, Array]:
@@ -151,7 +154,7 @@ class VQVAE:
         return jnp.mean(self.commitment * distance - log_likelihood - log_prior), (extra, metrics)
 
     def _moved(self, extra: Extra, z_BHWD: Array, used: Array, key: Array) -> Extra:
-        """The codebook after a batch: averages of what each code stood for (appendix A.1, eq. 6 to 8)."""
+        """The updated codebook: moving averages of the encodings assigned to each code (appendix A.1, eq. 6 to 8)."""
         z = z_BHWD.reshape(-1, z_BHWD.shape[-1])
         counts = self.decay * extra["counts"] + (1 - self.decay) * used.sum(axis=0)
         sums = self.decay * extra["sums"] + (1 - self.decay) * used.T @ z
@@ -179,17 +182,17 @@ class VQVAE:
         return self._encode(state.params["vqvae"], state.extra["codebook"], batch["x"])[1]
 
     def start(self, condition: PyTree, n: int) -> Array:
-        """The memory of the codes' prior before the first of n grids."""
+        """The initial memory of the code prior for n grids."""
         return self.prior.start(n)[0]
 
     def next(self, params: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
-        """The memory after a code (n,), and the logits (n, codes) of the next."""
+        """The memory after code `token` (n,), and the logits (n, codes) of the next."""
         return self.prior.apply({"params": params["prior"]}, cache, token, method=CodePrior.next)
 
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()
     ) -> Batch:
-        """n new examples, whose codes are drawn one by one; see `common.autoregressive.Sampling`."""
+        """n samples, with codes drawn autoregressively; see `common.autoregressive.Sampling`."""
         params = state.params["vqvae"]
         memory, first = self.prior.start(n)
         codes = generate(partial(self.next, params), memory, first, key, math.prod(self.grid), sampling)
@@ -204,6 +207,6 @@ class VQVAE:
 
 
 def _some(z_BHWD: Array, n: int, key: Array) -> Array:
-    """(n, D) encodings, taken at random."""
+    """(n, D) encodings, drawn at random."""
     z = z_BHWD.reshape(-1, z_BHWD.shape[-1])
     return z[jax.random.randint(key, (n,), 0, len(z))]

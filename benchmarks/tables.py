@@ -1,0 +1,323 @@
+"""Pages of results, written as whole files from the records in `results/<device>/*.json`; nothing is measured here.
+
+python -m benchmarks.tables               writes docs/benchmarks/*.md, docs/configs.md, docs/comparison.md, two tables
+                                          of the README, and the results in the docstrings of configs
+python -m benchmarks.tables --check       fails where a file is not what its records say
+python -m benchmarks.tables --keep FILE   also takes a record, such as runs/compare/compare.json, into results/<device>
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks import harness
+from benchmarks.harness import RESULTS, ROOT, SPEED, STEPS
+from gen_jax.evaluation.comparison import Comparison
+from gen_jax.logs import read_json
+from gen_jax.markdown import markdown_table
+from gen_jax.profiling import report
+
+DOCS = ROOT / "docs"
+OURS = (  # bounds and other ways of our own, no other library
+    "products alone",
+    "bare compiled step",
+    "step by step in fit",
+    "hand-written loop",
+    "serial scan",
+    "1 process",
+    "1 device",
+    "step of vae_mnist",
+)
+DEVICES = {"cpu": "CPU"}  # headings of folders; others are the record's own name of the device
+
+
+class Page(NamedTuple):
+    """A page of docs/benchmarks: its title, and how its numbers were measured."""
+
+    title: str
+    text: str
+
+
+PAGES = {
+    "loop": Page(
+        "The training loop",
+        "The training loop, streamed data, and start-up (`benchmarks/speed/loop.py`). The first row includes two saves "
+        "within 1,000 short steps; `chunk` saves the cost of a call and leaves the work of the step. Start-up is "
+        "measured without TensorFlow: where that is installed, importing distrax imports it too, which takes seconds.",
+    ),
+    "mixture": Page(
+        "Mixtures",
+        'The same data and parameters, with equal likelihoods first ("quality" is the difference). "Products alone" '
+        "are the two matrix products that an iteration of EM cannot do without. All compute in float32 "
+        "(`benchmarks/speed/mixture.py`).",
+    ),
+    "hmm": Page(
+        "Hidden Markov models",
+        "The same data and parameters, with equal likelihoods first. All compute in float32 except hmmlearn, which has "
+        "only float64 and runs the faster of its two recursions (`benchmarks/speed/hmm.py`).",
+    ),
+    "vae": Page(
+        "Variational autoencoders",
+        'A time is one training step, and "quality" the loss (nats) of gen_jax and of the other library after 100 '
+        "steps. The convolutional network is that of `vae_mnist`, the other that of Flax's VAE example "
+        "(`benchmarks/speed/vae.py`).",
+    ),
+    "flow": Page(
+        "Normalizing flows",
+        "Four layers with networks of two hidden layers of 64, batch 512. A time is that of one training step, of the "
+        'densities of 4,096 points, or of as many samples; "quality" is the loss (nats) after the same number of '
+        "steps, or the number of parameters, gen_jax first. gen_jax takes 20 steps in one program, flowjax the "
+        "step of its own `fit_to_data`, zuko a plain loop of PyTorch (`benchmarks/speed/flow.py`).",
+    ),
+    "gan": Page(
+        "Adversarial networks",
+        "A step is one turn of each player; the first rows are the network of `dcgan_mnist` "
+        "(`benchmarks/speed/gan.py`).",
+    ),
+    "convolutions": Page(
+        "Convolutions",
+        "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "
+        "library, then in the other (`benchmarks/speed/convolutions.py`). Steps that process a batch in parts, which "
+        "stay in the caches, can take less than the sum of their layers.",
+    ),
+    "metrics": Page(
+        "Metrics",
+        "Metrics of samples against the packages the field uses; the last row is the FID's network with random weights "
+        "(`benchmarks/speed/metrics.py`).",
+    ),
+    "scaling": Page(
+        "Many devices",
+        "Processes and devices of one machine, and on paper accelerators (`benchmarks/speed/scaling.py`). On paper a "
+        "device reaches 40 % of its peak; small steps reach less, compute then dominates and the predicted efficiency "
+        'rises. Processes have a core each; "efficiency" is the time of one process over that of two, with half of the '
+        "data each (strong scaling, then halved) or as much data each (weak). Devices of a CPU share its cores.",
+    ),
+    "bench": Page(
+        "Training steps",
+        "The step that trains each config, by `python -m gen_jax bench`, relative to peaks measured in the same run; "
+        "see the [profiling guide](../guides/profiling.md).",
+    ),
+    "bench_types": Page("Training steps in float32 and bfloat16", "Image models on accelerators."),
+    "bench_batches": Page("Training steps by batch size", "Image models on accelerators."),
+    "mode_collapse": Page(
+        "Remedies against mode collapse",
+        "Each remedy against the plain GAN, ten seeds each as one program (`benchmarks/quality/mode_collapse.py`), by "
+        "VEEGAN's protocol: 2,500 samples; high quality is within three standard deviations of a mode; reverse KL in "
+        "nats. Mean and standard error over seeds. The weight of R1 and R2 was chosen on four of these seeds of the "
+        "grid.",
+    ),
+    "estimator_bias": Page(
+        "Bias of the estimators",
+        "Metrics against the truth, with models of known density as data "
+        "(`benchmarks/quality/estimator_bias.py`).\n\n![bias of each estimator](../images/oracle.png)",
+    ),
+}
+READING = """All benchmarks run beside their peers, whose versions the extra `bench` pins: `make bench`. Unless noted,
+implementations are timed alternately; times are medians, "±" is half of the range. "ratio" is the other library's time
+divided by that of gen_jax: above 1 gen_jax is faster. Targets were set before anything was measured; "quality" says how
+equal the results are. A row such as "products alone" is a bound, and "serial scan" another method of gen_jax itself.
+Machines vary in speed, even from one hour to the next: compare ratios, not times, across tables."""
+
+
+def records(name: str) -> Iterator[tuple[str, Any]]:
+    """(device folder, record) of a benchmark, the CPU first."""
+    for path in sorted(RESULTS.glob(f"*/{name}.json"), key=lambda path: (path.parent.name != "cpu", path)):
+        yield path.parent.name, read_json(path)
+
+
+def page(name: str) -> str:
+    """docs/benchmarks/NAME.md."""
+    parts = [f"# {PAGES[name].title}", PAGES[name].text]
+    for device, record in records(name):
+        where = record["where"].partition(",")[0]
+        parts += [f"## {DEVICES.get(device, where)}", body(name, record)]
+    return _file(parts)
+
+
+def body(name: str, record: Mapping[str, Any]) -> str:
+    """The tables of a record."""
+    if name in STEPS:
+        return report.as_markdown(record)
+    if name == "mode_collapse":
+        return mode_collapse(record)
+    if name == "estimator_bias":
+        return f"{record['where']}.\n\n{markdown_table(['metric', 'truth', 'estimate', 'error'], record['rows'])}"
+    return f"{_origin(record)}\n\n{harness.as_markdown(record)}"
+
+
+def mode_collapse(record: Mapping[str, Any]) -> str:
+    from benchmarks.quality.mode_collapse import table
+
+    parts = [f"{record['where']}."]
+    for name, one in record["sets"].items():
+        dates = sorted({recipe["date"] for recipe in one["recipes"].values()})
+        when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+        head = f"`{name}`, {one['steps']:,} steps, {one['seeds']} seeds, {when}:"
+        parts += [head, markdown_table(*table(one["recipes"]))]
+    return "\n\n".join(parts)
+
+
+def ratios(device: str) -> list[list[str]]:
+    """Per peer: rows, and how many times as fast gen_jax is: least, median, most, and rows in which it is slower."""
+    found: dict[str, list[float]] = {}
+    for name in SPEED:
+        for row in (read_json(RESULTS / device / f"{name}.json") or {"rows": []})["rows"]:
+            if row["rival"] not in OURS:
+                found.setdefault(row["rival"], []).append(row["ratio"])
+    times = lambda ratio: f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
+    return [
+        [rival, f"{len(r)}", *(times(f(r)) for f in (min, median, max)), f"{sum(one < 1 for one in r)}"]
+        for rival, r in sorted(found.items())
+    ]
+
+
+RATIOS = ["peer", "rows", "least", "median", "most", "rows in which it is faster"]
+
+
+def summary(device: str) -> str:
+    """Ratios, targets, misses with their reasons, and the last whole run of a device."""
+    rows, missed = [], []
+    for name in SPEED:
+        record = read_json(RESULTS / device / f"{name}.json")
+        if record is None:
+            continue
+        targets = [entry["met"] for entry in (*record["rows"], *record["facts"]) if entry["met"] is not None]
+        reached = f"{sum(targets)} of {len(targets)}" if targets else "none set"
+        rows.append([f"[{name}]({name}.md)", reached, f"{record['seconds'] / 60:.1f}", _origin(record)])
+        missed += [[name, one, why] for why, which in harness.misses(record).items() for one in which]
+    tables = [
+        (RATIOS, ratios(device)),
+        (["benchmark", "targets met", "minutes", "measured on"], rows),
+        (["benchmark", "missed", "because"], missed),
+    ]
+    texts = [markdown_table(*table) for table in tables if table[1]]
+    if whole := read_json(RESULTS / device / "whole.json"):
+        parts = ", ".join(f"{name} {minutes:.1f}" for name, minutes in whole["minutes"].items())
+        total = sum(whole["minutes"].values())
+        texts.append(f"The last run of all of them took {total:.0f} minutes ({parts}): {_origin(whole)}.")
+    return "\n\n".join(texts)
+
+
+def index() -> str:
+    """docs/benchmarks/index.md."""
+    parts = ["# Benchmarks", READING]
+    for folder in sorted((f for f in RESULTS.iterdir() if f.is_dir()), key=lambda f: f.name != "cpu"):
+        first = next(path for path in sorted(folder.glob("*.json")) if "where" in read_json(path))
+        name = DEVICES.get(folder.name, read_json(first)["where"].partition(",")[0])
+        parts += [f"## {name}", summary(folder.name)]
+    links = [f"- [{one.title}]({name}.md)" for name, one in PAGES.items() if list(records(name))]
+    return _file([*parts, "## All tables", "\n".join(links)])
+
+
+def configs() -> str:
+    """docs/configs.md: every config, and the results of its default run."""
+    reached = read_json(RESULTS / "cpu" / "configs.json")
+    parts = [
+        "# Configs",
+        "Results are those of runs with the default knobs on the test split; `python -m gen_jax configs --out FILE` "
+        "collects them from `runs/`. `python train.py NAME --help` lists the knobs of a config.",
+    ]
+    for family in sorted({path.parent.name for path in ROOT.glob("configs/*/*.py")}):
+        rows = []
+        for path in sorted(ROOT.glob(f"configs/{family}/*.py")):
+            said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            one = reached.get(path.stem, {"reached": "", "time": "", "where": ""})
+            rows.append([f"`{path.stem}`", said, one["reached"], one["time"], one["where"]])
+        header = ["config", "description", "test split", "run time", "device, date"]
+        parts += [f"## {family}", markdown_table(header, rows)]
+    return _file(parts)
+
+
+def docstring(path: Path) -> str:
+    """The text of a config file with its results as the last line of its docstring."""
+    one = read_json(RESULTS / "cpu" / "configs.json").get(path.stem)
+    text = path.read_text()
+    end = text.index('"""', 3)
+    said = re.sub(r"\n+Results \(.*\Z", "\n", text[3:end], flags=re.DOTALL).rstrip()
+    if one and one["reached"]:
+        import textwrap
+
+        head = f"Results ({', '.join(filter(None, [one['time'], one['where']]))}): {one['reached']}."
+        said += "\n\n" + "\n".join(textwrap.wrap(head, 110, break_long_words=False, break_on_hyphens=False))
+    return f'"""{said}\n"""{text[end + 3 :]}'
+
+
+def comparison() -> Comparison | None:
+    """The recorded comparison of four families on the digits."""
+    record = read_json(RESULTS / "cpu" / "compare.json")
+    return None if record is None else Comparison.of(record)
+
+
+def comparison_page() -> str:
+    """docs/comparison.md."""
+    found = comparison()
+    text = "Four families on the same data, trained and measured by `make compare`."
+    return _file(["# Comparison", text, found.markdown(level=2).strip()] if found else ["# Comparison", text])
+
+
+def readme() -> str:
+    """The README with its two short tables."""
+    text = (ROOT / "README.md").read_text()
+    fast = markdown_table(RATIOS, [row for row in ratios("cpu") if int(row[1]) > 1])
+    text = _section(text, "benchmarks", f"{fast}\n\n{_origin(read_json(RESULTS / 'cpu' / 'mixture.json'))}")
+    found = comparison()
+    return _section(text, "compare", found.short() if found else "")
+
+
+def _section(text: str, name: str, inner: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text:
+        return text
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{inner.strip()}\n{end}{rest.partition(end)[2]}"
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    environment = record["environment"]
+    changed = " and changes" if environment["uncommitted_changes"] else ""
+    return f"{record['where']}, commit {(environment['commit'] or 'unknown')[:9]}{changed}"
+
+
+def _file(parts: list[str]) -> str:
+    note = "<!-- Written by `python -m benchmarks.tables`: do not edit. -->"
+    return "\n\n".join([note, *parts]) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """Every generated file and its text."""
+    pages = {DOCS / "benchmarks" / f"{name}.md": page(name) for name in PAGES if list(records(name))}
+    texts = {**pages, DOCS / "benchmarks" / "index.md": index(), DOCS / "configs.md": configs()}
+    texts |= {path: docstring(path) for path in ROOT.glob("configs/*/*.py")}
+    return {**texts, DOCS / "comparison.md": comparison_page(), ROOT / "README.md": readme()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is out of date")
+    parser.add_argument("--keep", type=Path, nargs="*", default=[], help="records to take over into results/<device>")
+    chosen = parser.parse_args()
+    for path in chosen.keep:
+        json.loads(path.read_text())
+        harness.results().mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, harness.results() / path.name)
+    texts = files()
+    stale = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
+    if chosen.check:
+        sys.exit(f"out of date, run `python -m benchmarks.tables`: {', '.join(map(str, stale))}" if stale else 0)
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(texts[path])
+    print(f"{len(texts)} files, {len(stale)} written")
+
+
+if __name__ == "__main__":
+    main()
