@@ -36,7 +36,7 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m benchmarks.tables --check
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 tables: $(READY)
 	$(BIN)/python -m benchmarks.tables

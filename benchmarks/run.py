@@ -2,9 +2,9 @@
 
 python -m benchmarks.run [--only mixture hmm]          (needs the `bench` extra)
 
-Each module of `speed/` runs in a process of its own and leaves `results/DEVICE/NAME.json`; then
-`python -m gen_jax bench` measures configs of every family, with a trace of their steps, and on accelerators image models in two types and ever
-larger batches. `python -m benchmarks.tables` writes the pages of the docs from the records.
+Each module of `speed/` runs in a process of its own and leaves `results/DEVICE/NAME.json`; then `bench` of the command
+line measures configs of every family, with a trace of their steps, and on accelerators image models in two types and
+ever larger batches. `python -m benchmarks.tables` writes the pages of the docs from the records.
 """
 
 from __future__ import annotations

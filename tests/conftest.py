@@ -1,6 +1,7 @@
 """Settings that must hold before JAX starts: four devices on the CPU, and folders of the tests' own."""
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
@@ -87,3 +88,39 @@ def compilations():
             logger.removeHandler(handler)
 
     return watch
+
+
+# --- time: each file's seconds are printed, and held against what budgets.json records
+
+BUDGETS = Path(__file__).parent / "budgets.json"
+_SECONDS: dict[str, float] = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-budgets", action="store_true", help="write the seconds of each file to budgets.json")
+
+
+def pytest_runtest_logreport(report):
+    _SECONDS[report.location[0]] = _SECONDS.get(report.location[0], 0.0) + report.duration
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    whole = config.option.markexpr == "not slow" and not config.option.keyword and len(_SECONDS) > 10
+    if not whole or os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    if config.option.record_budgets:
+        rounded = {name: round(seconds, 1) for name, seconds in sorted(_SECONDS.items())}
+        BUDGETS.write_text(json.dumps(rounded, indent=2) + "\n")
+    budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
+    # Budgets are seconds on the machine that recorded them, stretched where all files take longer than there.
+    shared = sum(budgets.get(name, 0.0) for name in _SECONDS)
+    slower = max(1.0, sum(_SECONDS.values()) / shared) if shared else 1.0
+    terminalreporter.section("seconds by file")
+    late = []
+    for name, seconds in sorted(_SECONDS.items(), key=lambda item: -item[1]):
+        allowed = 1.5 * slower * budgets.get(name, 20.0) + 5
+        terminalreporter.line(f"{seconds:7.1f}  {name}  (budget {slower * budgets.get(name, 20.0):.1f})")
+        late += [name] if seconds > allowed else []
+    if late and os.environ.get("CI"):
+        terminalreporter.line(f"over budget by half: {', '.join(late)}", red=True)
+        terminalreporter._session.exitstatus = 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import GaussianComponents, State
+from gen_jax.core import Batch, GaussianComponents, State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PlotFn",
     "covering",
+    "draw",
     "density",
     "ellipses",
     "learning_curves",
@@ -34,9 +36,27 @@ __all__ = [
 PlotFn = Callable[[Any, State, Split, Array], "Figure"]
 
 
+_PROGRAMS: dict[tuple[Any, ...], tuple[Any, Callable[..., Batch]]] = {}  # by the identity of the model and options
+
+
+def draw(model: Any, state: State, key: Array, n: int, condition: Batch | None = None, **options: Any) -> Batch:
+    """n samples by a program that is compiled once per model and shared by all figures.
+
+    options: further arguments of `model.sample`, which are constants of the program.
+    """
+    name = (id(model), *sorted(options.items()))
+    known, program = _PROGRAMS.get(name, (None, None))
+    if program is None or known is not model:
+        if len(_PROGRAMS) > 8:
+            _PROGRAMS.clear()
+        program = jax.jit(partial(model.sample, **options), static_argnums=2)
+        _PROGRAMS[name] = model, program
+    return program(state, key, n, condition)
+
+
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
     """64 samples, from the same noise at every step of training."""
-    return show({"samples": model.sample(state, key, 64)["x"]})
+    return show({"samples": draw(model, state, key, 64)["x"]})
 
 
 def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -49,7 +69,7 @@ def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figur
 def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Points of the split beside as many samples, colored by component where the model has components."""
     n = min(2000, split.size)
-    generated = model.sample(state, key, n)
+    generated = draw(model, state, key, n)
     colors = [split.arrays.get("label"), generated.get("component")]
     figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colors)
     for axis in figure.axes if isinstance(model, GaussianComponents) else ():

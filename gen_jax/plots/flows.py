@@ -13,7 +13,7 @@ from gen_jax.core import State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.models.bijections.layer import unrolled
-from gen_jax.plots.figures import covering, panels, show
+from gen_jax.plots.figures import covering, draw, panels, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def flow_density(model: Any, state: State, split: Split, key: Array, points: int
     corners, across, up = covering(x)
     density = np.exp(np.asarray(jax.jit(model.log_prob)(state, {"x": corners})).reshape(across.shape))
     density = np.nan_to_num(density)  # 0 outside the range of the flow
-    drawn = np.asarray(model.sample(state, key, len(x))["x"])
+    drawn = np.asarray(draw(model, state, key, len(x))["x"])
     figure, axes = panels(3)
     axes[0].scatter(*x.T, s=2)
     axes[1].pcolormesh(across, up, density, vmax=np.quantile(density, 0.995), cmap="magma", shading="auto")
@@ -60,7 +60,7 @@ def latent_space(model: Any, state: State, split: Split, key: Array, points: int
     """Data beside its inverse image in noise space, and noise beside its samples; colored by position."""
     x = _plane(model, split, points)
     z = np.asarray(model.latent(state, {"x": x})[0])
-    drawn = model.sample(state, key, len(x))
+    drawn = draw(model, state, key, len(x))
     noise, samples = np.asarray(drawn["z"]), np.asarray(drawn["x"])
     of_data, of_noise = (np.arctan2(*(a - a.mean(axis=0)).T) for a in (x, noise))
     shown = {
@@ -79,8 +79,8 @@ def latent_space(model: Any, state: State, split: Split, key: Array, points: int
 def temperatures(model: Any, state: State, split: Split, key: Array, rows: int = 6, columns: int = 8) -> Figure:
     """Samples, one row per temperature between 0 and 1, from the same noise."""
     heat = np.linspace(0, 1, rows)
-    draw = jax.jit(lambda t: model.sample(state, key, columns, temperature=t)["x"])
-    images = np.concatenate([np.asarray(draw(t)) for t in heat])
+    at_temperature = jax.jit(lambda t: model.sample(state, key, columns, temperature=t)["x"])
+    images = np.concatenate([np.asarray(at_temperature(t)) for t in heat])
     title = "temperatures " + ", ".join(f"{t:.2g}" for t in heat)
     return show({title: images}, columns=columns)
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
-from gen_jax.plots.figures import covering, panels, show
+from gen_jax.plots.figures import covering, draw, panels, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Examples of the split beside generated ones, under the same conditions for a conditional model."""
     batch = split.head(64)
     n = len(batch["x"])
-    generated = model.sample(state, key, n, batch)["x"]
+    generated = draw(model, state, key, n, batch)["x"]
     stacked = batch["x"].ndim == 4 and batch["x"].shape[-1] > 1
     return show({f"real ({split.name})": _colored(batch["x"], stacked), "generated": _colored(generated, stacked)})
 
@@ -43,7 +43,7 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     x = np.asarray(split.head(2000)["x"])
     points, across, up = covering(x)
     figure, axes = panels(2)
-    generated = np.asarray(model.sample(state, key, 20_000)["x"])
+    generated = np.asarray(draw(model, state, key, 20_000)["x"])
     limits = [(across.min(), across.max()), (up.min(), up.max())]
     axes[0].hist2d(*generated.T, bins=150, range=limits, cmap="viridis", norm="symlog")
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)

@@ -10,7 +10,7 @@ from jax import Array
 
 from gen_jax.core import GaussianComponents, State
 from gen_jax.evaluation.metric import Split
-from gen_jax.plots.figures import ellipses, show
+from gen_jax.plots.figures import draw, ellipses, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def states(model: Any, state: State, split: Split, key: Array) -> Figure:
     """The first two coordinates of sequences of the split and of samples, colored by (most probable) state."""
     batch = {name: a[:32] for name, a in split.head(32).items()}
     found = np.asarray(jax.jit(model.decode)(state, batch).states)
-    drawn = model.sample(state, key, len(found), length=batch["x"].shape[1])
+    drawn = draw(model, state, key, len(found), length=batch["x"].shape[1])
     there = np.arange(found.shape[1]) < np.asarray(batch.get("length", np.full(len(found), found.shape[1])))[:, None]
     points = {
         split.name: np.asarray(batch["x"])[there],
@@ -73,7 +73,7 @@ def rolls(model: Any, state: State, split: Split, key: Array) -> Figure:
 
     figure = Figure(figsize=(11, 6), layout="constrained", dpi=110)
     batch = split.head(2)
-    drawn = np.asarray(model.sample(state, key, 2, batch["x"].shape[1])["x"])
+    drawn = np.asarray(draw(model, state, key, 2, length=batch["x"].shape[1])["x"])
     titles = [split.name] * 2 + ["sample"] * 2
     for axis, x, title in zip(figure.subplots(2, 2).ravel(), [*np.asarray(batch["x"]), *drawn], titles):
         axis.imshow(x.T, aspect="auto", origin="lower", cmap="gray_r", interpolation="nearest")
