@@ -127,8 +127,8 @@ def points(n=96, seed=0):
 
 def test_em_over_microbatches_equals_em(same):
     plain, parts = em(GMM(3)), em(GMM(3), microbatches=4)
-    state = plain.init(KEY, {"x": points()})
-    a, b = plain.step(state, {"x": points()}), parts.step(state, {"x": points()})
+    state = jax.jit(plain.init)(KEY, {"x": points()})
+    a, b = (jax.jit(algorithm.step)(state, {"x": points()}) for algorithm in (plain, parts))
     same(b[0].params, a[0].params, rtol=1e-4, atol=1e-5)
 
 
@@ -138,9 +138,9 @@ def test_microbatches_weigh_examples_as_the_whole_batch_does(model, same):
     x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     weighted = {"x": x, "weight": np.float32([9, 0, 9, 0, 9, 0, 9, 0.5]), "label": np.arange(8) % 2}
     whole, parts = (descent(model, {"gmm": optax.sgd(1.0)}, microbatches=n) for n in (1, 2))
-    init = model.init(KEY, weighted)
+    init = jax.jit(model.init)(KEY, weighted)
     state = State(jnp.int32(0), KEY, init[0], {"gmm": optax.sgd(1.0).init(init[0]["gmm"])}, init[1])
-    (a, first), (b, second) = whole.step(state, weighted), parts.step(state, weighted)
+    (a, first), (b, second) = (jax.jit(algorithm.step)(state, weighted) for algorithm in (whole, parts))
     same(b.params, a.params, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second["loss"].value, first["loss"].value, rtol=1e-5)
 
@@ -150,7 +150,8 @@ def test_scaled_weights_change_no_gradient(same):
     algorithm = descent(GMM(2), {"gmm": optax.sgd(0.1)})
     state = algorithm.init(KEY, x)
     scaled = {**x, "weight": 1e-3 * x["weight"]}
-    same(algorithm.step(state, scaled)[0].params, algorithm.step(state, x)[0].params, rtol=1e-4, atol=1e-6)
+    step = jax.jit(algorithm.step)
+    same(step(state, scaled)[0].params, step(state, x)[0].params, rtol=1e-4, atol=1e-6)
 
 
 def test_stages_follow_each_other_on_one_state():
@@ -189,13 +190,13 @@ def test_streamed_em_equals_em(same):
     """em(every=4) over a quarter of the data at a time is EM on all of it."""
     x = points()
     whole, streamed = em(GMM(3)), em(GMM(3), every=4)
-    state = whole.init(KEY, {"x": x})
-    expected = state
+    state = jax.jit(whole.init)(KEY, {"x": x})
+    expected, step = state, jax.jit(streamed.step)
     for _ in range(2):
-        expected, _ = whole.step(expected, {"x": x})
+        expected, _ = jax.jit(whole.step)(expected, {"x": x})
     for i in range(8):
         before = state.params["gmm"]["means"]
-        state, _ = streamed.step(state, {"x": x[24 * (i % 4) : 24 * (i % 4 + 1)]})
+        state, _ = step(state, {"x": x[24 * (i % 4) : 24 * (i % 4 + 1)]})
         assert np.array_equal(state.params["gmm"]["means"], before) == (i % 4 != 3)  # only the last of four moves
     same(state.params, expected.params, rtol=1e-4, atol=1e-5)
 

@@ -216,13 +216,23 @@ def exact(value, unit="nats", kind="exact", how="", error=0.01):
 
 
 def comparison():
-    fd = lambda v: {"frechet_distance@raw": Estimate(v, 0.1, "features^2", "estimate", 9, "against 5 examples", *QUALITY)}
+    fd = lambda v: {
+        "frechet_distance@raw": Estimate(v, 0.1, "features^2", "estimate", 9, "against 5 examples", *QUALITY)
+    }
     nothing = Estimate(math.nan, math.nan, "nats", "undefined", 0, "GAN has no density")
     rows = [
         Row("(test examples)", "data", fd(0.5), competes=False),
         Row("flow<1>", "Flow", {"log_likelihood_bits_per_dim": exact(2.5, "bits/dim"), **fd(3.0)}),
         Row("vae|2", "VAE", {"elbo_bits_per_dim": exact(2.1, "bits/dim", "bound"), **fd(2.0)}),
-        Row("gan", "GAN", {"log_likelihood": nothing, **fd(9.0), "parameters": exact(12345, "", error=math.nan)._replace(group="speed and cost", better="lower")}),
+        Row(
+            "gan",
+            "GAN",
+            {
+                "log_likelihood": nothing,
+                **fd(9.0),
+                "parameters": exact(12345, "", error=math.nan)._replace(group="speed and cost", better="lower"),
+            },
+        ),
     ]
     return Comparison("digits", "test", rows)
 
@@ -257,7 +267,9 @@ def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
     assert one.best == 0
     embed, untold = of(bits(1.9, "given label"), bits(2.0, ""))["likelihood"]
     assert embed.name == "likelihood (bits/dim, given label)" and untold.best is None
-    quality = lambda value, how: {"frechet_distance@raw": Estimate(value, 0.1, "features^2", "estimate", 9, how, *QUALITY)}
+    quality = lambda value, how: {
+        "frechet_distance@raw": Estimate(value, 0.1, "features^2", "estimate", 9, how, *QUALITY)
+    }
     made = of(quality(2.0, "10 against 5, bias about 1"), quality(3.0, "10 against 5, bias about 2"))
     (one,) = made["sample quality"]
     assert one.best == 0

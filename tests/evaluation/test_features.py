@@ -20,6 +20,7 @@ from gen_jax.evaluation.samples import features, inception
 from gen_jax.evaluation.samples.features import (
     Classifier,
     Encoder,
+    TrainedClassifier,
     fit_small_cnn,
     load_small_cnn,
     raw,
@@ -79,7 +80,7 @@ def test_features_do_not_depend_on_the_size_of_blocks():
 def test_a_small_encoder_comes_back_from_its_file(tmp_path):
     network = Classifier(3, (2,), 4)
     params = network.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))["params"]
-    made = Classifier("made", network, params, (4, 4, 1), 0.5)
+    made = TrainedClassifier("made", network, params, (4, 4, 1), 0.5)
     path = tmp_path / "mine.safetensors"
     save_small_cnn(made, path)
     back = load_small_cnn(path)

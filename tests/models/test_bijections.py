@@ -141,7 +141,7 @@ LONG = ("glow", "realnvp", "coupling of images", "checkerboard", "continuous")  
 TWINS = ("spline MAF", "spline IAF", "sums of sigmoids", "sigmoid coupling", "stack")  # made of layers tested alone
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG[:2])) for name in CASES])
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG[:2] + TWINS)) for name in CASES])
 def any_case(request):
     return CASES[request.param]
 
@@ -224,7 +224,7 @@ def test_gradients_are_finite_everywhere(case):
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        (n, size)
+        pytest.param(n, size, marks=[pytest.mark.slow] * (n in TWINS + LONG))
         for n, c in CASES.items()
         if len(c.shape) == 1 and c.layer.support is None and not n.endswith("context")
         for size in (1, 2)
@@ -330,6 +330,7 @@ def test_linear_begins_as_a_rotation():
     assert "triangular_solve" not in str(jax.make_jaxpr(partial(Linear().forward, params))(jnp.eye(64)))
 
 
+@pytest.mark.slow
 def test_hutchinson_is_right_on_average():
     exact = Continuous(Field((8,)), tolerance=1e-5)
     case = Case(exact, (3,))

@@ -150,7 +150,8 @@ def test_convolutions_of_no_images(module, channels, features):
 
 
 @pytest.mark.parametrize(
-    "size, channels, features", [((8, 32, 32), 64, 64), ((16, 32, 32), 16, 128), ((1, 100, 31), 64, 64)]
+    "size, channels, features",
+    [((8, 32, 32), 64, 64), pytest.param((16, 32, 32), 16, 128, marks=pytest.mark.slow), ((1, 100, 31), 64, 64)],
 )
 def test_kernel_gradients_of_many_rows_are_flaxs(size, channels, features):
     x = jax.random.normal(jax.random.key(0), (*size, channels))

@@ -73,6 +73,7 @@ def test_binned_logistic_keeps_its_digits_and_gradients_in_the_tails():
     assert np.isfinite(value) and value < -1e4 and np.isfinite(gradient) and gradient != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [DiscretizedLogistic(9), DiscretizedLogistic(9, components=3), Categorical(9)])
 def test_integers_have_probabilities_that_samples_follow(likelihood):
     outputs = jax.random.normal(KEY, (1, 2, 1, 2 * likelihood.channels))  # two channels of two pixels
@@ -128,10 +129,10 @@ def test_impossible_likelihoods_are_refused():
 class Shift:
     """A flow: z -> z + shift, and the context's first number."""
 
-    def init(self, key, x, context=None):
+    def init(self, key, x, conditioning=None):
         return jnp.full(x.shape[1:], 2.0)
 
-    def __call__(self, params, context=None):
+    def __call__(self, params, conditioning=None):
         return distrax.Block(distrax.ScalarAffine(shift=params if context is None else params + context[..., :1]), 1)
 
 
@@ -443,6 +444,7 @@ def ladder(**more):
     return HVAE((8, 8, 1), DiscretizedLogistic(17), **{"groups": 3, "depth": 2, "width": 4, "channels": 2, **more})
 
 
+@pytest.mark.slow
 def test_a_ladder_begins_with_posteriors_that_are_priors_and_uses_every_group():
     model = ladder()
     state = started(model, images())
