@@ -1,7 +1,8 @@
 """What the laws of `test_contract.py` are tried on: every config shrunk by `smoke=True`, and representatives of them.
 
-`make test` holds all laws for a set of configs that covers each family with its combinators, with and without condition
-and batch statistics, which is computed from the configs themselves; the others are traced. `make test-all` holds all laws for all configs.
+`make test` holds all laws for a set of configs that covers each family with its combinators, with and without a
+condition and batch statistics, which is computed from the configs themselves; the others are traced. `make test-all`
+holds all laws for all configs.
 """
 
 import ast
@@ -46,8 +47,8 @@ QUICK = {"vae_digits", "realnvp_moons", "cgan_digits", "hmm_gaussian"}  # chosen
 
 
 def representatives() -> set[Path]:
-    """A small set of configs that covers, in every family, each combinator, with and without condition, with and without
-    batch statistics: greedily, the one that adds most; the main ones and small data first."""
+    """A small set of configs that covers, in every family, each combinator, with and without condition, and with and
+    without batch statistics: greedily, the config that adds most; the main ones and small data first."""
     features = {}
     for path in CONFIGS:
         family, combinators, conditional, batch_statistics = kind_of(path)

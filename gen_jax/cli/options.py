@@ -30,7 +30,7 @@ Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by defau
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
 EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
 Samples = Annotated[int, arg(help="how many samples are judged")]
-DataDir = Annotated[Path | None, arg(help="where data sets lie; by default TFDS_DATA_DIR")]
+DataDir = Annotated[Path | None, arg(help="the folder of data sets; by default TFDS_DATA_DIR")]
 
 
 def check_ending(out: Path, endings: tuple[str, ...]) -> None:

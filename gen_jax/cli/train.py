@@ -25,18 +25,18 @@ class Options:
     workdir: Annotated[
         Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
     ] = None
-    seed: Annotated[int, tyro.conf.arg(help="seed of everything random")] = 0
+    seed: Annotated[int, tyro.conf.arg(help="seed of all random numbers")] = 0
     devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
     distributed: Annotated[
         bool, tyro.conf.arg(help="join the other processes of this run; see docs/guides/devices.md")
     ] = False
-    force: Annotated[bool, tyro.conf.arg(help="go on in a working directory of other settings")] = False
+    force: Annotated[bool, tyro.conf.arg(help="continue in a working directory that holds other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
     profile: Annotated[
         tuple[int, int] | None, tyro.conf.arg(help="trace the steps FIRST LAST with the JAX profiler")
     ] = None
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="where data sets lie; by default TFDS_DATA_DIR")] = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="the folder of data sets; by default TFDS_DATA_DIR")] = None
 
 
 def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Options]:

@@ -11,6 +11,7 @@ from jax import Array
 
 from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
+from gen_jax.models.gan import DCGANDiscriminator, MLPDiscriminator, ResNetDiscriminator
 from gen_jax.plots.figures import covering, draw, panels, show
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].hist2d(*generated.T, bins=150, range=limits, cmap="viridis", norm="symlog")
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
-    alone = model.packing == 1 and not getattr(model.discriminator, "batchwise", ())
+    networks = (MLPDiscriminator, DCGANDiscriminator, ResNetDiscriminator)
+    batchwise = isinstance(model.discriminator, networks) and model.discriminator.batchwise
+    alone = model.packing == 1 and not batchwise
     if alone and model.conditioning is None:  # otherwise a point has no logit by itself
         logits = np.asarray(jax.jit(model.discriminate)(state, {"x": points})).reshape(across.shape)
         boundary = model.adversarial.threshold

@@ -16,8 +16,6 @@ from gen_jax.data import load
 from gen_jax.estimators import GMMHMM, CategoricalHMM, GaussianHMM, GaussianMixture, PoissonHMM
 from gen_jax.models.mixture import Prior
 
-pytestmark = pytest.mark.optimized
-
 hmmlearn = pytest.importorskip("hmmlearn.hmm", reason="hmmlearn is the reference")
 KINDS = ["full", "tied", "diag", "spherical"]
 

@@ -180,6 +180,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.optimized
 @every_kind
 @pytest.mark.parametrize("x", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_data_never_gives_nan(name, x):

@@ -129,10 +129,10 @@ def test_impossible_likelihoods_are_refused():
 class Shift:
     """A flow: z -> z + shift, and the context's first number."""
 
-    def init(self, key, x, conditioning=None):
+    def init(self, key, x, context=None):
         return jnp.full(x.shape[1:], 2.0)
 
-    def __call__(self, params, conditioning=None):
+    def __call__(self, params, context=None):
         return distrax.Block(distrax.ScalarAffine(shift=params if context is None else params + context[..., :1]), 1)
 
 

@@ -24,8 +24,6 @@ from gen_jax.profiling.measure import Case, lay_out, measure_case
 from gen_jax.profiling.projection import Cluster, Work, reduced_bytes, step_work
 from gen_jax.profiling.trace import _gap, trace_steps
 
-pytestmark = pytest.mark.optimized
-
 N = 64
 PRODUCT = 2 * N**3
 
