@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from gen_jax.evaluation.metric import Estimate
-from gen_jax.evaluation.report import as_json
+from gen_jax.evaluation.report import as_json, from_json
 from gen_jax.logs import write_json, write_text
 from gen_jax.markdown import markdown_table
 
@@ -77,6 +77,15 @@ class Comparison:
     split: str
     rows: Sequence[Row]
     where: str = ""  # machine and date
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Comparison:
+        """The comparison that `json` described, without its figures."""
+        rows = [
+            Row(row["model"], row["family"], from_json(row["found"]), competes=row["family"] != "data")
+            for row in record["rows"]
+        ]
+        return cls(record["data"], record["split"], rows, record["where"])
 
     def groups(self) -> dict[str, list[Column]]:
         """The columns with at least one estimate."""

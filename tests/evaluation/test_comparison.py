@@ -338,3 +338,10 @@ def test_the_test_split_in_the_place_of_samples_is_near_the_data(samples):
     assert found["memorized@digits_cnn"].value == pytest.approx(0.01, abs=0.01)
     assert found["nearest_ratio@digits_cnn"].value == pytest.approx(1)
     assert examples_of(digits(dequantize(17)), 5).max() <= 1
+
+
+def test_a_comparison_comes_back_from_its_record(tmp_path):
+    made = comparison()
+    made.write(tmp_path)
+    again = Comparison.of(json.loads((tmp_path / "compare.json").read_text()))
+    assert again.markdown() == made.markdown() and "frechet_distance@raw" in again.short()
