@@ -30,7 +30,7 @@ def blocks():
             yield pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}", marks=marks)
 
 
-@pytest.mark.parametrize("code", blocks())
+@pytest.mark.parametrize("code", list(blocks()))
 def test_code_runs(code, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(code, "docs", "exec"), {"__name__": "docs"})

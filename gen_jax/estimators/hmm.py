@@ -104,7 +104,7 @@ class _HMM(BaseEstimator):
         model = self._model(None)
         with precision(np.zeros(0)):
             seed = self.random_state if random_state is None else random_state
-            drawn = model.sample(self._state(model), jax.random.key(key_of(seed)), 1, int(n_samples))
+            drawn = model.sample(self._state(model), jax.random.key(key_of(seed)), 1, length=int(n_samples))
             x = np.asarray(drawn["x"][0])
             return (x[:, None] if x.ndim == 1 else x), np.asarray(drawn["state"][0])
 

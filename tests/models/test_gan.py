@@ -459,7 +459,7 @@ class _Told(nn.Module):
         ({"latent": 0}, "latent must be at least 1"),
         ({"every": 0}, "every must be at least 1"),
         ({"auxiliary": -1.0}, "must not be negative"),
-        ({"packing": 2, "context": ClassLabels(2)}, "packing=1"),
+        ({"packing": 2, "conditioning": ClassLabels(2)}, "packing=1"),
         ({"auxiliary": 1.0}, "Labels"),
         ({"regularizers": (regularizers.r1(), regularizers.r1())}, "counts once"),
         ({"unrolling": Unrolling(0, optax.sgd(0.1))}, "at least 1 step"),
@@ -508,7 +508,7 @@ def test_the_hint_comes_when_the_discriminator_wins():
     accuracies = lambda v: {"real_accuracy": np.array([v]), "fake_accuracy": np.array([v])}
     for step, value in enumerate([1.0, 1.0, 0.7, 1.0, 1.0, 1.0, 1.0]):
         hook.report(step, accuracies(value))
-    assert len(said) == 1 and said[0].startswith("step 5: the discriminator wins")
+    assert len(said) == 1 and said[0].startswith("step 5: the discriminator overpowers")
     critic = replace(model, adversarial=losses.wasserstein())  # which is to be right always
     assert critic.diagnose(accuracies(1.0)) == ""
     assert replace(model, adversarial=losses.relativistic()).diagnose(accuracies(1.0)) != ""

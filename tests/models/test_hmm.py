@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from gen_jax.algorithms import descent, em, stepwise_em
-from gen_jax.core import State
+from gen_jax.core import State, as_mean
 from gen_jax.data import Resident
 from gen_jax.loop import Hook, fit
 from gen_jax.models.hmm import HMM, left_right
@@ -170,9 +170,9 @@ def test_every_emission(emission, data):
         state, metrics = step(state, batch)
         rows.append(float(metrics["log_likelihood"].value))
     assert np.all(np.diff(rows) >= -2e-5 * abs(rows[0])) and rows[-1] > rows[0]
-    grads = jax.jit(jax.grad(lambda p: model.loss(p, state, batch, None)[0]))(state.params["hmm"])
+    grads = jax.jit(jax.grad(lambda p: as_mean(model.loss(p, state, batch, None)[0]).value))(state.params["hmm"])
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    drawn = model.sample(state, jax.random.key(0), 300, 30)
+    drawn = model.sample(state, jax.random.key(0), 300, length=30)
     assert drawn["x"].shape == (300, 30, *x.shape[2:]) and drawn["x"].dtype.kind == x.dtype.kind
     values = np.asarray(model.log_prob(state, {"x": drawn["x"]}))
     wrong = state._replace(
@@ -268,7 +268,9 @@ def test_784_dimensions_give_the_exact_value():
         if path[0] == 0 and all(j >= i for i, j in zip(path, path[1:])):
             total.append(log_likelihood[range(5), path].sum() + sum(log_a[i, j] for i, j in zip(path, path[1:])))
     assert float(model.log_prob(state, {"x": x})[0]) == pytest.approx(np.logaddexp.reduce(total), rel=1e-5)
-    assert np.isfinite(jax.grad(lambda p: model.loss(p, state, {"x": x}, None)[0])(params)["emission"]["means"]).all()
+    assert np.isfinite(
+        jax.grad(lambda p: as_mean(model.loss(p, state, {"x": x}, None)[0]).value)(params)["emission"]["means"]
+    ).all()
 
 
 def test_structure_and_priors_hold():

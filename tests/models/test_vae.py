@@ -431,7 +431,7 @@ def test_networks_that_do_not_fit_are_named():
         VAE(MLP((), 3), MLP((), 3), Gaussian(), 2).init(KEY, batch)
     with pytest.raises(ValueError, match="needs a decoder that makes"):
         VAE(MLP((), 4), MLP((), 7), Gaussian(), 2).init(KEY, batch)
-    vamp = {"latent": 2, "context": ClassLabels(3), "prior": priors.VampPrior(3)}
+    vamp = {"latent": 2, "conditioning": ClassLabels(3), "prior": priors.VampPrior(3)}
     for wrong in ({"latent": 0}, {"latent": 2, "samples": 0}, {"latent": 2, "beta": -1.0}, vamp):
         with pytest.raises(ValueError):
             VAE(MLP((), 4), MLP((), 3), Gaussian(), **wrong)

@@ -317,7 +317,7 @@ def test_cases_are_all_combinations():
 @pytest.mark.parametrize(
     "words, said",
     [
-        ([], "which configs"),
+        ([], "name one or more configs"),
         (["configs/vae/vea_digits.py"], "did you mean"),
         (["configs/vae/vae_digits.py", "--batch", "0"], "--batch must be at least 1"),
         (["configs/mixture/gmm_blobs.py", "--dtype", "bfloat16"], "no knob --precision"),
