@@ -293,7 +293,9 @@ def _open(name: str, folder: Path) -> Dataset:
         if split.is_dir()
     }
     path = folder / INFO
-    info = json.loads(path.read_text()) if path.exists() else describe(splits)  # prepared by an earlier version
+    if not path.exists():  # prepared by an earlier version: described when first asked for
+        return Dataset(name, splits)
+    info = json.loads(path.read_text())
     return Dataset(name, splits, {field: tuple(v) if isinstance(v, list) else v for field, v in info.items()})
 
 
