@@ -124,7 +124,7 @@ class Full:
         """Number of sufficient-statistic features (the log-density is linear in them)."""
         return d * (d + 1) // 2 + d + 1
 
-    def maximised(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
+    def maximized(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
         """Shifts of the means (K, D) and new covariances.
 
         weight: pseudo-counts of the prior; target: its mode (D,), assigned to components without points.
@@ -269,7 +269,7 @@ class Tied(Full):
     def features(self, d):
         return d + 1
 
-    def maximised(self, params, stats, weight, target):
+    def maximized(self, params, stats, weight, target):
         count, shift = _safe(stats)
         within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
@@ -362,7 +362,7 @@ class Diagonal(Full):
     def features(self, d):
         return 2 * d + 1
 
-    def maximised(self, params, stats, weight, target):
+    def maximized(self, params, stats, weight, target):
         count, shift = _safe(stats)
         within = stats.second - count[:, None] * shift**2
         return shift, (within + weight * target) / jnp.maximum(count + weight, 1e-30)[:, None]
@@ -447,8 +447,8 @@ class Spherical(Diagonal):
     def features(self, d):
         return d + 2
 
-    def maximised(self, params, stats, weight, target):
-        shift, variances = super().maximised(params, stats, weight, target)
+    def maximized(self, params, stats, weight, target):
+        shift, variances = super().maximized(params, stats, weight, target)
         return shift, variances.mean(axis=1)
 
     def with_floor(self, covariances, floor):
