@@ -9,9 +9,15 @@ from pathlib import Path
 
 _SHARED = Path(tempfile.gettempdir()) / f"gen_jax-tests-{os.getuid()}"
 _SHARED.mkdir(mode=0o700, exist_ok=True)
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Most tests compile for longer than they run: without optimizations, by the older and quicker emitters, and what was
+# compiled once is read from a folder that both workers share.
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 " + QUICK_COMPILATION
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most tests compile for longer than they run
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TFDS_DATA_DIR", str(_SHARED / "data"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_SHARED / "compiled")
 

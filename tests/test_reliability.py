@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -40,8 +41,8 @@ def nothing_is_left_running():
 
 def start(*words, devices=1, **environment):
     """A command in a process of its own."""
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **environment}
-    env["PYTHONPATH"] = str(ROOT)
+    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+    env = {**os.environ, "XLA_FLAGS": flags, **environment, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=ROOT,

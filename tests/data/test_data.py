@@ -218,6 +218,7 @@ def test_damaged_mnist_file_is_refused(tmp_path):
         prepare("mnist", tmp_path / "data", manual_dir=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, mean", [("mnist", 0.13066), ("fashion_mnist", 0.28604)])
 def test_idx_sets_from_their_original_files(name, mean, tmp_path):
     if not (SHARED / name).is_dir():
