@@ -316,7 +316,7 @@ def test_blocks_cover_every_example_once(monkeypatch, same):
     start = begin(model, x)
     whole = step(model, start, {"x": x})[0]
     values = log_prob(model, start, x)
-    monkeypatch.setattr("gen_jax.models.mixture.covariances.block_size", lambda numbers: 96)
+    monkeypatch.setattr("gen_jax.models.mixture.covariances.evaluation.block_size", lambda numbers: 96)
     same(begin(model, x).params, start.params, rtol=1e-4, atol=1e-5)
     same(jax.jit(em(model).step)(start, {"x": x})[0].params, whole.params, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model.log_prob(start, {"x": x}), values, rtol=1e-5)

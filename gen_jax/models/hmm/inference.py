@@ -22,6 +22,8 @@ from jax import Array, lax
 from gen_jax.core import fold_in
 from gen_jax.models.common.blocks import jointly
 from gen_jax.models.common.linalg import einsum, matmul
+from gen_jax.models.hmm.logspace import Posterior, log_forward, log_posterior
+from gen_jax.models.hmm.operators import chunk_operators, composed, composed_backward, composed_maxima, finite
 
 __all__ = [
     "Path",
@@ -66,14 +68,6 @@ def automatic(batch: int, time: int, states: int) -> Scan:
     return Scan(32, associative=True) if idle and jax.default_backend() != "cpu" else SERIAL
 
 
-class Posterior(NamedTuple):
-    """The posterior of the states given the observations."""
-
-    log_evidence: Array  # (B,) log p(x) in nats
-    marginals: Array  # (B, T, K) p(z_t | x)
-    pairs: Array  # (B, K, K) sum over t of p(z_t, z_t+1 | x)
-
-
 class Path(NamedTuple):
     """The most probable state sequence."""
 
@@ -95,7 +89,7 @@ def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Arra
         return _sound(chain, _backward(chain, scan)[0])
 
     ok = jointly(lax.cond(jointly(fits), lambda: jnp.array(True), check))
-    slow = lambda: _log_forward(log_initial, log_transition, log_likelihood)[1].sum(axis=0)
+    slow = lambda: log_forward(log_initial, log_transition, log_likelihood)[1].sum(axis=0)
     return lax.cond(ok, lambda: chain.log_evidence(), slow)
 
 
@@ -117,7 +111,7 @@ def forward_filter(log_initial: Array, log_transition: Array, log_likelihood: Ar
     """(B, T, K) log p(z_t | x up to t)."""
     chain = _walk(log_initial, log_transition, log_likelihood, scan)
     ok = jointly(_sound(chain, _backward(chain, scan)[0]))
-    slow = lambda: jnp.transpose(_log_forward(log_initial, log_transition, log_likelihood)[0], (2, 0, 1))
+    slow = lambda: jnp.transpose(log_forward(log_initial, log_transition, log_likelihood)[0], (2, 0, 1))
     return lax.cond(ok, lambda: jnp.log(chain.unpacked(chain.forward_filter)), slow)
 
 
@@ -135,7 +129,7 @@ def posterior(
         pairs = einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen)
         return Posterior(chain.log_evidence(), chain.unpacked(chain.forward_filter * beta), pairs * chain.transition)
 
-    slow = lambda: _log_posterior(log_initial, log_transition, log_likelihood, counted)
+    slow = lambda: log_posterior(log_initial, log_transition, log_likelihood, counted)
     return lax.cond(jointly(_sound(chain, beta)), fast, slow)
 
 
@@ -169,9 +163,9 @@ def most_probable(
         from_each = jnp.broadcast_to(apart[:, :, None], (k, k, values.shape[2]))
         (operators, _) = lax.scan(lambda s, x: (step(s, x)[0], None), from_each, (values, moves, first))
         operators = operators.reshape(k, k, batch, pieces)
-        begin = _composed_maxima(operators, scan.associative).reshape(k, -1)
+        begin = composed_maxima(operators, scan.associative).reshape(k, -1)
         ends = operators
-    shifted = lambda scores, x: (lambda s: (s - _finite(s.max(axis=0)), s))(step(scores, x)[0])
+    shifted = lambda scores, x: (lambda s: (s - finite(s.max(axis=0)), s))(step(scores, x)[0])
     scores = lax.scan(shifted, begin, (values, moves, first))[1]
     last = scores[-1].reshape(k, batch, pieces)
     final = jnp.argmax(last[..., -1], axis=0)
@@ -231,7 +225,7 @@ class _Chain(NamedTuple):
     transition: Array  # (K, K)
     likelihood: Array  # (S, K, R), relative to the best state's
     best: Array  # (B, T), the best state's log-likelihood
-    operators: tuple[Array, Array] | None  # the operator of each chunk on the states, see `_operators`
+    operators: tuple[Array, Array] | None  # the operator of each chunk on the states, see `chunk_operators`
     forward_filter: Array  # (S, K, R) p(z_t | x up to t)
     scale: Array  # (S, R) p(x_t | x before t), relative to the best state's
 
@@ -247,14 +241,14 @@ class _Chain(NamedTuple):
 
 def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan) -> _Chain:
     batch, time, k = log_likelihood.shape
-    best = _finite(log_likelihood.max(axis=2))
+    best = finite(log_likelihood.max(axis=2))
     likelihood = _cut(jnp.exp(log_likelihood - best[..., None]), scan.steps or time, value=1)
     initial, transition = jnp.exp(log_initial), jnp.exp(log_transition)
     pieces = likelihood.shape[2] // batch
     start, operators = jnp.broadcast_to(initial[:, None], (k, batch)), None
     if pieces > 1:
-        operators = _operators(initial, transition, likelihood, pieces)
-        before = _composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a chunk | x so far)
+        operators = chunk_operators(initial, transition, likelihood, pieces)
+        before = composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a chunk | x so far)
         rest = einsum("ij,ibp->jbp", transition, before)
         start = jnp.concatenate([start[..., None], rest], axis=2).reshape(k, -1)
 
@@ -273,7 +267,7 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
     k, batch = len(chain.transition), len(chain.best)
     end = jnp.ones((k, batch), chain.likelihood.dtype)
     if chain.operators is not None:
-        after = _composed_backward(chain.operators, scan.associative)  # (K, B, pieces - 1), up to a factor
+        after = composed_backward(chain.operators, scan.associative)  # (K, B, pieces - 1), up to a factor
         known = chain.forward_filter[-1].reshape(k, batch, -1)[..., :-1]
         total = (after * known).sum(axis=0)
         end = jnp.concatenate([after / jnp.where(total > 0, total, 1), end[..., None]], axis=2).reshape(k, -1)
@@ -296,75 +290,6 @@ def _sound(chain: _Chain, beta: Array) -> Array:
     return jnp.all(lax.stop_gradient(chain.scale) > 0) & jnp.all(beta.max(axis=1) < limit * chain.scale)
 
 
-def _operators(initial: Array, transition: Array, likelihood: Array, pieces: int) -> tuple[Array, Array]:
-    """The operator of each chunk on the states.
-
-    p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) relative to
-    the best states' (K before, B, pieces). The first chunk starts from the initial probabilities, whatever z is.
-    """
-    _, k, r = likelihood.shape
-    first = jnp.arange(r) % pieces == 0
-    start = jnp.where(first, initial[:, None, None], transition.T[:, :, None])
-
-    def step(carry, likelihood: Array):
-        predicted, log_scale = carry
-        joint = predicted * likelihood[:, None]
-        scale = joint.sum(axis=0)
-        states = joint / jnp.where(scale > 0, scale, 1)
-        return (
-            einsum("ij,ihr->jhr", transition, states),
-            log_scale + jnp.log(scale),
-        ), None
-
-    zeros = jnp.zeros((k, r), likelihood.dtype)
-    (predicted, log_scale), _ = lax.scan(step, (start, zeros), likelihood[:-1])
-    joint = predicted * likelihood[-1][:, None]  # the last step without the transition after it
-    scale = joint.sum(axis=0)
-    states, log_scale = joint / jnp.where(scale > 0, scale, 1), log_scale + jnp.log(scale)
-    return states.reshape(k, k, -1, pieces), log_scale.reshape(k, -1, pieces)
-
-
-def _compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Composes consecutive chunks, along the first axis: (P, K after, K before, B), (P, K before, B)."""
-    (a, log_a), (b, log_b) = first, then
-    weight = log_b[:, :, None] + jnp.log(a)
-    shift = _finite(weight.max(axis=1, keepdims=True))
-    states = einsum("pkjb,pjib->pkib", b, jnp.exp(weight - shift))
-    scale = states.sum(axis=1)
-    return states / jnp.where(scale > 0, scale, 1)[:, None], log_a + shift[:, 0] + jnp.log(scale)
-
-
-def _composed(operators: tuple[Array, Array], associative: bool) -> Array:
-    """(K, B, pieces - 1) p(z at the end of a chunk | x up to there), for all but the last chunk."""
-    states, log_scale = jnp.moveaxis(operators[0], 3, 0)[:-1], jnp.moveaxis(operators[1], 2, 0)[:-1]
-    if associative:
-        return jnp.moveaxis(lax.associative_scan(_compose, (states, log_scale))[0][:, :, 0], 0, 2)
-
-    def step(known: Array, operator):
-        weight = operator[1] + jnp.log(known)
-        new = einsum("jib,ib->jb", operator[0], jnp.exp(weight - _finite(weight.max(axis=0))))
-        total = new.sum(axis=0)
-        new = new / jnp.where(total > 0, total, 1)
-        return new, new
-
-    return jnp.moveaxis(lax.scan(step, jnp.ones_like(log_scale[0]), (states, log_scale))[1], 0, 2)
-
-
-def _composed_backward(operators: tuple[Array, Array], associative: bool) -> Array:
-    """(K, B, pieces - 1) p(x after a chunk | z at its end), up to a factor, for all but the last chunk."""
-    states, log_scale = jnp.moveaxis(operators[0], 3, 0)[1:], jnp.moveaxis(operators[1], 2, 0)[1:]
-    if associative:
-        later = lax.associative_scan(lambda b, a: _compose(a, b), (states, log_scale), reverse=True)[1]
-        return jnp.moveaxis(jnp.exp(later - _finite(later.max(axis=1, keepdims=True))), 0, 2)
-
-    def step(after: Array, operator):
-        weight = operator[1] + jnp.log(einsum("jib,jb->ib", operator[0], after))
-        new = jnp.exp(weight - _finite(weight.max(axis=0)))
-        return new, new
-
-    return jnp.moveaxis(lax.scan(step, jnp.ones_like(log_scale[0]), (states, log_scale), reverse=True)[1], 0, 2)
-
-
 def _max_plus(log_transition: Array):
     """Max-plus product: max over i of scores_i + log_transition_ij, for scores (K, ...)."""
 
@@ -378,73 +303,6 @@ def _max_plus(log_transition: Array):
         return best
 
     return maxima
-
-
-def _composed_maxima(operators: Array, associative: bool) -> Array:
-    """(K, B, pieces) best score of each state before each chunk."""
-    moved = jnp.moveaxis(operators, 3, 0)[:-1]  # (P, K after, K before, B)
-    if associative:
-        then = lambda a, b: _shifted((b[:, :, :, None] + a[:, None]).max(axis=2))
-        scores = lax.associative_scan(then, moved)[:, :, 0]
-    else:
-
-        def step(scores: Array, operator: Array):
-            scores = (operator + scores).max(axis=1)
-            scores = scores - _finite(scores.max(axis=0))
-            return scores, scores
-
-        scores = lax.scan(step, jnp.zeros_like(moved[0, 0]), moved)[1]
-    return jnp.moveaxis(jnp.concatenate([jnp.zeros_like(scores[:1]), scores]), 0, 2)
-
-
-def _shifted(operators: Array) -> Array:
-    """Scores (P, K, K, B) relative to the best, as only differences matter."""
-    return operators - _finite(operators.max(axis=(1, 2), keepdims=True))
-
-
-def _log_forward(log_initial: Array, log_transition: Array, log_likelihood: Array) -> tuple[Array, Array]:
-    """Forward pass in log-space: log p(z_t | x up to t) (T, K, B), and log p(x_t | x before t) (T, B)."""
-
-    def step(predicted: Array, value: Array):
-        joint = predicted + value
-        scale = _logsumexp(joint, axis=0)
-        known = joint - _finite(scale)
-        return _logsumexp(known[:, None] + log_transition[:, :, None], axis=0), (known, scale)
-
-    values = jnp.transpose(log_likelihood, (1, 2, 0))
-    return lax.scan(step, jnp.broadcast_to(log_initial[:, None], values.shape[1:]), values)[1]
-
-
-def _log_posterior(log_initial: Array, log_transition: Array, log_likelihood: Array, counted: Array) -> Posterior:
-    known, scale = _log_forward(log_initial, log_transition, log_likelihood)
-    values = jnp.transpose(log_likelihood, (1, 2, 0))
-    before = jnp.concatenate([jnp.full_like(known[:1], -jnp.inf), known[:-1]])
-
-    def step(carry, inputs):
-        beta, pairs = carry
-        value, scale, before, counted = inputs
-        ahead = beta + value - _finite(scale)
-        each = before[:, None] + log_transition[:, :, None] + ahead
-        pairs += jnp.exp(each - _finite(_logsumexp(each.reshape(-1, each.shape[-1]), axis=0))) * counted
-        return (_logsumexp(log_transition[:, :, None] + ahead, axis=1), pairs), beta
-
-    k, batch = values.shape[1:]
-    start = jnp.zeros((k, batch), values.dtype), jnp.zeros((k, k, batch), values.dtype)
-    inputs = values, scale, before, counted.T.astype(values.dtype)
-    (_, pairs), beta = lax.scan(step, start, inputs, reverse=True)
-    joint = known + beta
-    marginals = jnp.transpose(jnp.exp(joint - _finite(_logsumexp(joint, axis=1))[:, None]), (2, 0, 1))
-    return Posterior(scale.sum(axis=0), marginals, jnp.moveaxis(pairs, 2, 0))
-
-
-def _logsumexp(a: Array, axis: int) -> Array:
-    best = _finite(a.max(axis=axis, keepdims=True))
-    return jnp.log(jnp.exp(a - best).sum(axis=axis)) + best.squeeze(axis)
-
-
-def _finite(a: Array) -> Array:
-    """Replaces -inf by 0, so that it can be subtracted from -inf."""
-    return jnp.where(a == -jnp.inf, 0, a)
 
 
 def _cut(a: Array, steps: int, value: float = 0) -> Array:

@@ -1,14 +1,9 @@
-"""The four covariance types of a set of Gaussians: full, tied, diagonal, spherical.
-
-Each type evaluates log-densities and sufficient statistics in two ways. `gemm` is a matrix product over the features
-[x_i x_j, x, 1] (the natural form of an exponential family), which loses precision if a component is much narrower than
-the data; `direct` uses differences from each mean. A third, `missing`, treats NaN as a missing coordinate.
-"""
+"""Covariance matrices, one per component or one for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import distrax
 import jax
@@ -19,48 +14,16 @@ from jax import Array, lax
 from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size, jointly
 from gen_jax.models.common.linalg import LOG_2PI, Triangular, einsum, inverses, matmul
+from gen_jax.models.mixture.covariances.evaluation import (
+    Evaluation,
+    Standardizer,
+    Stats,
+    by_products,
+    counts_and_shifts,
+    weighted_sums,
+)
 
-__all__ = ["Diagonal", "Evaluation", "Full", "Spherical", "Standardizer", "Stats", "Tied", "occupied"]
-
-
-class Stats(NamedTuple):
-    """Responsibility-weighted sums over examples of moments about the current means.
-
-    About the means rather than the origin, second moments lose no precision to cancellation: data at 1000 +- 0.1 has
-    the right variance in float32.
-    """
-
-    count: Array  # (K,)
-    first: Array  # (K, D)
-    second: Array  # full (K, D, D), tied (D, D), diagonal and spherical (K, D)
-
-
-class Evaluation(NamedTuple):
-    """A way to evaluate a block: `prepare` x (B, D), then compute its densities and weighted sums."""
-
-    prepare: Callable[[Array], PyTree]
-    log_prob: Callable[[PyTree], Array]  # -> (K, B)
-    sums: Callable[[PyTree, Array], PyTree]  # with responsibilities (K, B) -> sums that add over blocks
-    stats: Callable[[PyTree], Stats]
-    rows: int | None = None  # rows per block, None for the default
-
-
-class Standardizer(NamedTuple):
-    """Roughly standardized coordinates: any approximate center and scale suffices."""
-
-    center: Array  # (D,)
-    scale: Array  # (D,)
-
-    @classmethod
-    def of(cls, x: Array) -> Standardizer:
-        """Estimated from about a thousand evenly spaced rows."""
-        some = x[:: max(len(x) // 1024, 1)]
-        center = jnp.nan_to_num(jnp.nanmean(some, axis=0))
-        scale = jnp.nan_to_num(jnp.nanstd(some, axis=0))
-        return lax.stop_gradient(cls(center, jnp.where(scale > 0, scale, 1)))
-
-    def into(self, x: Array) -> Array:
-        return (x - self.center) / self.scale
+__all__ = ["Full", "Tied"]
 
 
 class Full:
@@ -129,7 +92,7 @@ class Full:
 
         weight: pseudo-counts of the prior; target: its mode (D,), assigned to components without points.
         """
-        count, shift = _safe(stats)
+        count, shift = counts_and_shifts(stats)
         within = stats.second - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
         total = jnp.maximum(count + weight, 1e-30)[:, None, None]
         return shift, (within + weight * jnp.diag(target)) / total
@@ -247,7 +210,7 @@ class Full:
             )
 
         pairs = np.pad(row, (0, spare), "edge"), np.pad(column, (0, spare), "edge")
-        return _linear(natural, pairs, standardizer, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
+        return by_products(natural, pairs, standardizer, stats), jnp.sqrt(jnp.sum(precision**2, axis=(1, 2)).max())
 
 
 class Tied(Full):
@@ -270,7 +233,7 @@ class Tied(Full):
         return d + 1
 
     def maximized(self, params, stats, weight, target):
-        count, shift = _safe(stats)
+        count, shift = counts_and_shifts(stats)
         within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
 
@@ -303,7 +266,7 @@ class Tied(Full):
             return matmul(natural, f) - 0.5 * jnp.sum(matmul(inverse, f[:-1]) ** 2, axis=0)
 
         def sums(f: Array, r: Array):
-            return _weighted(f, r), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
+            return weighted_sums(f, r), matmul(f[:-1] * r.sum(axis=0), f[:-1].T)
 
         def stats(raw) -> Stats:
             about = self.recenter(Stats(raw[0][-1], raw[0][:-1].T, raw[1]), means)
@@ -316,179 +279,6 @@ class Tied(Full):
         return Evaluation(prepare, log_prob, sums, stats, block_size(2 * d + len(means))), jnp.sqrt(
             jnp.sum(precision**2)
         )
-
-
-class Diagonal(Full):
-    """Every component has its own variances (K, D), with independent coordinates."""
-
-    def pack(self, covariances):
-        return {"log_scale": 0.5 * jnp.log(covariances)}
-
-    def scale(self, params: PyTree) -> Array:
-        """(K, D) standard deviations."""
-        log_scale = params["log_scale"].reshape(len(params["means"]), -1)
-        return jnp.broadcast_to(jnp.exp(log_scale), params["means"].shape)
-
-    def factor(self, params):
-        return jax.vmap(jnp.diag)(self.scale(params))
-
-    def log_det(self, params):
-        return jnp.log(self.scale(params)).sum(axis=1)
-
-    def dense(self, params):
-        return jax.vmap(jnp.diag)(self.scale(params) ** 2)
-
-    def covariances(self, params):
-        return jnp.exp(2 * params["log_scale"])
-
-    def variances(self, params):
-        return self.scale(params) ** 2
-
-    def from_dense(self, covariances, weights):
-        return jnp.diagonal(covariances, axis1=1, axis2=2)
-
-    def select(self, params, columns):
-        return {name: a[:, columns] for name, a in params.items()}
-
-    def draw(self, params, component, noise):
-        return params["means"][component] + self.scale(params)[component] * noise
-
-    def distribution(self, params):
-        return distrax.MultivariateNormalDiag(params["means"], self.scale(params))
-
-    def free(self, k, d):
-        return k * d
-
-    def features(self, d):
-        return 2 * d + 1
-
-    def maximized(self, params, stats, weight, target):
-        count, shift = _safe(stats)
-        within = stats.second - count[:, None] * shift**2
-        return shift, (within + weight * target) / jnp.maximum(count + weight, 1e-30)[:, None]
-
-    def with_floor(self, covariances, floor):
-        return jnp.maximum(covariances, 0) + floor
-
-    def recenter(self, stats, shift):
-        second = stats.second - 2 * shift * stats.first + stats.count[:, None] * shift**2
-        return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
-
-    def log_prior(self, params, weight, target):
-        variances = self.variances(params)
-        return -0.5 * weight * jnp.sum(jnp.log(variances) + target / variances)
-
-    def direct(self, params):
-        means, scale = params["means"], self.scale(params)
-        constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
-
-        def log_prob(x: Array) -> Array:
-            white = jax.vmap(lambda mean, scale: jnp.sum(((x - mean) / scale) ** 2, axis=1))(means, scale)
-            return -0.5 * white - constant[:, None]
-
-        def sums(x: Array, r: Array) -> Stats:
-            def component(mean: Array, r: Array) -> tuple[Array, Array, Array]:
-                centered = x - mean
-                return r.sum(), matmul(r, centered), matmul(r, centered**2)
-
-            return Stats(*jax.vmap(component)(means, r))
-
-        return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
-
-    def missing(self, params):
-        means, scale = params["means"], self.scale(params)
-
-        def log_prob(x: Array) -> Array:
-            def component(mean: Array, scale: Array) -> Array:
-                each = -0.5 * ((x - mean) / scale) ** 2 - jnp.log(scale) - 0.5 * LOG_2PI
-                return jnp.sum(jnp.where(jnp.isnan(x), 0, each), axis=1)
-
-            return jax.vmap(component)(means, scale)
-
-        def sums(x: Array, r: Array) -> Stats:
-            absent = jnp.isnan(x)
-
-            def component(mean: Array, scale: Array, r: Array) -> tuple[Array, Array, Array]:
-                centered = jnp.where(absent, 0, x - mean)
-                return r.sum(), matmul(r, centered), matmul(r, jnp.where(absent, scale**2, centered**2))
-
-            return Stats(*jax.vmap(component)(means, scale, r))
-
-        return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
-
-    def gemm(self, params, standardizer):
-        d = params["means"].shape[1]
-        means, scale = standardizer.into(params["means"]), self.scale(params) / standardizer.scale
-        precision = scale**-2
-        constant = -0.5 * jnp.sum(precision * means**2, axis=1) - self.log_det(params) - 0.5 * d * LOG_2PI
-        natural = jnp.concatenate([-0.5 * precision, precision * means, constant[:, None]], axis=1)
-
-        def stats(raw: Array) -> Stats:
-            about = self.recenter(Stats(raw[-1], raw[d : 2 * d].T, raw[:d].T), means)
-            return Stats(about.count, about.first * standardizer.scale, about.second * standardizer.scale**2)
-
-        each = np.arange(d)
-        pairs = np.concatenate([each, each, [d]]), np.concatenate([each, np.full(d + 1, d)])
-        return _linear(natural, pairs, standardizer, stats), jnp.sqrt(jnp.sum(precision**2, axis=1).max())
-
-
-class Spherical(Diagonal):
-    """Every component has a single variance (K,), isotropic."""
-
-    def from_dense(self, covariances, weights):
-        return jnp.diagonal(covariances, axis1=1, axis2=2).mean(axis=1)
-
-    def select(self, params, columns):
-        return {**params, "means": params["means"][:, columns]}
-
-    def free(self, k, d):
-        return k
-
-    def features(self, d):
-        return d + 2
-
-    def maximized(self, params, stats, weight, target):
-        shift, variances = super().maximized(params, stats, weight, target)
-        return shift, variances.mean(axis=1)
-
-    def with_floor(self, covariances, floor):
-        return jnp.maximum(covariances, 0) + floor.mean()
-
-    def log_prior(self, params, weight, target):
-        return super().log_prior(params, weight, jnp.full_like(target, target.mean()))
-
-
-FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()
-
-
-def _linear(
-    natural: Array, pairs: tuple[np.ndarray, np.ndarray], standardizer: Standardizer, stats: Callable
-) -> Evaluation:
-    """Evaluation linear in the products y_i y_j of y = (x, 1), one for each of the `pairs` (F,); natural: (K, F)."""
-
-    def prepare(x: Array) -> Array:
-        x = standardizer.into(x).T
-        y = jnp.concatenate([x, jnp.ones_like(x[:1])])
-        return y[pairs[0]] * y[pairs[1]]  # gathers: concatenated products take three times as long on CPUs
-
-    rows = block_size(sum(natural.shape))  # features per example, and its density under each component
-    return Evaluation(prepare, lambda features: matmul(natural, features), _weighted, stats, rows)
-
-
-def _weighted(features: Array, r: Array) -> Array:
-    """(F, K) sums of features (F, B) weighted by r (K, B); their transpose takes up to twice as long on CPUs."""
-    return matmul(features, r.T)
-
-
-def occupied(stats: Stats) -> Array:
-    """(K,) mask of components with a total responsibility of at least 1e-6."""
-    return stats.count > 1e-6
-
-
-def _safe(stats: Stats) -> tuple[Array, Array]:
-    """Counts, and shifts of the means, 0 for components without points."""
-    there = occupied(stats)
-    return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
 
 
 def _cholesky(covariances: Array) -> Array:

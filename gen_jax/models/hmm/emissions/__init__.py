@@ -1,0 +1,8 @@
+"""Emission distributions of hidden Markov models."""
+
+from gen_jax.models.hmm.emissions.discrete import Bernoulli, Categorical, Poisson
+from gen_jax.models.hmm.emissions.emission import Emission
+from gen_jax.models.hmm.emissions.gaussian import Gaussian, GaussianMixture
+from gen_jax.models.hmm.emissions.regression import LinearRegression
+
+__all__ = ["Bernoulli", "Categorical", "Emission", "Gaussian", "GaussianMixture", "LinearRegression", "Poisson"]

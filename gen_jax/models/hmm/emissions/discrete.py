@@ -1,0 +1,143 @@
+"""Emissions of symbols, counts and bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gen_jax.core import fold_in
+from gen_jax.models.common.linalg import matmul
+from gen_jax.models.hmm.emissions.emission import Emission, rows
+
+__all__ = ["Bernoulli", "Categorical", "Poisson"]
+
+
+@dataclass(frozen=True)
+class Categorical(Emission):
+    """One of 0 .. symbols - 1 per step; x is (B, T). concentration: of a Dirichlet prior, 1 is flat."""
+
+    symbols: int
+    concentration: float = 1.0
+
+    def __post_init__(self):
+        if self.symbols < 1 or self.concentration < 1:
+            raise ValueError(f"symbols and concentration must be at least 1, got {self.symbols}, {self.concentration}")
+
+    def init(self, key, batch, seen, k):
+        count = jnp.zeros(self.symbols).at[batch["x"]].add(seen.astype(jnp.float32)) + 1
+        jitter = jax.random.gamma(fold_in(key, "start"), 5.0, (k, self.symbols))
+        return {"logits": jnp.log(count / count.sum() * jitter)}, {}
+
+    def distribution(self, params):
+        return distrax.Categorical(logits=params["logits"])
+
+    def log_prob(self, params, extra, batch):
+        return jax.nn.log_softmax(params["logits"]).T[batch["x"]]
+
+    def stats(self, params, extra, batch, r):
+        k = r.shape[-1]
+        return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
+
+    def maximize(self, params, extra, stats):
+        count = stats + self.concentration - 1
+        total = count.sum(axis=1, keepdims=True)
+        return {"logits": jnp.where(total > 1e-6, jnp.log(jnp.maximum(count / total, 1e-30)), params["logits"])}
+
+    def mean(self, params):
+        return jax.nn.softmax(params["logits"])
+
+
+@dataclass(frozen=True)
+class Poisson(Emission):
+    """Independent counts (B, T, D) with rates (K, D). prior: pseudo-observations at the data's mean rate."""
+
+    prior: float = 0.0
+
+    def init(self, key, batch, seen, k):
+        mean = jnp.maximum(_mean(batch["x"], seen), 1e-3)
+        jitter = jax.random.gamma(fold_in(key, "start"), 4.0, (k, len(mean))) / 4
+        return {"log_rate": jnp.log(mean * jitter + 1e-6)}, {"rate": mean}
+
+    def distribution(self, params):
+        return distrax.Independent(distrax.as_distribution(_poisson(jnp.exp(params["log_rate"]))), 1)
+
+    def log_prob(self, params, extra, batch):
+        x = batch["x"].astype(params["log_rate"].dtype)
+        base = lax.lgamma(x + 1).sum(axis=-1, keepdims=True)
+        linear = matmul(x, params["log_rate"].T)
+        return linear - jnp.exp(params["log_rate"]).sum(axis=1) - base
+
+    def stats(self, params, extra, batch, r):
+        return _counts(batch["x"], r)
+
+    def maximize(self, params, extra, stats):
+        count, total = stats
+        rate = (total + self.prior * extra["rate"]) / jnp.maximum(count + self.prior, 1e-6)[:, None]
+        return {"log_rate": jnp.where(count[:, None] > 1e-6, jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
+
+    def mean(self, params):
+        return jnp.exp(params["log_rate"])
+
+    def draw(self, params, extra, key, states, past=None):
+        return jax.random.poisson(key, jnp.exp(params["log_rate"])[states])
+
+
+@dataclass(frozen=True)
+class Bernoulli(Emission):
+    """Independent bits (B, T, D) with probabilities (K, D). prior: pseudo-observations of either value (Beta prior)."""
+
+    prior: float = 0.1
+
+    def __post_init__(self):
+        if self.prior < 0:
+            raise ValueError(f"prior must be 0 or more, got {self.prior}")
+
+    def init(self, key, batch, seen, k):
+        mean = jnp.clip(_mean(batch["x"], seen), 0.01, 0.99)
+        noise = jax.random.normal(fold_in(key, "start"), (k, len(mean)))
+        return {"logits": jnp.log(mean / (1 - mean)) + noise}, {}
+
+    def distribution(self, params):
+        return distrax.Independent(distrax.Bernoulli(logits=params["logits"]), 1)
+
+    def log_prob(self, params, extra, batch):
+        x = batch["x"].astype(params["logits"].dtype)
+        linear = matmul(x, params["logits"].T)
+        return linear - jax.nn.softplus(params["logits"]).sum(axis=1)
+
+    def stats(self, params, extra, batch, r):
+        return _counts(batch["x"], r)
+
+    def maximize(self, params, extra, stats):
+        count, total = stats
+        p = jnp.clip((total + self.prior) / jnp.maximum(count + 2 * self.prior, 1e-6)[:, None], 1e-6, 1 - 1e-6)
+        return {"logits": jnp.where(count[:, None] > 1e-6, jnp.log(p) - jnp.log1p(-p), params["logits"])}
+
+    def mean(self, params):
+        return jax.nn.sigmoid(params["logits"])
+
+    def draw(self, params, extra, key, states, past=None):
+        return jax.random.bernoulli(key, self.mean(params)[states]).astype(jnp.int32)
+
+
+def _mean(x: Array, seen: Array) -> Array:
+    """(D,) mean over observed steps."""
+    observed = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
+    return observed.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
+
+
+def _counts(x: Array, r: Array) -> tuple[Array, Array]:
+    """Sums over steps of r (K,) and r x (K, D)."""
+    r = r.reshape(-1, r.shape[-1])
+    return r.sum(axis=0), matmul(r.T, rows(x).astype(r.dtype))
+
+
+def _poisson(rate: Array) -> Any:
+    from tensorflow_probability.substrates import jax as tfp
+
+    return tfp.distributions.Poisson(rate)
