@@ -39,6 +39,7 @@ __all__ = [
     "Diagnosed",
     "EstimatedDensity",
     "ExpectationMaximization",
+    "FittedToDensity",
     "Extra",
     "GaussianComponents",
     "ImportanceWeighted",
@@ -52,6 +53,7 @@ __all__ = [
     "Params",
     "PyTree",
     "Recentered",
+    "Reconstructing",
     "SharesNoise",
     "Source",
     "State",
@@ -216,6 +218,14 @@ class BoundsIntegers(Protocol):
 
 
 @runtime_checkable
+class Reconstructing(Protocol):
+    """A model that encodes and decodes an example: VAE, hierarchical VAE, VQ-VAE."""
+
+    def reconstruct(self, state: State, batch: Batch) -> Array:
+        """(B, *x) the mean of p(x | z) for the mean of q(z | x)."""
+
+
+@runtime_checkable
 class Latent(Protocol):
     """A model with a prior, a posterior and a likelihood of one latent vector per example: VAE."""
 
@@ -233,6 +243,9 @@ class Latent(Protocol):
 class Invertible(Protocol):
     """A model that pushes noise through a bijection: flow."""
 
+    def latent(self, state: State, batch: Batch) -> tuple[Array, Array]:
+        """The noise (B, *x) of examples, and log|det dz/dx| (B,)."""
+
     @property
     def autoregressive(self) -> bool:
         """Whether the noise is independent and the bijection triangular: x_i depends on noise 0 .. i only."""
@@ -242,8 +255,32 @@ class Invertible(Protocol):
 
 
 @runtime_checkable
+class FittedToDensity(Protocol):
+    """A flow fitted to an unnormalized density instead of data."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples a training step draws."""
+
+    @property
+    def flow(self) -> Density:
+        """The flow that is fitted."""
+
+    def log_ratios(self, params: PyTree, key: Array) -> Array:
+        """(samples,) log-ratios of the density to the flow, at samples of the flow."""
+
+
+@runtime_checkable
 class Adversarial(Protocol):
     """A model with a generator and a discriminator: GAN."""
+
+    @property
+    def adversarial(self) -> Any:
+        """The losses of both players; see `gen_jax.models.gan.losses`."""
+
+    @property
+    def packing(self) -> int:
+        """How many examples the discriminator judges at once."""
 
     def generate(self, state: State, z: Array, condition: Batch | None = None) -> Array:
         """(B, *x) from noise (B, latent)."""

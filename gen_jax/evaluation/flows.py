@@ -11,21 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold_in
+from gen_jax.core import FittedToDensity, Invertible, State, fold_in
 from gen_jax.data.transforms import Transform
 from gen_jax.evaluation.likelihood import log_likelihood
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask
 
 __all__ = ["SIDE", "in_float64", "invertibility", "log_integral"]
 
 SIDE = 128  # maximum number of dimensions for full Jacobians
 
 
-def invertibility(model: Any) -> Measure:
+def invertibility(model: Invertible) -> Measure:
     """Numerical invertibility on up to 256 examples: round_trip, the largest difference between x and
-    forward(inverse(x)), in the units of x; log_det_low and log_det_high, the extremes of log|det dz/dx| in nats; and
+    forward(inverse(x)), in the units of x; log_det_min and log_det_max, the extremes of log|det dz/dx| in nats; and
     for at most 128 dimensions condition, the largest condition number of dz/dx among 16 examples. Expect loss of
     precision once it nears 10^7 in float32."""
+    ask(model, Invertible, "invertibility")
     find, of = jax.jit(model.latent), model.distribution
 
     @jax.jit
@@ -51,8 +52,8 @@ def invertibility(model: Any) -> Measure:
         n = len(batch["x"])
         found = {
             "round_trip": Estimate(error, math.nan, "units of x", "estimate", n),
-            "log_det_low": Estimate(float(log_det.min()), math.nan, "nats", "estimate", n),
-            "log_det_high": Estimate(float(log_det.max()), math.nan, "nats", "estimate", n),
+            "log_det_min": Estimate(float(log_det.min()), math.nan, "nats", "estimate", n),
+            "log_det_max": Estimate(float(log_det.max()), math.nan, "nats", "estimate", n),
         }
         if math.prod(batch["x"].shape[1:]) <= SIDE:
             few = {name: a[:16] for name, a in batch.items()}
@@ -64,11 +65,12 @@ def invertibility(model: Any) -> Measure:
     return measure
 
 
-def log_integral(model: Any) -> Measure:
+def log_integral(model: FittedToDensity) -> Measure:
     """Quality of a flow fitted to an unnormalized density, from 100,000 of its samples: log_integral, the log of the
     density's integral by importance sampling; elbo, the mean log-weight, which lies below it by the reverse KL;
     effective, the effective sample size as a fraction; and the split's log-likelihood under the flow, which drops if a
     mode is missed."""
+    ask(model, FittedToDensity, "log_integral")
     batches = 1 + 100_000 // model.samples
 
     @jax.jit

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import PyTree, State
-from gen_jax.evaluation.metric import Estimate, Measure, Split
+from gen_jax.core import Adversarial, PyTree, State
+from gen_jax.evaluation.metric import Estimate, Measure, Split, ask
 from gen_jax.evaluation.samples.distances import neighbors
 
 __all__ = ["duplicate_rate", "largest_singular_value", "stability"]
 
 
-def stability(model: Any) -> Measure:
+def stability(model: Adversarial) -> Measure:
     """Stability metrics from up to 2,000 examples of the split and as many samples.
 
     real_accuracy, fake_accuracy: accuracy of the discriminator. loss_ratio: its loss divided by the generator's.
     spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the fraction of samples
     closer to another sample than 99 % of the examples are to another example; 1 % if as diverse as the data.
     """
+    ask(model, Adversarial, "stability")
     draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
     discriminate = jax.jit(model.discriminate)
 

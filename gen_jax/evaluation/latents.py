@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, State
+from gen_jax.core import Batch, Latent, Reconstructing, State
 from gen_jax.data.source import apply_transforms, epoch
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Split, mean_over
+from gen_jax.evaluation.metric import Estimate, Measure, Split, ask, mean_over
 from gen_jax.models.vae.posteriors import kl_by_dimension, mean
 
 __all__ = [
@@ -94,9 +94,9 @@ def latent_accuracy(model: Any) -> Measure:
     return measure
 
 
-def reconstruction_error(model: Any) -> Measure:
+def reconstruction_error(model: Reconstructing) -> Measure:
     """Root-mean-square error of reconstructions, in the units of x."""
-
+    ask(model, Reconstructing, "reconstruction_error")
     reconstruct = model.reconstruct
 
     def squares(state: State, batch: Batch, key: Array) -> Array:
@@ -121,8 +121,9 @@ class Latents(NamedTuple):
     kl: np.ndarray | None  # (N, latent) KL(q || p) in nats; None if there is no closed form by dimension
 
 
-def latents(model: Any) -> Callable[[State, Split], Latents]:
+def latents(model: Latent) -> Callable[[State, Split], Latents]:
     """Makes (state, split) -> Latents for a model with a prior and a posterior of vectors."""
+    ask(model, Latent, "a metric of latent dimensions")
     prior_of = model.prior_of
 
     @jax.jit

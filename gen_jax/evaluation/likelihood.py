@@ -25,13 +25,14 @@ from gen_jax.core import (
     State,
 )
 from gen_jax.data.source import apply_transforms, epoch
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed, mean_over
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, filed, mean_over
 
 __all__ = ["accuracy", "elbo", "importance_weighted", "log_likelihood", "log_likelihood_per_step"]
 
 
 def log_likelihood(model: Density) -> Measure:
     """The mean log-likelihood, exact unless the model is an `EstimatedDensity` that only estimates it."""
+    ask(model, Density, "log_likelihood")
     log_prob = model.log_prob
     run = mean_over(lambda state, batch, key: log_prob(state, batch))
     kind = "estimate" if isinstance(model, EstimatedDensity) and model.estimated else "exact"
@@ -45,6 +46,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
     For symbols, "x" (B, T) of integers, also the perplexity exp(-value) and the bits per character -value / log 2.
     Standard errors are those of a ratio of sums over sequences.
     """
+    ask(model, Density, "log_likelihood_per_step")
     log_prob = jax.jit(model.log_prob)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -70,6 +72,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
 
 def accuracy(model: Classifier) -> Measure:
     """Classification accuracy on "label"."""
+    ask(model, Classifier, "accuracy")
     run = mean_over(lambda state, batch, key: (model.predict(state, batch) == batch["label"]).astype(jnp.float32))
     filing = ("", "use", "higher", True)  # how, group, better, headline
     return lambda state, split, key: {
@@ -79,6 +82,7 @@ def accuracy(model: Classifier) -> Measure:
 
 def elbo(model: Bound) -> Measure:
     """The mean evidence lower bound, from one posterior sample per example."""
+    ask(model, Bound, "elbo")
     run = mean_over(model.elbo)
     return lambda state, split, key: _of_bound(model, "elbo", *run(state, split, key), split)
 
@@ -101,6 +105,7 @@ def importance_weighted(samples: int, examples: int | None = None, at_once: int 
     name = f"iwae_{samples}"
 
     def metric(model: ImportanceWeighted) -> Measure:
+        ask(model, ImportanceWeighted, name)
         weigh = model.log_weights
 
         def bound(state: State, batch: Batch, key: Array) -> Array:

@@ -20,7 +20,7 @@ from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
-__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "filed", "mean_over"]
+__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "filed", "mean_over"]
 
 
 class Estimate(NamedTuple):
@@ -116,6 +116,15 @@ Metric = Callable[[Any], Measure]
 
 
 PerExample = Callable[[State, Batch, Array], Array]
+
+
+def ask(model: Any, ability: type, metric: str) -> None:
+    """Raises UserError unless the model has the ability, a protocol of `gen_jax.core`, that a metric needs."""
+    if not isinstance(model, ability):
+        raise UserError(
+            f"{metric} needs a model that is {ability.__name__} (see gen_jax.core), and {type(model).__name__} is not: "
+            "leave it out of `metrics`"
+        )
 
 
 def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[float, float]]:

@@ -10,7 +10,22 @@ from rich.console import Console
 
 from gen_jax.data.modes import ring
 from gen_jax.errors import UserError
-from gen_jax.evaluation import Estimate, Split, log_likelihood, mode_coverage
+from gen_jax.evaluation import (
+    Estimate,
+    Split,
+    accuracy,
+    active_units,
+    elbo,
+    importance_weighted,
+    invertibility,
+    latent_accuracy,
+    log_integral,
+    log_likelihood,
+    log_likelihood_per_step,
+    mode_coverage,
+    reconstruction_error,
+    stability,
+)
 from gen_jax.evaluation.metric import mean_over
 from gen_jax.evaluation.report import as_json, chosen, table
 from gen_jax.plots import learning_curves, tiled
@@ -104,3 +119,27 @@ def test_tiles_and_curves():
     assert len(axis.lines) == 2 and axis.get_title() == "loss"
     with pytest.raises(UserError, match="no metrics"):
         learning_curves([], "run")
+
+
+@pytest.mark.parametrize(
+    ("metric", "ability"),
+    [
+        (log_likelihood, "Density"),
+        (log_likelihood_per_step, "Density"),
+        (accuracy, "Classifier"),
+        (elbo, "Bound"),
+        (importance_weighted(5), "ImportanceWeighted"),
+        (stability, "Adversarial"),
+        (active_units, "Latent"),
+        (latent_accuracy, "Latent"),
+        (reconstruction_error, "Reconstructing"),
+        (invertibility, "Invertible"),
+        (log_integral, "FittedToDensity"),
+    ],
+)
+def test_a_metric_says_which_ability_a_model_lacks(metric, ability):
+    class Bare:
+        """A model that can do nothing."""
+
+    with pytest.raises(UserError, match=f"is {ability} .*Bare is not"):
+        metric(Bare())

@@ -279,8 +279,8 @@ def test_invertibility_of_a_linear_flow_is_that_of_its_matrix():
     found = invertibility(model)(state, Split("test", {"x": x}), KEY)
     assert found["round_trip"].value < 1e-5
     expected = -0.5 * np.linalg.slogdet(COVARIANCE)[1]
-    assert found["log_det_low"].value == pytest.approx(expected, abs=1e-4)
-    assert found["log_det_high"].value == pytest.approx(expected, abs=1e-4)
+    assert found["log_det_min"].value == pytest.approx(expected, abs=1e-4)
+    assert found["log_det_max"].value == pytest.approx(expected, abs=1e-4)
     assert found["condition"].value == pytest.approx(np.sqrt(np.linalg.cond(COVARIANCE)), rel=1e-3)
 
 

@@ -208,18 +208,18 @@ def test_mixture_priors_are_what_they_say():
 
 def terms_of(log_weights, kl=None):
     zero = jnp.zeros_like(log_weights)
-    return bounds.Terms(log_weights, zero, zero, kl)
+    return bounds.BoundTerms(log_weights, zero, zero, kl)
 
 
 def test_bounds_are_their_definitions():
     ll, lp, lq = (jax.random.normal(jax.random.key(i), (4, 3)) for i in range(3))
     kl = jnp.array([[0.0, 0.5], [0.2, 0.7], [0.1, 0.9]])
-    terms = bounds.Terms(ll, lp, lq, kl)
+    terms = bounds.BoundTerms(ll, lp, lq, kl)
     np.testing.assert_allclose(bounds.elbo(terms, 2.0), ll.mean(0) - 2.0 * kl.sum(1), rtol=1e-5)
     np.testing.assert_allclose(bounds.elbo(terms, analytic=False), (ll + lp - lq).mean(0), rtol=1e-5)
     expected = np.log(np.exp(np.asarray(ll + lp - lq, np.float64)).mean(0))
     np.testing.assert_allclose(bounds.iwae(terms), expected, rtol=1e-5)
-    one = bounds.Terms(ll[:1], lp[:1], lq[:1], kl)
+    one = bounds.BoundTerms(ll[:1], lp[:1], lq[:1], kl)
     np.testing.assert_allclose(bounds.iwae(one), bounds.elbo(one, analytic=False), rtol=1e-5)
     # means by dimension are 0.1 and 0.7: the first costs the free 0.3, the second what it is
     np.testing.assert_allclose(bounds.elbo(terms, free_bits=0.3), ll.mean(0) - 0.3 - kl[:, 1], rtol=1e-5)

@@ -13,7 +13,7 @@ from gen_jax.models.bijections.elementwise import (
     Softplus,
     SumOfSigmoids,
 )
-from gen_jax.models.bijections.images import Half, Squeezed, glow, realnvp
+from gen_jax.models.bijections.images import FactorOut, Squeezed, glow, realnvp
 from gen_jax.models.bijections.layer import Chain, Flattened, Inverse, Layer, Stack
 from gen_jax.models.bijections.linear import ActNorm, Linear, Permutation, Reverse, Standardize
 from gen_jax.models.bijections.planar import Planar, Radial
@@ -30,7 +30,7 @@ __all__ = [
     "Elementwise",
     "Field",
     "Flattened",
-    "Half",
+    "FactorOut",
     "Inverse",
     "Layer",
     "Linear",

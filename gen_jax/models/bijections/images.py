@@ -13,7 +13,7 @@ from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack, Wrapper
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
 
-__all__ = ["Half", "Squeezed", "glow", "multi_scale", "realnvp", "squeeze", "unsqueeze"]
+__all__ = ["FactorOut", "Squeezed", "glow", "multi_scale", "realnvp", "squeeze", "unsqueeze"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def unsqueeze(x_BHWC: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Half(Wrapper):
+class FactorOut(Wrapper):
     """A layer on the first half of the channels; the rest is factored out as noise (Dinh et al. 2017, section 3.6)."""
 
     layer: Layer
@@ -88,7 +88,7 @@ def multi_scale(steps: list[Layer], network: Network) -> Layer:
         raise ValueError("images need at least one level")
     layer = None
     for step in reversed(steps):
-        layer = Squeezed(Chain([Half(layer), Coupling(Affine(), network), step] if layer else [step]))
+        layer = Squeezed(Chain([FactorOut(layer), Coupling(Affine(), network), step] if layer else [step]))
     return layer
 
 

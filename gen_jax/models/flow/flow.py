@@ -97,7 +97,7 @@ class Flow:
         distribution = self.of(params, batch, fold_in(key, "condition"))
         z, log_det = distribution.bijector.inverse_and_log_det(batch["x"])
         nll = -(distribution.distribution.log_prob(z) + log_det)
-        metrics = {"log_det_low": Mean.of(log_det.min()), "log_det_high": Mean.of(log_det.max())}
+        metrics = {"log_det_min": Mean.of(log_det.min()), "log_det_max": Mean.of(log_det.max())}
         return nll.mean(), ({}, metrics)
 
     @property

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Mean, Objective, PyTree, State
-from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
+from gen_jax.models.vae.bounds import BoundFunction, BoundTerms, elbo
 
 __all__ = ["BoundModel"]
 
 
 class BoundModel:
     """Base class of models trained by a bound. Subclasses have the fields `likelihood`, `bound`, `samples` and `beta`,
-    one player `player`, and `terms(params, batch, key, samples) -> Terms`."""
+    one player `player`, and `terms(params, batch, key, samples) -> BoundTerms`."""
 
     player = "vae"
     likelihood: Any
@@ -24,7 +24,7 @@ class BoundModel:
     samples: int
     beta: float | Callable[[Array], Array]
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
         raise NotImplementedError
 
     @property
@@ -51,7 +51,7 @@ class BoundModel:
         divergence = terms.divergence
         metrics = {"reconstruction": Mean.of(-terms.log_likelihood), "kl": Mean.of(divergence.sum(axis=-1))}
         if divergence.shape[-1] > 1:  # dimensions or groups that have not collapsed
-            metrics["used_parts"] = Mean.of(jnp.sum(divergence.mean(axis=0) > 0.01).astype(jnp.float32))
+            metrics["active_latents"] = Mean.of(jnp.sum(divergence.mean(axis=0) > 0.01).astype(jnp.float32))
         return -self.bound(terms, beta).mean(), ({}, metrics)
 
     @property

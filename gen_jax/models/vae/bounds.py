@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["BoundFunction", "Terms", "cyclical", "elbo", "iwae", "linear"]
+__all__ = ["BoundFunction", "BoundTerms", "cyclical", "elbo", "iwae", "linear"]
 
 
-class Terms(NamedTuple):
+class BoundTerms(NamedTuple):
     """The terms of a bound, at k samples z ~ q(z | x), in nats."""
 
     log_likelihood: Array  # (k, B) log p(x | z)
@@ -37,10 +37,12 @@ class Terms(NamedTuple):
         return self.kl if self.kl is not None else (self.log_posterior - self.log_prior).mean(axis=0)[:, None]
 
 
-BoundFunction = Callable[[Terms, Any], Array]
+BoundFunction = Callable[[BoundTerms, Any], Array]
 
 
-def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float = 0.0, balanced: bool = False) -> Array:
+def elbo(
+    terms: BoundTerms, beta: Any = 1.0, analytic: bool = True, free_bits: float = 0.0, balanced: bool = False
+) -> Array:
     """E[log p(x | z)] - beta KL(q || p) (Kingma & Welling 2013, eq. 10; beta: Higgins et al. 2017).
 
     analytic: use the KL in closed form where available; otherwise it is estimated from the samples.
@@ -61,7 +63,7 @@ def elbo(terms: Terms, beta: Any = 1.0, analytic: bool = True, free_bits: float 
     return terms.log_likelihood.mean(axis=0) - beta * kl.sum(axis=-1)
 
 
-def iwae(terms: Terms, beta: Any = 1.0) -> Array:
+def iwae(terms: BoundTerms, beta: Any = 1.0) -> Array:
     """log (1/k) sum_i p(x, z_i) / q(z_i | x), tighter with larger k (Burda, Grosse & Salakhutdinov 2016, eq. 8)."""
     log_weights = terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(len(log_weights))

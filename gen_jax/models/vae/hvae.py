@@ -24,9 +24,9 @@ from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.convolutions import Conv
 from gen_jax.models.common.networks import Residual, depth_to_space
 from gen_jax.models.vae.base import BoundModel
-from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
+from gen_jax.models.vae.bounds import BoundFunction, BoundTerms, elbo
 
-__all__ = ["HVAE", "Ladder", "Latent", "Seen"]
+__all__ = ["HVAE", "Ladder", "Latent", "EncoderBlock"]
 
 
 class Latent(nn.Module):
@@ -60,7 +60,7 @@ class Latent(nn.Module):
         return Conv(features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
 
 
-class Seen(Residual):
+class EncoderBlock(Residual):
     """A residual block with the signature of `nn.scan`."""
 
     def __call__(self, x_BHWC: Array) -> tuple[Array, None]:
@@ -98,7 +98,7 @@ class Ladder(nn.Module):
             for level in range(self.groups):
                 if level:
                     up_BHWC = conv(self.width, strides=2)(up_BHWC)
-                up_BHWC, _ = _deep(Seen, self.depth)(self.width, scale, self.dtype, name=f"up{level}")(up_BHWC)
+                up_BHWC, _ = _deep(EncoderBlock, self.depth)(self.width, scale, self.dtype, name=f"up{level}")(up_BHWC)
                 seen[level] = jnp.tile(up_BHWC, (n // len(x_BHWC), 1, 1, 1))
         coarsest = tuple(side // 2 ** (self.groups - 1) for side in self.size)
         start = self.param("start", nn.initializers.zeros, (*coarsest, self.width))
@@ -171,13 +171,13 @@ class HVAE(BoundModel):
         out, found = self.ladder.apply({"params": params["ladder"]}, x, n, jnp.float32(spread), rngs={"z": key})
         return self.likelihood(out, params.get("likelihood")), found
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
         x = batch["x"]
         pixels, found = self._run(params, self.likelihood.normalize(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)
         log_likelihood = sum_except_batch(pixels.log_prob(jnp.tile(x, (samples, 1, 1, 1)))).reshape(samples, len(x))
         sizes = jnp.array([4.0**level for level in range(self.groups)])  # relative sizes, coarse to fine
-        return Terms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
+        return BoundTerms(log_likelihood, log_prior.sum(axis=0), log_posterior.sum(axis=0), kl.mean(axis=1).T, sizes)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None, spread: float = 1.0) -> Batch:
         """n samples. spread: scale of the latent noise; below 1 samples are more typical and less diverse."""

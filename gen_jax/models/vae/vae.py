@@ -17,7 +17,7 @@ from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.likelihoods import check_outputs
 from gen_jax.models.vae.base import BoundModel
-from gen_jax.models.vae.bounds import BoundFunction, Terms, elbo
+from gen_jax.models.vae.bounds import BoundFunction, BoundTerms, elbo
 from gen_jax.models.vae.posteriors import Diagonal, draw, kl_by_dimension, mean
 from gen_jax.models.vae.priors import StandardNormal, VampPrior
 
@@ -99,7 +99,7 @@ class VAE(BoundModel):
         outputs = self.decoder.apply({"params": params["decoder"]}, jnp.concatenate([z, *context], axis=-1))
         return self.likelihood(outputs, params.get("likelihood"))
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> Terms:
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
         x, condition = batch["x"], self._condition(params, batch, fold_in(key, "condition"))
         posterior = self._posterior(params, self.likelihood.normalize(x), *condition)
         prior = self._prior(params)
@@ -107,7 +107,7 @@ class VAE(BoundModel):
         pixels = self._likelihood(params, z.reshape(-1, self.latent), *(jnp.tile(c, (samples, 1)) for c in condition))
         log_likelihood = pixels.log_prob(jnp.tile(x, (samples, *[1] * (x.ndim - 1))))
         log_likelihood = sum_except_batch(log_likelihood).reshape(samples, len(x))
-        return Terms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
+        return BoundTerms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
 
     def encode(self, state: State, batch: Batch) -> distrax.Distribution:
         """q(z | x)."""
