@@ -271,7 +271,7 @@ class FittedToDensity(Protocol):
 
 
 @runtime_checkable
-class Adversarial(Protocol):
+class Adversarial(Model, Protocol):
     """A model with a generator and a discriminator: GAN."""
 
     @property

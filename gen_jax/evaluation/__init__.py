@@ -19,7 +19,7 @@ from gen_jax.evaluation.suite import cost, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
-METRICS = (  # those that need only the model; available by name on the command line
+METRICS: tuple[Metric, ...] = (  # those that need only the model; available by name on the command line
     accuracy,
     active_units,
     cost,
