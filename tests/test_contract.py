@@ -242,6 +242,17 @@ def test_law_16_recorded_knobs_rebuild_the_same_run(path):
     assert config.with_knobs(again).knobs == config.knobs
 
 
+@pytest.mark.parametrize("path", params(CONFIGS, slow=lambda path: path not in FULL))
+def test_law_17_float64_enabled_changes_no_dtype(path):
+    """Under JAX_ENABLE_X64 data of float32 is still trained on, sampled and evaluated in float32."""
+    with jax.enable_x64(True):
+        case = Case(path)
+        check_structure(case)
+        draw = lambda state, key: case.model.sample(state, key, 7, case.condition)["x"]
+        x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
+        assert (x.dtype.kind != "f") or x.dtype == jnp.float32
+
+
 def _like(state):
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=one), state)

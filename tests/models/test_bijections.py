@@ -203,6 +203,16 @@ def test_inverts_to_1e_10_in_float64_with_the_determinant_of_its_jacobian(any_ca
         np.testing.assert_allclose(found[1], np.linalg.slogdet(np.asarray(jacobians))[1], atol=1e-6)
 
 
+def test_every_layer_keeps_the_dtype_of_its_examples(any_case):
+    """Where float64 is enabled, too: numbers of NumPy among those of JAX would make float64 of float32."""
+    case, shapes = any_case, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+    params, x, context = jax.tree.map(shapes, (parameters(case)[0], examples(case), context_of(case)))
+    with jax.enable_x64(True):
+        fresh = jax.eval_shape(case.layer.init, jax.random.key(0), x, context)
+        for tree in (fresh, *(jax.eval_shape(f, params, x, context) for f in (case.layer.forward, case.layer.inverse))):
+            assert {a.dtype for a in jax.tree.leaves(tree)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
 def test_gradients_are_finite_everywhere(case):
     """Of samples, and of densities at zero, at the edges of intervals and far outside; for fresh parameters too."""
     inside = {(-1.0, 1.0): [0.0, 0.9, -0.99], (0.0, 1.0): [0.0, 1.0, 0.5], Softplus.support: [1e-3, 1.0, 50.0]}

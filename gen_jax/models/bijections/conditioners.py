@@ -86,6 +86,6 @@ class _MaskedDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, self.mask.shape)
-        bias = self.param("bias", ZEROS, self.mask.shape[1:])
+        kernel = self.param("kernel", self.kernel_init, self.mask.shape, jnp.float32)
+        bias = self.param("bias", ZEROS, self.mask.shape[1:], jnp.float32)
         return x @ jnp.where(self.mask, kernel, 0) + bias

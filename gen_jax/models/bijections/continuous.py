@@ -79,8 +79,8 @@ class Continuous(Layer):
         found = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),
             diffrax.Tsit5(),
-            start,
-            end,
+            jnp.asarray(start, x.dtype),
+            jnp.asarray(end, x.dtype),
             None,
             (x, jnp.zeros(len(x), x.dtype)),
             stepsize_controller=diffrax.PIDController(self.tolerance, self.tolerance),

@@ -6,6 +6,7 @@ With all parameters 0 it is the identity. `forward` is the fast direction, and `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -123,7 +124,7 @@ class RationalQuadraticSpline:
             beyond = value >= edges[side]
             new = [(edges[0], sizes[0][i]), (edges[1], sizes[1][i]), (slopes[i], slopes[i + 1])]
             found = [tuple(jnp.where(beyond, n, f) for n, f in zip(*pair)) for pair in zip(new, found)]
-        one = np.log(np.expm1(1 - self.min_slope))  # so that a raw slope of 0 is a slope of 1
+        one = math.log(math.expm1(1 - self.min_slope))  # so that a raw slope of 0 is a slope of 1
         return *found[:2], tuple(self.min_slope + jax.nn.softplus(raw + one) for raw in found[2])
 
     def _sizes(self, raw: Sequence[Array]) -> list[Array]:
@@ -277,4 +278,4 @@ class Sigmoid(Layer):
 
     def _log_slopes(self, z: Array) -> Array:
         """Log-slopes of the inverse, as a function of its value z."""
-        return np.log1p(-2 * self.alpha) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)
+        return math.log1p(-2 * self.alpha) - jax.nn.log_sigmoid(z) - jax.nn.log_sigmoid(-z)

@@ -28,7 +28,8 @@ class _Amortized(Layer):
         n = self.outputs(x.shape[1])
         params = {"raw": self.scale * jax.random.normal(fold_in(key, "raw"), (n,), x.dtype)}
         if context is not None:
-            params["context"] = 0.1 * self.scale * jax.random.normal(fold_in(key, "context"), (context.shape[-1], n))
+            shape = (context.shape[-1], n)
+            params["context"] = 0.1 * self.scale * jax.random.normal(fold_in(key, "context"), shape, x.dtype)
         return params
 
     def _raw(self, params: PyTree, context: Array | None) -> Array:

@@ -78,7 +78,7 @@ class ClassLabels(Conditioning):
         return self.classes
 
     def __call__(self, batch, params=None, key=None):
-        return jax.nn.one_hot(batch[self.entry], self.classes)
+        return jax.nn.one_hot(batch[self.entry], self.classes, dtype=jnp.float32)
 
     def unfit(self, values):
         low, high = values.min(), values.max()

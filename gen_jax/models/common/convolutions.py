@@ -40,10 +40,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
         shape = (*self.kernel_size, x_BHWC.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y_BHWC = self.map(x_BHWC.astype(self.dtype), kernel.astype(self.dtype), (self.strides, self.strides))
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y_BHWC = y_BHWC + bias.astype(self.dtype)
         return y_BHWC
 

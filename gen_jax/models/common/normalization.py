@@ -46,9 +46,8 @@ class _Modulated(nn.Module):
     def __call__(self, x: Array, *context: Array) -> Array:
         width = x.shape[-1]
         if not context:
-            return x * self.param("scale", nn.initializers.ones, (width,)) + self.param(
-                "bias", nn.initializers.zeros, (width,)
-            )
+            scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
+            return x * scale + self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
         (given,) = context
         small = nn.initializers.normal(0.02)
         scale = 1 + nn.Dense(width, use_bias=False, kernel_init=small, name="scale")(given)

@@ -46,12 +46,13 @@ class Normal(Base):
         self._check()
 
     def init(self, key):
-        return {"mean": jnp.zeros(self.shape), "log_std": jnp.zeros(self.shape)} if self.learned else {}
+        zeros = jnp.zeros(self.shape, jnp.float32)
+        return {"mean": zeros, "log_std": zeros} if self.learned else {}
 
     def __call__(self, params, batch=()):
         shape = (*batch, *self.shape)
-        mean = params["mean"] if self.learned else 0.0
-        std = jnp.exp(params["log_std"]) if self.learned else 1.0
+        mean = params["mean"] if self.learned else jnp.float32(0)
+        std = jnp.exp(params["log_std"]) if self.learned else jnp.float32(1)
         normals = distrax.Normal(jnp.broadcast_to(mean, shape), jnp.broadcast_to(std, shape))
         return distrax.Independent(normals, len(self.shape))
 
@@ -70,8 +71,8 @@ class Mixture(Base):
             raise ValueError(f"a mixture needs at least one component, got {self.components}")
 
     def init(self, key):
-        means = jax.random.normal(key, (self.components, *self.shape))
-        return {"logits": jnp.zeros(self.components), "means": means, "log_stds": jnp.zeros(means.shape)}
+        means = jax.random.normal(key, (self.components, *self.shape), jnp.float32)
+        return {"logits": jnp.zeros(self.components, means.dtype), "means": means, "log_stds": jnp.zeros_like(means)}
 
     def __call__(self, params, batch=()):
         of_each = lambda a: jnp.broadcast_to(a, (*batch, *a.shape))
@@ -93,7 +94,7 @@ class StudentT(Base):
             raise ValueError(f"degrees of freedom must be above 1, got {self.degrees}")
 
     def init(self, key):
-        return {"log_degrees": jnp.full(self.shape, jnp.log(self.degrees - 1))}
+        return {"log_degrees": jnp.full(self.shape, jnp.log(self.degrees - 1), jnp.float32)}
 
     def __call__(self, params, batch=()):
         degrees = jnp.broadcast_to(1 + jnp.exp(params["log_degrees"]), (*batch, *self.shape))
@@ -119,7 +120,7 @@ class _T(distrax.Distribution):
         return jax.scipy.stats.t.logpdf(value, self._degrees)
 
     def _sample_n(self, key: Array, n: int) -> Array:
-        return jax.random.t(key, self._degrees, (n, *self._degrees.shape))
+        return jax.random.t(key, self._degrees, (n, *self._degrees.shape), self._degrees.dtype)
 
     def mean(self) -> Array:
-        return jnp.zeros(self._degrees.shape)
+        return jnp.zeros_like(self._degrees)

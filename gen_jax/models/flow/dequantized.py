@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,13 +60,13 @@ class Dequantized:
 
     def _bounds(self, params: PyTree, batch: Batch, key: Array) -> Array:
         mean, log_std = jnp.split(self.network.apply({"params": params["noise"]}, self._scaled(batch["x"])), 2, axis=-1)
-        noise = jax.random.normal(key, mean.shape)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
         raw = mean + jnp.exp(log_std) * noise
         log_slope = jax.nn.log_sigmoid(raw) + jax.nn.log_sigmoid(-raw)
-        log_q = sum_except_batch(-0.5 * (noise**2 + np.log(2 * np.pi)) - log_std - log_slope)
+        log_q = sum_except_batch(-0.5 * (noise**2 + math.log(2 * math.pi)) - log_std - log_slope)
         x = (batch["x"] + jax.nn.sigmoid(raw)) / self.levels
         log_p = self.flow.of(params, batch, fold_in(key, "condition")).log_prob(x)
-        return log_p - log_q - np.prod(x.shape[1:]) * np.log(self.levels)
+        return log_p - log_q - math.prod(x.shape[1:]) * math.log(self.levels)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) lower bounds on log-probabilities in nats, from one noise sample."""

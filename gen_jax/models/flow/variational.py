@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
@@ -45,7 +45,7 @@ class Variational:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         log_weights = self.log_ratios(params, key)
-        log_integral = jax.nn.logsumexp(log_weights) - np.log(self.samples)
+        log_integral = jax.nn.logsumexp(log_weights) - math.log(self.samples)
         size = jnp.exp(2 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2 * log_weights)) / self.samples
         return -log_weights.mean(), ({}, {"log_integral": Mean.of(log_integral), "effective": Mean.of(size)})
 

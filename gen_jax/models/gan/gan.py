@@ -153,7 +153,7 @@ class GAN:
 
     def noise(self, key: Array, n: int) -> Array:
         """(n, latent) standard normal noise."""
-        return jax.random.normal(fold_in(key, "z"), (n, self.latent))
+        return jax.random.normal(fold_in(key, "z"), (n, self.latent), jnp.float32)
 
     def discriminate(self, state: State, batch: Batch) -> Array:
         """(B / packing,) logits of being real."""

@@ -35,7 +35,9 @@ class ClassConditional:
             return self.model.init(fold_in(key, "class", c), self._of(batch, c))
 
         params, extra = jax.vmap(one)(jnp.arange(self.classes))
-        return {"prior": jnp.zeros(self.classes), **params}, {"classes": extra}
+        return {"prior": jnp.zeros(self.classes, jnp.result_type(batch["x"], jnp.float32)), **params}, {
+            "classes": extra
+        }
 
     def _of(self, batch: Batch, c: Array) -> Batch:
         mine = (batch["label"] == c).astype(jnp.float32)
@@ -63,7 +65,9 @@ class ClassConditional:
         axes = State(step=None, key=None, params=0, opt=None, extra=0)
         params, extra = jax.vmap(self.model.m_step, in_axes=(axes, 0))(self._states(state), stats["classes"])
         prior = jnp.log(jnp.maximum(stats["count"], 1e-6) / stats["count"].sum())
-        return {"prior": prior, **params}, {"classes": {**state.extra["classes"], **extra}}
+        return {"prior": prior.astype(state.params["prior"].dtype), **params}, {
+            "classes": {**state.extra["classes"], **extra}
+        }
 
     def log_joint(self, state: State, batch: Batch) -> Array:
         """(B, classes) log p(x, class) in nats."""

@@ -101,7 +101,7 @@ class Ladder(nn.Module):
                 up_BHWC, _ = _deep(EncoderBlock, self.depth)(self.width, scale, self.dtype, name=f"up{level}")(up_BHWC)
                 seen[level] = jnp.tile(up_BHWC, (n // len(x_BHWC), 1, 1, 1))
         coarsest = tuple(side // 2 ** (self.groups - 1) for side in self.size)
-        start = self.param("start", nn.initializers.zeros, (*coarsest, self.width))
+        start = self.param("start", nn.initializers.zeros, (*coarsest, self.width), jnp.float32)
         h_BHWC = jnp.broadcast_to(start, (n, *start.shape)).astype(self.dtype)
         found = []
         for level in reversed(range(self.groups)):

@@ -108,7 +108,7 @@ class VQVAE:
         prior = self.prior.init(fold_in(key, "prior"), jnp.zeros((1, math.prod(self.grid)), jnp.int32))
         networks = {"encoder": encoder, "decoder": decoder, "prior": prior}
         some = _some(z_BHWD, self.codes, fold_in(key, "codebook"))
-        extra = {"codebook": some, "counts": jnp.ones(self.codes), "sums": some}
+        extra = {"codebook": some, "counts": jnp.ones(self.codes, some.dtype), "sums": some}
         own = self.likelihood.init()
         params = {name: variables["params"] for name, variables in networks.items()}
         return {"vqvae": params | ({"likelihood": own} if own else {})}, extra
@@ -141,7 +141,7 @@ class VQVAE:
         log_likelihood = sum_except_batch(pixels.log_prob(x))
         log_prior = self._log_prior(params, codes)
         distance = sum_except_batch((z_BHWD - e_BHWD) ** 2)
-        used = jax.nn.one_hot(codes.reshape(-1), self.codes)
+        used = jax.nn.one_hot(codes.reshape(-1), self.codes, dtype=codebook.dtype)
         share = used.mean(axis=0)
         metrics = {
             "reconstruction": Mean.of(-log_likelihood),
