@@ -15,8 +15,6 @@ import gen_jax
 from gen_jax.cli.main import COMMANDS
 from gen_jax.configs import load
 
-pytestmark = pytest.mark.optimized
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: slow)? -->\n```python\n(.*?)```", re.DOTALL)
@@ -26,7 +24,7 @@ QUICK = ("README.md",)  # of the blocks that are not slow, those of these pages 
 def blocks():
     for page in PAGES:
         for number, (slow, code) in enumerate(BLOCK.findall(page.read_text())):
-            marks = [pytest.mark.slow] * bool(slow or page.name not in QUICK)
+            marks = [pytest.mark.slow, pytest.mark.optimized] if slow or page.name not in QUICK else []
             yield pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}", marks=marks)
 
 

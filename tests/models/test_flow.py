@@ -207,6 +207,7 @@ def test_variational_flows_find_the_integral_of_the_target():
 # Missing values
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("seen", "method"), [([0], None), ([0, 1], imputation.in_order), ([0, 2], None), ([1], imputation.latent_walk)]
 )

@@ -112,7 +112,7 @@ def test_each_iteration_is_hmmlearns(name, dtype, tolerance, caplog):
         model, x, theirs = reference(name)
         batch = ragged(x.astype(dtype) if x.dtype.kind == "f" else x)
         algorithm = em(model)
-        state = algorithm.init(jax.random.key(0), batch)
+        state = jax.jit(algorithm.init)(jax.random.key(0), batch)
         copied(model, state, theirs)
         step = jax.jit(algorithm.step)
         rows = joined(x) if x.dtype.kind == "f" else joined(x).astype(int).reshape(LENGTHS.sum(), -1)
@@ -121,9 +121,9 @@ def test_each_iteration_is_hmmlearns(name, dtype, tolerance, caplog):
             state, metrics = step(state, batch)
             assert float(metrics["log_likelihood"].total) == pytest.approx(expected, rel=tolerance)
             theirs.fit(rows, LENGTHS)
-        found = model.smooth(state, batch).marginals
+        found = jax.jit(model.smooth)(state, batch).marginals
         np.testing.assert_allclose(joined(found), theirs.predict_proba(rows, LENGTHS), atol=30 * tolerance)
-        best = model.decode(state, batch)
+        best = jax.jit(model.decode)(state, batch)
         assert float(best.log_joint.sum()) == pytest.approx(theirs.decode(rows, LENGTHS)[0], rel=tolerance)
 
 
@@ -164,7 +164,7 @@ def test_every_emission(emission, data):
             rows.append(values["log_likelihood"])
 
     algorithm = em(model)
-    state = algorithm.init(jax.random.key(0), batch)
+    state = jax.jit(algorithm.init)(jax.random.key(0), batch)
     step = jax.jit(algorithm.step)
     for _ in range(15):
         state, metrics = step(state, batch)
@@ -172,9 +172,10 @@ def test_every_emission(emission, data):
     assert np.all(np.diff(rows) >= -2e-5 * abs(rows[0])) and rows[-1] > rows[0]
     grads = jax.jit(jax.grad(lambda p: as_mean(model.loss(p, state, batch, None)[0]).value))(state.params["hmm"])
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    drawn = model.sample(state, jax.random.key(0), 300, length=30)
+    drawn = jax.jit(lambda key: model.sample(state, key, 300, length=30))(jax.random.key(0))
+    log_prob = jax.jit(model.log_prob)
     assert drawn["x"].shape == (300, 30, *x.shape[2:]) and drawn["x"].dtype.kind == x.dtype.kind
-    values = np.asarray(model.log_prob(state, {"x": drawn["x"]}))
+    values = np.asarray(log_prob(state, {"x": drawn["x"]}))
     wrong = state._replace(
         params={
             "hmm": {
@@ -185,7 +186,7 @@ def test_every_emission(emission, data):
             }
         }
     )
-    assert values.mean() > np.asarray(model.log_prob(wrong, {"x": drawn["x"]})).mean()  # Gibbs' inequality
+    assert values.mean() > np.asarray(log_prob(wrong, {"x": drawn["x"]})).mean()  # Gibbs' inequality
     if not isinstance(emission, LinearRegression):
         clean = {"x": jnp.nan_to_num(jnp.asarray(batch["x"]))}
         ours = emission.log_prob(state.params["hmm"]["emission"], state.extra["emission"], clean)
@@ -312,21 +313,23 @@ def test_forecasts_and_continuations():
     model = HMM(3, Gaussian())
     x = gaussian_data()
     state = trained(model, ragged(x), 20)
-    short = model.forecast(state, ragged(x), 4)
+    forecast, extend = (jax.jit(f, static_argnums=n) for f, n in ((model.forecast, 2), (model.extend, 3)))
+    filtered = jax.jit(lambda x: model.filter(state, {"x": x}))
+    short = forecast(state, ragged(x), 4)
     _, transition = (np.asarray(a) for a in model.chain(state))
     for b, n in enumerate(LENGTHS):
-        now = np.asarray(model.filter(state, {"x": x[b : b + 1, :n]}))[0, -1]
+        now = np.asarray(filtered(x[b : b + 1, :n]))[0, -1]
         for h in range(4):
             now = now @ transition
             np.testing.assert_allclose(short.states[b, h], now, atol=1e-4)
     means = np.asarray(state.params["hmm"]["emission"]["means"])
     np.testing.assert_allclose(short.mean, np.asarray(short.states) @ means, atol=1e-3)
     many = {"x": jnp.repeat(jnp.asarray(x[:1]), 4000, axis=0)}
-    drawn = model.extend(state, many, jax.random.key(0), 4)
+    drawn = extend(state, many, jax.random.key(0), 4)
     np.testing.assert_allclose(drawn["x"].mean(axis=0), short.mean[0], atol=0.15)
     regression = HMM(2, LinearRegression(1))
     state = trained(regression, {"x": x}, 5)
-    more = regression.extend(state, {"x": x}, jax.random.key(0), 3)
+    more = jax.jit(regression.extend, static_argnums=3)(state, {"x": x}, jax.random.key(0), 3)
     assert more["x"].shape == (6, 3, 2) and np.isfinite(more["x"]).all()
     with pytest.raises(ValueError, match="extend"):
         regression.forecast(state, {"x": x}, 3)
@@ -335,7 +338,8 @@ def test_forecasts_and_continuations():
 def test_posterior_samples_are_drawn_from_the_posterior():
     model = HMM(3, Gaussian())
     state = trained(model, ragged(gaussian_data()), 5)
-    drawn = np.asarray(model.posterior_sample(state, ragged(gaussian_data()), jax.random.key(0), 3000))
+    draw = jax.jit(model.posterior_sample, static_argnums=3)
+    drawn = np.asarray(draw(state, ragged(gaussian_data()), jax.random.key(0), 3000))
     marginals = np.asarray(model.smooth(state, ragged(gaussian_data())).marginals)
     frequencies = np.stack([(drawn == k).mean(axis=0) for k in range(3)], axis=-1)
     np.testing.assert_allclose(frequencies, marginals, atol=0.05)
