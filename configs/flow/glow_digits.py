@@ -11,6 +11,7 @@ from typing import Literal
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
+from gen_jax.data import load
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import elbo, invertibility, log_likelihood
 from gen_jax.experiment import Experiment
@@ -39,12 +40,13 @@ def config(
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
+    digits = load("digits").info
     levels, depth, width = (2, 1, 4) if smoke else (levels, depth, width)
     network = partial(Convolutional, width=width, blocks=1)
-    model = Flow(Normal((8, 8, 1)), [glow(levels, depth, network), Sigmoid()])
+    model = Flow(Normal(digits.shape), [glow(levels, depth, network), Sigmoid()])
     learned = dequantisation == "variational"
     if learned:
-        model = Dequantized(model, network(2), levels=17)
+        model = Dequantized(model, network(2), levels=digits.levels)
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
@@ -52,7 +54,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[] if learned else [dequantize(17)],
+        transforms=[] if learned else [dequantize(digits.levels)],
         metrics=[elbo] if learned else [log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=500,

@@ -11,6 +11,7 @@ from functools import partial
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
+from gen_jax.data import load
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
@@ -47,10 +48,11 @@ def config(
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
+    digits = load("digits").info
     bins, width, depth = (4, 8, 2) if smoke else (bins, width, depth)
     coupling = Coupling(RationalQuadraticSpline(bins), partial(Dense, hidden=(width, width)))
     step = Chain([coupling, Permutation(), ActNorm()])
-    model = Flow(Normal((8, 8, 1)), [Flattened(Stack(step, depth)), Sigmoid()])
+    model = Flow(Normal(digits.shape), [Flattened(Stack(step, depth)), Sigmoid()])
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
@@ -58,7 +60,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[dequantize(17)],
+        transforms=[dequantize(digits.levels)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=250,

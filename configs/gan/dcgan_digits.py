@@ -13,6 +13,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
@@ -109,6 +110,7 @@ def config(
         ema: decay of the averaged generator that evaluation and samples use
         batch: real examples, and generated ones, per step
     """
+    digits = load("digits").info
     channels = (8, 8, 4) if smoke else (128, 64, 32)
     looks = {
         "none": (),
@@ -126,7 +128,7 @@ def config(
         raise ValueError(f"the loss {loss} has no labels to smooth: use smoothing=0")
     by_discriminator = optax.adam(lr_discriminator, b1=0.5, b2=0.99, eps_root=1e-16)
     model = GAN(
-        DCGANGenerator((8, 8), channels),
+        DCGANGenerator(digits.shape[:2], channels),
         DCGANDiscriminator(
             channels[:0:-1],
             norm=NORMS[norm],
@@ -152,7 +154,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels=17)],
+        transforms=[scale(0, 1, levels=digits.levels)],
         metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
         plot_every=500,

@@ -10,6 +10,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import class_coverage, sample_quality, stability
 from gen_jax.experiment import Experiment
@@ -37,9 +38,10 @@ def config(
         ema: decay of the averaged generator that evaluation and samples use
         batch: real examples, and generated ones, per step
     """
+    digits = load("digits").info
     channels = (8, 8, 4) if smoke else (128, 64, 32)
     model = GAN(
-        DCGANGenerator((8, 8), channels),
+        DCGANGenerator(digits.shape[:2], channels),
         DCGANDiscriminator(channels[:0:-1], norm=instance, dropout=0.0),
         latent,
         wasserstein(),
@@ -54,7 +56,7 @@ def config(
         data="digits",
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels=17)],
+        transforms=[scale(0, 1, levels=digits.levels)],
         metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
     )

@@ -8,7 +8,7 @@ Results (27 s, 1 x cpu, 2 cores, 2026-11-22): likelihood ≤ 2.624 ± 0.02 bits/
 
 from gen_jax import plots
 from gen_jax.algorithms import em
-from gen_jax.data import dequantize_once
+from gen_jax.data import dequantize_once, load
 from gen_jax.evaluation import log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
@@ -27,13 +27,14 @@ def config(
         restarts: starts from k-means, of which the best after 10 iterations goes on
         steps: iterations at most
     """
-    model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=(8, 8, 1))
+    digits = load("digits").info
+    model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=digits.shape)
     return Experiment(
         model,
         best_restart(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
         data="digits",
         train="train[:1344]",  # divides over up to 64 devices
-        transforms=[dequantize_once(17)],
+        transforms=[dequantize_once(digits.levels)],
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[log_likelihood],

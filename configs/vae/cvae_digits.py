@@ -8,6 +8,7 @@ latent_accuracy 0.6467 ± 0.04 share.
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.conditioning import ClassLabels
@@ -33,11 +34,12 @@ def config(
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
+    digits = load("digits").info
     channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
-    likelihood = DiscretizedLogistic(17)
+    likelihood = DiscretizedLogistic(digits.levels)
     encoder = ConvEncoder(channels, hidden, 2 * latent)
-    decoder = ConvDecoder((8, 8), channels[:1] * 2, likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, latent, conditioning=ClassLabels(10))
+    decoder = ConvDecoder(digits.shape[:2], channels[:1] * 2, likelihood.channels)
+    model = VAE(encoder, decoder, likelihood, latent, conditioning=ClassLabels(digits.classes))
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),

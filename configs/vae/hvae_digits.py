@@ -11,6 +11,7 @@ from functools import partial
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
+from gen_jax.data import load
 from gen_jax.evaluation import elbo, iwae_50, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import DiscretizedLogistic
@@ -46,9 +47,10 @@ def config(
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
+    digits = load("digits").info
     model = HVAE(
-        (8, 8, 1),
-        DiscretizedLogistic(17),
+        digits.shape,
+        DiscretizedLogistic(digits.levels),
         2 if smoke else groups,
         depth,
         4 if smoke else width,

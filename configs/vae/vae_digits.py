@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.checkpoint import Best
+from gen_jax.data import load
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common import likelihoods
@@ -25,9 +26,9 @@ from gen_jax.optimizers import adamw
 
 ANNEALING = {"none": lambda beta, steps: beta, "linear": bounds.linear, "cyclical": bounds.cyclical}
 LIKELIHOODS = {
-    "logistic": likelihoods.DiscretizedLogistic(17),
-    "logistic_mixture": likelihoods.DiscretizedLogistic(17, components=5),
-    "categorical": likelihoods.Categorical(17),
+    "logistic": likelihoods.DiscretizedLogistic,
+    "logistic_mixture": partial(likelihoods.DiscretizedLogistic, components=5),
+    "categorical": likelihoods.Categorical,
 }
 PRIORS = {"normal": priors.StandardNormal(), "mixture": priors.GaussianMixture(20), "vamp": priors.VampPrior(50)}
 POSTERIORS = {"diagonal": posteriors.Diagonal(), "full": posteriors.FullCovariance()}
@@ -78,8 +79,10 @@ def config(
         ema: decay of the averaged parameters that evaluation and samples use
         precision: type of the networks' computations; parameters are float32
     """
+    digits = load("digits").info
     channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
-    size, dtype, pixel, q = (8, 8), jnp.dtype(precision), LIKELIHOODS[likelihood], POSTERIORS[posterior]
+    size, dtype, q = digits.shape[:2], jnp.dtype(precision), POSTERIORS[posterior]
+    pixel = LIKELIHOODS[likelihood](digits.levels)
     inner = q.outputs(latent)
     networks = {
         "conv": (

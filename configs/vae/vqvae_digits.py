@@ -8,6 +8,7 @@ Results (133 s, 1 x cpu, 2 cores, 2026-11-22): likelihood ≤ 2.082 ± 0.02 bits
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.evaluation import elbo, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import DiscretizedLogistic
@@ -40,10 +41,11 @@ def config(
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
+    digits = load("digits").info
     width = 8 if smoke else width
-    likelihood = DiscretizedLogistic(17)
+    likelihood = DiscretizedLogistic(digits.levels)
     encoder = ResidualEncoder((width,), (4, 4, dimensions))
-    decoder = ResidualDecoder((8, 8), (width,), likelihood.channels)
+    decoder = ResidualDecoder(digits.shape[:2], (width,), likelihood.channels)
     codes = 8 if smoke else codes
     model = VQVAE(encoder, decoder, likelihood, (4, 4), codes, commitment, decay, prior_width=2 * width)
     return Experiment(
