@@ -1,6 +1,6 @@
 """Training algorithms: `descent` and `em` build one from a model; combinators take an Algorithm and return one.
 
-chunk(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), 100)
+fit(with_ema(descent(model, {"vae": optax.adam(1e-3)}), "vae", 0.999), data, steps=1000, chunk=100)
 """
 
 from __future__ import annotations

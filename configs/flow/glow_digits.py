@@ -21,7 +21,7 @@ from gen_jax.optimizers import adamw, kernels
 
 
 def config(
-    dequantisation: Literal["uniform", "variational"] = "uniform",
+    dequantization: Literal["uniform", "variational"] = "uniform",
     levels: int = 2,
     depth: int = 6,
     width: int = 32,
@@ -44,7 +44,7 @@ def config(
     levels, depth, width = (2, 1, 4) if smoke else (levels, depth, width)
     network = partial(Convolutional, width=width, blocks=1)
     model = Flow(Normal(digits.shape), [glow(levels, depth, network), Sigmoid()])
-    learned = dequantisation == "variational"
+    learned = dequantization == "variational"
     if learned:
         model = Dequantized(model, network(2), levels=digits.levels)
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)

@@ -310,7 +310,7 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
         raise UserError(f"there is no data set {name!r}: {hint}") from None
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'` ({error})"
+            f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu` ({error})"
         ) from None
 
 
@@ -320,7 +320,7 @@ def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     if not folder.is_dir():
         if not builder.is_prepared():
             raise UserError(
-                f"{name} is not prepared in {_root(data_dir)}: run `pip install 'gen_jax[tfds]'` and "
+                f"{name} is not prepared in {_root(data_dir)}: run `pip install tensorflow-cpu` and "
                 f"`python -m gen_jax data prepare {name}`"
             )
         with _locked(folder.parent), _explained(name):
@@ -332,7 +332,7 @@ def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
 def _prepare_catalogue(name: str, data_dir, manual_dir) -> Path:
     builder = _catalogue_builder(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install 'gen_jax[tfds]'`")
+        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu`")
     home = Path(builder.data_dir)
     config = _tfds().download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
     with _locked(home.parent), _explained(name):

@@ -69,7 +69,7 @@ def test_a_workdir_is_enough_for_the_other_commands(run, tmp_path):
     for words, message in [
         (["evaluate", str(workdir), "--split", "test[:0]"], "is empty"),
         (["evaluate", str(workdir), "--metrics"], "one or more names"),
-        (["evaluate", str(workdir), "--metrics", "elbo"], "cannot be measured so"),
+        (["evaluate", str(workdir), "--metrics", "elbo"], "elbo needs a model that is Bound"),
         (["plot", str(workdir), "--out", "a.gif"], "must be .png"),
         (["sample", str(workdir), "--step", "7000"], "has no checkpoint 7000"),
     ]:

@@ -175,7 +175,7 @@ def test_flows_as_posterior_and_prior_of_a_vae(flow):
     assert z.shape == (5, 16, 2) and log_q.shape == (5, 16)
 
 
-def test_learned_dequantisation_bounds_the_probability_of_integers():
+def test_learned_dequantization_bounds_the_probability_of_integers():
     """Better than uniform noise does, and never above the exact log-probability."""
     model = Dequantized(Flow(Normal((2, 2, 1)), [Sigmoid(0.0)]), Convolutional(2, 4, 1), levels=4)
     batch = {"x": jnp.asarray(np.random.default_rng(0).integers(4, size=(64, 2, 2, 1)))}
