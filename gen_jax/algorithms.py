@@ -19,6 +19,7 @@ from gen_jax.core import (
     Batch,
     ExpectationMaximization,
     Extra,
+    MaximumAPosteriori,
     Mean,
     Metrics,
     Objective,
@@ -196,6 +197,9 @@ def _expectation(model: ExpectationMaximization, state: State, batch: Batch, par
         return stats, extra, metrics
 
     stats, _, metrics = _sum(expect, state.extra, _split(batch, parts), jnp.arange(parts), parts)
+    if isinstance(model, MaximumAPosteriori) and model.has_prior:  # once, however the batch was divided
+        total, count = metrics["log_likelihood"]
+        metrics = {**metrics, "log_posterior": Mean(total + model.log_prior(state), count)}
     return stats, metrics
 
 

@@ -26,7 +26,9 @@ from gen_jax.core import PyTree, State
 from gen_jax.errors import CheckpointError, UserError
 from gen_jax.sharding import is_writer
 
-__all__ = ["Best", "Checkpoints", "digest", "layout"]
+__all__ = ["FORMAT", "Best", "Checkpoints", "digest", "layout"]
+
+FORMAT = 2  # of the layout of States; raised when entries are renamed, so that older checkpoints are refused in words
 
 _NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "Permission denied", "Too many open files")
 
@@ -110,8 +112,8 @@ class Checkpoints:
 
     def save(self, step: int, state: State, metrics: Mapping[str, float] | None = None) -> bool:
         """Starts an asynchronous save; the state may be donated once this returns. Returns False, saving nothing, if a
-        parameter or an extra is NaN or infinite."""
-        if not bool(_all_finite((state.params, state.extra))):
+        parameter or an extra is NaN or infinite (the curve of `until_converged` is, after its last iteration)."""
+        if not bool(_all_finite((state.params, {k: v for k, v in state.extra.items() if k != "curve"}))):
             return False
         orbax = self._open()
         known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
@@ -126,7 +128,7 @@ class Checkpoints:
                 {"state": state},
                 metrics={name: value for name, value in known.items() if math.isfinite(value)},
                 custom_metadata={
-                    "format": 1,
+                    "format": FORMAT,
                     "sha256": digest(state),
                     "leaves": layout(state),
                     "config": None if self.config is None else dict(self.config),
@@ -179,6 +181,7 @@ class Checkpoints:
         orbax, state, meta, reason = self._open(), None, {}, ""
         try:
             meta = orbax.checkpointables_metadata(step).custom_metadata
+            _check_format(step, meta.get("format"))
             _check_layout(step, meta["leaves"], layout(like))
             self._check_config(step, meta)
             state = orbax.load_checkpointables(step, {"state": like})["state"]
@@ -297,6 +300,14 @@ def _everywhere(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.array(ok))))
+
+
+def _check_format(step: int, saved: Any) -> None:
+    if saved is not None and saved != FORMAT:  # metadata that is absent is damage
+        raise UserError(
+            f"checkpoint {step} was written by another version of gen_jax (layout {saved}, this one reads {FORMAT}): "
+            "train again, or use the version that wrote it"
+        )
 
 
 def _check_layout(step: int, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import inspect
 import math
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,10 +63,13 @@ class ConfigFile:
             raise UserError(f"--steps must be at least 1, got {knobs['steps']}")
         return dataclasses.replace(self, knobs={**self.knobs, **knobs})
 
-    def build(self) -> Experiment:
-        """Calls the config."""
+    def build(self, data_dir: str | os.PathLike | None = None) -> Experiment:
+        """Calls the config, which may read facts of its data from `data_dir`."""
+        from gen_jax.data import use_data_dir
+
         try:
-            experiment = self.config(**self.knobs)
+            with use_data_dir(data_dir):
+                experiment = self.config(**self.knobs)
         except UserError:
             raise
         except ValueError as error:  # raised by models and optimizers for invalid hyper-parameters

@@ -48,6 +48,7 @@ __all__ = [
     "Loss",
     "Mean",
     "Metrics",
+    "MaximumAPosteriori",
     "Model",
     "Objective",
     "Params",
@@ -167,6 +168,17 @@ class ExpectationMaximization(Model, Protocol):
 
     def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
         """The parameters that maximize the expected complete-data log-likelihood, and new values for extras."""
+
+
+@runtime_checkable
+class MaximumAPosteriori(ExpectationMaximization, Protocol):
+    """A model whose parameters may have a prior: EM then climbs the log-posterior."""
+
+    @property
+    def has_prior(self) -> bool: ...
+
+    def log_prior(self, state: State) -> Array:
+        """The log-density of the parameters up to a constant, in nats."""
 
 
 @runtime_checkable
@@ -296,8 +308,8 @@ class Adversarial(Model, Protocol):
 class Autoregressive(Protocol):
     """A model that generates sequences token by token; see `gen_jax.models.common.autoregressive`."""
 
-    def start(self, condition: PyTree, n: int) -> PyTree:
-        """The initial cache for n sequences."""
+    def start(self, condition: PyTree, n: int) -> tuple[PyTree, Array]:
+        """The initial cache for n sequences, and the token (n,) before the first."""
 
     def next(self, params: PyTree, cache: PyTree, token: Array) -> tuple[PyTree, Array]:
         """The cache after token (n,), and the logits (n, V) of the next token."""

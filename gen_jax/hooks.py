@@ -18,7 +18,7 @@ from tqdm import tqdm
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import State
 from gen_jax.errors import NonFiniteError, UserError
-from gen_jax.logs import Writer
+from gen_jax.logs import TRAIN, Writer
 from gen_jax.loop import Hook, Values
 from gen_jax.sharding import is_writer
 
@@ -28,7 +28,7 @@ __all__ = ["Checkpoint", "Diagnose", "Evaluate", "HaltOnNaN", "Log", "Plot", "Pr
 class Log(Hook):
     """Writes the metrics with steps/s, examples/s and the compile time, and shows a progress bar."""
 
-    def __init__(self, writer: Writer, steps: int, batch: int, prefix: str = "train/", bar: bool = True):
+    def __init__(self, writer: Writer, steps: int, batch: int, prefix: str = TRAIN, bar: bool = True):
         self.writer, self.steps, self.batch, self.prefix = writer, steps, batch, prefix
         self.bar = tqdm(
             total=steps, unit="step", disable=not (bar and is_writer()), dynamic_ncols=True, mininterval=0.5
@@ -120,11 +120,16 @@ class StopWhen(Hook):
 
     def __init__(self, metric: str, tolerance: float, patience: int = 1, relative: bool = False):
         self.metric, self.tolerance, self.patience, self.relative = metric, tolerance, patience, relative
+        self.last, self.calm = math.inf, 0
 
     def begin(self, step: int, names: Sequence[str]) -> None:
         if self.metric not in names:
             raise UserError(f"StopWhen watches {self.metric!r}, but the metrics are {', '.join(names)}")
-        self.last, self.calm = math.inf, 0
+        if step == 0:
+            self.last, self.calm = math.inf, 0
+
+    def replay(self, step: int, values: Values) -> None:
+        self.report(step, values)
 
     def report(self, step: int, values: Values) -> bool:
         if self.metric not in values:  # its player was not updated

@@ -20,16 +20,20 @@ from gen_jax.errors import UserError
 from gen_jax.sharding import is_writer
 
 __all__ = [
+    "TRAIN",
     "Writer",
     "environment",
     "machine",
     "read_json",
     "read_metrics",
     "read_record",
+    "reports",
     "write_bytes",
     "write_json",
     "write_text",
 ]
+
+TRAIN = "train/"  # before the names of the metrics of training
 
 
 class Writer:
@@ -84,6 +88,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
     return rows
+
+
+def reports(workdir: Path, until: int) -> list[tuple[int, dict[str, Any]]]:
+    """The metrics of training reported up to a step, by their names in the loop; values that were not finite are left
+    out."""
+    rows = [row for row in read_metrics(workdir / "metrics.jsonl") if row["step"] <= until]
+    named = lambda row: {k.removeprefix(TRAIN): v for k, v in row.items() if k.startswith(TRAIN) and v is not None}
+    return [(row["step"], values) for row in rows if (values := named(row))]
 
 
 def _plain(value: Any) -> Any:

@@ -62,6 +62,9 @@ class Hook:
     def begin(self, step: int, names: Sequence[str]) -> None:
         """Called before the first step of this process; `names` are the metrics that reports may contain."""
 
+    def replay(self, step: int, values: Values) -> None:
+        """Receives, before the first step of a resumed run, each report of before the resume."""
+
     def poll(self, step: int) -> bool | None:
         """Called after each call of the compiled step, which may still be running."""
 
@@ -285,9 +288,9 @@ def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Seq
             stop = reports.flush() or stop
         if step == steps or stop:
             due = [hook for hook in calendar.visiting() if hook.urgent or not interrupted]
-        asked = _visit(due, step, state)
+        asked, measured = _visit(due, step, state, {})
         if asked and not stop:  # the others visit the last state too
-            _visit([hook for hook in calendar.visiting() if hook not in due], step, state)
+            _visit([hook for hook in calendar.visiting() if hook not in due], step, state, measured)
         if stop or asked:
             break
         if due:
@@ -296,17 +299,18 @@ def _run(ready: Program, state: State, steps: int, report_every: int, hooks: Seq
     return state
 
 
-def _visit(hooks: Sequence[Hook], step: int, state: State) -> bool:
-    """Calls the hooks on the State, each with the measurements of those before it; True if one of them asks to stop."""
-    measured: dict[str, Any] = {}
+def _visit(
+    hooks: Sequence[Hook], step: int, state: State, measured: Mapping[str, Any]
+) -> tuple[bool, Mapping[str, Any]]:
+    """Calls the hooks on the State, each with the measurements so far: (whether one asks to stop, all measurements)."""
     stop = False
     for hook in hooks:
         answer = hook.visit(step, state, measured)
         if isinstance(answer, Mapping):
-            measured |= answer
+            measured = {**measured, **answer}
         else:
             stop |= bool(answer)
-    return stop
+    return stop, measured
 
 
 def _any(answers) -> bool:

@@ -24,7 +24,7 @@ from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
-from gen_jax.logs import Writer, read_record
+from gen_jax.logs import Writer, read_record, reports
 from gen_jax.loop import Hook, Program, abstract_state, program
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
@@ -177,6 +177,9 @@ class Run:
         hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks, *self._watching(writer, evaluate), saving, preempt]
         if profile:
             hooks.append(Profile(self.workdir / "profile", *profile))
+        for step, values in reports(self.workdir, until=start):
+            for hook in experiment.hooks:
+                hook.replay(step, values)
         try:
             state = self.program.run(
                 experiment.steps, state=state, seed=self.seed, report_every=experiment.report_every, hooks=hooks

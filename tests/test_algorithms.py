@@ -7,11 +7,12 @@ import optax
 import pytest
 
 from gen_jax.algorithms import chunk, descent, em, first_examples, staged, with_ema
-from gen_jax.core import Mean, Objective, State, averaged, fold_in
+from gen_jax.core import Mean, Objective, averaged, fold_in
 from gen_jax.data import Resident
-from gen_jax.loop import fit
-from gen_jax.models.mixture import GMM, ClassConditional
+from gen_jax.loop import Hook, fit
+from gen_jax.models.mixture import GMM, ClassConditional, Prior
 from gen_jax.restarts import member, population
+from gen_jax.sharding import Layout
 
 KEY = jax.random.key(0)
 
@@ -138,8 +139,7 @@ def test_microbatches_weigh_examples_as_the_whole_batch_does(model, same):
     x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     weighted = {"x": x, "weight": np.float32([9, 0, 9, 0, 9, 0, 9, 0.5]), "label": np.arange(8) % 2}
     whole, parts = (descent(model, {"gmm": optax.sgd(1.0)}, microbatches=n) for n in (1, 2))
-    init = jax.jit(model.init)(KEY, weighted)
-    state = State(jnp.int32(0), KEY, init[0], {"gmm": optax.sgd(1.0).init(init[0]["gmm"])}, init[1])
+    state = jax.jit(whole.init)(KEY, weighted)
     (a, first), (b, second) = (jax.jit(algorithm.step)(state, weighted) for algorithm in (whole, parts))
     same(b.params, a.params, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(second["loss"].value, first["loss"].value, rtol=1e-5)
@@ -256,3 +256,22 @@ def test_mean_adds_over_masks():
     b = Mean.of(jnp.array([6.0]))
     assert float(jax.tree.map(jnp.add, a, b).value) == 3.0
     assert float(Mean.of(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])).value) == 1.0
+
+
+def test_the_prior_counts_once_however_a_batch_is_divided():
+    """The log-posterior of one batch, of four microbatches and of four devices."""
+    model, x = GMM(2, prior=Prior(pseudo_counts=5.0, mode=0.5)), {"x": points(8)}
+    algorithms = [em(model, microbatches=n) for n in (1, 4)]
+    state = jax.jit(algorithms[0].init)(KEY, x)
+    whole, parts = (jax.jit(algorithm.step)(state, x)[1]["log_posterior"] for algorithm in algorithms)
+    expected = model.log_prob(state, x).sum() + model.log_prior(state)
+    np.testing.assert_allclose([whole.total, parts.total], expected, rtol=1e-5)
+    assert whole.count == parts.count == 8
+
+    class See(Hook):
+        def report(self, step, values):
+            self.value = values["log_posterior"]
+
+    see = See()
+    fit(algorithms[0], x, 1, state=jax.tree.map(jnp.copy, state), hooks=[see], layout=Layout(data=4))
+    np.testing.assert_allclose(see.value, expected / 8, rtol=1e-5)

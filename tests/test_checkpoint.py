@@ -295,3 +295,21 @@ os.kill(os.getpid(), signal.SIGKILL)
     )
     with Checkpoints(tmp_path):
         pass
+
+
+def test_an_older_layout_is_refused_by_one_line(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("gen_jax.checkpoint.FORMAT", 1)
+        saved(tmp_path, [1])
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="another version of gen_jax .layout 1"):
+        checkpoints.restore(like(state_at(1)))
+
+
+def test_the_unused_end_of_a_curve_may_be_nan(tmp_path, same):
+    """That of `until_converged` is."""
+    state = state_at(1)
+    state = state._replace(extra={**state.extra, "curve": jnp.array([1.0, jnp.nan])})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        same(checkpoints.restore(like(state)), state)

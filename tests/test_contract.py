@@ -244,10 +244,12 @@ def test_law_16_recorded_knobs_rebuild_the_same_run(path):
 
 @pytest.mark.parametrize("path", params(CONFIGS, slow=lambda path: path not in FULL))
 def test_law_17_float64_enabled_changes_no_dtype(path):
-    """Under JAX_ENABLE_X64 data of float32 is still trained on, sampled and evaluated in float32."""
+    """Under JAX_ENABLE_X64 data of float32 is still trained on and sampled in float32."""
+    expected = jax.tree.map(lambda a: a.dtype, Case(path).program.shapes)
     with jax.enable_x64(True):
         case = Case(path)
         check_structure(case)
+        assert jax.tree.map(lambda a: a.dtype, case.program.shapes) == expected
         draw = lambda state, key: case.model.sample(state, key, 7, case.condition)["x"]
         x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
         assert (x.dtype.kind != "f") or x.dtype == jnp.float32

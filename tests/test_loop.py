@@ -267,3 +267,17 @@ def test_typed_key_is_constant_and_step_counts():
     state = fit(counting(), DATA, 5, seed=9)
     assert np.array_equal(jax.random.key_data(state.key), jax.random.key_data(jax.random.key(9)))
     assert state.step.dtype == jnp.int32
+
+
+def test_stop_when_remembers_the_reports_of_before_a_resume():
+    from gen_jax.hooks import StopWhen
+
+    curve = [-5.0, -3.0, -2.5, -2.49, -2.489]
+    whole, resumed = StopWhen("loss", 0.1, patience=2), StopWhen("loss", 0.1, patience=2)
+    whole.begin(0, ["loss"])
+    stops = [whole.report(i + 1, {"loss": value}) for i, value in enumerate(curve)]
+    assert stops == [False, False, False, False, True]
+    for i, value in enumerate(curve[:4]):
+        resumed.replay(i + 1, {"loss": value})
+    resumed.begin(4, ["loss"])
+    assert resumed.report(5, {"loss": curve[4]})

@@ -12,8 +12,10 @@ from gen_jax.data.catalogue import Dataset
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import Split, log_likelihood
 from gen_jax.models.common.conditioning import ClassLabels, Dropped
+from gen_jax.models.common.likelihoods import DiscretizedLogistic
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import GAN, Regularizer
+from gen_jax.models.vae import VAE
 
 KEY = jax.random.key(0)
 
@@ -72,3 +74,21 @@ def test_regularizers_remember(player, every):
     for _ in range(4):
         state, _ = step(state, batch)
     assert float(state.extra["regularizers"]["counting"]["turns"]) == 4 / every
+
+
+def test_conditions_are_dropped_in_training_only():
+    """Half of the conditions in the loss, none in the bound that evaluation reports."""
+    digits = load("digits")["train"]
+    batch = {name: jnp.asarray(a[:16]) for name, a in digits.items()}
+    dropping, keeping = (
+        VAE(MLP([8], 4), MLP([8], (8, 8, 2)), DiscretizedLogistic(17), 2, conditioning=Dropped(ClassLabels(10), p))
+        for p in (0.5, 0.0)
+    )
+    algorithm = descent(dropping, {"vae": optax.sgd(0.1)})
+    state = jax.jit(algorithm.init)(KEY, batch)
+    null = jax.tree.map(lambda a: a + 3.0, state.params["vae"]["conditioning"])
+    state = state._replace(params={"vae": {**state.params["vae"], "conditioning": null}})
+    bounds = [np.asarray(jax.jit(model.elbo)(state, batch, KEY)) for model in (dropping, keeping)]
+    np.testing.assert_array_equal(*bounds)
+    losses = [float(jax.jit(model.loss)(state.params["vae"], state, batch, KEY)[0]) for model in (dropping, keeping)]
+    assert losses[0] != losses[1]

@@ -28,7 +28,7 @@ from gen_jax.evaluation.samples.distances import Moments, frechet, manifold
 from gen_jax.evaluation.samples.inception import Inception, prepared
 from gen_jax.profiling.device import matmul_peak
 
-N, DIMENSIONS, NEIGHBOURS = 10_000, 512, 5
+N, DIMENSIONS, NEIGHBORS = 10_000, 512, 5
 
 
 def features(n: int, d: int, seed: int) -> np.ndarray:
@@ -66,22 +66,22 @@ def distance(report: Report) -> None:
 
 def theirs_manifold(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return compute_prdc(x, y, NEIGHBOURS)
+        return compute_prdc(x, y, NEIGHBORS)
 
 
 def neighbors(report: Report) -> None:
     x, y = features(N, DIMENSIONS, 0), features(N, DIMENSIONS, 1)
     start = time.perf_counter()
-    found = manifold(x, y, NEIGHBOURS)
+    found = manifold(x, y, NEIGHBORS)
     compiling = time.perf_counter() - start
     ours = {
         "precision": found.covered.mean(),
         "recall": found.reached.mean(),
-        "density": found.balls.mean() / NEIGHBOURS,
+        "density": found.balls.mean() / NEIGHBORS,
         "coverage": found.occupied.mean(),
     }
     apart = max(abs(ours[name] - value) for name, value in theirs_manifold(x, y).items())
-    calls = {"ours": lambda: manifold(x, y, NEIGHBOURS), "theirs": lambda: theirs_manifold(x, y)}
+    calls = {"ours": lambda: manifold(x, y, NEIGHBORS), "theirs": lambda: theirs_manifold(x, y)}
     seconds = in_turns(calls, rounds=3)
     what = "precision, recall, density, coverage, 10,000 x 10,000 x 512"
     quality = f"largest difference {apart:.1e}"
@@ -98,7 +98,7 @@ def memory_of(name: str) -> None:
     print(growth(lambda: MEMORY[name](x, y)))
 
 
-MEMORY = {"gen_jax": lambda x, y: manifold(x, y, NEIGHBOURS), "prdc": theirs_manifold}
+MEMORY = {"gen_jax": lambda x, y: manifold(x, y, NEIGHBORS), "prdc": theirs_manifold}
 
 
 def encoder(report: Report) -> None:

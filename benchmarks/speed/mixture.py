@@ -25,7 +25,7 @@ from gen_jax.models.common.blocks import block_size
 from gen_jax.models.common.linalg import matmul
 from gen_jax.models.mixture import GMM
 
-REGULARISATION = 1e-6
+REGULARIZATION = 1e-6
 CASES = {  # name: N, D, K, covariance type; all in float32
     "full (100k, 8) K=16": (100_000, 8, 16, "full"),
     "full (100k, 32) K=32": (100_000, 32, 32, "full"),
@@ -62,7 +62,7 @@ def scikit_learn(x, means, kind: str, iterations: int) -> GaussianMixture:
         covariance_type=kind,
         tol=0.0,
         max_iter=iterations,
-        reg_covar=REGULARISATION,
+        reg_covar=REGULARIZATION,
         weights_init=np.full(k, 1 / k, x.dtype),
         means_init=means,
         precisions_init=precisions.astype(x.dtype),
@@ -88,7 +88,7 @@ def gmmx_step(x, means, kind: str):
         weights=jnp.full(k, 1 / k),
         covariance_type=kind,
     )
-    fitter = gmmx.EMFitter(reg_covar=REGULARISATION)
+    fitter = gmmx.EMFitter(reg_covar=REGULARIZATION)
 
     def step(x, model):
         log_likelihood, responsibilities = fitter.e_step(x, model)
@@ -117,7 +117,7 @@ def measure(report: Report, name: str) -> None:
     n, d, k, kind = CASES[name]
     x, means = problem(n, d, k)
     batch = {"x": jnp.asarray(x)}
-    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARISATION)
+    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARIZATION)
     state = start(model, means)
     step, compiling = compiled(em(model).step, state, batch)
     after, iterations = state, 3
@@ -173,7 +173,7 @@ def memory_of(name: str) -> None:
     """Prints by how much memory grows, in megabytes, while EM runs on data that is already there."""
     n, d, k, kind = CASES[name]
     x, means = problem(n, d, k)
-    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARISATION)
+    model = GMM(k, floor=0.0, kind=KINDS[kind], regularization=REGULARIZATION)
     state, batch = start(model, means), {"x": jnp.asarray(x)}
     del x
     step, _ = compiled(em(model).step, state, batch)

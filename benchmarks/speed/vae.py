@@ -139,7 +139,7 @@ class FlaxMLP(nn.Module):
         return nn.Dense(784)(nn.relu(nn.Dense(500)(z))).reshape(x.shape), mean, log_variance
 
 
-def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = False) -> Step:
+def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarized: bool = False) -> Step:
     """A plain loop: batches from the host, a key split at every step, one step of Adam. Binarized once, before: ours is
     at every step."""
     tx = optax.adam(1e-3)
@@ -156,7 +156,7 @@ def flax(module: nn.Module, x: np.ndarray, jit: bool = True, binarised: bool = F
 
     step = jax.jit(step) if jit else step
     params = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), jax.random.key(0))
-    x = (np.random.default_rng(0).random(x.shape) < x).astype(np.float32) if binarised else x
+    x = (np.random.default_rng(0).random(x.shape) < x).astype(np.float32) if binarized else x
     held, stream = [params, tx.init(params), jax.random.key(1)], batches(x, BATCH)
 
     def run():
@@ -214,8 +214,8 @@ def main() -> None:
     if only in "mlp":
         rivals = {
             "gen_jax": trained("vae_flax_example", "loss"),
-            "Flax's example, not compiled": flax(FlaxMLP(), x, jit=False, binarised=True),
-            "Flax's example, jitted": flax(FlaxMLP(), x, binarised=True),
+            "Flax's example, not compiled": flax(FlaxMLP(), x, jit=False, binarized=True),
+            "Flax's example, jitted": flax(FlaxMLP(), x, binarized=True),
         }
         compare(report, "MLP 500, 20 latents, batch 128", rivals, {"Flax's example, not compiled": ">= 3"})
     if not only:

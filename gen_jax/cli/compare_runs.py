@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from gen_jax import plots
-from gen_jax.configs import load
+from gen_jax.configs import ConfigFile, load
 from gen_jax.core import averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
@@ -35,7 +35,7 @@ def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Pat
     loaded = [load(path) for path in configs]  # load all before training the first
     loaded = [one.with_knobs({"data": data}) if data and "data" in one.defaults else one for one in loaded]
     for one in loaded:
-        _same({str(one.path): _data_of(one)}, data)
+        _same({str(one.path): _data_of(one, data_dir)}, data)
     folders = []
     for one in loaded:
         knobs = [f"--{name}={value}" for name, value in one.changed.items()]
@@ -49,8 +49,8 @@ def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Pat
     return folders
 
 
-def _data_of(loaded) -> str:
-    data = loaded.build().data
+def _data_of(loaded: ConfigFile, data_dir: Path | None) -> str:
+    data = loaded.build(data_dir).data
     return data if isinstance(data, str) else data.name
 
 

@@ -46,10 +46,7 @@ def evaluate(
     part = run.experiment.split(run.data, split)
     wanted = suite(run.experiment.model, part, run.experiment.metrics, encode, samples)
     wanted = wanted if metrics is None else chosen(wanted, metrics)
-    try:
-        measure = evaluator(run.experiment.model, wanted, seed)
-    except AttributeError as error:  # a metric needs something that the model lacks
-        raise UserError(f"this model cannot be measured so: {error}") from None
+    measure = evaluator(run.experiment.model, wanted, seed)
     state = run.state(parse_step(step))
     found = measure(state, part)
     run.folder.keep_evaluation(part.name, int(state.step), as_json(found), seed)

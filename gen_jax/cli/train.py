@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import tyro
 
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
+from gen_jax.data import use_data_dir
 from gen_jax.errors import UserError
 
 __all__ = ["Options", "parse", "show_summary", "train"]
@@ -67,7 +69,9 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
 
 def train(path: str, arguments: Sequence[str]) -> None:
     """`train.py PATH ARGUMENTS`."""
-    loaded, options = parse(load(path), arguments)
+    with use_data_dir(_data_dir(arguments)):  # a config may choose its data by what is prepared
+        loaded = load(path)
+    loaded, options = parse(loaded, arguments)
     from gen_jax.run import Run, use_compilation_cache
     from gen_jax.sharding import is_writer, start_processes
 
@@ -78,6 +82,12 @@ def train(path: str, arguments: Sequence[str]) -> None:
     summary = run.train(bar=options.progress, force=options.force, profile=options.profile)
     if is_writer():
         show_summary(run.workdir, summary)
+
+
+def _data_dir(arguments: Sequence[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data-dir", "--data_dir")
+    return parser.parse_known_args([*arguments])[0].data_dir
 
 
 def show_summary(workdir: Path, summary: dict[str, Any]) -> None:

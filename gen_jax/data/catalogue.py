@@ -309,9 +309,7 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m gen_jax data list` lists what there is"
         raise UserError(f"there is no data set {name!r}: {hint}") from None
     except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu` ({error})"
-        ) from None
+        raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu` ({error})") from None
 
 
 def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:

@@ -89,10 +89,6 @@ class Split(NamedTuple):
             raise UserError(f"{self.name} comes without the training examples to compare with")
         return self._replace(arrays=self.training)
 
-    def trained_on(self, n: int) -> Batch:
-        """The first n training examples, transformed."""
-        return self.reference.head(n)
-
     def pixels(self, x: Any) -> np.ndarray:
         """Maps transformed images (N, H, W, C) to intensities: stored integers to [0, 1], floats clipped to the range
         of the data. Anything else is not rescaled."""

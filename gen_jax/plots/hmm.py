@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import GaussianComponents, State
+from gen_jax.core import State
 from gen_jax.evaluation.metric import Split
+from gen_jax.models.hmm.emissions import Gaussian
 from gen_jax.plots.figures import draw, ellipses, show
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def states(model: Any, state: State, split: Split, key: Array) -> Figure:
         "samples": np.asarray(drawn["x"]).reshape(-1, drawn["x"].shape[-1]),
     }
     figure = show(points, [found[there], np.asarray(drawn["state"]).ravel()])
-    for axis in figure.axes if isinstance(model.emission, GaussianComponents) else ():
+    for axis in figure.axes if isinstance(model.emission, Gaussian) else ():
         ellipses(axis, *model.emission.covariances(state.params["hmm"]["emission"]))
     return figure
 

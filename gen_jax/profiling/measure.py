@@ -72,9 +72,9 @@ class Case:
             )
         return loaded
 
-    def experiment(self) -> Experiment:
+    def experiment(self, data_dir: Path | None = None) -> Experiment:
         """The experiment with the settings of the case; an error if its batch cannot be divided over the devices."""
-        built = self.loaded().build()
+        built = self.loaded().build(data_dir)
         layout = replace(built.layout, data=self.devices)
         experiment = replace(built, batch=self.batch or built.batch, chunk=self.chunk or built.chunk, layout=layout)
         layout.mesh()  # an error if there are too few devices
@@ -206,10 +206,10 @@ def lay_out(case: Case, data_dir: Path | None = None) -> tuple[Experiment, Any]:
 
     If the config uses full batches, the case's batch size is the size of the data set.
     """
-    experiment = case.experiment()
+    experiment = case.experiment(data_dir)
     data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data, data_dir)
     size = len(data[experiment.train]["x"])
-    whole = case.loaded().build().batch is None
+    whole = case.loaded().build(data_dir).batch is None
     if experiment.batch and (whole or experiment.batch > size):
         index = np.arange(experiment.batch) % size
         taken = {name: np.asarray(a)[index] for name, a in data[experiment.train].items()}

@@ -120,14 +120,14 @@ def test_scale_and_threshold():
     assert threshold(17)(batch, None)["x"].tolist() == [[0.0, 0.0, 1.0]]
 
 
-def test_dequantised_integers_come_back():
+def test_dequantized_integers_come_back():
     x = jnp.arange(17, dtype=jnp.uint8).repeat(1000).reshape(-1, 1)
     y = dequantize(17)({"x": x}, jax.random.key(0))["x"]
     assert y.min() >= 0 and y.max() < 1 and np.array_equal(np.floor(y * 17), x)
     assert abs(float((y * 17 - x).mean()) - 0.5) < 0.01
 
 
-def test_stochastic_binarisation_is_new_each_time_and_static_is_not():
+def test_stochastic_binarization_is_new_each_time_and_static_is_not():
     batch = {"x": jnp.full((4000, 1), 4, jnp.uint8), "index": jnp.arange(4000)}
     stochastic, static = binarize(17), binarize_once(17)
     a, b = (stochastic(batch, jax.random.key(i))["x"] for i in range(2))

@@ -158,7 +158,7 @@ def test_symbols_have_perplexity_and_bits_per_character():
 # --- the suite
 
 
-class Unnormalised:
+class Unnormalized:
     """Has weights, but of its own samples."""
 
     def log_weights(self, params, key):
@@ -182,7 +182,7 @@ def test_the_suite_is_what_applies():
     again = suite(Fixed(jnp.zeros((1, 8, 8, 1))), images, (mine, stability))
     assert names(again).count("class_coverage") == 1 and mine not in again and stability in again
     assert "iwae_50" not in names(suite(VAE, images, (importance_weighted(5),)))
-    assert names(suite(Unnormalised(), points))[0] == "undefined"
+    assert names(suite(Unnormalized(), points))[0] == "undefined"
     found = suite(Fixed(jnp.zeros(1)), images)[0](Fixed(1))(None, images, None)["log_likelihood"]
     assert found.kind == "undefined" and "Fixed has no density" in found.how
 

@@ -152,7 +152,7 @@ def test_nearest_is_what_brute_force_finds(block):
     np.testing.assert_allclose(nearest(x, y, 4, block), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_neighbours_within_tight_clusters_far_apart():
+def test_neighbors_within_tight_clusters_far_apart():
     """Distances of a thousandth, ten from the origin: what a product in float32 would lose."""
     centers = 10 * normal(5, 2)[np.random.default_rng(1).integers(5, size=400)]
     x = (centers + 1e-3 * normal(400, 2, 2)).astype(np.float32)

@@ -286,11 +286,11 @@ def test_resizing_is_that_of_the_original_graph(size):
     np.testing.assert_allclose(inception.interpolation(size, half_pixels=False) @ x, expected, atol=1e-6)
 
 
-def test_grey_and_coloured_images_are_prepared_alike():
+def test_gray_and_colored_images_are_prepared_alike():
     x = np.random.default_rng(0).uniform(size=(2, 8, 9, 1)).astype(np.float32)
-    grey, coloured = inception.prepared(x), inception.prepared(np.repeat(x, 3, axis=-1))
-    assert grey.shape == (2, 299, 299, 3)
-    np.testing.assert_allclose(grey, coloured, atol=1e-6)
+    gray, colored = inception.prepared(x), inception.prepared(np.repeat(x, 3, axis=-1))
+    assert gray.shape == (2, 299, 299, 3)
+    np.testing.assert_allclose(gray, colored, atol=1e-6)
     np.testing.assert_allclose(inception.prepared(np.ones((1, 4, 4, 3)))[0, 0, 0], 127 / 128, rtol=1e-6)
 
 

@@ -25,6 +25,7 @@ from gen_jax.evaluation import (
     mode_coverage,
     reconstruction_error,
     stability,
+    train_on_synthetic,
 )
 from gen_jax.evaluation.metric import mean_over
 from gen_jax.evaluation.report import as_json, chosen, table
@@ -135,6 +136,7 @@ def test_tiles_and_curves():
         (reconstruction_error, "Reconstructing"),
         (invertibility, "Invertible"),
         (log_integral, "FittedToDensity"),
+        (train_on_synthetic, "Conditional"),
     ],
 )
 def test_a_metric_says_which_ability_a_model_lacks(metric, ability):

@@ -315,7 +315,7 @@ def test_actnorm_begins_with_unit_noise():
     np.testing.assert_allclose(jax.jit(lambda x: deep.inverse(deep.init(KEY, x), x)[0])(x).std(axis=0), 1, atol=1e-2)
 
 
-def test_standardise_is_not_learned():
+def test_standardize_is_not_learned():
     x = examples(Case(ActNorm()), 32)
     grads = jax.grad(lambda p: Standardize().inverse(p, x)[0].sum())(Standardize().init(KEY, x))
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(grads))

@@ -22,7 +22,7 @@ from gen_jax.hooks import Diagnose
 from gen_jax.loop import compile_steps, fit, initial_state, zero_metrics
 from gen_jax.models.common import normalization
 from gen_jax.models.common.arrays import pack
-from gen_jax.models.common.conditioning import ClassLabels
+from gen_jax.models.common.conditioning import ClassLabels, Dropped
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import (
     GAN,
@@ -189,7 +189,7 @@ def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
         for norm in NORMS
     ],
 )
-def test_architectures_take_every_normaliser(architecture, norm):
+def test_architectures_take_every_normalizer(architecture, norm):
     generator, discriminator = ARCHITECTURES[architecture](getattr(normalization, norm))
     x = {"x": jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))}
     algorithm, state = begun(GAN(generator, discriminator, 3), x)
@@ -244,7 +244,7 @@ def test_averages_have_statistics_of_their_own():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
-def test_spectral_normalisation_bounds_the_slope():
+def test_spectral_normalization_bounds_the_slope():
     model = MLPDiscriminator((32, 32), norm=normalization.spectral)
     x = points(256)["x"]
     variables = jax.jit(model.init)(jax.random.key(0), x)
@@ -462,6 +462,7 @@ class _Told(nn.Module):
         ({"auxiliary": -1.0}, "must not be negative"),
         ({"packing": 2, "conditioning": ClassLabels(2)}, "packing=1"),
         ({"auxiliary": 1.0}, "Labels"),
+        ({"conditioning": Dropped(ClassLabels(2))}, "belong to neither player"),
         ({"regularizers": (regularizers.r1(), regularizers.r1())}, "counts once"),
         ({"unrolling": Unrolling(0, optax.sgd(0.1))}, "at least 1 step"),
     ],

@@ -486,13 +486,13 @@ def test_log_densities_of_a_ladder_are_those_of_its_divergence():
     np.testing.assert_array_less(np.abs(sampled.mean(axis=0) - terms.kl.sum(axis=1)), 4 * error)
 
 
-def quantised(codes=5, **more):
+def quantized(codes=5, **more):
     encoder, decoder = ResidualEncoder((4,), (4, 4, 3)), ResidualDecoder((8, 8), (4,), 2)
     return VQVAE(encoder, decoder, DiscretizedLogistic(17), (4, 4), codes, prior_width=8, **more)
 
 
 def test_codes_are_the_nearest_and_the_codebook_follows_them():
-    model = quantised(decay=0.9, least=1e-6)
+    model = quantized(decay=0.9, least=1e-6)
     state = started(model, images())
     z, codes = jax.jit(model._encode)(state.params["vqvae"], state.extra["codebook"], images()["x"])
     distance = np.linalg.norm(np.asarray(z)[..., None, :] - np.asarray(state.extra["codebook"]), axis=-1)
@@ -508,7 +508,7 @@ def test_codes_are_the_nearest_and_the_codebook_follows_them():
 
 
 def test_codes_that_nobody_uses_begin_again():
-    model = quantised(least=0.1)
+    model = quantized(least=0.1)
     state = started(model, images())
     far = state.extra["codebook"].at[2].set(1e3)
     extra = {**state.extra, "codebook": far, "sums": far, "counts": state.extra["counts"].at[2].set(1e-3)}
@@ -518,7 +518,7 @@ def test_codes_that_nobody_uses_begin_again():
 
 
 def test_the_prior_over_codes_is_one_and_bounds_add_up():
-    model = quantised(codes=2)
+    model = quantized(codes=2)
     state = started(model, images())
     params = state.params["vqvae"]
     every = jnp.array(list(itertools.product(range(2), repeat=4))).reshape(16, 2, 2)
@@ -529,9 +529,9 @@ def test_the_prior_over_codes_is_one_and_bounds_add_up():
     np.testing.assert_allclose(jax.jit(model.elbo)(state, images()), expected, rtol=1e-5)
     for wrong in ({"codes": 1}, {"decay": 1.0}):
         with pytest.raises(ValueError):
-            quantised(**wrong)
+            quantized(**wrong)
     with pytest.raises(ValueError, match="codes on a grid"):
-        replace(quantised(), grid=(2, 2)).init(KEY, images())
+        replace(quantized(), grid=(2, 2)).init(KEY, images())
 
 
 # Evaluation and pictures
@@ -571,7 +571,7 @@ def test_collapse_is_seen():
     assert of_each["kl_1"].value == 0 and of_each["kl_0"].value == pytest.approx(found["kl_max"].value)
 
 
-def test_protocols_are_recorded_and_binarised_data_has_no_bits_per_dimension():
+def test_protocols_are_recorded_and_binarized_data_has_no_bits_per_dimension():
     model = VAE(MLP((), 4), MLP((), (2, 2, 1)), Bernoulli(), 2)
     x = np.random.default_rng(0).integers(0, 256, size=(20, 2, 2, 1)).astype(np.uint8)
     split = Split("test", {"x": x}, (binarize(),))

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import State, fold_in
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
+from gen_jax.core import Conditional, State, fold_in
+from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, filed
 from gen_jax.evaluation.samples.features import fit_classifier, small
 from gen_jax.evaluation.samples.quality import DRAWN, drawing, examples_of
 
@@ -37,7 +38,11 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
             seen = encode(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1)).probabilities
             parts = seen.argmax(axis=-1).reshape(stack, n)
             share = np.bincount(np.ravel_multi_index(tuple(parts), (classes,) * stack), minlength=classes**stack) / n
-            counts = np.bincount(split.training["label"], minlength=classes) if stack == 1 else np.ones(classes**stack)
+            counts = (
+                np.bincount(split.reference.arrays["label"], minlength=classes)
+                if stack == 1
+                else np.ones(classes**stack)
+            )
             there = share > 0
             ratios = np.log(share[there] * counts.sum() / counts[there])
             kl = float(np.sum(share[there] * ratios))
@@ -63,6 +68,9 @@ def train_on_synthetic(model: Any) -> Measure:
     For models conditioned on labels. Uses as many samples as there are training examples, at most 10,000, with their
     labels; also reports the accuracy of the same classifier trained on the examples themselves.
     """
+    ask(model, Conditional, "train_on_synthetic")
+    if model.conditioning is None:
+        raise UserError("train_on_synthetic needs a model conditioned on labels: leave it out of `metrics`")
     entry = model.conditioning.entry
     draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
 

@@ -25,6 +25,7 @@ class Conditioning:
 
     entry: str  # key in the batch
     size: int  # values per example, if the condition is one array (B, size)
+    learned = False  # whether it has parameters
 
     def init(self, key: Array, batch: Batch) -> PyTree:
         """Parameters, {} if there are none."""
@@ -116,6 +117,7 @@ class Images(Conditioning):
     size: int
     shape: tuple[int, ...]
     entry: str = "image"
+    learned = True
 
     def init(self, key, batch):
         images = jnp.zeros((1, *self.shape)) if self.entry not in batch else batch[self.entry][:1]
@@ -145,6 +147,7 @@ class Dropped(Conditioning):
 
     conditioning: Conditioning
     probability: float = 0.1
+    learned = True
 
     def __post_init__(self):
         if not 0 <= self.probability <= 1:

@@ -58,14 +58,14 @@ class Dequantized:
     def _scaled(self, x: Array) -> Array:
         return 2 * x.astype(jnp.float32) / (self.levels - 1) - 1
 
-    def _bounds(self, params: PyTree, batch: Batch, key: Array) -> Array:
+    def _bounds(self, params: PyTree, batch: Batch, key: Array, training: bool = False) -> Array:
         mean, log_std = jnp.split(self.network.apply({"params": params["noise"]}, self._scaled(batch["x"])), 2, axis=-1)
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         raw = mean + jnp.exp(log_std) * noise
         log_slope = jax.nn.log_sigmoid(raw) + jax.nn.log_sigmoid(-raw)
         log_q = sum_except_batch(-0.5 * (noise**2 + math.log(2 * math.pi)) - log_std - log_slope)
         x = (batch["x"] + jax.nn.sigmoid(raw)) / self.levels
-        log_p = self.flow.of(params, batch, fold_in(key, "condition")).log_prob(x)
+        log_p = self.flow.of(params, batch, fold_in(key, "condition") if training else None).log_prob(x)
         return log_p - log_q - math.prod(x.shape[1:]) * math.log(self.levels)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
@@ -73,7 +73,7 @@ class Dequantized:
         return self._bounds(state.params["flow"], batch, key)
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        return -self._bounds(params, batch, key).mean(), ({}, {})
+        return -self._bounds(params, batch, key, training=True).mean(), ({}, {})
 
     @property
     def objectives(self) -> Sequence[Objective]:

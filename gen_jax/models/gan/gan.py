@@ -86,6 +86,10 @@ class GAN:
             raise ValueError(f"auxiliary is a weight and must not be negative, got {self.auxiliary}")
         if self.packing > 1 and self.conditioning is not None:
             raise ValueError("packs have no single condition: use packing=1 in a conditional GAN")
+        if self.conditioning is not None and self.conditioning.learned:
+            raise ValueError(
+                f"{type(self.conditioning).__name__} has parameters, which belong to neither player of a GAN"
+            )
         if self.auxiliary and not isinstance(self.conditioning, ClassLabels):
             raise ValueError("an auxiliary classifier needs classes: conditioning=ClassLabels(n)")
         if self.unrolling and self.unrolling.steps < 1:

@@ -35,9 +35,11 @@ class ClassConditional:
             return self.model.init(fold_in(key, "class", c), self._of(batch, c))
 
         params, extra = jax.vmap(one)(jnp.arange(self.classes))
-        return {"prior": jnp.zeros(self.classes, jnp.result_type(batch["x"], jnp.float32)), **params}, {
-            "classes": extra
-        }
+        return params, {"classes": extra, "log_prior": _log_frequencies(self._counts(batch))}
+
+    def _counts(self, batch: Batch) -> Array:
+        """(classes,) weights of the examples of each class."""
+        return jnp.stack([self._of(batch, c)["weight"].sum() for c in range(self.classes)])
 
     def _of(self, batch: Batch, c: Array) -> Batch:
         mine = (batch["label"] == c).astype(jnp.float32)
@@ -45,8 +47,7 @@ class ClassConditional:
 
     def _states(self, state: State) -> State:
         """The States of all classes, stacked along a leading axis of parameters and extras."""
-        params = {player: own for player, own in state.params.items() if player != "prior"}
-        return State(state.step, state.key, params, (), state.extra["classes"])
+        return State(state.step, state.key, state.params, (), state.extra["classes"])
 
     def _each(self, state: State, f: Any) -> PyTree:
         """f(state of a class, its index) for all classes."""
@@ -55,8 +56,8 @@ class ClassConditional:
 
     def e_step(self, state: State, batch: Batch) -> tuple[PyTree, Metrics]:
         stats, metrics = self._each(state, lambda mine, c: self.model.e_step(mine, self._of(batch, c)))
-        count = jnp.stack([self._of(batch, c)["weight"].sum() for c in range(self.classes)])
-        log_prior = jnp.sum(count * jax.nn.log_softmax(state.params["prior"]))
+        count = self._counts(batch)
+        log_prior = jnp.sum(count * state.extra["log_prior"])
         found = metrics["log_likelihood"]
         joint = Mean(found.total.sum() + log_prior, found.count.sum())
         return {"count": count, "classes": stats}, {"log_likelihood": joint}
@@ -64,15 +65,13 @@ class ClassConditional:
     def m_step(self, state: State, stats: PyTree) -> tuple[Params, Extra]:
         axes = State(step=None, key=None, params=0, opt=None, extra=0)
         params, extra = jax.vmap(self.model.m_step, in_axes=(axes, 0))(self._states(state), stats["classes"])
-        prior = jnp.log(jnp.maximum(stats["count"], 1e-6) / stats["count"].sum())
-        return {"prior": prior.astype(state.params["prior"].dtype), **params}, {
-            "classes": {**state.extra["classes"], **extra}
-        }
+        log_prior = _log_frequencies(stats["count"])
+        return params, {"classes": {**state.extra["classes"], **extra}, "log_prior": log_prior}
 
     def log_joint(self, state: State, batch: Batch) -> Array:
         """(B, classes) log p(x, class) in nats."""
         found = self._each(state, lambda mine, c: self.model.log_prob(mine, batch))
-        return found.T + jax.nn.log_softmax(state.params["prior"])
+        return found.T + state.extra["log_prior"]
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log p(x, label) in nats."""
@@ -83,18 +82,23 @@ class ClassConditional:
         return jnp.argmax(self.log_joint(state, batch), axis=1)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
-        label = jax.random.categorical(fold_in(key, "label"), state.params["prior"], shape=(n,))
+        label = jax.random.categorical(fold_in(key, "label"), state.extra["log_prior"], shape=(n,))
         drawn = self._each(state, lambda mine, c: self.model.sample(mine, fold_in(key, "class", c), n))
         mine = lambda a: jax.vmap(lambda of_each, c: of_each[c], in_axes=(1, 0))(a, label)
         return {**jax.tree.map(mine, drawn), "label": label}
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        (player,) = (p for p in state.params if p != "prior")
+        (player,) = state.params
         values = self.log_prob(state._replace(params={**state.params, player: params}), batch)
         log_prob = Mean.of(values, batch.get("weight"))
         return Mean(-log_prob.total, log_prob.count), ({}, {"log_likelihood": log_prob})
 
     @property
     def objectives(self) -> Sequence[Objective]:
-        """Trains the parameters of each class; class priors are label frequencies and require `em`."""
+        """Trains the parameters of each class; the class priors are the label frequencies of the first batch."""
         return tuple(Objective(o.player, self.loss) for o in self.model.objectives)
+
+
+def _log_frequencies(count: Array) -> Array:
+    """(classes,) log class priors."""
+    return jnp.log(jnp.maximum(count, 1e-6) / count.sum())

@@ -91,7 +91,7 @@ class Gaussians:
     def maximize(self, params: PyTree, stats: Stats, variance: Array) -> PyTree:
         """The M-step; `variance` (D,) is the data's. Components without points are unchanged."""
         weight = jnp.asarray(self.prior.pseudo_counts, variance.dtype)
-        shift, covariances = self.kind.maximized(params, stats, weight, self.prior.mode * variance)
+        shift, covariances = self.kind.maximize(params, stats, weight, self.prior.mode * variance)
         floor = jnp.maximum(self.floor, 4 * jnp.finfo(variance.dtype).eps) * variance + self.regularization
         covariances = self.kind.with_floor(covariances, floor)
         new = {"means": params["means"] + shift, **self.kind.pack(covariances)}

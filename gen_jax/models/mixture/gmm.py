@@ -96,10 +96,7 @@ class GMM:
             return evaluation.stats(sums), total
 
         stats, total = self.gaussians.evaluate(_shapes(params), x, gather)
-        metrics = {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
-        if self.prior != Prior():  # the objective of MAP EM, for full batches
-            metrics["log_posterior"] = Mean(total + self._log_prior(params, state.extra["variance"]), weight.sum())
-        return stats, metrics
+        return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
         """The M-step, then reseeds components without points from the heaviest ones."""
@@ -152,6 +149,10 @@ class GMM:
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         return by_blocks(lambda x: self._log_prob(state.params["gmm"], x), _points(batch)[0], rows=1 << 16)
+
+    @property
+    def has_prior(self) -> bool:
+        return self.prior != Prior()
 
     def log_prior(self, state: State) -> Array:
         """Log-prior of the parameters, up to a constant; 0 for the flat prior."""

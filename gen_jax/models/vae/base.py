@@ -16,7 +16,7 @@ __all__ = ["BoundModel"]
 
 class BoundModel:
     """Base class of models trained by a bound. Subclasses have the fields `likelihood`, `bound`, `samples` and `beta`,
-    one player `player`, and `terms(params, batch, key, samples) -> BoundTerms`."""
+    one player `player`, and `terms`."""
 
     player = "vae"
     likelihood: Any
@@ -24,7 +24,8 @@ class BoundModel:
     samples: int
     beta: float | Callable[[Array], Array]
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1, training: bool = False) -> BoundTerms:
+        """The terms of the bound; in training, conditions may be dropped at random."""
         raise NotImplementedError
 
     @property
@@ -46,7 +47,7 @@ class BoundModel:
         return self.likelihood.unsupported(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
-        terms = self.terms(params, batch, key, self.samples)
+        terms = self.terms(params, batch, key, self.samples, training=True)
         beta = self.beta(state.step) if callable(self.beta) else self.beta
         divergence = terms.divergence
         metrics = {"reconstruction": Mean.of(-terms.log_likelihood), "kl": Mean.of(divergence.sum(axis=-1))}

@@ -171,7 +171,7 @@ class HVAE(BoundModel):
         out, found = self.ladder.apply({"params": params["ladder"]}, x, n, jnp.float32(spread), rngs={"z": key})
         return self.likelihood(out, params.get("likelihood")), found
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1, training: bool = False) -> BoundTerms:
         x = batch["x"]
         pixels, found = self._run(params, self.likelihood.normalize(x), samples * len(x), key)
         log_prior, log_posterior, kl = (a.reshape(self.groups, samples, len(x)) for a in found)

@@ -99,8 +99,9 @@ class VAE(BoundModel):
         outputs = self.decoder.apply({"params": params["decoder"]}, jnp.concatenate([z, *context], axis=-1))
         return self.likelihood(outputs, params.get("likelihood"))
 
-    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1) -> BoundTerms:
-        x, condition = batch["x"], self._condition(params, batch, fold_in(key, "condition"))
+    def terms(self, params: PyTree, batch: Batch, key: Array, samples: int = 1, training: bool = False) -> BoundTerms:
+        x = batch["x"]
+        condition = self._condition(params, batch, fold_in(key, "condition") if training else None)
         posterior = self._posterior(params, self.likelihood.normalize(x), *condition)
         prior = self._prior(params)
         z, log_posterior = draw(posterior, key, samples)

@@ -181,9 +181,9 @@ class VQVAE:
         """(B, h, w) the codes of x."""
         return self._encode(state.params["vqvae"], state.extra["codebook"], batch["x"])[1]
 
-    def start(self, condition: PyTree, n: int) -> Array:
-        """The initial memory of the code prior for n grids."""
-        return self.prior.start(n)[0]
+    def start(self, condition: PyTree, n: int) -> tuple[Array, Array]:
+        """The initial memory of the code prior for n grids, and the code (n,) that stands before the first."""
+        return self.prior.start(n)
 
     def next(self, params: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
         """The memory after code `token` (n,), and the logits (n, codes) of the next."""
@@ -194,7 +194,7 @@ class VQVAE:
     ) -> Batch:
         """n samples, with codes drawn autoregressively; see `common.autoregressive.Sampling`."""
         params = state.params["vqvae"]
-        memory, first = self.prior.start(n)
+        memory, first = self.start(condition, n)
         codes = generate(partial(self.next, params), memory, first, key, math.prod(self.grid), sampling)
         codes = codes.reshape(n, *self.grid)
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))

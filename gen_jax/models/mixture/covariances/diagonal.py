@@ -61,7 +61,7 @@ class Diagonal(Full):
     def features(self, d):
         return 2 * d + 1
 
-    def maximized(self, params, stats, weight, target):
+    def maximize(self, params, stats, weight, target):
         count, shift = counts_and_shifts(stats)
         within = stats.second - count[:, None] * shift**2
         return shift, (within + weight * target) / jnp.maximum(count + weight, 1e-30)[:, None]
@@ -146,8 +146,8 @@ class Spherical(Diagonal):
     def features(self, d):
         return d + 2
 
-    def maximized(self, params, stats, weight, target):
-        shift, variances = super().maximized(params, stats, weight, target)
+    def maximize(self, params, stats, weight, target):
+        shift, variances = super().maximize(params, stats, weight, target)
         return shift, variances.mean(axis=1)
 
     def with_floor(self, covariances, floor):

@@ -87,7 +87,7 @@ class Full:
         """Number of sufficient-statistic features (the log-density is linear in them)."""
         return d * (d + 1) // 2 + d + 1
 
-    def maximized(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
+    def maximize(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
         """Shifts of the means (K, D) and new covariances.
 
         weight: pseudo-counts of the prior; target: its mode (D,), assigned to components without points.
@@ -232,7 +232,7 @@ class Tied(Full):
     def features(self, d):
         return d + 1
 
-    def maximized(self, params, stats, weight, target):
+    def maximize(self, params, stats, weight, target):
         count, shift = counts_and_shifts(stats)
         within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
         return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
