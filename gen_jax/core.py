@@ -63,6 +63,7 @@ __all__ = [
     "as_mean",
     "averaged",
     "fold_in",
+    "is_sequential",
 ]
 
 PyTree = Any
@@ -389,6 +390,12 @@ def fold_in(key: Array, *names: int | str | Array) -> Array:
     for name in names:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()) if isinstance(name, str) else name)
     return key
+
+
+def is_sequential(batch: Batch) -> bool:
+    """Whether "x" holds sequences: ragged ones, of vectors (B, T, D), or of symbols (B, T)."""
+    x = batch["x"]
+    return "length" in batch or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
 
 
 def averaged(state: State) -> State:

@@ -14,7 +14,7 @@ import tyro
 
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
-from gen_jax.data import use_data_dir
+from gen_jax.data.catalogue import use_data_dir
 from gen_jax.errors import UserError
 
 __all__ = ["Options", "parse", "show_summary", "train"]

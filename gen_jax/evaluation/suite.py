@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State
+from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State, is_sequential
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
@@ -68,9 +68,8 @@ def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoic
 
 
 def is_sequences(split: Split) -> bool:
-    """Whether "x" holds ragged sequences, vectors over time, or symbols."""
-    x = split.arrays["x"]
-    return "length" in split.arrays or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
+    """Whether the examples are sequences."""
+    return is_sequential(split.arrays)
 
 
 def has_classes(split: Split) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Batch, State, Trainable
+from gen_jax.core import State, Trainable, is_sequential
 from gen_jax.data.catalogue import Dataset
 from gen_jax.data.catalogue import load as load_data
 from gen_jax.errors import UserError
@@ -31,7 +31,6 @@ __all__ = [
     "Measurement",
     "cadence",
     "cadences",
-    "is_sequential",
     "keep_programs",
     "lay_out",
     "loop_length",
@@ -266,12 +265,6 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         peak_bandwidth=apart * copy_bandwidth(needs),
         known_flops=maker and apart * maker.flops,
     )
-
-
-def is_sequential(batch: Batch) -> bool:
-    """Whether "x" holds sequences, of vectors (B, T, D) or of symbols (B, T)."""
-    x = batch["x"]
-    return "length" in batch or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
 
 
 def moving_mean(times: Sequence[float], n: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gen_jax.models.common import convolutions
+from gen_jax.models.common.arrays import depth_to_space
 from gen_jax.models.common.convolutions import Conv, ConvTranspose, UpsampleConv, convolve
-from gen_jax.models.common.networks import ConvDecoder, depth_to_space
+from gen_jax.models.common.networks import ConvDecoder
 from gen_jax.sharding import Layout
 
 

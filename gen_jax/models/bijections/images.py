@@ -12,8 +12,9 @@ from gen_jax.models.bijections.coupling import Checkerboard, Coupling, Network, 
 from gen_jax.models.bijections.elementwise import Affine, Transformer
 from gen_jax.models.bijections.layer import Chain, Layer, Mapped, Stack, Wrapper
 from gen_jax.models.bijections.linear import ActNorm, Linear, Reverse
+from gen_jax.models.common.arrays import depth_to_space
 
-__all__ = ["FactorOut", "Squeezed", "glow", "multi_scale", "realnvp", "squeeze", "unsqueeze"]
+__all__ = ["FactorOut", "Squeezed", "glow", "multi_scale", "realnvp", "squeeze"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Squeezed(Wrapper):
 
     def forward(self, params, z, context=None):
         x, log_det = self.layer.forward(params, squeeze(z), context)
-        return unsqueeze(x), log_det
+        return depth_to_space(x), log_det
 
     def inverse(self, params, x, context=None):
         z, log_det = self.layer.inverse(params, squeeze(x), context)
-        return unsqueeze(z), log_det
+        return depth_to_space(z), log_det
 
 
 def squeeze(x_BHWC: Array) -> Array:
@@ -46,13 +47,6 @@ def squeeze(x_BHWC: Array) -> Array:
     batch, height, width, channels = x_BHWC.shape
     x = x_BHWC.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def unsqueeze(x_BHWC: Array) -> Array:
-    """(B, H, W, 4 C) -> (B, 2 H, 2 W, C)."""
-    batch, height, width, channels = x_BHWC.shape
-    x = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
 
 
 @dataclass(frozen=True)

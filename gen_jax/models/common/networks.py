@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gen_jax.models.common.arrays import depth_to_space
 from gen_jax.models.common.convolutions import Conv, ConvTranspose
 from gen_jax.models.common.normalization import Normalization, none
 
@@ -21,7 +22,6 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "TransposedDecoder",
-    "depth_to_space",
     "downsampled_size",
 ]
 
@@ -170,10 +170,3 @@ def downsampled_size(size: tuple[int, int], times: int) -> tuple[int, int]:
     if any(side % 2**times for side in size):
         raise ValueError(f"an image of {size} cannot be halved {times} times")
     return tuple(side // 2**times for side in size)
-
-
-def depth_to_space(x_BHWC: jax.Array) -> jax.Array:
-    """(B, H, W, 4C) -> (B, 2H, 2W, C): depth to space."""
-    batch, height, width, channels = x_BHWC.shape
-    x = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
-from gen_jax.models.common.arrays import sum_except_batch
+from gen_jax.models.common.arrays import depth_to_space, sum_except_batch
 from gen_jax.models.common.convolutions import Conv
-from gen_jax.models.common.networks import Residual, depth_to_space
+from gen_jax.models.common.networks import Residual
 from gen_jax.models.vae.base import BoundModel
 from gen_jax.models.vae.bounds import BoundFunction, BoundTerms, elbo
 
