@@ -254,7 +254,8 @@ def test_law_17_float64_enabled_changes_no_dtype(path):
     with jax.enable_x64(True):
         case = Case(path)
         check_structure(case)
-        assert jax.tree.map(lambda a: a.dtype, case.program.shapes) == expected
+        if case.batch["x"].dtype.kind == "f":  # integers say nothing about the type of parameters
+            assert jax.tree.map(lambda a: a.dtype, case.program.shapes) == expected
         draw = lambda state, key: case.model.sample(state, key, 7, case.condition)["x"]
         x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
         assert (x.dtype.kind != "f") or x.dtype == jnp.float32

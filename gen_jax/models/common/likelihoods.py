@@ -78,7 +78,7 @@ class Gaussian:
         return 2 if self.scale == "learned" else 1
 
     def init(self) -> PyTree:
-        return {"log_scale": jnp.zeros(())} if self.scale == "shared" else {}
+        return {"log_scale": jnp.zeros((), jnp.float32)} if self.scale == "shared" else {}
 
     def unsupported(self, x: np.ndarray) -> str:
         return ""

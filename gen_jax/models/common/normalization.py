@@ -61,8 +61,8 @@ class _Batch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
-        seen_mean = self.variable(STATISTICS, "mean", jnp.zeros, x.shape[-1:])
-        seen_variance = self.variable(STATISTICS, "variance", jnp.ones, x.shape[-1:])
+        seen_mean = self.variable(STATISTICS, "mean", jnp.zeros, x.shape[-1:], jnp.float32)
+        seen_variance = self.variable(STATISTICS, "variance", jnp.ones, x.shape[-1:], jnp.float32)
         mean, variance = seen_mean.value, seen_variance.value
         if self.is_mutable_collection(STATISTICS):
             axes = tuple(range(x.ndim - 1))

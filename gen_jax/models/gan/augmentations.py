@@ -75,7 +75,7 @@ class Adaptive(Augmentation):
             raise ValueError(f"target must be in (-1, 1) and examples positive, got {self.target}, {self.examples}")
 
     def init(self):
-        return {"probability": jnp.zeros(())}
+        return {"probability": jnp.zeros((), jnp.float32)}
 
     def __call__(self, x, key, state):
         probability = state.extra["augmentation"]["probability"]
@@ -109,7 +109,7 @@ def brightness(amount: float = 0.5) -> ImageOp:
     """Shifts the brightness of each image (B, H, W, C) by at most amount/2 either way."""
 
     def change(x: Array, key: Array) -> Array:
-        return x + amount * (jax.random.uniform(key, (len(x), 1, 1, 1)) - 0.5)
+        return x + amount * (jax.random.uniform(key, (len(x), 1, 1, 1), x.dtype) - 0.5)
 
     return change
 
@@ -119,7 +119,7 @@ def contrast(amount: float = 1.0) -> ImageOp:
 
     def change(x: Array, key: Array) -> Array:
         mean = x.mean(axis=(1, 2, 3), keepdims=True)
-        return mean + (x - mean) * (1 + amount * (jax.random.uniform(key, (len(x), 1, 1, 1)) - 0.5))
+        return mean + (x - mean) * (1 + amount * (jax.random.uniform(key, (len(x), 1, 1, 1), x.dtype) - 0.5))
 
     return change
 

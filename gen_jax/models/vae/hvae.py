@@ -48,7 +48,7 @@ class Latent(nn.Module):
         if seen_BHWC is not None:
             both = nn.relu(jnp.concatenate([h_BHWC, seen_BHWC], axis=-1))
             posterior = _normal(self._conv(2 * self.channels, "posterior")(both), prior)
-        noise = jax.random.normal(self.make_rng("z"), posterior.loc.shape)
+        noise = jax.random.normal(self.make_rng("z"), posterior.loc.shape, posterior.loc.dtype)
         z = posterior.loc + spread * posterior.scale * noise
         h_BHWC = h_BHWC + nn.Dense(self.width, dtype=self.dtype)(z.astype(self.dtype))
         h_BHWC = Residual(self.width, self.scale, self.dtype)(h_BHWC)

@@ -49,7 +49,7 @@ class FullCovariance:
     def __call__(self, outputs: Array, params: PyTree = None) -> distrax.Distribution:
         latent = int(((9 + 8 * outputs.shape[-1]) ** 0.5 - 3) / 2 + 0.5)
         mean, log_std, below = jnp.split(outputs, [latent, 2 * latent], axis=-1)
-        factor = jnp.zeros((*outputs.shape[:-1], latent, latent))
+        factor = jnp.zeros((*outputs.shape[:-1], latent, latent), outputs.dtype)
         diagonal, rows = jnp.diag_indices(latent), jnp.tril_indices(latent, -1)
         factor = factor.at[..., *diagonal].set(jnp.exp(log_std)).at[..., *rows].set(below)
         return Triangular(mean, factor)
@@ -71,7 +71,7 @@ class FlowPosterior:
         return self.base.outputs(latent) + self.context
 
     def init(self, key: Array, latent: int) -> PyTree:
-        noise = jax.random.normal(fold_in(key, "noise"), (NOISE, latent))
+        noise = jax.random.normal(fold_in(key, "noise"), (NOISE, latent), jnp.float32)
         context = jnp.zeros((NOISE, self.context)) if self.context else None
         return {"flow": self.flow.init(fold_in(key, "flow"), noise, context)}
 

@@ -31,7 +31,7 @@ class StandardNormal:
         return {}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
-        return distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))
+        return distrax.MultivariateNormalDiag(jnp.zeros(latent, jnp.float32), jnp.ones(latent, jnp.float32))
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class GaussianMixture:
             raise ValueError(f"a mixture needs at least one component, got {self.components}")
 
     def init(self, key: Array, latent: int, x: Array) -> PyTree:
-        means = jax.random.normal(key, (self.components, latent))
-        return {"logits": jnp.zeros(self.components), "means": means, "log_stds": jnp.zeros(means.shape)}
+        means = jax.random.normal(key, (self.components, latent), jnp.float32)
+        return {"logits": jnp.zeros(self.components, means.dtype), "means": means, "log_stds": jnp.zeros_like(means)}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
         normals = distrax.MultivariateNormalDiag(params["means"], jnp.exp(params["log_stds"]))
@@ -67,8 +67,8 @@ class VampPrior:
             raise ValueError(f"a VampPrior needs at least one pseudo-input, got {self.components}")
 
     def init(self, key: Array, latent: int, x: Array) -> PyTree:
-        noise = 0.5 * jax.random.normal(key, (self.components, *x.shape[1:]))
-        return {"logits": jnp.zeros(self.components), "inputs": noise}
+        noise = 0.5 * jax.random.normal(key, (self.components, *x.shape[1:]), jnp.float32)
+        return {"logits": jnp.zeros(self.components, noise.dtype), "inputs": noise}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
         components = posterior(params["inputs"])
@@ -85,5 +85,5 @@ class FlowPrior:
         return {"flow": self.flow.init(key, jax.random.normal(key, (NOISE, latent)))}
 
     def __call__(self, params: PyTree, latent: int, posterior: Posterior) -> distrax.Distribution:
-        base = distrax.MultivariateNormalDiag(jnp.zeros(latent), jnp.ones(latent))
+        base = distrax.MultivariateNormalDiag(jnp.zeros(latent, jnp.float32), jnp.ones(latent, jnp.float32))
         return distrax.Transformed(base, self.flow(params["flow"], None))

@@ -42,8 +42,8 @@ class LinearRegression(Emission):
         params = {"joint": whole.start(both, k, extra["variance"])}
         r = jax.nn.softmax(2 * jax.random.normal(fold_in(key, "start"), (*seen.shape, k), x.dtype)) * seen[..., None]
         params |= {
-            "weights": jnp.zeros((k, x.shape[2], both.shape[1] - x.shape[2])),
-            "bias": jnp.zeros((k, x.shape[2])),
+            "weights": jnp.zeros((k, x.shape[2], both.shape[1] - x.shape[2]), x.dtype),
+            "bias": jnp.zeros((k, x.shape[2]), x.dtype),
         }
         params |= FULL.pack(jnp.broadcast_to(jnp.eye(x.shape[2], dtype=x.dtype), (k, *2 * x.shape[2:])))
         extra["joint"] = params.pop("joint")
