@@ -119,22 +119,18 @@ def test_law_07_chunk_equals_step_by_step(case, same):
     source = jax.tree.map(jnp.asarray, case.source)
     state = case.run(5, case.start)
     chunked, _ = jax.jit(chunk(case.algorithm, 4).step)(case.first, source)
-    same(chunked, state, rtol=1e-3, atol=1e-4)
+    same(chunked, state, rtol=2e-4, atol=2e-5)
 
 
 def test_law_08_two_devices_equal_one(case, same):
-    """From the same State, for nearly all parameters: Adam divides gradients by themselves, so that where they are 0
-    but for rounding (some biases of a Wasserstein critic) it moves by the learning rate to either side."""
+    """From the same State: the first step of Adam divides gradients by themselves, so that where they are 0 but for
+    rounding it moves by the learning rate to either side."""
     divided = case.divided(2)
     one, two = case.run(2, case.start), divided.run(2, state=case.start)
     same(jax.device_get(two.opt), jax.device_get(one.opt), rtol=5e-3, atol=1e-4)  # sums of gradients, or of statistics
     one, two = case.run(4, case.start), divided.run(4, state=case.start)
     assert len(jax.tree.leaves(two.params)[0].sharding.device_set) == 2
-    agree = [
-        np.ravel(np.isclose(a, b, rtol=2e-3, atol=2e-4))
-        for a, b in zip(jax.tree.leaves(two.params), jax.tree.leaves(one.params))
-    ]
-    assert np.mean(np.concatenate(agree)) > 0.99
+    same(jax.device_get(two.params), jax.device_get(one.params), rtol=2e-3, atol=2e-4)
     first = divided.run(1)
     for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(case.first.params)):
         np.testing.assert_allclose(np.linalg.norm(a), np.linalg.norm(b), rtol=2e-2, atol=2e-2)
