@@ -18,7 +18,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
-from gen_jax.evaluation.samples.quality import chosen, examples_of, quality
+from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_encoder
 from gen_jax.evaluation.suite import EncoderChoice, quality_encoder, suite
 from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, open_run, use_compilation_cache
@@ -114,7 +114,7 @@ def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)
-    encode = chosen(choice, split)
+    encode = resolve_encoder(choice, split)
     found = quality(encode, encode(examples_of(split, 10_000)), split)
     shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)

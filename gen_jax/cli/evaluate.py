@@ -36,7 +36,7 @@ def evaluate(
         split: train, validation, test, or a part such as test[:100]
         seed: random seed for samples and everything else random
     """
-    from gen_jax.evaluation.report import as_json, chosen, console, evaluator, table
+    from gen_jax.evaluation.report import as_json, console, evaluator, find_metrics, table
     from gen_jax.evaluation.suite import suite
 
     if metrics == []:
@@ -45,7 +45,7 @@ def evaluate(
     run = open_workdir(workdir, config, data_dir)
     part = run.experiment.split(run.data, split)
     wanted = suite(run.experiment.model, part, run.experiment.metrics, encode, samples)
-    wanted = wanted if metrics is None else chosen(wanted, metrics)
+    wanted = wanted if metrics is None else find_metrics(wanted, metrics)
     measure = evaluator(run.experiment.model, wanted, seed)
     state = run.state(parse_step(step))
     found = measure(state, part)

@@ -58,10 +58,9 @@ def _of_class(model: Any, label: int, n: int) -> dict[str, Any]:
     import numpy as np
 
     from gen_jax.core import Conditional
-    from gen_jax.models.common.conditioning import ClassLabels
 
     conditioning = model.conditioning if isinstance(model, Conditional) else None
-    if not isinstance(conditioning, ClassLabels):
+    if conditioning is None or conditioning.classes is None:
         raise UserError("--label is for models conditioned on labels, which this one is not")
     if not 0 <= label < conditioning.classes:
         raise UserError(f"--label must be between 0 and {conditioning.classes - 1}, got {label}")

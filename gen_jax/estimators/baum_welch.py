@@ -17,8 +17,8 @@ from gen_jax.algorithms import em
 from gen_jax.core import Batch, PyTree, State
 from gen_jax.estimators.common import (
     at_least,
-    chosen,
     key_of,
+    one_of,
     points,
     precision,
     probabilities,
@@ -87,7 +87,7 @@ class BaumWelchEstimator(BaseEstimator):
     def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
         """States (n_samples,): "viterbi", with their joint log-probability, or "map", the most probable per step."""
         algorithm = algorithm or self.algorithm
-        if chosen("algorithm", algorithm, {"viterbi": True, "map": False}):
+        if one_of("algorithm", algorithm, {"viterbi": True, "map": False}):
             found, lengths = self._infer(_decode, X, lengths)
             return float(np.sum(found.log_joint)), _joined(found.states, lengths)
         p = self.predict_proba(X, lengths)

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 
 from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
 
-__all__ = ["KINDS", "at_least", "chosen", "covariance_matrices", "key_of", "points", "precision", "probabilities"]
+__all__ = ["KINDS", "at_least", "covariance_matrices", "key_of", "one_of", "points", "precision", "probabilities"]
 
 KINDS: Mapping[str, Full] = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
 
@@ -22,7 +22,7 @@ def precision(x: np.ndarray) -> AbstractContextManager:
     return jax.enable_x64(x.dtype == np.float64 and jax.default_backend() != "tpu")
 
 
-def chosen(name: str, value: Any, options: Mapping[str, Any]) -> Any:
+def one_of(name: str, value: Any, options: Mapping[str, Any]) -> Any:
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
     return options[value]

@@ -12,8 +12,8 @@ from gen_jax.estimators.baum_welch import BaumWelchEstimator
 from gen_jax.estimators.common import (
     KINDS,
     at_least,
-    chosen,
     covariance_matrices,
+    one_of,
     points,
     probabilities,
 )
@@ -64,7 +64,7 @@ class GaussianHMM(BaumWelchEstimator):
 
     def _model(self, x):
         at_least(0, min_covar=self.min_covar)
-        kind = chosen("covariance_type", self.covariance_type, KINDS)
+        kind = one_of("covariance_type", self.covariance_type, KINDS)
         missing = x is not None and bool(np.isnan(x).any())
         return self._hmm(Gaussian(kind, floor=0.0, regularization=float(self.min_covar), missing=missing))
 
@@ -74,7 +74,7 @@ class GaussianHMM(BaumWelchEstimator):
         if len(means) != k:
             raise ValueError(f"means_ must have {k} rows, got {len(means)}")
         covars = covariance_matrices("covars_", self.covars_, self.covariance_type, k, means.shape[1])
-        gaussians = Gaussian(chosen("covariance_type", self.covariance_type, KINDS)).gaussians
+        gaussians = Gaussian(one_of("covariance_type", self.covariance_type, KINDS)).gaussians
         return gaussians.pack(jnp.asarray(means), jnp.asarray(covars))
 
     def _keep_emission(self, model, params):
@@ -124,7 +124,7 @@ class GMMHMM(BaumWelchEstimator):
         at_least(0, min_covar=self.min_covar)
         at_least(1, n_mix=self.n_mix)
         kinds = {name: kind for name, kind in KINDS.items() if name != "tied"}
-        kind = chosen("covariance_type", self.covariance_type, kinds)
+        kind = one_of("covariance_type", self.covariance_type, kinds)
         missing = x is not None and bool(np.isnan(x).any())
         emission = GaussianMixture(
             kind, floor=0.0, regularization=float(self.min_covar), missing=missing, components=int(self.n_mix)

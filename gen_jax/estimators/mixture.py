@@ -21,9 +21,9 @@ from gen_jax.core import Batch, PyTree, State
 from gen_jax.estimators.common import (
     KINDS,
     at_least,
-    chosen,
     covariance_matrices,
     key_of,
+    one_of,
     points,
     precision,
     probabilities,
@@ -91,7 +91,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError(f"n_components must be whole numbers of at least 1, got {self.n_components!r}")
         at_least(1, max_iter=self.max_iter, n_init=self.n_init)
         at_least(0, tol=self.tol, reg_covar=self.reg_covar)
-        chosen("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
         x = self._points(X, reset=True)
         if len(x) < max(ks):
             raise ValueError(f"n_components = {max(ks)}, but X has {len(x)} samples: take fewer components")
@@ -195,8 +195,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return GMM(
             int(k),
             floor=0.0,
-            kind=chosen("covariance_type", self.covariance_type, KINDS),
-            start=chosen("init_params", self.init_params, STARTS),
+            kind=one_of("covariance_type", self.covariance_type, KINDS),
+            start=one_of("init_params", self.init_params, STARTS),
             regularization=float(self.reg_covar),
             missing=missing,
             prior=self.prior or Prior(),

@@ -25,7 +25,7 @@ from gen_jax.core import (
     State,
 )
 from gen_jax.data.source import apply_transforms, epoch
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, filed, mean_over
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, mean_over, with_group
 
 __all__ = ["accuracy", "elbo", "importance_weighted", "log_likelihood", "log_likelihood_per_step"]
 
@@ -65,7 +65,7 @@ def log_likelihood_per_step(model: Density) -> Measure:
             perplexity = math.exp(-ratio)
             found["perplexity"] = Estimate(perplexity, perplexity * error, "symbols", "exact", n)
             found["bits_per_character"] = Estimate(-ratio / math.log(2), error / math.log(2), "bits/char", "exact", n)
-        return filed(found, "likelihood", perplexity="lower", bits_per_character="lower")
+        return with_group(found, "likelihood", perplexity="lower", bits_per_character="lower")
 
     return measure
 

@@ -20,7 +20,7 @@ from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
-__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "filed", "mean_over"]
+__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "mean_over", "with_group"]
 
 
 class Estimate(NamedTuple):
@@ -37,7 +37,9 @@ class Estimate(NamedTuple):
     headline: bool = False  # among the main results of a run
 
 
-def filed(estimates: Mapping[str, Estimate], group: str, headline: bool = False, **better: str) -> dict[str, Estimate]:
+def with_group(
+    estimates: Mapping[str, Estimate], group: str, headline: bool = False, **better: str
+) -> dict[str, Estimate]:
     """Adds the group to estimates; `better` maps names to whether "higher" or "lower" is better.
 
     Names match up to an "@": `frechet_distance=...` applies to "frechet_distance@digits_cnn" too. Other estimates are

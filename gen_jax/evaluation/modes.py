@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Model, State
-from gen_jax.evaluation.metric import Estimate, Metric, Split, filed
+from gen_jax.evaluation.metric import Estimate, Metric, Split, with_group
 
 __all__ = ["mode_coverage"]
 
@@ -44,8 +44,8 @@ def mode_coverage(centers: np.ndarray, deviation: float, samples: int = 2500) ->
                 ),
                 "reverse_kl": Estimate(kl, math.nan, "nats", "estimate", samples),
             }
-            found = filed(found, "sample quality", headline=True, high_quality="higher")
-            return filed(found, "diversity", headline=True, modes="higher", reverse_kl="lower")
+            found = with_group(found, "sample quality", headline=True, high_quality="higher")
+            return with_group(found, "diversity", headline=True, modes="higher", reverse_kl="lower")
 
         return measure
 

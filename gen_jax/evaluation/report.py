@@ -15,7 +15,7 @@ from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Metric, Split
 
-__all__ = ["as_json", "chosen", "console", "evaluator", "from_json", "table"]
+__all__ = ["as_json", "console", "evaluator", "find_metrics", "from_json", "table"]
 
 
 def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
@@ -31,7 +31,7 @@ def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[
     return evaluate
 
 
-def chosen(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
+def find_metrics(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
     """The metrics with these names: those of the experiment, or any of `gen_jax.evaluation`."""
     import gen_jax.evaluation as evaluation
 

@@ -16,11 +16,10 @@ from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_group
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
-from gen_jax.models.common.conditioning import ClassLabels
 
 __all__ = [
     "ENOUGH",
@@ -51,7 +50,7 @@ def suite(
         chosen.append(sample_quality(encode, samples))
     if has_classes(split):
         chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
-        by_label = isinstance(model, Conditional) and isinstance(model.conditioning, ClassLabels)
+        by_label = isinstance(model, Conditional) and model.conditioning is not None and model.conditioning.classes
         if by_label and split.reference.size >= ENOUGH:
             chosen.append(train_on_synthetic)
     if isinstance(model, Latent) and "label" in split.arrays and split.size >= ENOUGH:
@@ -116,7 +115,7 @@ def cost(model: Any) -> Measure:
             "parameters": Estimate(float(size), math.nan, "", "exact", 1),
             "samples_per_second": Estimate(float(np.median(rates)), error, "1/s", "estimate", len(rates), device),
         }
-        return filed(found, "speed and cost", samples_per_second="higher", parameters="lower")
+        return with_group(found, "speed and cost", samples_per_second="higher", parameters="lower")
 
     return measure
 

@@ -98,7 +98,7 @@ def _(model: GAN, batch: Batch) -> float | None:
     judged = forward(model.discriminator.init, x, *([] if model.auxiliary else context)) / model.packing
     penalties = sum(6.0 / r.every for r in model.regularizers if r.per_example)
     lazy = sum(1.0 / r.every for r in model.regularizers if r.every > 1)
-    seeking = any(r.name == "mode_seeking" for r in model.regularizers)
+    seeking = any(r.resamples for r in model.regularizers)
     zero, one = jnp.zeros(1), jnp.ones(1)
     loss = model.adversarial.generator
     of_real = float(loss(zero, zero) != loss(one, zero))  # a relativistic generator loss uses real examples too

@@ -28,7 +28,7 @@ from gen_jax.evaluation import (
     train_on_synthetic,
 )
 from gen_jax.evaluation.metric import mean_over
-from gen_jax.evaluation.report import as_json, chosen, table
+from gen_jax.evaluation.report import as_json, find_metrics, table
 from gen_jax.plots import learning_curves, tiled
 
 
@@ -99,8 +99,8 @@ def test_mode_coverage_of_the_truth_of_collapse_and_of_noise():
 
 def test_unknown_metric_lists_the_known():
     with pytest.raises(UserError, match="there are accuracy, active_units, cost, elbo"):
-        chosen([], ["fid"])
-    assert chosen([log_likelihood], ["log_likelihood"]) == [log_likelihood]
+        find_metrics([], ["fid"])
+    assert find_metrics([log_likelihood], ["log_likelihood"]) == [log_likelihood]
 
 
 def test_table_and_json_show_units_and_kinds():

@@ -12,9 +12,9 @@ from jax import Array
 
 from gen_jax.core import Conditional, State, fold_in
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, filed
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
 from gen_jax.evaluation.samples.features import fit_classifier, small
-from gen_jax.evaluation.samples.quality import DRAWN, drawing, examples_of
+from gen_jax.evaluation.samples.quality import DRAWN, examples_of, sampler
 
 __all__ = ["class_coverage", "train_on_synthetic"]
 
@@ -29,7 +29,7 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
     """
 
     def class_coverage(model: Any) -> Measure:
-        draw = drawing(model)
+        draw = sampler(model)
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             encode = small(split)
@@ -54,8 +54,8 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
                 "class_kl": of(kl, error, "nats"),
                 "confidence": of(sure.mean(), sure.std() / math.sqrt(n), "share"),
             }
-            found = filed(found, "sample quality", headline=True, confidence="higher")
-            return filed(found, "diversity", headline=True, classes="higher", class_kl="lower")
+            found = with_group(found, "sample quality", headline=True, confidence="higher")
+            return with_group(found, "diversity", headline=True, classes="higher", class_kl="lower")
 
         return measure
 
@@ -85,6 +85,6 @@ def train_on_synthetic(model: Any) -> Measure:
         error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
         how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
         found = {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}
-        return filed(found, "use", headline=True, train_on_synthetic="higher")
+        return with_group(found, "use", headline=True, train_on_synthetic="higher")
 
     return measure

@@ -16,7 +16,7 @@ from jax import Array
 
 from gen_jax.core import State, fold_in
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, filed
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_group
 from gen_jax.evaluation.samples.distances import (
     ENOUGH,
     Moments,
@@ -30,13 +30,13 @@ from gen_jax.evaluation.samples.features import Encoder, EncoderOutput, small
 __all__ = [
     "DRAWN",
     "Reference",
-    "chosen",
-    "drawing",
+    "encode_blocks",
     "examples_of",
     "inception_score",
     "quality",
+    "resolve_encoder",
     "sample_quality",
-    "seen",
+    "sampler",
 ]
 
 DRAWN = 500  # samples drawn at once
@@ -52,13 +52,13 @@ def sample_quality(
     """
 
     def sample_quality(model: Any) -> Measure:
-        draw, known = drawing(model), {}
+        draw, known = sampler(model), {}
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            encode = chosen(encoder, split)
+            encode = resolve_encoder(encoder, split)
             if split.name not in known:
                 known[split.name] = Reference.of(encode, split)
-            fake = seen(encode, (split.pixels(x) for x in draw(state, key, samples)))
+            fake = encode_blocks(encode, (split.pixels(x) for x in draw(state, key, samples)))
             return quality(encode, fake, split, known[split.name], k, splits)
 
         return measure
@@ -66,12 +66,12 @@ def sample_quality(
     return sample_quality
 
 
-def chosen(encoder: Encoder | Callable[[Split], Encoder], split: Split) -> Encoder:
+def resolve_encoder(encoder: Encoder | Callable[[Split], Encoder], split: Split) -> Encoder:
     """Resolves an encoder, or a function split -> Encoder."""
     return encoder if isinstance(encoder, Encoder) else encoder(split)
 
 
-def drawing(model: Any) -> Callable[[State, Array, int], Any]:
+def sampler(model: Any) -> Callable[[State, Array, int], Any]:
     """Makes (state, key, n) -> blocks of "x" of n samples, compiled once."""
     draw = jax.jit(lambda state, key: model.sample(state, key, DRAWN)["x"])
 
@@ -82,7 +82,7 @@ def drawing(model: Any) -> Callable[[State, Array, int], Any]:
     return blocks
 
 
-def seen(encoder: Encoder, blocks: Any) -> EncoderOutput:
+def encode_blocks(encoder: Encoder, blocks: Any) -> EncoderOutput:
     """Encodes blocks of images, one block in memory at a time."""
     parts = [encoder(x) for x in blocks]
     probabilities = None if parts[0].probabilities is None else np.concatenate([p.probabilities for p in parts])
@@ -141,8 +141,8 @@ def quality(
     protocol = split.protocol if "binarized" in split.protocol or "thresholded" in split.protocol else ""
     notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
     estimates = {f"{name}@{encoder.name}": e._replace(how=notes(e)) for name, e in found.items()}
-    estimates = filed(estimates, "sample quality", headline=True, frechet_distance="lower")
-    estimates = filed(
+    estimates = with_group(estimates, "sample quality", headline=True, frechet_distance="lower")
+    estimates = with_group(
         estimates,
         "sample quality",
         frechet_infinity="",
@@ -151,7 +151,7 @@ def quality(
         precision="higher",
         density="",
     )
-    return filed(estimates, "diversity", recall="higher", coverage="higher", memorized="", nearest_ratio="")
+    return with_group(estimates, "diversity", recall="higher", coverage="higher", memorized="", nearest_ratio="")
 
 
 def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Estimate]:

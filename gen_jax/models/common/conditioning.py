@@ -26,6 +26,7 @@ class Conditioning:
     entry: str  # key in the batch
     size: int  # values per example, if the condition is one array (B, size)
     learned = False  # whether it has parameters
+    classes: int | None = None  # how many classes, if the entry holds class labels
 
     def init(self, key: Array, batch: Batch) -> PyTree:
         """Parameters, {} if there are none."""
@@ -73,6 +74,10 @@ class ClassLabels(Conditioning):
 
     classes: int
     entry: str = "label"
+
+    def __post_init__(self):
+        if not self.classes or self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
 
     @property
     def size(self) -> int:
@@ -160,6 +165,10 @@ class Dropped(Conditioning):
     @property
     def size(self) -> int:
         return self.conditioning.size
+
+    @property
+    def classes(self) -> int | None:
+        return self.conditioning.classes
 
     def init(self, key, batch):
         inner = self.conditioning.init(fold_in(key, "conditioning"), batch)

@@ -35,8 +35,15 @@ STATISTICS = "batch_stats"
 
 
 class Normalization(NamedTuple):
+    """Normalization of activations, of weights, or neither.
+
+    removes_bias: whether it subtracts from values of so many axes any bias added just before. A layer there has none:
+    its gradient would be 0 but for rounding, which Adam turns into steps of full length.
+    """
+
     values: Callable[..., Array] = lambda x, *context: x
     weights: Callable[[nn.Module], Callable[[Array], Array]] = lambda layer: layer
+    removes_bias: Callable[[int], bool] = lambda axes: False
 
 
 class _Modulated(nn.Module):
@@ -94,7 +101,7 @@ class _Spectral(nn.Module):
 
 def batch_norm(momentum: float = 0.9) -> Normalization:
     """Batch normalization (Ioffe & Szegedy 2015); conditional if there is a context."""
-    return Normalization(values=lambda x, *context: _Batch(momentum)(x, *context))
+    return Normalization(values=lambda x, *context: _Batch(momentum)(x, *context), removes_bias=lambda axes: True)
 
 
 def pixel_norm(x: Array, *context: Array) -> Array:
@@ -105,7 +112,7 @@ def pixel_norm(x: Array, *context: Array) -> Array:
 none = Normalization()
 """No normalization."""
 batch = batch_norm()
-instance = Normalization(values=lambda x, *context: _Instance()(x, *context))
+instance = Normalization(values=lambda x, *context: _Instance()(x, *context), removes_bias=lambda axes: axes > 2)
 """Instance normalization, by the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
 pixel = Normalization(values=pixel_norm)
 spectral = Normalization(weights=_Spectral)

@@ -42,7 +42,8 @@ class MLPDiscriminator(nn.Module):
     def __call__(self, x: Array, *context: Array) -> Array:
         h = x.reshape(len(x), -1)
         for width in self.hidden:
-            h = self.activation(self.norm.values(self.norm.weights(nn.Dense(width))(h)))
+            layer = nn.Dense(width, use_bias=not self.norm.removes_bias(h.ndim))
+            h = self.activation(self.norm.values(self.norm.weights(layer)(h)))
         return _Verdict(self.outputs, self.norm, self.batchwise)(h, *context)
 
 
@@ -58,7 +59,8 @@ class DCGANDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
         for i, width in enumerate(self.channels):
-            x_BHWC = self.norm.weights(Conv(width, strides=2))(x_BHWC)
+            bias = i == 0 or not self.norm.removes_bias(4)
+            x_BHWC = self.norm.weights(Conv(width, strides=2, use_bias=bias))(x_BHWC)
             x_BHWC = leaky_relu(self.norm.values(x_BHWC) if i else x_BHWC)
             x_BHWC = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x_BHWC)
         h = x_BHWC.reshape(len(x_BHWC), -1)
@@ -91,7 +93,8 @@ class _ShrinkingBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
         h = x_BHWC if self.first else nn.relu(self.norm.values(x_BHWC))
-        h = nn.relu(self.norm.values(self.norm.weights(Conv(self.features))(h)))
+        layer = Conv(self.features, use_bias=not self.norm.removes_bias(4))
+        h = nn.relu(self.norm.values(self.norm.weights(layer)(h)))
         h = self.norm.weights(Conv(self.features))(h)
         short = x_BHWC
         if self.halved:

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import pack
-from gen_jax.models.common.conditioning import ClassLabels, Conditioning, embed, resolve_condition
+from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.normalization import STATISTICS, mixes_examples
 from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.losses import AdversarialLoss, non_saturating
@@ -90,7 +90,7 @@ class GAN:
             raise ValueError(
                 f"{type(self.conditioning).__name__} has parameters, which belong to neither player of a GAN"
             )
-        if self.auxiliary and not isinstance(self.conditioning, ClassLabels):
+        if self.auxiliary and (self.conditioning is None or self.conditioning.classes is None):
             raise ValueError("an auxiliary classifier needs classes: conditioning=ClassLabels(n)")
         if self.unrolling and self.unrolling.steps < 1:
             raise ValueError(f"unroll at least 1 step, got {self.unrolling.steps}")

@@ -69,7 +69,7 @@ class _GrowingBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
         h = nn.relu(self.norm.values(x_BHWC, *context))
-        h = self.norm.weights(UpsampleConv(self.features))(h)
+        h = self.norm.weights(UpsampleConv(self.features, use_bias=not self.norm.removes_bias(4)))(h)
         h = nn.relu(self.norm.values(h, *context))
         h = self.norm.weights(Conv(self.features))(h)
         short = self.norm.weights(Conv(self.features, (1, 1)))(x_BHWC)  # commutes with repeating pixels, cheaper before

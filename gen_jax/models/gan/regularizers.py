@@ -53,6 +53,7 @@ class Regularizer:
     value: turn -> scalar; or (turn, memory) -> (scalar, memory) if it has `memory`, arrays carried in
     `state.extra["regularizers"][name]` from step to step (e.g. the running mean of path lengths).
     per_example: it uses gradients of individual examples' logits, which batch normalization mixes.
+    resamples: it generates a second set of samples.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Regularizer:
     every: int = 1
     memory: PyTree = field(default_factory=dict)
     per_example: bool = False
+    resamples: bool = False
 
     def __post_init__(self):
         if self.weight < 0:
@@ -133,7 +135,7 @@ def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
         ratio = jnp.mean(_distances(turn.fake, other) / _distances(turn.z, z))
         return 1 / (ratio + 1e-5)
 
-    return Regularizer("mode_seeking", GENERATOR, weight, value, every)
+    return Regularizer("mode_seeking", GENERATOR, weight, value, every, resamples=True)
 
 
 def between(turn: Turn, name: str) -> Array:
