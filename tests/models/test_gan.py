@@ -586,7 +586,7 @@ def test_a_population_of_seeds_finds_all_eight_modes():
     )
     tx = optax.adam(1e-3, b1=0.5)
     algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", 0.999)
-    state = fit(population(algorithm, 3), Resident({"x": x}, 256), 4000, chunk=500)
+    state = fit(population(algorithm, 3), Resident({"x": x}, 256), 6000, chunk=500)
     measure = mode_coverage(ring(8), 0.05)(model)
     for i in range(3):
         found = measure(averaged(member(state, i)), Split("test", {"x": x}), jax.random.key(0))
