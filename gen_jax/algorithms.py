@@ -197,9 +197,10 @@ def _expectation(model: ExpectationMaximization, state: State, batch: Batch, par
         return stats, extra, metrics
 
     stats, _, metrics = _sum(expect, state.extra, _split(batch, parts), jnp.arange(parts), parts)
-    if isinstance(model, MaximumAPosteriori) and model.has_prior:  # once, however the batch was divided
+    prior = model.log_prior(state) if isinstance(model, MaximumAPosteriori) else None
+    if prior is not None:  # once, however the batch was divided
         total, count = metrics["log_likelihood"]
-        metrics = {**metrics, "log_posterior": Mean(total + model.log_prior(state), count)}
+        metrics = {**metrics, "log_posterior": Mean(total + prior, count)}
     return stats, metrics
 
 

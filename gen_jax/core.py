@@ -11,6 +11,7 @@ Entries of a batch, each with a leading axis B of examples; models read those th
     weight       example weights (B,); 0 removes an example
     length       observed steps of each sequence (B,)
     observed     which steps of a sequence are observed (B, T)
+    starts       where another sequence than the first of a row begins (B, T)
     mask         which tokens count in a loss (B, T)
     index        the index of each example in its data set (B,), added by sources
     condition    any other conditioning input, under the name that the model's `conditioning` expects
@@ -175,11 +176,8 @@ class ExpectationMaximization(Model, Protocol):
 class MaximumAPosteriori(ExpectationMaximization, Protocol):
     """A model whose parameters may have a prior: EM then climbs the log-posterior."""
 
-    @property
-    def has_prior(self) -> bool: ...
-
-    def log_prior(self, state: State) -> Array:
-        """The log-density of the parameters up to a constant, in nats."""
+    def log_prior(self, state: State) -> Array | None:
+        """The log-density of the parameters up to a constant, in nats; None if it is flat."""
 
 
 @runtime_checkable

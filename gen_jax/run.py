@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,25 +28,9 @@ from gen_jax.loop import Hook, Program, abstract_state, program
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
 
-__all__ = ["Evaluator", "Run", "open_run", "use_compilation_cache"]
+__all__ = ["Evaluator", "Run", "open_run"]
 
 Evaluator = Callable[[State, Split], Mapping[str, Estimate]]
-
-
-def use_compilation_cache(on: bool = True) -> None:
-    """Caches compiled programs for the next run, in JAX_COMPILATION_CACHE_DIR or a folder of the user's cache."""
-    if not on:
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
-    try:
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen_jax" / "compiled"
-        folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except (OSError, RuntimeError):
-        return  # no home, or not writable: must not stop a run
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @dataclass(frozen=True)

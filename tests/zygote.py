@@ -16,8 +16,9 @@ from pathlib import Path
 
 from orbax.checkpoint import v1  # noqa: F401  (imported before the children need it)
 
+from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import load
-from gen_jax.run import Run, use_compilation_cache
+from gen_jax.run import Run
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
 STEPS = int(os.environ.get("STEPS", "100000"))

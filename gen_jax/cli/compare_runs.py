@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 from gen_jax import plots
+from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import averaged
 from gen_jax.errors import UserError
@@ -21,7 +22,7 @@ from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_encoder
 from gen_jax.evaluation.suite import EncoderChoice, quality_encoder, suite
 from gen_jax.logs import machine, read_metrics
-from gen_jax.run import Run, open_run, use_compilation_cache
+from gen_jax.run import Run, open_run
 from gen_jax.workdir import default_workdir
 
 __all__ = ["compared", "ready"]

@@ -40,7 +40,8 @@ def check_ending(out: Path, endings: tuple[str, ...]) -> None:
 
 
 def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None):
-    from gen_jax.run import open_run, use_compilation_cache
+    from gen_jax.compilation import use_compilation_cache
+    from gen_jax.run import open_run
 
     use_compilation_cache()
     run, warning = open_run(workdir, config, data_dir=data_dir)

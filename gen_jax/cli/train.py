@@ -72,7 +72,8 @@ def train(path: str, arguments: Sequence[str]) -> None:
     with use_data_dir(_data_dir(arguments)):  # a config may choose its data by what is prepared
         loaded = load(path)
     loaded, options = parse(loaded, arguments)
-    from gen_jax.run import Run, use_compilation_cache
+    from gen_jax.compilation import use_compilation_cache
+    from gen_jax.run import Run
     from gen_jax.sharding import is_writer, start_processes
 
     use_compilation_cache(options.cache)

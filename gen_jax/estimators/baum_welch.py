@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,15 +15,9 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gen_jax.algorithms import em
-from gen_jax.core import Batch, PyTree, State
-from gen_jax.estimators.common import (
-    at_least,
-    key_of,
-    one_of,
-    points,
-    precision,
-    probabilities,
-)
+from gen_jax.core import Batch, Extra, Params, PyTree, State
+from gen_jax.estimators.common import at_least, broadcast, key_of, one_of, points, precision, probabilities, whole
+from gen_jax.estimators.packing import Placement, pack_sequences, rounded
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.hmm import HMM
 from gen_jax.restarts import member, population, until_converged
@@ -32,8 +27,14 @@ __all__ = ["BaumWelchEstimator", "Monitor"]
 
 @dataclass
 class Monitor:
-    """Convergence history: the log-likelihood of all data (nats) at each iteration."""
+    """Convergence history: the objective at each iteration in nats, the log-likelihood of all data plus the log-prior.
 
+    Without a prior, which GaussianHMM has by default (`covars_prior`), that is the log-likelihood.
+    """
+
+    tol: float
+    n_iter: int
+    verbose: bool = False
     history: list[float] = field(default_factory=list)
     converged: bool = False
 
@@ -47,66 +48,91 @@ class BaumWelchEstimator(BaseEstimator):
 
     parts: tuple[str, ...]  # fitted attributes of the emission
 
-    def fit(self, X: Any, lengths: Any = None):
-        """Runs Baum-Welch until the log-likelihood grows by less than `tol`, from `n_init` starts; the best is kept."""
-        at_least(1, n_components=self.n_components, n_iter=self.n_iter, n_init=self.n_init)
-        x = self._points(X, reset=True)
-        batch, _ = _padded(x, lengths)
-        model = self._model(x)
-        unknown = set(self.init_params) - set(self.letters)
-        if unknown:
-            raise ValueError(f"init_params may hold the letters {self.letters!r}, got {self.init_params!r}")
-        with precision(self._floats(x)):
-            given = self._given(model)
-            tolerance = self.tol / len(batch["x"])
+    def fit(self, X: Any, y: Any = None, lengths: Any = None):
+        """Runs Baum-Welch until the objective grows by less than `tol`, from `n_init` starts; the best is kept.
+
+        As with hmmlearn, the second argument may hold the lengths; in a pipeline they are passed by name.
+        """
+        whole(1, n_components=self.n_components, n_iter=self.n_iter, n_init=self.n_init)
+        one_of("algorithm", self.algorithm, ALGORITHMS)
+        for name, value in (("init_params", self.init_params), ("params", self.params)):
+            if set(value) - set(self.letters):
+                raise ValueError(f"{name} may hold the letters {self.letters!r}, got {value!r}")
+        entries = self._entries(X, reset=True)
+        batch, placement = _packed(entries, y if lengths is None else lengths)
+        model = self._model(entries)
+        with precision(_floats(entries["x"])):
+            given, prior = self._given(), self._priors()
+            tolerance = self.tol / placement.sequences
             key = jax.random.key(key_of(self.random_state))
-            state, metrics = _fit(model, self.n_iter, self.n_init, batch, key, tolerance, given)
-            best = int(np.argmax(np.asarray(metrics["log_likelihood"].value)))
+            start = self._start(model)
+            state, metrics = _fit(model, start, self.n_iter, self.n_init, batch, key, tolerance, given, prior)
+            objective = _objective(prior)
+            best = int(np.argmax(np.asarray(metrics[objective].value)))
             self._keep(model, member(state, best))
-        curve = np.asarray(state.extra["curve"], np.float64) * len(batch["x"])
+        curve = np.asarray(state.extra["curve"], np.float64) * placement.sequences
         self.curves_ = curve
-        self.monitor_ = Monitor(curve[best][~np.isnan(curve[best])].tolist(), bool(metrics["converged"].total[best]))
-        if not self.monitor_.converged and self.n_iter > 1:
+        history, converged = curve[best][~np.isnan(curve[best])].tolist(), bool(metrics["converged"].total[best])
+        self.monitor_ = Monitor(self.tol, self.n_iter, self.verbose, history, converged)
+        if self.verbose:
+            for i, (value, before) in enumerate(zip(history, [np.nan, *history])):
+                print(f"{i + 1:>10d} {value:>16.8f} {value - before:>+16.8f}", file=sys.stderr)
+        if not converged and self.n_iter > 1:
             warnings.warn(
                 f"not converged in {self.n_iter} iterations: raise n_iter or tol", ConvergenceWarning, stacklevel=2
             )
         return self
 
-    def score(self, X: Any, lengths: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, lengths: Any = None) -> float:
         """The log-likelihood of all sequences (nats)."""
-        return float(np.sum(self._infer(_log_prob, X, lengths)[0]))
+        return float(np.sum(self._infer(_log_prob, X, y if lengths is None else lengths)[0]))
 
     def score_samples(self, X: Any, lengths: Any = None) -> tuple[float, np.ndarray]:
         """The log-likelihood of all sequences, and p(state | sequence) (n_samples, K)."""
-        found, lengths = self._infer(_smooth, X, lengths)
-        return float(np.sum(found.log_evidence)), _joined(found.marginals, lengths)
+        found, placement = self._infer(_smooth, X, lengths)
+        return float(np.sum(found[0])), placement.unpacked(found[1])
 
     def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
         return self.score_samples(X, lengths)[1]
 
     def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
         """States (n_samples,): "viterbi", with their joint log-probability, or "map", the most probable per step."""
-        algorithm = algorithm or self.algorithm
-        if one_of("algorithm", algorithm, {"viterbi": True, "map": False}):
-            found, lengths = self._infer(_decode, X, lengths)
-            return float(np.sum(found.log_joint)), _joined(found.states, lengths)
+        if one_of("algorithm", algorithm or self.algorithm, ALGORITHMS) == "viterbi":
+            found, placement = self._infer(_decode, X, lengths)
+            return float(np.sum(found.log_joint)), placement.unpacked(found.states)
         p = self.predict_proba(X, lengths)
         return float(np.sum(p.max(axis=1))), p.argmax(axis=1)
 
     def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
         return self.decode(X, lengths)[1]
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Samples one sequence of n_samples steps, and its states."""
-        at_least(1, n_samples=n_samples)
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples one sequence of n_samples steps, and its states, the first of which is `currstate` if given."""
+        whole(1, n_samples=n_samples)
+        parameters = self._parameters()
+        if currstate is not None:
+            if currstate not in range(self.n_components):
+                raise ValueError(f"currstate must be a state from 0 to {self.n_components - 1}, got {currstate!r}")
+            with np.errstate(divide="ignore"):
+                parameters["initial"] = np.log(np.eye(self.n_components)[int(currstate)])
         model = self._model(None)
         with precision(np.zeros(0)):
             seed = self.random_state if random_state is None else random_state
-            drawn = model.sample(self._state(model), jax.random.key(key_of(seed)), 1, length=int(n_samples))
-            x = np.asarray(drawn["x"][0])
-            return (x[:, None] if x.ndim == 1 else x), np.asarray(drawn["state"][0])
+            key, length = jax.random.key(key_of(seed)), rounded(int(n_samples))
+            x, states = (np.asarray(a)[0, :n_samples] for a in _sample(model, parameters, key, length))
+            return (x[:, None] if x.ndim == 1 else x), states
+
+    def get_stationary_distribution(self) -> np.ndarray:
+        """(K,) probabilities of the states in the long run: the eigenvector of `transmat_` to the eigenvalue 1."""
+        self._check_fitted("transmat")
+        values, vectors = np.linalg.eig(np.asarray(self.transmat_).T)
+        vector = np.real(vectors[:, np.argmax(np.real(values))])
+        return vector / vector.sum()
 
     def bic(self, X: Any, lengths: Any = None) -> float:
+        """-2 log-likelihood + log(n_samples) per free parameter; those that `params` or zeros fix are not free."""
         return -2 * self.score(X, lengths) + self._free() * np.log(len(X))
 
     def aic(self, X: Any, lengths: Any = None) -> float:
@@ -116,38 +142,33 @@ class BaumWelchEstimator(BaseEstimator):
     def letters(self) -> str:
         return "st" + "".join(name[0] for name in self.parts)
 
-    def _infer(self, function: Any, X: Any, lengths: Any) -> tuple[Any, np.ndarray]:
-        x = self._points(X)
-        batch, lengths = _padded(x, lengths)
-        model = self._model(x)
-        with precision(self._floats(x)):
-            return jax.tree.map(np.asarray, function(model, self._state(model), batch)), lengths
+    def _infer(self, function: Any, X: Any, lengths: Any) -> tuple[Any, Placement]:
+        parameters, entries = self._parameters(), self._entries(X)
+        batch, placement = _packed(entries, lengths)
+        model = self._model(entries)
+        with precision(_floats(entries["x"])):
+            return jax.tree.map(np.asarray, function(model, parameters, batch)), placement
 
-    def _state(self, model: HMM) -> State:
-        """The State made from the fitted attributes, which may have been set manually."""
-        missing = [f"{n}_" for n in ("startprob", "transmat", *self.parts) if not hasattr(self, f"{n}_")]
-        if missing:
+    def _check_fitted(self, *names: str) -> None:
+        if missing := [f"{name}_" for name in names if not hasattr(self, f"{name}_")]:
             raise NotFittedError(f"{type(self).__name__} has no {missing[0]} yet: call fit, or set it")
-        given = self._given(model, everything=True)
-        return State(jnp.int32(0), jax.random.key(0), {"hmm": given}, (), {"emission": {}})
 
-    def _given(self, model: HMM, everything: bool = False) -> PyTree:
+    def _parameters(self) -> dict[str, Any]:
+        """The model's parameters from the fitted attributes, which may have been set manually."""
+        self._check_fitted("startprob", "transmat", *self.parts)
+        return self._given(everything=True)
+
+    def _given(self, everything: bool = False) -> dict[str, Any]:
         """Parameters from the attributes that are set and not to be initialized, under the model's names."""
-        k = self.n_components
+        k, given = self.n_components, {}
         wanted = lambda name: hasattr(self, f"{name}_") and (everything or name[0] not in self.init_params)
-        given = {}
         with np.errstate(divide="ignore"):
             if wanted("startprob"):
-                given["initial"] = np.log(np.maximum(probabilities("startprob_", self.startprob_, (k,)), 0))
+                given["initial"] = np.log(probabilities("startprob_", self.startprob_, (k,)))
             if wanted("transmat"):
                 given["transition"] = np.log(probabilities("transmat_", self.transmat_, (k, k)))
-        kept = [name for name in self.parts if wanted(name)]
-        if kept and len(kept) < len(self.parts):
-            names = ", ".join(f"{n}_" for n in self.parts)
-            raise ValueError(f"set all of {names}, or let fit find all of them (init_params)")
-        if kept:
-            given["emission"] = self._emission()
-        return jax.tree.map(jnp.asarray, given)
+            emission = self._emission([name for name in self.parts if wanted(name)])
+        return given | ({"emission": emission} if emission else {})
 
     def _keep(self, model: HMM, state: State) -> None:
         initial, transition = (np.asarray(a, np.float64) for a in model.chain(state))
@@ -156,19 +177,35 @@ class BaumWelchEstimator(BaseEstimator):
         self._keep_emission(model, state.params["hmm"]["emission"])
 
     def _hmm(self, emission: Emission) -> HMM:
-        if self.startprob_prior != self.transmat_prior:
-            raise ValueError("startprob_prior and transmat_prior must be equal here")
-        at_least(1, transmat_prior=self.transmat_prior)
-        return HMM(
-            int(self.n_components),
-            emission,
-            transitions=self.transitions,
-            concentration=float(self.transmat_prior),
-            stickiness=float(self.stickiness),
-        )
+        at_least(0, stickiness=self.stickiness)
+        fixed = [name for name, letter in (("initial", "s"), ("transition", "t")) if letter not in self.params]
+        if not any(name[0] in self.params for name in self.parts):
+            fixed.append("emission")
+        k, allowed = self.n_components, None
+        if self.transitions is not None:
+            allowed = np.asarray(self.transitions)
+            if allowed.shape != (k, k) or not np.isin(allowed, (0, 1)).all():
+                raise ValueError(f"transitions must be True or False of shape {(k, k)}, got shape {allowed.shape}")
+            allowed = tuple(tuple(bool(one) for one in row) for row in allowed)
+        return HMM(int(k), emission, transitions=allowed, fixed=tuple(fixed))
 
-    def _floats(self, x: np.ndarray) -> np.ndarray:
-        return x if x.dtype.kind == "f" else np.zeros(0)
+    def _held(self) -> tuple[str, ...]:
+        """Parts of the emission that `params` leaves as they are, under the model's names."""
+        names = {"means": "means", "covars": "covariances", "weights": "weights"}
+        return tuple(names[name] for name in self.parts if name in names and name[0] not in self.params)
+
+    def _priors(self) -> Extra:
+        """Priors of the chain and, under "emission", of the emission; those that are flat are left out."""
+        k = self.n_components
+        initial = broadcast("startprob_prior", self.startprob_prior, (k,), 0) - 1
+        transition = broadcast("transmat_prior", self.transmat_prior, (k, k), 0) - 1 + self.stickiness * np.eye(k)
+        chain = {"prior": {"initial": initial, "transition": transition}} if initial.any() or transition.any() else {}
+        emission = self._emission_prior()
+        return chain | ({"emission": emission} if emission else {})
+
+    def _start(self, model: HMM) -> HMM:
+        """The model that initializes the parameters."""
+        return model
 
     def _points(self, X: Any, reset: bool = False) -> np.ndarray:
         x = points(X, features=None if reset else self._features())
@@ -178,10 +215,18 @@ class BaumWelchEstimator(BaseEstimator):
     def _features(self) -> int | None:
         return np.shape(self.means_)[-1] if hasattr(self, "means_") else None
 
-    def _model(self, x: np.ndarray | None) -> HMM:
+    def _entries(self, X: Any, reset: bool = False) -> Batch:
+        """Validated entries of a batch (N, ...), the sequences still concatenated."""
+        return {"x": self._points(X, reset)}
+
+    def _model(self, entries: Batch | None) -> HMM:
         raise NotImplementedError
 
-    def _emission(self) -> PyTree:
+    def _emission(self, names: list[str]) -> PyTree:
+        """Parameters of the emission from these attributes, all of `parts` or some."""
+        raise NotImplementedError
+
+    def _emission_prior(self) -> Extra:
         raise NotImplementedError
 
     def _keep_emission(self, model: HMM, params: PyTree) -> None:
@@ -189,51 +234,100 @@ class BaumWelchEstimator(BaseEstimator):
 
     def _free(self) -> int:
         """Number of free parameters."""
-        k = self.n_components
-        return k * k - 1 + sum(np.size(getattr(self, f"{name}_")) for name in self.parts)
+        model, parameters = self._model(None), self._parameters()
+        with precision(np.zeros(0)):
+            params = jax.eval_shape(partial(_complete, model, params={}), parameters)
+            params |= {name: a for name, a in parameters.items() if name != "emission"}
+            return model.free_parameters(State(jnp.int32(0), jax.random.key(0), {"hmm": params}, (), {}))
 
 
-def _padded(x: np.ndarray, lengths: Any) -> tuple[Batch, np.ndarray]:
-    """Pads concatenated sequences to a batch (B, T, ...), with their lengths."""
-    lengths = np.asarray([len(x)] if lengths is None else lengths)
-    if lengths.ndim != 1 or not np.all(lengths == np.floor(lengths)) or (lengths < 1).any():
-        raise ValueError(f"lengths must be whole numbers of at least 1, got {lengths.tolist()}")
-    if lengths.sum() != len(x):
-        raise ValueError(f"lengths add up to {int(lengths.sum())}, but X has {len(x)} rows")
-    padded = np.zeros((len(lengths), int(lengths.max()), *x.shape[1:]), x.dtype)
-    inside = np.arange(padded.shape[1]) < lengths[:, None]
-    padded[inside] = x
-    return {"x": padded, "length": lengths.astype(np.int32)}, lengths
+ALGORITHMS = {"viterbi": "viterbi", "map": "map"}
 
 
-def _joined(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenates the valid steps of all padded sequences."""
-    return padded[np.arange(padded.shape[1]) < lengths[:, None]]
+def _floats(x: np.ndarray) -> np.ndarray:
+    """What decides the precision: integers are computed in float64."""
+    return x if x.dtype.kind == "f" else np.zeros(0)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _fit(model: HMM, iterations: int, restarts: int, batch: Batch, key: Any, tolerance: Any, given: PyTree):
+def _objective(prior: Extra) -> str:
+    return "log_posterior" if prior else "log_likelihood"
+
+
+def _packed(entries: Batch, lengths: Any) -> tuple[Batch, Placement]:
+    n = len(entries["x"])
+    lengths = np.asarray([n] if lengths is None else lengths)
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iuf" or not np.all(lengths == np.floor(lengths)):
+        raise ValueError(f"lengths must be whole numbers, one per sequence, got {lengths.tolist()}")
+    if (lengths < 0).any():
+        raise ValueError(f"lengths must not be negative, got {int(lengths.min())}")
+    if lengths.sum() != n:
+        raise ValueError(f"lengths add up to {int(lengths.sum())}, but X has {n} rows")
+    return pack_sequences(entries, lengths.astype(np.int64))
+
+
+def _complete(model: HMM, given: PyTree, params: Params) -> Params:
+    """Parameters of the model, with those given in the estimator's terms in place of `params`."""
+    given = dict(given)
+    emission = given.pop("emission", {})
+    if emission:
+        emission = jax.tree.map(jnp.asarray, emission)
+        given["emission"] = model.emission.pack(emission, params.get("emission", {}))
+    return {**params, **jax.tree.map(jnp.asarray, given)}
+
+
+def _state(model: HMM, parameters: PyTree) -> State:
+    params = _complete(model, parameters, {})
+    return State(jnp.int32(0), jax.random.key(0), {"hmm": params}, (), {"emission": {}})
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _fit(
+    model: HMM,
+    start: HMM,
+    iterations: int,
+    restarts: int,
+    batch: Batch,
+    key: Any,
+    tolerance: Any,
+    given: PyTree,
+    prior: Extra,
+):
     """Runs every restart to convergence, as one program."""
-    algorithm = until_converged(population(em(model), restarts), "log_likelihood", tolerance, iterations)
-    state = algorithm.init(key, batch)
-    everywhere = lambda new, old: jnp.broadcast_to(new, old.shape).astype(old.dtype)
-    params = {
-        name: jax.tree.map(everywhere, given[name], old) if name in given else old
-        for name, old in state.params["hmm"].items()
-    }
-    return algorithm.step(state._replace(params={"hmm": params}), batch)
+
+    def init(key: Any, batch: Batch) -> State:
+        state = em(start).init(key, batch)
+        params = _complete(model, given, state.params["hmm"])
+        as_before = lambda new, old: jnp.asarray(new).astype(old.dtype)
+        params = jax.tree.map(as_before, params, state.params["hmm"])
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        exact = lambda a: jnp.asarray(a).astype(dtype)
+        extra = {**state.extra, **jax.tree.map(exact, {k: v for k, v in prior.items() if k != "emission"})}
+        emission = {name: a for name, a in extra["emission"].items() if name not in ("prior", "weights_prior")}
+        extra["emission"] = emission | jax.tree.map(exact, prior.get("emission", {}))
+        return state._replace(params={"hmm": params}, extra=extra)
+
+    algorithm = population(em(model)._replace(init=init), restarts)
+    algorithm = until_converged(algorithm, _objective(prior), tolerance, iterations)
+    return algorithm.step(algorithm.init(key, batch), batch)
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_prob(model: HMM, state: State, batch: Batch) -> Any:
-    return model.log_prob(state, batch)
+def _log_prob(model: HMM, parameters: PyTree, batch: Batch) -> Any:
+    return model.log_prob(_state(model, parameters), batch)
 
 
 @partial(jax.jit, static_argnums=0)
-def _smooth(model: HMM, state: State, batch: Batch) -> Any:
-    return model.smooth(state, batch)
+def _smooth(model: HMM, parameters: PyTree, batch: Batch) -> Any:
+    found = model.smooth(_state(model, parameters), batch)
+    return found.log_evidence, found.marginals
 
 
 @partial(jax.jit, static_argnums=0)
-def _decode(model: HMM, state: State, batch: Batch) -> Any:
-    return model.decode(state, batch)
+def _decode(model: HMM, parameters: PyTree, batch: Batch) -> Any:
+    return model.decode(_state(model, parameters), batch)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _sample(model: HMM, parameters: PyTree, key: Any, length: int) -> Any:
+    drawn = model.sample(_state(model, parameters), key, 1, length=length)
+    return drawn["x"], drawn["state"]

@@ -8,17 +8,35 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 
+from gen_jax.compilation import use_compilation_cache
 from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, Full
 
-__all__ = ["KINDS", "at_least", "covariance_matrices", "key_of", "one_of", "points", "precision", "probabilities"]
+__all__ = [
+    "KINDS",
+    "at_least",
+    "broadcast",
+    "covariance_matrices",
+    "key_of",
+    "numbers",
+    "one_of",
+    "points",
+    "precision",
+    "probabilities",
+    "whole",
+]
 
 KINDS: Mapping[str, Full] = {"full": FULL, "tied": TIED, "diag": DIAGONAL, "spherical": SPHERICAL}
 
 
 def precision(x: np.ndarray) -> AbstractContextManager:
-    """Context in which float64 arrays are computed in float64 where the hardware supports it, i.e. not on TPUs."""
+    """Context in which float64 arrays are computed in float64 where the hardware supports it, i.e. not on TPUs.
+
+    Compiled programs are kept on disk for the next process.
+    """
+    use_compilation_cache()
     return jax.enable_x64(x.dtype == np.float64 and jax.default_backend() != "tpu")
 
 
@@ -29,15 +47,43 @@ def one_of(name: str, value: Any, options: Mapping[str, Any]) -> Any:
 
 
 def at_least(low: float, **values: Any) -> None:
-    """Raises a ValueError that names the first argument below `low`."""
+    """Raises a ValueError that names the first argument that is no number or below `low`."""
     for name, value in values.items():
         if not isinstance(value, (int, float, np.number)) or not value >= low:
             raise ValueError(f"{name} must be at least {low}, got {value!r}")
 
 
+def whole(low: int, **values: Any) -> None:
+    """Raises a ValueError that names the first argument that is no whole number or below `low`."""
+    for name, value in values.items():
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
+            raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+
+
+def numbers(x: Any, name: str = "X") -> Any:
+    """`x` with masked, None and pandas' missing values as NaN; a ValueError for dtypes that are no real numbers.
+
+    Data frames and other containers are returned as they are.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        x = np.ma.filled(x.astype(x.dtype if x.dtype.kind == "f" else np.float64), np.nan)
+    if issparse(x):
+        raise TypeError(f"{name} is a sparse matrix, and only dense ones are supported: use {name}.toarray()")
+    dtype = np.asarray(x).dtype
+    if dtype.kind in "cMmSUV":
+        kind = "Complex data not supported: " if dtype.kind == "c" else ""
+        raise ValueError(f"{kind}{name} must hold real numbers, got dtype {dtype}")
+    if isinstance(x, np.ndarray) and dtype.kind == "O":
+        missing = np.frompyfunc(lambda v: v is None or type(v).__name__ == "NAType", 1, 1)(x).astype(bool)
+        x = np.where(missing, np.nan, x)
+    return x
+
+
 def points(x: Any, name: str = "X", features: int | None = None, missing: bool = True) -> np.ndarray:
     """Validates a float matrix (N, D): float32 is kept, all else becomes float64; NaN marks missing values."""
-    x = np.asarray(x)
+    x = np.asarray(numbers(x, name))
+    if x.dtype.kind == "O":
+        x = numbers(x, name)
     if x.ndim != 2 or not x.size:
         raise ValueError(f"{name} must be a matrix (n_samples, n_features) with entries, got shape {x.shape}")
     try:
@@ -52,6 +98,17 @@ def points(x: Any, name: str = "X", features: int | None = None, missing: bool =
     if np.isnan(x).any() and not missing:
         raise ValueError(f"{name} has {np.isnan(x).sum()} NaN: this model cannot take missing values")
     return x
+
+
+def broadcast(name: str, value: Any, shape: tuple[int, ...], low: float = -np.inf) -> np.ndarray:
+    """A finite number or array of at least `low` as an array of this shape."""
+    try:
+        value = np.broadcast_to(np.asarray(value, np.float64), shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or have shape {shape}, got {np.shape(value)}") from None
+    if not np.isfinite(value).all() or (value < low).any():
+        raise ValueError(f"{name} must be finite" + ("" if low == -np.inf else f" and at least {low}"))
+    return value
 
 
 def probabilities(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -70,9 +127,14 @@ def probabilities(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def covariance_matrices(name: str, value: Any, kind: str, k: int, d: int) -> np.ndarray:
-    """(K, D, D) covariances from the shape of their kind; they must be symmetric and positive definite."""
+    """(K, D, D) covariances from the shape of their kind, or from (K, D, D); they must be symmetric and positive
+    definite."""
     value = np.asarray(value, np.float64)
     shape = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}[kind]
+    if value.shape == (k, d, d) and kind != "full":  # as hmmlearn hands out covariances of every type
+        value = {"tied": lambda: value[0], "diag": lambda: np.diagonal(value, axis1=1, axis2=2)}.get(
+            kind, lambda: value[:, 0, 0]
+        )()
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {shape} for {kind!r} covariances, got {value.shape}")
     if kind == "spherical":

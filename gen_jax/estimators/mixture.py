@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import entr, logsumexp
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -23,11 +23,14 @@ from gen_jax.estimators.common import (
     at_least,
     covariance_matrices,
     key_of,
+    numbers,
     one_of,
     points,
     precision,
     probabilities,
+    whole,
 )
+from gen_jax.estimators.packing import map_rows, pad_rows, rounded
 from gen_jax.models.mixture.gaussians import Prior
 from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
@@ -46,9 +49,11 @@ STARTS = {
 class GaussianMixture(DensityMixin, BaseEstimator):
     """scikit-learn's GaussianMixture; all restarts run as one compiled program.
 
-    Beyond scikit-learn: `fit` takes `sample_weight`; NaN in X marks missing values, which are integrated out exactly;
-    `n_components` may be several numbers, among which `criterion` ("bic", "aic", "icl") selects; `prior` turns the
-    estimate into a MAP estimate. float32 data is processed in float32, all other in float64.
+    Beyond scikit-learn: `fit` takes `sample_weight`, of which only the ratios matter unless there is a prior; NaN in X
+    marks missing values, which are integrated out exactly; `n_components` may be several numbers, among which
+    `criterion` ("bic", "aic", "icl") selects; `prior` turns the estimate into a MAP estimate, and `lower_bound_` into
+    the log-posterior per sample; `params` holds the letters of what is fitted: "w", "m" and "c" for weights, means and
+    covariances. float32 data is processed in float32, all other in float64.
     """
 
     def __init__(
@@ -66,8 +71,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         precisions_init: Any = None,
         random_state: Any = None,
         warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
         criterion: str = "bic",
         prior: Prior | None = None,
+        params: str = "wmc",
     ):
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -81,32 +89,50 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.precisions_init = precisions_init
         self.random_state = random_state
         self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
         self.criterion = criterion
         self.prior = prior
+        self.params = params
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """Runs EM until the mean log-likelihood changes by less than `tol`, from `n_init` starts; the best is kept."""
+        """Runs EM until the mean objective changes by less than `tol`, from `n_init` starts; the best is kept."""
         ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
-        if not ks or any(not isinstance(k, (int, np.integer)) or k < 1 for k in ks):
-            raise ValueError(f"n_components must be whole numbers of at least 1, got {self.n_components!r}")
-        at_least(1, max_iter=self.max_iter, n_init=self.n_init)
+        if not ks:
+            raise ValueError("n_components is empty: give one number or several")
+        for k in ks:
+            whole(1, n_components=k)
+        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
         at_least(0, tol=self.tol, reg_covar=self.reg_covar)
         one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        if set(self.params) - set(FITTED):
+            raise ValueError(f"params may hold the letters {''.join(FITTED)!r}, got {self.params!r}")
         x = self._points(X, reset=True)
+        weight = _weights(sample_weight, x)
+        counted = weight > 0
+        x, weight = (x, weight) if counted.all() else (x[counted], weight[counted])
         if len(x) < max(ks):
             raise ValueError(f"n_components = {max(ks)}, but X has {len(x)} samples: take fewer components")
-        weight = _weights(sample_weight, x)
         model = self._model(max(ks), bool(np.isnan(x).any()))
         given = self._given(x, len(ks), max(ks))
         restarts = 1 if self.warm_start and given else self.n_init
+        size = rounded(len(x))
         with precision(x):
             members = jnp.asarray(np.repeat(ks, restarts))
-            batch = {"x": x, "weight": weight.astype(x.dtype)}
+            batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
             state, metrics = _fit(
                 model, self.max_iter, batch, members, jax.random.key(key_of(self.random_state)), self.tol, given
             )
-            values = np.asarray(metrics["log_likelihood"].value)
-            best, self.criteria_ = self._best(model, state, batch, values, ks, restarts)
+            values = np.asarray(metrics[_objective(model)].value)
+            firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
+            self.criteria_ = {}
+            if len(ks) > 1:
+                for k, i in zip(ks, firsts):
+                    joint = map_rows(partial(_log_joint, model, member(state, i).params["gmm"]), x)
+                    self.criteria_[int(k)] = _criteria(replace(model, components=int(k)), joint, x, weight)[
+                        self.criterion
+                    ]
+            best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
             self._keep(model, member(state, best), ks[best // restarts])
         self.n_components_ = int(ks[best // restarts])
         self.lower_bound_ = float(values[best])
@@ -116,6 +142,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.n_iter_ = int(metrics["iterations"].total[best])
         self.converged_ = bool(metrics["converged"].total[best])
         self.n_reseeded_ = int(state.extra["reseeded"][best])
+        if self.verbose:
+            for i in range(0, self.n_iter_, self.verbose_interval):
+                print(f"  Iteration {i + 1}\t lower bound {self.lower_bounds_[i]:.5f}")
+            print(f"Initialization converged: {self.converged_}")
         if not self.converged_ and self.max_iter > 1:
             warnings.warn(
                 f"not converged in {self.max_iter} iterations: raise max_iter or tol", ConvergenceWarning, stacklevel=2
@@ -134,30 +164,35 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """(N,) log-likelihoods in nats."""
-        return logsumexp(self._joint(X), axis=1)
+        return logsumexp(self._joint(X)[0], axis=1)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log-likelihood in nats."""
-        return float(np.average(self.score_samples(X), weights=sample_weight))
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        weight = _weights(sample_weight, values)
+        return float(np.average(values[weight > 0], weights=weight[weight > 0]))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, K) responsibilities of the components."""
-        joint = self._joint(X)
+        joint, _ = self._joint(X)
         p = np.exp(joint - joint.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        return self._joint(X).argmax(axis=1)
+        return self._joint(X)[0].argmax(axis=1)
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Samples (n, D) and their components (n,)."""
         check_is_fitted(self)
-        at_least(1, n_samples=n_samples)
-        means = np.asarray(self.means_)
-        with precision(means):
-            model, state = self._fitted(means.dtype)
-            drawn = model.sample(state, jax.random.key(key_of(self.random_state)), n_samples)
-            return np.asarray(drawn["x"]), np.asarray(drawn["component"])
+        whole(1, n_samples=n_samples)
+        dtype = np.asarray(self.means_).dtype
+        with precision(np.zeros(0, dtype)):
+            model, params = self._model(len(self.means_), False), self._parameters(dtype)
+            key = jax.random.key(key_of(self.random_state))
+            x, component = _sample(model, params, key, rounded(int(n_samples)))
+            return np.asarray(x)[:n_samples], np.asarray(component)[:n_samples]
 
     def bic(self, X: Any) -> float:
         return self._criterion(X, "bic")
@@ -175,15 +210,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return tags
 
     def _criterion(self, X: Any, name: str) -> float:
-        check_is_fitted(self)
-        x = self._points(X)
-        with precision(x):
-            model, state = self._fitted(x.dtype, bool(np.isnan(x).any()))
-            return float(_criteria(model, state, {"x": x})[name])
+        joint, x = self._joint(X)
+        return _criteria(self._model(len(self.means_), False), joint, x, np.ones(len(x)))[name]
 
     def _points(self, X: Any, reset: bool = False) -> np.ndarray:
         x = validate_data(
-            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan", ensure_min_samples=1
+            self,
+            numbers(X),
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=1,
         )
         x = points(x)
         empty = np.flatnonzero(np.isnan(x).all(axis=1))
@@ -200,6 +237,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             regularization=float(self.reg_covar),
             missing=missing,
             prior=self.prior or Prior(),
+            fixed=tuple(name for letter, name in FITTED.items() if letter not in self.params),
         )
 
     def _given(self, x: np.ndarray, several: int, k: int) -> dict[str, np.ndarray]:
@@ -222,17 +260,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError("weights_init, means_init and precisions_init need a single n_components")
         return {name: a.astype(x.dtype) for name, a in given.items()}
 
-    def _best(self, model: GMM, state: State, batch: Batch, values: np.ndarray, ks: list[int], restarts: int):
-        """The best member, by likelihood for equal K and by the criterion across K; and the criteria."""
-        firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
-        if len(ks) == 1:
-            return firsts[0], {}
-        found = {}
-        for k, i in zip(ks, firsts):
-            own = _first(model, member(state, i), k)
-            found[int(k)] = float(_criteria(replace(model, components=int(k)), own, batch)[self.criterion])
-        return firsts[int(np.argmin(list(found.values())))], found
-
     def _keep(self, model: GMM, state: State, k: int) -> None:
         """Stores the fitted parameters as NumPy arrays under scikit-learn's names."""
         own = replace(model, components=int(k))
@@ -250,28 +277,35 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         k, d = self.means_.shape
         return covariance_matrices("covariances_", self.covariances_, self.covariance_type, k, d)
 
-    def _fitted(self, dtype: Any, missing: bool = False) -> tuple[GMM, State]:
-        """The model and State made from the fitted attributes, which may have been set manually."""
-        model = self._model(len(self.means_), missing)
+    def _parameters(self, dtype: Any) -> dict[str, np.ndarray]:
+        """Weights, means and covariances from the fitted attributes, which may have been set manually."""
         weights = probabilities("weights_", self.weights_, (len(self.means_),))
-        means = jnp.asarray(self.means_, dtype)
-        shapes = model.gaussians.pack(means, jnp.asarray(self._dense(), dtype), jnp.asarray(weights, dtype))
-        with np.errstate(divide="ignore"):
-            params = {"logits": jnp.asarray(np.log(weights), dtype), **shapes}
-        return model, State(jnp.int32(0), jax.random.key(0), {"gmm": params}, (), {})
+        parameters = {"weights": weights, "means": self.means_, "covariances": self._dense()}
+        return {name: np.asarray(a, dtype) for name, a in parameters.items()}
 
-    def _joint(self, X: Any) -> np.ndarray:
+    def _joint(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(N, K) log p(x, component), and the validated X."""
         check_is_fitted(self)
         x = self._points(X)
         with precision(x):
-            model, state = self._fitted(x.dtype, bool(np.isnan(x).any()))
-            return np.asarray(_log_joint(model, state.params["gmm"], x))
+            model = self._model(len(self.means_), bool(np.isnan(x).any()))
+            params = _pack(model, self._parameters(x.dtype))
+            return map_rows(partial(_log_joint, model, params), x), x
+
+
+FITTED = {"w": "weights", "m": "means", "c": "covariances"}
+
+
+def _objective(model: GMM) -> str:
+    return "log_likelihood" if model.prior == Prior() else "log_posterior"
 
 
 def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
     if sample_weight is None:
         return np.ones(len(x))
     weight = np.asarray(sample_weight, np.float64)
+    if weight.ndim == 0:
+        weight = np.full(len(x), float(weight))
     if weight.shape != (len(x),):
         raise ValueError(f"sample_weight must have shape ({len(x)},), got {weight.shape}")
     if not np.isfinite(weight).all() or (weight < 0).any():
@@ -291,12 +325,21 @@ def _first(model: GMM, state: State, k: int) -> State:
     return state._replace(params={"gmm": kept})
 
 
+def _criteria(model: GMM, joint: np.ndarray, x: np.ndarray, weight: np.ndarray) -> dict[str, float]:
+    """AIC, BIC and ICL from log p(x, component) (N, K)."""
+    joint = np.asarray(joint, np.float64)
+    log_prob = logsumexp(joint, axis=1)
+    entropy = np.sum(weight[:, None] * entr(np.exp(joint - log_prob[:, None])))
+    deviance, free = -2 * np.sum(weight * log_prob), model.free_parameters(x.shape[1])
+    bic = float(deviance + free * np.log(weight.sum()))
+    return {"aic": float(deviance + 2 * free), "bic": bic, "icl": float(bic + 2 * entropy)}
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tolerance: Any, given: PyTree):
     """Runs every member of the population to convergence, as one program."""
     several = population(lambda k: em(replace(model, active=k)), members)
-    objective = "log_likelihood" if model.prior == Prior() else "log_posterior"
-    algorithm = until_converged(several, objective, tolerance, iterations)
+    algorithm = until_converged(several, _objective(model), tolerance, iterations)
     state = algorithm.init(key, batch)
     if given:
 
@@ -312,10 +355,19 @@ def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tole
 
 
 @partial(jax.jit, static_argnums=0)
+def _pack(model: GMM, parameters: PyTree) -> PyTree:
+    weights = parameters["weights"]
+    shapes = model.gaussians.pack(parameters["means"], parameters["covariances"], weights)
+    return {"logits": jnp.log(weights), **shapes}
+
+
+@partial(jax.jit, static_argnums=0)
 def _log_joint(model: GMM, params: PyTree, x: Any) -> Any:
     return model.log_joint(params, x)
 
 
-@partial(jax.jit, static_argnums=0)
-def _criteria(model: GMM, state: State, batch: Batch) -> Any:
-    return model.criteria(state, batch)
+@partial(jax.jit, static_argnums=(0, 3))
+def _sample(model: GMM, parameters: PyTree, key: Any, n: int) -> Any:
+    state = State(jnp.int32(0), key, {"gmm": _pack(model, parameters)}, (), {})
+    drawn = model.sample(state, key, n)
+    return drawn["x"], drawn["component"]

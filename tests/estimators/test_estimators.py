@@ -158,7 +158,7 @@ def test_fits_find_the_truth(chain):
     assert ours.monitor_.converged and np.all(np.diff(ours.monitor_.history) > -1e-6)
     order = [int(np.argmin(np.sum((ours.means_ - m) ** 2, axis=1))) for m in theirs.means_]
     assert np.mean(np.array(order)[states] == ours.predict(x, lengths)) > 0.95
-    kept = like(theirs, GaussianHMM(3, "full", init_params="", n_iter=1)).fit(x, lengths)
+    kept = like(theirs, GaussianHMM(3, "full", covars_prior=0, init_params="", n_iter=1)).fit(x, lengths)
     assert kept.monitor_.history[0] == pytest.approx(theirs.score(x, lengths), rel=1e-9)
     holes = np.where(np.random.default_rng(0).uniform(size=x.shape) < 0.1, np.nan, x)
     partial = GaussianHMM(3, "full", n_iter=50, n_init=3, random_state=0).fit(holes, lengths)
@@ -188,7 +188,8 @@ def test_impossible_chains_are_refused(chain):
     ours = lambda **changes: [m := like(theirs, GaussianHMM(3, "full")), [setattr(m, *c) for c in changes.items()]][0]
     cases = [
         (lambda: ours().score(x, [1, 2]), "lengths add up to 3, but X has 500 rows"),
-        (lambda: ours().score(x, [0, 500]), "lengths must be whole numbers"),
+        (lambda: ours().score(x, [-1, 501]), "lengths must not be negative"),
+        (lambda: ours().score(x, [0.5, 499.5]), "lengths must be whole numbers"),
         (lambda: ours(transmat_=theirs.transmat_ * 1.1).score(x), "row 0 of transmat_ sums to 1.1"),
         (lambda: ours(startprob_=np.ones(2) / 2).score(x), "startprob_ must have shape"),
         (lambda: ours(covars_=-theirs.covars_).score(x), "covars_ must be symmetric and positive definite"),

@@ -175,3 +175,33 @@ def test_posterior_samples_have_the_posteriors_frequencies():
 def test_pieces_need_a_step():
     with pytest.raises(ValueError, match="at least one step"):
         in_chunks(0)
+
+
+@pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
+@pytest.mark.parametrize("size, zeros", [(1, False), (1000, True)], ids=["products", "log-space"])
+def test_sequences_in_one_row_are_as_apart(scan, size, zeros):
+    log_initial, log_transition, values = single(chain(size, zeros, batch=2, time=12))
+    lengths = [[5, 1, 4], [2, 7, 3]]  # ten steps and two of padding; twelve steps
+    starts, mask = np.zeros((2, 12), bool), np.ones((2, 12), bool)
+    for row, cut in enumerate(lengths):
+        starts[row, np.cumsum(cut)[:-1]] = True
+        mask[row, sum(cut) :] = False
+    values = jnp.where(mask[..., None], values, 0)
+    found = inference.posterior(log_initial, log_transition, values, scan, jnp.asarray(mask), jnp.asarray(starts))
+    path = inference.most_probable(log_initial, log_transition, values, scan, jnp.asarray(mask), jnp.asarray(starts))
+    total = inference.packed_log_evidence(log_initial, log_transition, values, scan, jnp.asarray(starts))
+    np.testing.assert_allclose(total, found.log_evidence, rtol=1e-5)
+    for row, cut in enumerate(lengths):
+        parts = [values[row : row + 1, end - n : end] for n, end in zip(cut, np.cumsum(cut))]
+        alone = [inference.posterior(log_initial, log_transition, part) for part in parts]
+        paths = [inference.most_probable(log_initial, log_transition, part) for part in parts]
+        stay = slice(0, sum(cut))
+        expected = float(sum(one.log_evidence[0] for one in alone))
+        assert float(found.log_evidence[row]) == pytest.approx(expected, rel=1e-5)
+        marginals = np.concatenate([one.marginals[0] for one in alone])
+        np.testing.assert_allclose(found.marginals[row, stay], marginals, atol=TOLERANCE[size])
+        pairs = sum(np.asarray(one.pairs[0]) for one in alone)
+        np.testing.assert_allclose(found.pairs[row], pairs, atol=10 * TOLERANCE[size])
+        np.testing.assert_array_equal(path.states[row, stay], np.concatenate([one.states[0] for one in paths]))
+        joint = float(sum(one.log_joint[0] for one in paths))
+        assert float(path.log_joint[row]) == pytest.approx(joint, rel=1e-5)

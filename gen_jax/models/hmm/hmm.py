@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
+from gen_jax.models.mixture.covariances import ratio
+from gen_jax.models.mixture.gaussians import check_fixed
 
 __all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right"]
 
@@ -47,10 +50,13 @@ class HMM:
     states: K. emission: see `gen_jax.models.hmm.emissions`. transitions: which are allowed (K, K), all by default;
     `left_right(K)` is the usual chain, which begins in state 0. concentration, stickiness: of the Dirichlet priors over
     initial and transition probabilities; 1 and 0 are flat, stickiness adds to self-transitions. length: of sampled
-    sequences. scan: the scan over time, chosen by length and backend if None.
+    sequences. fixed: parameters that training leaves as they are: "initial", "transition" or "emission". scan: the scan
+    over time, chosen by length and backend if None.
 
-    A batch may hold "length" (B,): later steps are padding; "observed" (B, T): where False, or where x is NaN, the step
-    exists but its emission is unobserved; "weight" (B,): sequence weights.
+    A batch may hold "length" (B,): later steps are padding, and sequences of length 0 do not count; "observed" (B, T):
+    where False, or where x is NaN, the step exists but its emission is unobserved; "starts" (B, T): where another
+    sequence than the first of a row begins, so that one row may hold several; "weight" (B,): sequence weights, of
+    which only the ratios matter unless there is a prior. Probabilities that are 0 stay 0.
     """
 
     states: int
@@ -59,9 +65,11 @@ class HMM:
     concentration: float = 1.0
     stickiness: float = 0.0
     length: int = 100
+    fixed: tuple[str, ...] = ()
     scan: Scan | None = None
 
     def __post_init__(self):
+        check_fixed(self.fixed, ("initial", "transition", "emission"))
         if self.states < 1 or self.length < 1:
             raise ValueError(f"states and length must be at least 1, got {self.states} and {self.length}")
         if self.concentration < 1 or self.stickiness < 0:
@@ -81,18 +89,27 @@ class HMM:
         return (jnp.arange(self.states) == 0) if forward_only else jnp.ones(self.states, bool), allowed
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        batch, _, seen = self._clean(batch)
-        if "weight" in batch:
-            seen &= batch["weight"][:, None] > 0
+        batch, _, seen = self._clean(batch, weighted=True)
         emission, extra = self.emission.init(fold_in(key, "emission"), batch, seen, self.states)
         dtype = jnp.result_type(float, *jax.tree.leaves(emission)) if batch["x"].dtype.kind != "f" else batch["x"].dtype
         jitter = lambda name, *shape: 0.3 * jax.random.normal(fold_in(key, name), shape, dtype)
         initial, transition = jitter("initial", self.states), jitter("transition", self.states, self.states)
         params = {"initial": initial, "transition": transition, "emission": emission}
-        return {"hmm": params}, {"emission": extra}
+        return {"hmm": params}, {"emission": extra, **self._prior(dtype)}
 
-    def _clean(self, batch: Batch) -> tuple[Batch, Array, Array]:
-        """The batch with unobserved values filled in; masks of the existing (B, T) and the observed steps."""
+    def _prior(self, dtype: Any) -> Extra:
+        """Pseudo-counts of the chain, nothing if its prior is flat."""
+        if self.concentration == 1 and not self.stickiness:
+            return {}
+        more = jnp.asarray(self.concentration - 1, dtype)
+        pairs = more + self.stickiness * jnp.eye(self.states, dtype=dtype)
+        return {"prior": {"initial": jnp.full(self.states, more), "transition": pairs}}
+
+    def _clean(self, batch: Batch, weighted: bool = False) -> tuple[Batch, Array, Array]:
+        """The batch with unobserved values filled in; masks of the existing (B, T) and the observed steps.
+
+        weighted: sequences of weight 0 are unobserved too.
+        """
         x = jnp.asarray(batch["x"])
         if x.dtype.kind == "f":
             x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -102,6 +119,8 @@ class HMM:
         seen = there & ~self.emission.unseen(x)
         if "observed" in batch:
             seen &= jnp.asarray(batch["observed"], bool)
+        if weighted and "weight" in batch:
+            seen &= batch["weight"][:, None] > 0
         fill = jnp.zeros((), x.dtype)
         if x.dtype.kind == "f":  # the data mean, so that nothing overflows
             fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
@@ -114,9 +133,9 @@ class HMM:
         log = lambda logits, allowed: jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
         return log(params["initial"], start), log(params["transition"], moves)
 
-    def _prepared(self, params: PyTree, extra: Extra, batch: Batch):
+    def _prepared(self, params: PyTree, extra: Extra, batch: Batch, weighted: bool = False):
         """Inputs of inference, and masks of the existing and the observed steps."""
-        batch, there, seen = self._clean(batch)
+        batch, there, seen = self._clean(batch, weighted)
         log_likelihood = self.emission.log_prob(params["emission"], extra["emission"], batch)
         log_likelihood = jnp.where(seen[..., None], log_likelihood, 0)
         scan = self.scan or inference.automatic(*log_likelihood.shape)
@@ -124,39 +143,64 @@ class HMM:
 
     def _of(self, state: State, batch: Batch):
         _, there, _, chain, scan = self._prepared(state.params["hmm"], state.extra, batch)
-        return there, chain, scan
+        return there, chain, scan, batch.get("starts")
 
     def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
         params = state.params["hmm"]
-        batch, there, seen, chain, scan = self._prepared(params, state.extra, batch)
-        found = inference.posterior(*chain, scan, mask=there)
-        weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), found.marginals.dtype)
+        batch, there, seen, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
+        found = inference.posterior(*chain, scan, mask=there, starts=batch.get("starts"))
+        weight = _weights(batch, there, found.marginals.dtype)
         r = found.marginals * (seen * weight[:, None])[..., None]
         emission = self.emission.stats(params["emission"], state.extra["emission"], batch, r)
-        initial = jnp.einsum("b,bk->k", weight, found.marginals[:, 0])
+        initial, sequences = jnp.einsum("b,bk->k", weight, found.marginals[:, 0]), weight
+        if "starts" in batch:
+            others = batch["starts"] * weight[:, None]
+            initial += jnp.einsum("bt,btk->k", others, found.marginals)
+            sequences = weight + others.sum(axis=1)
         stats = Stats(initial, jnp.einsum("b,bij->ij", weight, found.pairs), emission)
         return stats, {
-            "log_likelihood": Mean.of(found.log_evidence, weight),
+            "log_likelihood": Mean(jnp.sum(weight * found.log_evidence), sequences.sum()),
             "per_step": Mean(jnp.sum(weight * found.log_evidence), jnp.sum(weight * there.sum(axis=1))),
         }
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
         params, (start, moves) = state.params["hmm"], self.allowed
-        more = self.concentration - 1
+        prior = state.extra.get("prior", {"initial": 0, "transition": 0})
 
         def logits(count: Array, old: Array, allowed: Array) -> Array:
-            count = jnp.where(allowed, count, 0)
+            count = jnp.where(allowed & (old > -jnp.inf), jnp.maximum(count, 0), 0)
             total = count.sum(axis=-1, keepdims=True)
-            share = jnp.maximum(count / jnp.where(total > 0, total, 1), 2e-12)  # never 0: see `log_evidence`
-            return jnp.where(total > 0, jnp.where(allowed, jnp.log(share), 0), old)
+            share = jnp.maximum(ratio(count, total), 2e-12)  # never 0 by underflow: see `log_evidence`
+            new = jnp.where(old > -jnp.inf, jnp.log(share), old)
+            return jnp.where(total > 0, jnp.where(allowed, new, 0), old)
 
-        pairs = stats.pairs + more + self.stickiness * jnp.eye(self.states, dtype=stats.pairs.dtype)
         new = {
-            "initial": logits(stats.initial + more, params["initial"], start),
-            "transition": logits(pairs, params["transition"], moves),
+            "initial": logits(stats.initial + prior["initial"], params["initial"], start),
+            "transition": logits(stats.pairs + prior["transition"], params["transition"], moves),
             "emission": self.emission.maximize(params["emission"], state.extra["emission"], stats.emission),
         }
-        return {"hmm": new}, {}
+        return {"hmm": new | {name: params[name] for name in self.fixed}}, {}
+
+    def log_prior(self, state: State) -> Array | None:
+        """Log-prior of the parameters, up to a constant; None if it is flat."""
+        params, terms = state.params["hmm"], []
+        if "prior" in state.extra:
+            for name, log_p in zip(("initial", "transition"), self._log_chain(params)):
+                terms.append(jnp.sum(jnp.where(log_p > -jnp.inf, state.extra["prior"][name] * log_p, 0)))
+        if (emission := self.emission.log_prior(params["emission"], state.extra["emission"])) is not None:
+            terms.append(emission)
+        return sum(terms) if terms else None
+
+    def free_parameters(self, state: State) -> int:
+        """Number of free parameters, without those that are fixed or structurally 0; not inside jit."""
+        log_initial, log_transition = (np.asarray(a) for a in self._log_chain(state.params["hmm"]))
+        emission = self.emission.free_parameters(state.params["hmm"]["emission"])
+        free = {
+            "initial": int((log_initial > -np.inf).sum()) - 1,
+            "transition": int((log_transition > -np.inf).sum()) - self.states,
+            "emission": emission,
+        }
+        return sum(n for name, n in free.items() if name not in self.fixed)
 
     def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
         """Statistics recentered from the parameters of the State to `params`."""
@@ -165,8 +209,11 @@ class HMM:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
-        _, _, _, chain, scan = self._prepared(params, state.extra, batch)
-        mean = Mean.of(inference.log_evidence(*chain, scan), batch.get("weight"))
+        params = {**params, "emission": self.emission.held(params["emission"])}
+        params = {name: jax.lax.stop_gradient(p) if name in self.fixed else p for name, p in params.items()}
+        _, there, _, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
+        log_evidence = inference.log_evidence(*chain, scan)
+        mean = Mean.of(log_evidence, _weights(batch, there, log_evidence.dtype))
         return Mean(-mean.total, mean.count), ({}, {"log_likelihood": mean})
 
     @property
@@ -174,33 +221,37 @@ class HMM:
         return (Objective("hmm", self.loss),)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        """(B,) log-likelihoods of sequences in nats."""
-        _, chain, scan = self._of(state, batch)
-        return inference.log_evidence(*chain, scan)
+        """(B,) log-likelihoods in nats, of all sequences of a row."""
+        _, chain, scan, starts = self._of(state, batch)
+        return (
+            inference.packed_log_evidence(*chain, scan, starts)
+            if starts is not None
+            else (inference.log_evidence(*chain, scan))
+        )
 
     def filter(self, state: State, batch: Batch) -> Array:
         """(B, T, K) p(z_t | x up to t)."""
-        _, chain, scan = self._of(state, batch)
+        _, chain, scan, _ = self._of(state, batch)
         return jnp.exp(inference.forward_filter(*chain, scan))
 
     def smooth(self, state: State, batch: Batch) -> Posterior:
         """The posterior of the states, and expected transition counts."""
-        there, chain, scan = self._of(state, batch)
-        return inference.posterior(*chain, scan, mask=there)
+        there, chain, scan, starts = self._of(state, batch)
+        return inference.posterior(*chain, scan, mask=there, starts=starts)
 
     def decode(self, state: State, batch: Batch) -> Path:
         """The most probable state sequence (Viterbi 1967)."""
-        there, chain, scan = self._of(state, batch)
-        return inference.most_probable(*chain, scan, mask=there)
+        there, chain, scan, starts = self._of(state, batch)
+        return inference.most_probable(*chain, scan, mask=there, starts=starts)
 
     def posterior_sample(self, state: State, batch: Batch, key: Array, n: int) -> Array:
         """(n, B, T) samples from the posterior of the states."""
-        _, chain, scan = self._of(state, batch)
+        _, chain, scan, _ = self._of(state, batch)
         return inference.posterior_sample(*chain, key, n, scan)
 
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
         """Predicts the `horizon` steps after the end of each sequence."""
-        there, chain, scan = self._of(state, batch)
+        there, chain, scan, _ = self._of(state, batch)
         last = there.sum(axis=1) - 1
         now = jnp.exp(inference.forward_filter(*chain, scan))[jnp.arange(len(last)), last]
         transition = jnp.exp(chain[1])
@@ -242,3 +293,9 @@ class HMM:
     def chain(self, state: State) -> tuple[Array, Array]:
         """Initial (K,) and transition (K, K) probabilities."""
         return tuple(jnp.exp(log) for log in self._log_chain(state.params["hmm"]))
+
+
+def _weights(batch: Batch, there: Array, dtype: Any) -> Array:
+    """(B,) weights of the sequences; one of length 0 has none."""
+    weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), dtype)
+    return jnp.where(there.any(axis=1), weight, 0)

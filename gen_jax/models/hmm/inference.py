@@ -2,8 +2,9 @@
 
 All functions take `log_initial` (K,), `log_transition` (K, K) with rows that sum to one, and `log_likelihood` (B, T, K)
 of any emission. A step without an observation has log-likelihood 0 for all states; so does padding after the end of a
-sequence, which then has no effect. Internally, time is the first axis and the batch the last: a step of a recursion is
-one small matrix product for all sequences.
+sequence, which then has no effect. A row may hold several sequences, one after the other: `starts` (B, T) is True where
+another than the first begins, and results per row (B,) are of all its sequences. Internally, time is the first axis and
+the batch the last: a step of a recursion is one small matrix product for all sequences.
 
 Probabilities are multiplied and normalized at each step, which is many times faster than log-space. Underflow loses
 information, but the backward pass bounds its effect (`_sound`), and if that is not negligible, the same quantities are
@@ -35,6 +36,7 @@ __all__ = [
     "log_evidence",
     "log_joint",
     "most_probable",
+    "packed_log_evidence",
     "posterior",
     "posterior_sample",
 ]
@@ -82,14 +84,21 @@ def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Arra
     Its gradient is the posterior, so it is finite and costs one smoothing pass. Assumes normalized rows of transitions,
     as from a softmax.
     """
-    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    return packed_log_evidence(log_initial, log_transition, log_likelihood, scan)
+
+
+def packed_log_evidence(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, starts: Array | None = None
+) -> Array:
+    """(B,) the sum of log p(x) in nats over the sequences of each row; not for gradients."""
+    chain = _walk(log_initial, log_transition, log_likelihood, scan, starts)
     fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # underflow is negligible
 
     def check() -> Array:
         return _sound(chain, _backward(chain, scan)[0])
 
     ok = jointly(lax.cond(jointly(fits), lambda: jnp.array(True), check))
-    slow = lambda: log_forward(log_initial, log_transition, log_likelihood)[1].sum(axis=0)
+    slow = lambda: log_forward(log_initial, log_transition, log_likelihood, starts)[1].sum(axis=0)
     return lax.cond(ok, lambda: chain.log_evidence(), slow)
 
 
@@ -116,12 +125,19 @@ def forward_filter(log_initial: Array, log_transition: Array, log_likelihood: Ar
 
 
 def posterior(
-    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, mask: Array | None = None
+    log_initial: Array,
+    log_transition: Array,
+    log_likelihood: Array,
+    scan: Scan = SERIAL,
+    mask: Array | None = None,
+    starts: Array | None = None,
 ) -> Posterior:
     """The forward-backward algorithm. With `mask` (B, T), pairs are counted where their second step is in it."""
-    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    chain = _walk(log_initial, log_transition, log_likelihood, scan, starts)
     beta, ahead = _backward(chain, scan)
     counted = jnp.ones(log_likelihood.shape[:2], log_likelihood.dtype) if mask is None else mask
+    if starts is not None:
+        counted = jnp.where(starts, 0, counted)
 
     def fast() -> Posterior:
         before, ahead_BTK = chain.unpacked(chain.forward_filter), chain.unpacked(ahead)
@@ -129,12 +145,17 @@ def posterior(
         pairs = einsum("bti,btj->bij", before[:, :-1], ahead_BTK[:, 1:] * seen)
         return Posterior(chain.log_evidence(), chain.unpacked(chain.forward_filter * beta), pairs * chain.transition)
 
-    slow = lambda: log_posterior(log_initial, log_transition, log_likelihood, counted)
+    slow = lambda: log_posterior(log_initial, log_transition, log_likelihood, counted, starts)
     return lax.cond(jointly(_sound(chain, beta)), fast, slow)
 
 
 def most_probable(
-    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, mask: Array | None = None
+    log_initial: Array,
+    log_transition: Array,
+    log_likelihood: Array,
+    scan: Scan = SERIAL,
+    mask: Array | None = None,
+    starts: Array | None = None,
 ) -> Path:
     """The Viterbi algorithm; `mask` (B, T) is False after the end of a sequence.
 
@@ -144,16 +165,22 @@ def most_probable(
     mask = jnp.ones((batch, time), bool) if mask is None else mask.astype(bool)
     first = jnp.zeros((batch, time), bool).at[:, 0].set(True)
     start = log_likelihood.at[:, 0].add(log_initial)
+    if starts is not None:
+        starts = starts.at[:, 0].set(False)
+        start += jnp.where(starts[..., None], log_initial, 0)
     cut = partial(_cut, steps=scan.steps or time)
     values, moves, first = cut(start), cut((mask & ~first)[..., None]), cut(first[..., None])
+    another = None if starts is None else cut(starts[..., None])
     pieces = values.shape[2] // batch
     maxima = _max_plus(log_transition)
 
     def step(scores: Array, inputs) -> tuple[Array, Array]:
-        value, move, first = inputs
-        extra = scores.ndim - value.ndim
-        value, move, first = (a.reshape(a.shape[0], *[1] * extra, -1) for a in (value, move, first))
-        scores = jnp.where(first, value, jnp.where(move, maxima(scores) + value, scores))
+        aligned = lambda a: a.reshape(a.shape[0], *[1] * (scores.ndim - a.ndim), -1)
+        value, move, first, another = jax.tree.map(aligned, inputs)
+        moved = maxima(scores)
+        if another is not None:  # whatever the state in which the sequence before it ended
+            moved = jnp.where(another, scores.max(axis=0, keepdims=True), moved)
+        scores = jnp.where(first, value, jnp.where(move, moved + value, scores))
         return scores, scores
 
     ends = None
@@ -161,12 +188,12 @@ def most_probable(
     if pieces > 1:
         apart = jnp.where(jnp.eye(k, dtype=bool), 0.0, -jnp.inf).astype(values.dtype)
         from_each = jnp.broadcast_to(apart[:, :, None], (k, k, values.shape[2]))
-        (operators, _) = lax.scan(lambda s, x: (step(s, x)[0], None), from_each, (values, moves, first))
+        (operators, _) = lax.scan(lambda s, x: (step(s, x)[0], None), from_each, (values, moves, first, another))
         operators = operators.reshape(k, k, batch, pieces)
         begin = composed_maxima(operators, scan.associative).reshape(k, -1)
         ends = operators
     shifted = lambda scores, x: (lambda s: (s - finite(s.max(axis=0)), s))(step(scores, x)[0])
-    scores = lax.scan(shifted, begin, (values, moves, first))[1]
+    scores = lax.scan(shifted, begin, (values, moves, first, another))[1]
     last = scores[-1].reshape(k, batch, pieces)
     final = jnp.argmax(last[..., -1], axis=0)
     if pieces > 1:
@@ -181,23 +208,32 @@ def most_probable(
         final = jnp.concatenate([found, final[None]]).T.reshape(-1)
 
     def back(state: Array, inputs) -> tuple[Array, Array]:
-        score, move = inputs
-        found = jnp.argmax(score + log_transition[:, state], axis=0)
+        score, move, another = inputs
+        moved = log_transition[:, state]
+        found = jnp.argmax(score + (moved if another is None else jnp.where(another[0], 0, moved)), axis=0)
         state_before = jnp.where(move[0], found, state)
         return state_before, state
 
-    begin_state, states = lax.scan(back, final, (scores[:-1], moves[1:]), reverse=True)
+    inputs = scores[:-1], moves[1:], None if another is None else another[1:]
+    begin_state, states = lax.scan(back, final, inputs, reverse=True)
     states = jnp.concatenate([begin_state[None], states]).reshape(-1, batch, pieces)
     states = jnp.transpose(states, (1, 2, 0)).reshape(batch, -1)[:, :time].astype(jnp.int32)
-    return Path(states, log_joint(log_initial, log_transition, log_likelihood, states, mask))
+    return Path(states, log_joint(log_initial, log_transition, log_likelihood, states, mask, starts))
 
 
 def log_joint(
-    log_initial: Array, log_transition: Array, log_likelihood: Array, states: Array, mask: Array | None = None
+    log_initial: Array,
+    log_transition: Array,
+    log_likelihood: Array,
+    states: Array,
+    mask: Array | None = None,
+    starts: Array | None = None,
 ) -> Array:
     """(B,) log p(x, states) in nats."""
     emitted = jnp.take_along_axis(log_likelihood, states[..., None], axis=2)[..., 0]
     moved = jnp.concatenate([log_initial[states[:, :1]], log_transition[states[:, :-1], states[:, 1:]]], axis=1)
+    if starts is not None:
+        moved = jnp.where(starts, log_initial[states], moved)
     mask = True if mask is None else mask.astype(bool)
     return jnp.where(mask, emitted + moved, 0).sum(axis=1)
 
@@ -228,6 +264,7 @@ class _Chain(NamedTuple):
     operators: tuple[Array, Array] | None  # the operator of each chunk on the states, see `chunk_operators`
     forward_filter: Array  # (S, K, R) p(z_t | x up to t)
     scale: Array  # (S, R) p(x_t | x before t), relative to the best state's
+    starts: Array | None  # (S, R) where another sequence begins
 
     def unpacked(self, a: Array) -> Array:
         """(S, K, R) as (B, T, K)."""
@@ -239,27 +276,34 @@ class _Chain(NamedTuple):
         return jnp.log(self.unpacked(self.scale[:, None])[..., 0]).sum(axis=1) + self.best.sum(axis=1)
 
 
-def _walk(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan) -> _Chain:
+def _walk(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan, starts: Array | None = None
+) -> _Chain:
     batch, time, k = log_likelihood.shape
     best = finite(log_likelihood.max(axis=2))
     likelihood = _cut(jnp.exp(log_likelihood - best[..., None]), scan.steps or time, value=1)
     initial, transition = jnp.exp(log_initial), jnp.exp(log_transition)
     pieces = likelihood.shape[2] // batch
     start, operators = jnp.broadcast_to(initial[:, None], (k, batch)), None
+    if starts is not None:
+        starts = _cut(starts[..., None], scan.steps or time)[:, 0]
     if pieces > 1:
-        operators = chunk_operators(initial, transition, likelihood, pieces)
+        operators = chunk_operators(initial, transition, likelihood, pieces, starts)
         before = composed(operators, scan.associative)  # (K, B, pieces - 1) p(z at the end of a chunk | x so far)
         rest = einsum("ij,ibp->jbp", transition, before)
         start = jnp.concatenate([start[..., None], rest], axis=2).reshape(k, -1)
 
-    def step(predicted: Array, likelihood: Array):
+    def step(predicted: Array, inputs: tuple[Array, Array | None]):
+        likelihood, another = inputs
+        if another is not None:
+            predicted = jnp.where(another, initial[:, None], predicted)
         joint = predicted * likelihood
         scale = joint.sum(axis=0)
         forward_filter = joint / jnp.where(scale > 0, scale, 1)
         return _product(transition.T, forward_filter), (forward_filter, scale)
 
-    forward_filter, scale = lax.scan(step, start, likelihood)[1]
-    return _Chain(transition, likelihood, best, operators, forward_filter, scale)
+    forward_filter, scale = lax.scan(step, start, (likelihood, starts))[1]
+    return _Chain(transition, likelihood, best, operators, forward_filter, scale, starts)
 
 
 def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
@@ -273,11 +317,12 @@ def _backward(chain: _Chain, scan: Scan) -> tuple[Array, Array]:
         end = jnp.concatenate([after / jnp.where(total > 0, total, 1), end[..., None]], axis=2).reshape(k, -1)
 
     def step(beta: Array, inputs):
-        likelihood, scale = inputs
+        likelihood, scale, another = inputs
         ahead = likelihood * beta / jnp.where(scale > 0, scale, 1)
-        return _product(chain.transition, ahead), (beta, ahead)
+        before = _product(chain.transition, ahead)
+        return before if another is None else jnp.where(another, 1, before), (beta, ahead)
 
-    return lax.scan(step, end, (chain.likelihood, chain.scale), reverse=True)[1]
+    return lax.scan(step, end, (chain.likelihood, chain.scale, chain.starts), reverse=True)[1]
 
 
 def _sound(chain: _Chain, beta: Array) -> Array:

@@ -20,35 +20,44 @@ class Posterior(NamedTuple):
     pairs: Array  # (B, K, K) sum over t of p(z_t, z_t+1 | x)
 
 
-def log_forward(log_initial: Array, log_transition: Array, log_likelihood: Array) -> tuple[Array, Array]:
+def log_forward(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, starts: Array | None = None
+) -> tuple[Array, Array]:
     """Forward pass in log-space: log p(z_t | x up to t) (T, K, B), and log p(x_t | x before t) (T, B)."""
 
-    def step(predicted: Array, value: Array):
+    def step(predicted: Array, inputs):
+        value, another = inputs
+        if another is not None:
+            predicted = jnp.where(another, log_initial[:, None], predicted)
         joint = predicted + value
         scale = _logsumexp(joint, axis=0)
         known = joint - finite(scale)
         return _logsumexp(known[:, None] + log_transition[:, :, None], axis=0), (known, scale)
 
     values = jnp.transpose(log_likelihood, (1, 2, 0))
-    return lax.scan(step, jnp.broadcast_to(log_initial[:, None], values.shape[1:]), values)[1]
+    inputs = values, None if starts is None else starts.T
+    return lax.scan(step, jnp.broadcast_to(log_initial[:, None], values.shape[1:]), inputs)[1]
 
 
-def log_posterior(log_initial: Array, log_transition: Array, log_likelihood: Array, counted: Array) -> Posterior:
-    known, scale = log_forward(log_initial, log_transition, log_likelihood)
+def log_posterior(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, counted: Array, starts: Array | None = None
+) -> Posterior:
+    known, scale = log_forward(log_initial, log_transition, log_likelihood, starts)
     values = jnp.transpose(log_likelihood, (1, 2, 0))
     before = jnp.concatenate([jnp.full_like(known[:1], -jnp.inf), known[:-1]])
 
     def step(carry, inputs):
         beta, pairs = carry
-        value, scale, before, counted = inputs
+        value, scale, before, counted, another = inputs
         ahead = beta + value - finite(scale)
         each = before[:, None] + log_transition[:, :, None] + ahead
         pairs += jnp.exp(each - finite(_logsumexp(each.reshape(-1, each.shape[-1]), axis=0))) * counted
-        return (_logsumexp(log_transition[:, :, None] + ahead, axis=1), pairs), beta
+        earlier = _logsumexp(log_transition[:, :, None] + ahead, axis=1)
+        return (earlier if another is None else jnp.where(another, 0, earlier), pairs), beta
 
     k, batch = values.shape[1:]
     start = jnp.zeros((k, batch), values.dtype), jnp.zeros((k, k, batch), values.dtype)
-    inputs = values, scale, before, counted.T.astype(values.dtype)
+    inputs = values, scale, before, counted.T.astype(values.dtype), None if starts is None else starts.T
     (_, pairs), beta = lax.scan(step, start, inputs, reverse=True)
     joint = known + beta
     marginals = jnp.transpose(jnp.exp(joint - finite(_logsumexp(joint, axis=1))[:, None]), (2, 0, 1))

@@ -14,19 +14,25 @@ from gen_jax.models.common.linalg import einsum
 __all__ = ["chunk_operators", "composed", "composed_backward", "composed_maxima", "finite"]
 
 
-def chunk_operators(initial: Array, transition: Array, likelihood: Array, pieces: int) -> tuple[Array, Array]:
+def chunk_operators(
+    initial: Array, transition: Array, likelihood: Array, pieces: int, starts: Array | None = None
+) -> tuple[Array, Array]:
     """The operator of each chunk on the states.
 
     p(z at its end | z before it, x in it) (K after, K before, B, pieces), and log p(x in it | z before it) relative to
-    the best states' (K before, B, pieces). The first chunk starts from the initial probabilities, whatever z is.
+    the best states' (K before, B, pieces). The first chunk starts from the initial probabilities, whatever z is, and so
+    does every sequence that begins where `starts` (S, R) is True.
     """
     _, k, r = likelihood.shape
     first = jnp.arange(r) % pieces == 0
     start = jnp.where(first, initial[:, None, None], transition.T[:, :, None])
 
-    def step(carry, likelihood: Array):
-        predicted, log_scale = carry
-        joint = predicted * likelihood[:, None]
+    def predict(predicted: Array, another: Array | None) -> Array:
+        return predicted if another is None else jnp.where(another, initial[:, None, None], predicted)
+
+    def step(carry, inputs):
+        (predicted, log_scale), (likelihood, another) = carry, inputs
+        joint = predict(predicted, another) * likelihood[:, None]
         scale = joint.sum(axis=0)
         states = joint / jnp.where(scale > 0, scale, 1)
         return (
@@ -35,8 +41,9 @@ def chunk_operators(initial: Array, transition: Array, likelihood: Array, pieces
         ), None
 
     zeros = jnp.zeros((k, r), likelihood.dtype)
-    (predicted, log_scale), _ = lax.scan(step, (start, zeros), likelihood[:-1])
-    joint = predicted * likelihood[-1][:, None]  # the last step without the transition after it
+    before, last = (likelihood[:-1], None if starts is None else starts[:-1]), None if starts is None else starts[-1]
+    (predicted, log_scale), _ = lax.scan(step, (start, zeros), before)
+    joint = predict(predicted, last) * likelihood[-1][:, None]  # the last step without the transition after it
     scale = joint.sum(axis=0)
     states, log_scale = joint / jnp.where(scale > 0, scale, 1), log_scale + jnp.log(scale)
     return states.reshape(k, k, -1, pieces), log_scale.reshape(k, -1, pieces)

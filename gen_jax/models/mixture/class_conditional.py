@@ -101,4 +101,4 @@ class ClassConditional:
 
 def _log_frequencies(count: Array) -> Array:
     """(classes,) log class priors."""
-    return jnp.log(jnp.maximum(count, 1e-6) / count.sum())
+    return jnp.log(jnp.maximum(count / count.sum(), 1e-30))

@@ -14,7 +14,7 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.blocks import by_blocks, over_blocks
 from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, occupied
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 __all__ = ["GMM"]
@@ -27,13 +27,14 @@ class GMM:
     components: K. kind: FULL, TIED, DIAGONAL or SPHERICAL covariances. start: initialization of EM. floor: the minimum
     variance of any component, relative to the variance of the first batch. regularization: added to all variances, in
     units of the data. missing: NaN marks missing coordinates, which are marginalized. prior: for maximum a posteriori
-    estimates. active: number of components in use, all by default; it may be traced, so that one program tries
-    several.
+    estimates. fixed: parameters that training leaves as they are: "weights", "means" or "covariances". active: number
+    of components in use, all by default; it may be traced, so that one program tries several.
 
     shape: of one example, if it is not a vector.
 
-    A batch may hold "weight" (B,): example weights. Parameters are logits, means and Cholesky factors of the
-    covariances with log diagonals, so that the same model can be trained by `em` and by `descent`.
+    A batch may hold "weight" (B,): example weights, of which only the ratios matter unless there is a prior. Parameters
+    are logits, means and Cholesky factors of the covariances with log diagonals, so that the same model can be trained
+    by `em` and by `descent`.
     """
 
     components: int
@@ -44,23 +45,28 @@ class GMM:
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
     shape: tuple[int, ...] = ()
+    fixed: tuple[str, ...] = ()
     active: int | Array | None = None
 
     def __post_init__(self):
         if self.components < 1:
             raise ValueError(f"components must be at least 1, got {self.components}")
+        check_fixed(self.fixed, ("weights", "means", "covariances"))
         _ = self.gaussians
 
     @property
     def gaussians(self) -> Gaussians:
-        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior)
+        fixed = tuple(name for name in self.fixed if name != "weights")
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior, fixed)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         """Initializes each component to the moments of the points that `start` assigns to it."""
         x, weight = _points(batch)
-        if self.missing:  # for initialization only
-            x = jnp.where(jnp.isnan(x), jnp.nan_to_num(jnp.nanmean(x, axis=0)), x)
-        extra = {"variance": data_variance(x), "reseeded": jnp.zeros((), x.dtype)}
+        mean, variance = data_moments(x, weight)
+        x = jnp.where(jnp.isnan(x) | (weight[:, None] == 0), mean, x)  # for initialization only
+        extra = {"variance": variance, "reseeded": jnp.zeros((), x.dtype)}
+        if (prior := self._prior(mean, variance)) is not None:
+            extra["prior"] = prior
         assign = self.start(fold_in(key, "start"), x, weight, self.components)
         params = self.gaussians.start(x, self.components, extra["variance"])
 
@@ -74,7 +80,16 @@ class GMM:
 
         stats = replace(self.gaussians, missing=False).evaluate(params, x, gather)
         params = {"logits": jnp.zeros(self.components, x.dtype), **params}
-        return self.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
+        begin = replace(self, fixed=())
+        return begin.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
+
+    def _prior(self, mean: Array, variance: Array) -> PyTree:
+        """Priors of the weights and the components, in the units of the data; None if both are flat."""
+        components = self.gaussians.conjugate(mean, variance, self.components)
+        if components is None and self.prior.concentration == 1:
+            return None
+        pseudo_counts = jnp.full(self.components, self.prior.concentration - 1, variance.dtype)
+        return {"weights": pseudo_counts, "components": components}
 
     def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
         params = state.params["gmm"]
@@ -83,7 +98,7 @@ class GMM:
 
         def gather(evaluation: Evaluation) -> tuple[Stats, Array]:
             def block(x: Array, weight: Array) -> PyTree:
-                prepared = evaluation.prepare(x)
+                prepared = evaluation.prepare(jnp.where(weight[:, None] > 0, x, 0))  # nothing, not even NaN, counts
                 joint = jnp.maximum(
                     evaluation.log_prob(prepared) + log_weights, -1e30
                 )  # finite, however far away a point is
@@ -95,19 +110,22 @@ class GMM:
             sums, total = over_blocks(block, x, weight, rows=evaluation.rows)
             return evaluation.stats(sums), total
 
-        stats, total = self.gaussians.evaluate(_shapes(params), x, gather)
+        weighted = weight if "weight" in batch else None
+        stats, total = self.gaussians.evaluate(_shapes(params), x, gather, weighted)
         return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
-        """The M-step, then reseeds components without points from the heaviest ones."""
+        """The M-step, then reseeds components without points from the heaviest ones, unless parameters are fixed."""
         old, variance = state.params["gmm"], state.extra["variance"]
-        new = self.gaussians.maximize(_shapes(old), stats, variance)
+        prior = state.extra.get("prior") or {"weights": 0, "components": None}
+        new = self.gaussians.maximize(_shapes(old), stats, variance, prior["components"])
         used = self._used(len(stats.count))
-        share = stats.count + (self.prior.concentration - 1)
-        share = jnp.where(used, share / jnp.where(used, share, 0).sum(), 0)
-        lost = used & ~occupied(stats)
+        share = jnp.where(used, jnp.maximum(stats.count + prior["weights"], 0), 0)
+        share = share / share.sum()
+        lost = used & ~occupied(stats.count) & (not self.fixed)
         shapes, share = self._reseeded(new, share, lost, stats)
-        params = {"logits": jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf), **shapes}
+        logits = jnp.where(used, jnp.log(jnp.maximum(share, 1e-30)), -jnp.inf)
+        params = {"logits": old["logits"] if "weights" in self.fixed else logits, **shapes}
         return {"gmm": params}, {"reseeded": state.extra["reseeded"] + lost.sum()}
 
     def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
@@ -120,7 +138,7 @@ class GMM:
     def _reseeded(self, params: PyTree, share: Array, lost: Array, stats: Stats) -> tuple[PyTree, Array]:
         """Splits heavy components: each lost one takes half the weight and the shape of a heavy one, its mean moved a
         quarter of a standard deviation along the widest coordinate; the heaviest are split first."""
-        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(occupied(stats).sum(), 1)
+        heaviest, living = jnp.argsort(-stats.count), jnp.maximum(occupied(stats.count).sum(), 1)
         rank = jnp.cumsum(lost) - 1
         donor = jnp.where(lost, heaviest[rank % living], jnp.arange(len(lost)))
         takers = jnp.zeros_like(share).at[donor].add(jnp.ones_like(share))  # including the donor itself
@@ -133,12 +151,18 @@ class GMM:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         x, weight = _points(batch)
-        log_prob = Mean.of(self._log_prob(params, x), weight)
+        params = self._held(params)
+        log_prob = Mean.of(self._log_prob(params, jnp.where(weight[:, None] > 0, x, 0)), weight)
         return Mean(-log_prob.total, log_prob.count), ({}, {"log_likelihood": log_prob})
 
     @property
     def objectives(self) -> Sequence[Objective]:
         return (Objective("gmm", self.loss),)
+
+    def _held(self, params: PyTree) -> PyTree:
+        """The parameters, without gradients of those that are fixed."""
+        logits = jax.lax.stop_gradient(params["logits"]) if "weights" in self.fixed else params["logits"]
+        return {"logits": logits, **self.gaussians.held(_shapes(params))}
 
     def log_joint(self, params: PyTree, x: Array) -> Array:
         """(B, K) log p(x, k)."""
@@ -150,18 +174,16 @@ class GMM:
     def log_prob(self, state: State, batch: Batch) -> Array:
         return by_blocks(lambda x: self._log_prob(state.params["gmm"], x), _points(batch)[0], rows=1 << 16)
 
-    @property
-    def has_prior(self) -> bool:
-        return self.prior != Prior()
-
-    def log_prior(self, state: State) -> Array:
-        """Log-prior of the parameters, up to a constant; 0 for the flat prior."""
-        return self._log_prior(state.params["gmm"], state.extra["variance"])
-
-    def _log_prior(self, params: PyTree, variance: Array) -> Array:
-        used = self._used(self.components)
-        shares = jnp.where(used, jax.nn.log_softmax(params["logits"]), 0).sum()
-        return (self.prior.concentration - 1) * shares + self.gaussians.log_prior(_shapes(params), variance)
+    def log_prior(self, state: State) -> Array | None:
+        """Log-prior of the parameters, up to a constant; None if it is flat."""
+        if "prior" not in state.extra:
+            return None
+        params, prior = state.params["gmm"], state.extra["prior"]
+        log_weights = jnp.where(self._used(self.components), jax.nn.log_softmax(params["logits"]), 0)
+        value = jnp.sum(prior["weights"] * log_weights)
+        if prior["components"] is not None:
+            value += self.kind.log_prior(_shapes(params), prior["components"])
+        return value
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
         """(B, K) p(k | x)."""
@@ -225,8 +247,10 @@ class GMM:
         return params["means"], self.kind.dense(_shapes(params))
 
     def free_parameters(self, dimensions: int) -> int:
+        """Number of free parameters, without those that are fixed."""
         k = self.components
-        return k * dimensions + self.kind.free(k, dimensions) + k - 1
+        free = {"weights": k - 1, "means": k * dimensions, "covariances": self.kind.free(k, dimensions)}
+        return sum(n for name, n in free.items() if name not in self.fixed)
 
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
         """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) on a data set; lower is better."""

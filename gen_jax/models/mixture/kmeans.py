@@ -12,7 +12,7 @@ from jax import Array, lax
 from gen_jax.core import fold_in
 from gen_jax.models.common.blocks import block_size, by_blocks, over_blocks
 from gen_jax.models.common.linalg import matmul
-from gen_jax.models.mixture.covariances import Standardizer
+from gen_jax.models.mixture.covariances import Standardizer, ratio
 
 __all__ = ["Assign", "Start", "kmeans", "kmeans_plus_plus", "random_from_data", "random_responsibilities"]
 
@@ -24,12 +24,12 @@ Start = Callable[[Array, Array, Array, int], Assign]  # (key, x (N, D), weights 
 
 def kmeans_plus_plus(key: Array, x: Array, weight: Array, k: int) -> Assign:
     """k-means++: assigns each point to the nearest of spread-out centers (Arthur & Vassilvitskii 2007)."""
-    return _nearest(_spread_centers(key, x, weight, k), _euclidean(x))
+    return _nearest(_spread_centers(key, x, weight, k), _euclidean(x, weight))
 
 
 def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) -> Assign:
     """k-means++ followed by Lloyd iterations."""
-    standardizer = _euclidean(x)
+    standardizer = _euclidean(x, weight)
 
     def lloyd(_, centers: Array) -> Array:
         assign = _nearest(centers, standardizer)
@@ -39,14 +39,14 @@ def kmeans(key: Array, x: Array, weight: Array, k: int, iterations: int = 20) ->
             return matmul(r, standardizer.into(x)), r.sum(axis=1)
 
         first, count = over_blocks(block, x, weight, rows=block_size(x.shape[1] + 2 * k))
-        return jnp.where(count[:, None] > 0, first / jnp.maximum(count, 1e-30)[:, None], centers)
+        return jnp.where(count[:, None] > 0, ratio(first, count[:, None]), centers)
 
     return _nearest(lax.fori_loop(0, iterations, lloyd, _spread_centers(key, x, weight, k)), standardizer)
 
 
 def random_from_data(key: Array, x: Array, weight: Array, k: int) -> Assign:
     """Assigns each point to the nearest of K random data points."""
-    standardizer = _euclidean(x)
+    standardizer = _euclidean(x, weight)
     gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
     _, rows = lax.top_k(jnp.log(weight) + gumbel, min(k, len(x)))
     return _nearest(standardizer.into(x[jnp.resize(rows, k)]), standardizer)
@@ -75,7 +75,7 @@ def _nearest(centers: Array, standardizer: Standardizer) -> Assign:
 def _spread_centers(key: Array, x: Array, weight: Array, k: int) -> Array:
     """(k, D) rows of x in standardized coordinates, each drawn with probability proportional to the squared distance to
     the previous ones; among several candidates, the one that minimizes the remaining distance."""
-    standardizer, trials = _euclidean(x), 2 + int(np.log(k))
+    standardizer, trials = _euclidean(x, weight), 2 + int(np.log(k))
 
     def draw(i: Array, carry):
         centers, distance = carry
@@ -97,7 +97,7 @@ def _spread_centers(key: Array, x: Array, weight: Array, k: int) -> Array:
     return lax.fori_loop(0, k, draw, (jnp.zeros((k, x.shape[1]), x.dtype), jnp.ones_like(weight)))[0]
 
 
-def _euclidean(x: Array) -> Standardizer:
+def _euclidean(x: Array, weight: Array) -> Standardizer:
     """Coordinates for distances: centered, with a common scale, so that distances are Euclidean."""
-    standardizer = Standardizer.of(x)
+    standardizer = Standardizer.of(x, weight)
     return standardizer._replace(scale=jnp.broadcast_to(standardizer.scale.mean(), standardizer.scale.shape))

@@ -13,6 +13,7 @@ from jax import Array, lax
 from gen_jax.core import fold_in
 from gen_jax.models.common.linalg import matmul
 from gen_jax.models.hmm.emissions.emission import Emission, rows
+from gen_jax.models.mixture.covariances import occupied, ratio
 
 __all__ = ["Bernoulli", "Categorical", "Poisson"]
 
@@ -31,7 +32,8 @@ class Categorical(Emission):
     def init(self, key, batch, seen, k):
         count = jnp.zeros(self.symbols).at[batch["x"]].add(seen.astype(jnp.float32)) + 1
         jitter = jax.random.gamma(fold_in(key, "start"), 5.0, (k, self.symbols))
-        return {"logits": jnp.log(count / count.sum() * jitter)}, {}
+        extra = {} if self.concentration == 1 else {"prior": jnp.full((k, self.symbols), self.concentration - 1)}
+        return {"logits": jnp.log(count / count.sum() * jitter)}, extra
 
     def distribution(self, params):
         return distrax.Categorical(logits=params["logits"])
@@ -44,9 +46,22 @@ class Categorical(Emission):
         return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
 
     def maximize(self, params, extra, stats):
-        count = stats + self.concentration - 1
-        total = count.sum(axis=1, keepdims=True)
-        return {"logits": jnp.where(total > 1e-6, jnp.log(jnp.maximum(count / total, 1e-30)), params["logits"])}
+        count = jnp.maximum(stats + extra.get("prior", 0), 0)
+        there, old = occupied(count.sum(axis=1))[:, None], params["logits"]
+        share = ratio(count, count.sum(axis=1, keepdims=True))
+        new = jnp.where(
+            old > -jnp.inf, jnp.log(jnp.maximum(share, 1e-30)), old
+        )  # symbols without probability keep none
+        return {"logits": jnp.where(there, new, old)}
+
+    def log_prior(self, params, extra):
+        if "prior" not in extra:
+            return None
+        log_p = jax.nn.log_softmax(params["logits"])
+        return jnp.sum(jnp.where(log_p > -jnp.inf, extra["prior"] * log_p, 0))
+
+    def free_parameters(self, params):
+        return params["logits"].size - len(params["logits"])
 
     def mean(self, params):
         return jax.nn.softmax(params["logits"])
@@ -54,14 +69,19 @@ class Categorical(Emission):
 
 @dataclass(frozen=True)
 class Poisson(Emission):
-    """Independent counts (B, T, D) with rates (K, D). prior: pseudo-observations at the data's mean rate."""
+    """Independent counts (B, T, D) with rates (K, D). prior: pseudo-observations of the data's mean rate (Gamma)."""
 
     prior: float = 0.0
+
+    def __post_init__(self):
+        if self.prior < 0:
+            raise ValueError(f"prior must be 0 or more, got {self.prior}")
 
     def init(self, key, batch, seen, k):
         mean = jnp.maximum(_mean(batch["x"], seen), 1e-3)
         jitter = jax.random.gamma(fold_in(key, "start"), 4.0, (k, len(mean))) / 4
-        return {"log_rate": jnp.log(mean * jitter + 1e-6)}, {"rate": mean}
+        prior = {"total": jnp.broadcast_to(self.prior * mean, jitter.shape), "count": jnp.float32(self.prior)}
+        return {"log_rate": jnp.log(mean * jitter + 1e-6)}, {"prior": prior} if self.prior else {}
 
     def distribution(self, params):
         return distrax.Independent(distrax.as_distribution(_poisson(jnp.exp(params["log_rate"]))), 1)
@@ -77,8 +97,15 @@ class Poisson(Emission):
 
     def maximize(self, params, extra, stats):
         count, total = stats
-        rate = (total + self.prior * extra["rate"]) / jnp.maximum(count + self.prior, 1e-6)[:, None]
-        return {"log_rate": jnp.where(count[:, None] > 1e-6, jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
+        prior = extra.get("prior", {"total": 0, "count": 0})
+        rate = ratio(total + prior["total"], (count + prior["count"])[:, None])
+        return {"log_rate": jnp.where(occupied(count)[:, None], jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
+
+    def log_prior(self, params, extra):
+        if "prior" not in extra:
+            return None
+        rate, prior = params["log_rate"], extra["prior"]
+        return jnp.sum(prior["total"] * rate - prior["count"] * jnp.exp(rate))
 
     def mean(self, params):
         return jnp.exp(params["log_rate"])
@@ -115,8 +142,12 @@ class Bernoulli(Emission):
 
     def maximize(self, params, extra, stats):
         count, total = stats
-        p = jnp.clip((total + self.prior) / jnp.maximum(count + 2 * self.prior, 1e-6)[:, None], 1e-6, 1 - 1e-6)
-        return {"logits": jnp.where(count[:, None] > 1e-6, jnp.log(p) - jnp.log1p(-p), params["logits"])}
+        p = jnp.clip(ratio(total + self.prior, (count + 2 * self.prior)[:, None]), 1e-6, 1 - 1e-6)
+        return {"logits": jnp.where(occupied(count)[:, None], jnp.log(p) - jnp.log1p(-p), params["logits"])}
+
+    def log_prior(self, params, extra):
+        logits = params["logits"]
+        return -self.prior * jnp.sum(jax.nn.softplus(logits) + jax.nn.softplus(-logits)) if self.prior else None
 
     def mean(self, params):
         return jax.nn.sigmoid(params["logits"])
@@ -127,7 +158,7 @@ class Bernoulli(Emission):
 
 def _mean(x: Array, seen: Array) -> Array:
     """(D,) mean over observed steps."""
-    observed = jnp.where(seen[..., None], x, 0).astype(jnp.float32)
+    observed = jnp.where(seen[..., None], x, 0).astype(x.dtype if x.dtype.kind == "f" else float)
     return observed.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
 
 

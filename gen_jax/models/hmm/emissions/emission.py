@@ -35,6 +35,22 @@ class Emission:
     def maximize(self, params: PyTree, extra: Extra, stats: PyTree) -> PyTree:
         raise NotImplementedError(f"{type(self).__name__} has no EM: train it by descent")
 
+    def log_prior(self, params: PyTree, extra: Extra) -> Array | None:
+        """Log-density of the prior up to a constant; None if it is flat."""
+        return None
+
+    def pack(self, given: PyTree, params: PyTree) -> PyTree:
+        """Parameters from those given, which may be in more familiar terms, in place of those of `params`."""
+        return {**params, **given}
+
+    def held(self, params: PyTree) -> PyTree:
+        """The parameters, without gradients of those that are fixed."""
+        return params
+
+    def free_parameters(self, params: PyTree) -> int:
+        """Number of free parameters of all states."""
+        return sum(a.size for a in jax.tree.leaves(params))
+
     def recenter(self, stats: PyTree, old: PyTree, new: PyTree) -> PyTree:
         """Statistics recentered from old to new parameters."""
         return stats

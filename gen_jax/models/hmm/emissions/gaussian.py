@@ -11,8 +11,8 @@ from jax import Array
 
 from gen_jax.core import PyTree, fold_in
 from gen_jax.models.hmm.emissions.emission import Emission, rows
-from gen_jax.models.mixture.covariances import FULL, Full
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, data_variance
+from gen_jax.models.mixture.covariances import FULL, Full, ratio
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 __all__ = ["Gaussian", "GaussianMixture"]
@@ -20,7 +20,7 @@ __all__ = ["Gaussian", "GaussianMixture"]
 
 @dataclass(frozen=True)
 class Gaussian(Emission):
-    """N(mean_k, covariance_k) over vectors; see `Gaussians` for the fields.
+    """N(mean_k, covariance_k) over vectors; see `Gaussians` for the fields, `fixed` among them.
 
     With `missing`, NaN coordinates are marginalized individually; otherwise a step with any NaN counts as unobserved.
     """
@@ -31,24 +31,28 @@ class Gaussian(Emission):
     missing: bool = False
     prior: Prior = field(default_factory=Prior)
     start: Start = kmeans_plus_plus
+    fixed: tuple[str, ...] = ()
 
     def __post_init__(self):
         _ = self.gaussians
 
     @property
     def gaussians(self) -> Gaussians:
-        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior)
+        fixed = tuple(name for name in self.fixed if name != "weights")
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior, fixed)
 
     def init(self, key, batch, seen, k):
         x, weight = rows(batch["x"]), seen.reshape(-1).astype(batch["x"].dtype)
-        middle = jnp.where(weight[:, None] > 0, x, jnp.nan)
-        x = jnp.where(jnp.isnan(middle), jnp.nan_to_num(jnp.nanmean(middle, axis=0)), x)
-        extra = {"variance": data_variance(x)}
-        params = self.gaussians.start(x, k, extra["variance"])
+        mean, variance = data_moments(x, weight)
+        x = jnp.where((weight[:, None] > 0) & ~jnp.isnan(x), x, mean)
+        extra = {"variance": variance}
+        if (prior := self.gaussians.conjugate(mean, variance, k)) is not None:
+            extra["prior"] = prior
+        params = self.gaussians.start(x, k, variance)
         assign = self.start(fold_in(key, "start"), x, weight, k)
-        plain = replace(self.gaussians, missing=False)
+        plain = replace(self.gaussians, missing=False, fixed=())
         r = assign(x, jnp.arange(len(x))).T * weight[:, None]
-        return plain.maximize(params, plain.moments(params, x, r), extra["variance"]), extra
+        return plain.maximize(params, plain.moments(params, x, r), variance, extra.get("prior")), extra
 
     def distribution(self, params):
         return self.kind.distribution(params)
@@ -61,7 +65,26 @@ class Gaussian(Emission):
         return self.gaussians.moments(params, rows(batch["x"]), r.reshape(-1, r.shape[-1]))
 
     def maximize(self, params, extra, stats):
-        return self.gaussians.maximize(params, stats, extra["variance"])
+        return self.gaussians.maximize(params, stats, extra["variance"], extra.get("prior"))
+
+    def pack(self, given, params):
+        """Given "covariances" (K, D, D) are turned into parameters of their type."""
+        new = {name: a for name, a in given.items() if name != "covariances"}
+        if "covariances" in given:
+            dense = given["covariances"]
+            new |= self.kind.pack(self.kind.from_dense(dense, jnp.ones(len(dense), dense.dtype)))
+        return {**params, **new}
+
+    def held(self, params):
+        return self.gaussians.held(params)
+
+    def log_prior(self, params, extra):
+        return self.kind.log_prior(params, extra["prior"]) if "prior" in extra else None
+
+    def free_parameters(self, params):
+        k, d = params["means"].shape
+        free = {"means": k * d, "covariances": self.kind.free(k, d)}
+        return sum(n for name, n in free.items() if name not in self.fixed)
 
     def recenter(self, stats, old, new):
         return self.kind.recenter(stats, new["means"] - old["means"])
@@ -89,6 +112,7 @@ class GaussianMixture(Gaussian):
 
     def __post_init__(self):
         super().__post_init__()
+        check_fixed(self.fixed, ("weights", "means", "covariances"))
         if self.components < 1:
             raise ValueError(f"components must be at least 1, got {self.components}")
 
@@ -96,6 +120,12 @@ class GaussianMixture(Gaussian):
         """Initializes the states as single Gaussians, and their components around them."""
         single = Gaussian(self.kind, self.floor, self.regularization, self.missing, self.prior, self.start)
         gaussian, extra = single.init(key, batch, seen, k)
+        if "prior" in extra:
+            each = lambda a: jnp.repeat(a, self.components, axis=0)
+            old = extra["prior"]
+            extra["prior"] = old._replace(mean=each(old.mean), mean_count=each(old.mean_count))
+        if self.prior.concentration != 1:
+            extra["weights_prior"] = jnp.full((k, self.components), self.prior.concentration - 1, batch["x"].dtype)
         spreads = jnp.sqrt(self.kind.variances(gaussian))
         noise = jax.random.normal(fold_in(key, "components"), (k, self.components, spreads.shape[1]), spreads.dtype)
         shapes = self.kind.gather(gaussian, jnp.repeat(jnp.arange(k), self.components))
@@ -126,10 +156,27 @@ class GaussianMixture(Gaussian):
         return self.gaussians.moments(_without(params, "logits"), x, each.reshape(len(x), -1))
 
     def maximize(self, params, extra, stats):
-        count = stats.count.reshape(params["logits"].shape) + self.prior.concentration - 1
-        share = count / jnp.maximum(count.sum(axis=1, keepdims=True), 1e-30)
-        new = self.gaussians.maximize(_without(params, "logits"), stats, extra["variance"])
-        return {"logits": jnp.log(jnp.maximum(share, 1e-30)), **new}
+        count = stats.count.reshape(params["logits"].shape)
+        count = jnp.maximum(count + extra.get("weights_prior", 0), 0)
+        total = count.sum(axis=1, keepdims=True)
+        logits = jnp.where(total > 0, jnp.log(jnp.maximum(ratio(count, total), 1e-30)), params["logits"])
+        new = self.gaussians.maximize(_without(params, "logits"), stats, extra["variance"], extra.get("prior"))
+        return {"logits": params["logits"] if "weights" in self.fixed else logits, **new}
+
+    def held(self, params):
+        logits = jax.lax.stop_gradient(params["logits"]) if "weights" in self.fixed else params["logits"]
+        return {"logits": logits, **super().held(_without(params, "logits"))}
+
+    def log_prior(self, params, extra):
+        terms = [super().log_prior(_without(params, "logits"), extra)]
+        if "weights_prior" in extra:
+            terms.append(jnp.sum(extra["weights_prior"] * jax.nn.log_softmax(params["logits"])))
+        terms = [term for term in terms if term is not None]
+        return sum(terms) if terms else None
+
+    def free_parameters(self, params):
+        k, m = params["logits"].shape
+        return super().free_parameters(_without(params, "logits")) + (0 if "weights" in self.fixed else k * (m - 1))
 
     def draw(self, params, extra, key, states, past=None):
         m = params["logits"].shape[1]

@@ -12,7 +12,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, Extra, fold_in
 from gen_jax.models.hmm.emissions.emission import Emission, rows
 from gen_jax.models.mixture.covariances import FULL, Stats, occupied
-from gen_jax.models.mixture.gaussians import Gaussians, data_variance
+from gen_jax.models.mixture.gaussians import Gaussians, data_moments
 
 __all__ = ["LinearRegression"]
 
@@ -37,7 +37,7 @@ class LinearRegression(Emission):
         x = jnp.where(seen[..., None], batch["x"], jnp.nan)
         extra = {"center": jnp.nan_to_num(jnp.nanmean(x, axis=(0, 1)))}
         both = rows(self._both(extra, {**batch, "x": x}, seen))
-        extra["variance"] = data_variance(both)
+        _, extra["variance"] = data_moments(both)
         whole = Gaussians(FULL, self.floor)
         params = {"joint": whole.start(both, k, extra["variance"])}
         r = jax.nn.softmax(2 * jax.random.normal(fold_in(key, "start"), (*seen.shape, k), x.dtype)) * seen[..., None]
@@ -51,6 +51,8 @@ class LinearRegression(Emission):
 
     def _both(self, extra: Extra, batch: Batch, seen: Array | None = None) -> Array:
         """(B, T, F + D) regressors and observations."""
+        if self.lags and "starts" in batch:
+            raise ValueError("a regression on earlier values needs one sequence per row")
         x = batch["x"]
         known = jnp.where(jnp.isnan(x), extra["center"], x)
         before = jnp.broadcast_to(extra["center"], (len(x), self.lags, x.shape[2]))
@@ -79,7 +81,11 @@ class LinearRegression(Emission):
         weights = jnp.linalg.solve(covariances[:, :-d, :-d], covariances[:, :-d, -d:]).mT
         bias = means[:, -d:] - jnp.einsum("kdf,kf->kd", weights, means[:, :-d])
         rest = covariances[:, -d:, -d:] - weights @ covariances[:, :-d, -d:]
-        return FULL.where_occupied(occupied(stats), {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
+        return FULL.where_occupied(occupied(stats.count), {"weights": weights, "bias": bias, **FULL.pack(rest)}, params)
+
+    def free_parameters(self, params):
+        k, d = params["bias"].shape
+        return params["weights"].size + params["bias"].size + FULL.free(k, d)
 
     def draw(self, params, extra, key, states, past=None):
         if self.inputs:

@@ -6,7 +6,14 @@ the data; `direct` uses differences from each mean. A third, `missing`, treats N
 """
 
 from gen_jax.models.mixture.covariances.diagonal import Diagonal, Spherical
-from gen_jax.models.mixture.covariances.evaluation import Evaluation, Standardizer, Stats, occupied
+from gen_jax.models.mixture.covariances.evaluation import (
+    ConjugatePrior,
+    Evaluation,
+    Standardizer,
+    Stats,
+    occupied,
+    ratio,
+)
 from gen_jax.models.mixture.covariances.full import Full, Tied
 
 __all__ = [
@@ -14,6 +21,7 @@ __all__ = [
     "FULL",
     "SPHERICAL",
     "TIED",
+    "ConjugatePrior",
     "Diagonal",
     "Evaluation",
     "Full",
@@ -22,6 +30,7 @@ __all__ = [
     "Stats",
     "Tied",
     "occupied",
+    "ratio",
 ]
 
 FULL, TIED, DIAGONAL, SPHERICAL = Full(), Tied(), Diagonal(), Spherical()

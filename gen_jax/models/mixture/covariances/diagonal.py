@@ -11,7 +11,7 @@ from jax import Array
 from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size
 from gen_jax.models.common.linalg import LOG_2PI, matmul
-from gen_jax.models.mixture.covariances.evaluation import Evaluation, Stats, by_products, counts_and_shifts
+from gen_jax.models.mixture.covariances.evaluation import Evaluation, Stats, by_products, ratio
 from gen_jax.models.mixture.covariances.full import Full
 
 __all__ = ["Diagonal", "Spherical"]
@@ -61,10 +61,15 @@ class Diagonal(Full):
     def features(self, d):
         return 2 * d + 1
 
-    def maximize(self, params, stats, weight, target):
-        count, shift = counts_and_shifts(stats)
-        within = stats.second - count[:, None] * shift**2
-        return shift, (within + weight * target) / jnp.maximum(count + weight, 1e-30)[:, None]
+    def diagonal(self, variances):
+        return variances
+
+    def maximize(self, stats, shift, prior, distance):
+        within = self.recenter(stats, shift).second
+        if prior is None:
+            return ratio(within, stats.count[:, None])
+        within += prior.mean_count[:, None] * distance**2 + prior.scale
+        return ratio(within, stats.count[:, None] + prior.count)
 
     def with_floor(self, covariances, floor):
         return jnp.maximum(covariances, 0) + floor
@@ -73,9 +78,10 @@ class Diagonal(Full):
         second = stats.second - 2 * shift * stats.first + stats.count[:, None] * shift**2
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
 
-    def log_prior(self, params, weight, target):
-        variances = self.variances(params)
-        return -0.5 * weight * jnp.sum(jnp.log(variances) + target / variances)
+    def log_prior(self, params, prior):
+        variances, distance = self.variances(params), params["means"] - prior.mean
+        each = prior.count * jnp.log(variances) + prior.scale / variances
+        return -0.5 * jnp.sum(each + prior.mean_count[:, None] * distance**2 / variances)
 
     def direct(self, params):
         means, scale = params["means"], self.scale(params)
@@ -146,12 +152,8 @@ class Spherical(Diagonal):
     def features(self, d):
         return d + 2
 
-    def maximize(self, params, stats, weight, target):
-        shift, variances = super().maximize(params, stats, weight, target)
-        return shift, variances.mean(axis=1)
+    def maximize(self, stats, shift, prior, distance):
+        return super().maximize(stats, shift, prior, distance).mean(axis=1)
 
     def with_floor(self, covariances, floor):
-        return jnp.maximum(covariances, 0) + floor.mean()
-
-    def log_prior(self, params, weight, target):
-        return super().log_prior(params, weight, jnp.full_like(target, target.mean()))
+        return jnp.maximum(covariances, 0) + floor.mean(axis=1)

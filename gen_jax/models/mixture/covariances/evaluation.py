@@ -13,7 +13,7 @@ from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size
 from gen_jax.models.common.linalg import matmul
 
-__all__ = ["Evaluation", "Standardizer", "Stats", "by_products", "counts_and_shifts", "occupied", "weighted_sums"]
+__all__ = ["ConjugatePrior", "Evaluation", "Standardizer", "Stats", "by_products", "occupied", "ratio", "weighted_sums"]
 
 
 class Stats(NamedTuple):
@@ -26,6 +26,15 @@ class Stats(NamedTuple):
     count: Array  # (K,)
     first: Array  # (K, D)
     second: Array  # full (K, D, D), tied (D, D), diagonal and spherical (K, D)
+
+
+class ConjugatePrior(NamedTuple):
+    """Normal-inverse-Wishart priors of Gaussians, in the units of the data, for maximum a posteriori estimates."""
+
+    scale: Array  # added to the scatter about each mean: (D, D), (K, D, D); of independent coordinates (D,), (K, D)
+    count: Array  # added to the number of points that the scatter is divided by: (), or the axes of `scale`
+    mean: Array  # (K, D)
+    mean_count: Array  # (K,), the points that the prior of each mean is worth
 
 
 class Evaluation(NamedTuple):
@@ -45,9 +54,12 @@ class Standardizer(NamedTuple):
     scale: Array  # (D,)
 
     @classmethod
-    def of(cls, x: Array) -> Standardizer:
-        """Estimated from about a thousand evenly spaced rows."""
-        some = x[:: max(len(x) // 1024, 1)]
+    def of(cls, x: Array, weight: Array | None = None) -> Standardizer:
+        """Estimated from about a thousand evenly spaced rows, without those of weight 0."""
+        every = max(len(x) // 1024, 1)
+        some = x[::every]
+        if weight is not None:
+            some = jnp.where(weight[::every, None] > 0, some, jnp.nan)
         center = jnp.nan_to_num(jnp.nanmean(some, axis=0))
         scale = jnp.nan_to_num(jnp.nanstd(some, axis=0))
         return lax.stop_gradient(cls(center, jnp.where(scale > 0, scale, 1)))
@@ -75,12 +87,12 @@ def weighted_sums(features: Array, r: Array) -> Array:
     return matmul(features, r.T)
 
 
-def occupied(stats: Stats) -> Array:
-    """(K,) mask of components with a total responsibility of at least 1e-6."""
-    return stats.count > 1e-6
+def occupied(count: Array) -> Array:
+    """(K,) mask of the components with more than a trillionth of all responsibility: independent of the unit of the
+    weights."""
+    return count > 1e-12 * count.sum()
 
 
-def counts_and_shifts(stats: Stats) -> tuple[Array, Array]:
-    """Counts, and shifts of the means, 0 for components without points."""
-    there = occupied(stats)
-    return stats.count, jnp.where(there[:, None], stats.first / jnp.where(there, stats.count, 1)[:, None], 0)
+def ratio(a: Array, b: Array) -> Array:
+    """a / b where b is positive, else 0."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)

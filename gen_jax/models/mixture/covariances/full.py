@@ -15,11 +15,12 @@ from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size, jointly
 from gen_jax.models.common.linalg import LOG_2PI, Triangular, einsum, inverses, matmul
 from gen_jax.models.mixture.covariances.evaluation import (
+    ConjugatePrior,
     Evaluation,
     Standardizer,
     Stats,
     by_products,
-    counts_and_shifts,
+    ratio,
     weighted_sums,
 )
 
@@ -87,20 +88,22 @@ class Full:
         """Number of sufficient-statistic features (the log-density is linear in them)."""
         return d * (d + 1) // 2 + d + 1
 
-    def maximize(self, params: PyTree, stats: Stats, weight: Array, target: Array) -> tuple[Array, Array]:
-        """Shifts of the means (K, D) and new covariances.
+    def diagonal(self, variances: Array) -> Array:
+        """The covariance of one component with these variances (D,)."""
+        return jnp.diag(variances)
 
-        weight: pseudo-counts of the prior; target: its mode (D,), assigned to components without points.
-        """
-        count, shift = counts_and_shifts(stats)
-        within = stats.second - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
-        total = jnp.maximum(count + weight, 1e-30)[:, None, None]
-        return shift, (within + weight * jnp.diag(target)) / total
+    def maximize(self, stats: Stats, shift: Array, prior: ConjugatePrior | None, distance: Array | None) -> Array:
+        """New covariances about means shifted by `shift` (K, D), `distance` (K, D) away from those of the prior."""
+        within = self.recenter(stats, shift).second
+        if prior is None:
+            return ratio(within, stats.count[:, None, None])
+        within += prior.mean_count[:, None, None] * distance[:, :, None] * distance[:, None, :] + prior.scale
+        return ratio(within, stats.count[:, None, None] + prior.count)
 
     def with_floor(self, covariances: Array, floor: Array) -> Array:
-        """Adds `floor` (D,) to the variances, after clipping those that rounding left below 0."""
+        """Adds `floor` (K, D) to the variances, after clipping those that rounding left below 0."""
         below = jnp.minimum(jnp.diagonal(covariances, axis1=-2, axis2=-1), 0)
-        return covariances + (floor - below)[..., None] * jnp.eye(len(floor), dtype=floor.dtype)
+        return covariances + (floor - below)[..., None] * jnp.eye(floor.shape[-1], dtype=floor.dtype)
 
     def recenter(self, stats: Stats, shift: Array) -> Stats:
         """The statistics about means shifted by `shift` (K, D)."""
@@ -113,11 +116,14 @@ class Full:
         """New parameters where `occupied` (K,), old ones elsewhere."""
         return jax.tree.map(lambda n, o: jnp.where(occupied.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
 
-    def log_prior(self, params: PyTree, weight: Array, target: Array) -> Array:
-        """Log-density of the inverse-Wishart prior up to a constant."""
+    def log_prior(self, params: PyTree, prior: ConjugatePrior) -> Array:
+        """Log-density of the prior up to a constant."""
         inverse = inverses(self.factor(params))
-        trace = jnp.sum(inverse**2 * target, axis=(-2, -1))
-        return -0.5 * weight * jnp.sum(2 * self.log_det(params) + trace)
+        trace = jnp.sum(matmul(inverse, jnp.broadcast_to(prior.scale, inverse.shape)) * inverse, axis=(-2, -1))
+        distance = einsum("kij,kj->ki", inverse, params["means"] - prior.mean)
+        count = jnp.broadcast_to(prior.count, (len(inverse), 1, 1))[:, 0, 0]
+        covariances = count * 2 * self.log_det(params) + trace
+        return -0.5 * (covariances.sum() + jnp.sum(prior.mean_count[:, None] * distance**2))
 
     def direct(self, params: PyTree) -> Evaluation:
         means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
@@ -232,10 +238,23 @@ class Tied(Full):
     def features(self, d):
         return d + 1
 
-    def maximize(self, params, stats, weight, target):
-        count, shift = counts_and_shifts(stats)
-        within = stats.second - einsum("k,ki,kj->ij", count, shift, shift)
-        return shift, (within + weight * jnp.diag(target)) / jnp.maximum(count.sum() + weight, 1e-30)
+    def maximize(self, stats, shift, prior, distance):
+        within = self.recenter(stats, shift).second
+        if prior is None:
+            return ratio(within, stats.count.sum())
+        within += matmul(distance.T, prior.mean_count[:, None] * distance) + prior.scale
+        return ratio(within, stats.count.sum() + prior.count)
+
+    def with_floor(self, covariances, floor):
+        return super().with_floor(covariances, floor.max(axis=0))
+
+    def log_prior(self, params, prior):
+        inverse = inverses(self.factor(params))
+        trace = jnp.sum(matmul(inverse, jnp.broadcast_to(prior.scale, inverse.shape)) * inverse)
+        distance = matmul(params["means"] - prior.mean, inverse.T)
+        return -0.5 * (
+            prior.count * 2 * self.log_det(params) + trace + jnp.sum(prior.mean_count[:, None] * distance**2)
+        )
 
     def recenter(self, stats, shift):
         moved = matmul(shift.T, stats.first)
