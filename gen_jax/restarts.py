@@ -47,11 +47,16 @@ def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterati
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
 
+    known: dict[Any, Metrics] = {}  # tracing a step takes a good part of a second
+
     def shapes_of(state: State, batch: Batch) -> Metrics:
-        shapes = jax.eval_shape(algorithm.step, state, batch)[1]
-        if metric not in shapes:
-            raise ValueError(f"there is no metric {metric!r} to converge: there are {sorted(shapes)}")
-        return shapes
+        leaves, structure = jax.tree.flatten((state, batch))
+        signature = structure, tuple((a.shape, a.dtype) for a in leaves)
+        if signature not in known:
+            known[signature] = jax.eval_shape(algorithm.step, state, batch)[1]
+        if metric not in known[signature]:
+            raise ValueError(f"there is no metric {metric!r} to converge: there are {sorted(known[signature])}")
+        return known[signature]
 
     def init(key: Array, batch: Batch) -> State:
         state = algorithm.init(key, batch)

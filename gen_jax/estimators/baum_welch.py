@@ -20,7 +20,7 @@ from gen_jax.estimators.common import at_least, broadcast, key_of, one_of, point
 from gen_jax.estimators.packing import Placement, pack_sequences, rounded
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.hmm import HMM
-from gen_jax.restarts import member, population, until_converged
+from gen_jax.restarts import population, until_converged
 
 __all__ = ["BaumWelchEstimator", "Monitor"]
 
@@ -63,16 +63,15 @@ class BaumWelchEstimator(BaseEstimator):
         model = self._model(entries)
         with precision(_floats(entries["x"])):
             given, prior = self._given(), self._priors()
-            tolerance = self.tol / placement.sequences
-            key = jax.random.key(key_of(self.random_state))
+            tolerance, seed = self.tol / placement.sequences, np.uint32(key_of(self.random_state))
             start = self._start(model)
-            state, metrics = _fit(model, start, self.n_iter, self.n_init, batch, key, tolerance, given, prior)
-            objective = _objective(prior)
-            best = int(np.argmax(np.asarray(metrics[objective].value)))
-            self._keep(model, member(state, best))
-        curve = np.asarray(state.extra["curve"], np.float64) * placement.sequences
+            found = _fit(model, start, self.n_iter, self.n_init, batch, seed, tolerance, given, prior)
+        found = jax.tree.map(np.asarray, found)
+        best = int(np.argmax(np.where(np.isnan(found["objective"]), -np.inf, found["objective"])))
+        self._keep(jax.tree.map(lambda a: a[best], found["parameters"]))
+        curve = np.asarray(found["curve"], np.float64) * placement.sequences
         self.curves_ = curve
-        history, converged = curve[best][~np.isnan(curve[best])].tolist(), bool(metrics["converged"].total[best])
+        history, converged = curve[best][~np.isnan(curve[best])].tolist(), bool(found["converged"][best])
         self.monitor_ = Monitor(self.tol, self.n_iter, self.verbose, history, converged)
         if self.verbose:
             for i, (value, before) in enumerate(zip(history, [np.nan, *history])):
@@ -120,8 +119,8 @@ class BaumWelchEstimator(BaseEstimator):
         model = self._model(None)
         with precision(np.zeros(0)):
             seed = self.random_state if random_state is None else random_state
-            key, length = jax.random.key(key_of(seed)), rounded(int(n_samples))
-            x, states = (np.asarray(a)[0, :n_samples] for a in _sample(model, parameters, key, length))
+            drawn = _sample(model, parameters, np.uint32(key_of(seed)), rounded(int(n_samples)))
+            x, states = (np.asarray(a)[0, :n_samples] for a in drawn)
             return (x[:, None] if x.ndim == 1 else x), states
 
     def get_stationary_distribution(self) -> np.ndarray:
@@ -170,11 +169,11 @@ class BaumWelchEstimator(BaseEstimator):
             emission = self._emission([name for name in self.parts if wanted(name)])
         return given | ({"emission": emission} if emission else {})
 
-    def _keep(self, model: HMM, state: State) -> None:
-        initial, transition = (np.asarray(a, np.float64) for a in model.chain(state))
+    def _keep(self, found: PyTree) -> None:
+        initial, transition = (np.asarray(a, np.float64) for a in found["chain"])
         self.startprob_ = initial / initial.sum()
         self.transmat_ = transition / transition.sum(axis=1, keepdims=True)
-        self._keep_emission(model, state.params["hmm"]["emission"])
+        self._keep_emission(found["emission"])
 
     def _hmm(self, emission: Emission) -> HMM:
         at_least(0, stickiness=self.stickiness)
@@ -229,7 +228,8 @@ class BaumWelchEstimator(BaseEstimator):
     def _emission_prior(self) -> Extra:
         raise NotImplementedError
 
-    def _keep_emission(self, model: HMM, params: PyTree) -> None:
+    def _keep_emission(self, found: PyTree) -> None:
+        """Stores the emission's parameters, as its `unpack` gives them."""
         raise NotImplementedError
 
     def _free(self) -> int:
@@ -287,12 +287,12 @@ def _fit(
     iterations: int,
     restarts: int,
     batch: Batch,
-    key: Any,
+    seed: Any,
     tolerance: Any,
     given: PyTree,
     prior: Extra,
-):
-    """Runs every restart to convergence, as one program."""
+) -> PyTree:
+    """Runs every restart to convergence, as one program: parameters, objectives and curves of each."""
 
     def init(key: Any, batch: Batch) -> State:
         state = em(start).init(key, batch)
@@ -308,7 +308,18 @@ def _fit(
 
     algorithm = population(em(model)._replace(init=init), restarts)
     algorithm = until_converged(algorithm, _objective(prior), tolerance, iterations)
-    return algorithm.step(algorithm.init(key, batch), batch)
+    state, metrics = algorithm.step(algorithm.init(jax.random.key(seed), batch), batch)
+
+    def unpack(params: Params) -> PyTree:
+        chain = model.chain(state._replace(params={"hmm": params}))
+        return {"chain": chain, "emission": model.emission.unpack(params["emission"])}
+
+    return {
+        "parameters": jax.vmap(unpack)(state.params["hmm"]),
+        "objective": metrics[_objective(prior)].value,
+        "converged": metrics["converged"].total,
+        "curve": state.extra["curve"],
+    }
 
 
 @partial(jax.jit, static_argnums=0)
@@ -328,6 +339,6 @@ def _decode(model: HMM, parameters: PyTree, batch: Batch) -> Any:
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _sample(model: HMM, parameters: PyTree, key: Any, length: int) -> Any:
-    drawn = model.sample(_state(model, parameters), key, 1, length=length)
+def _sample(model: HMM, parameters: PyTree, seed: Any, length: int) -> Any:
+    drawn = model.sample(_state(model, parameters), jax.random.key(seed), 1, length=length)
     return drawn["x"], drawn["state"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from gen_jax.estimators.baum_welch import BaumWelchEstimator
@@ -104,9 +103,8 @@ class GaussianHMM(BaumWelchEstimator):
         mean = broadcast("means_prior", self.means_prior, (k, d))
         return _gaussian_prior(scale, count, mean, mean_count)
 
-    def _keep_emission(self, model, params):
-        self.means_ = np.asarray(params["means"])
-        self.covars_ = np.asarray(model.emission.kind.covariances(params))
+    def _keep_emission(self, found):
+        self.means_, self.covars_ = found["means"], found["covariances"]
 
 
 class GMMHMM(BaumWelchEstimator):
@@ -196,11 +194,9 @@ class GMMHMM(BaumWelchEstimator):
         weights = broadcast("weights_prior", self.weights_prior, (k, m), 0) - 1
         return emission | ({"weights_prior": weights} if weights.any() else {})
 
-    def _keep_emission(self, model, params):
-        k, m = self.n_components, self.n_mix
-        self.weights_ = np.asarray(jax.nn.softmax(params["logits"]))
-        self.means_ = np.asarray(params["means"]).reshape(k, m, -1)
-        covars = np.asarray(model.emission.kind.covariances(params))
+    def _keep_emission(self, found):
+        k, m, covars = self.n_components, self.n_mix, found["covariances"]
+        self.weights_, self.means_ = found["weights"], found["means"].reshape(k, m, -1)
         self.covars_ = covars.reshape(k, m, *covars.shape[1:])
 
 
@@ -265,8 +261,8 @@ class CategoricalHMM(BaumWelchEstimator):
         prior = broadcast("emissionprob_prior", self.emissionprob_prior, shape, 0) - 1
         return {"prior": prior} if prior.any() else {}
 
-    def _keep_emission(self, model, params):
-        p = np.asarray(jax.nn.softmax(params["logits"]), np.float64)
+    def _keep_emission(self, found):
+        p = np.asarray(found["probabilities"], np.float64)
         self.emissionprob_ = p / p.sum(axis=1, keepdims=True)
 
 
@@ -327,8 +323,8 @@ class PoissonHMM(BaumWelchEstimator):
         count = broadcast("lambdas_weight", _column(self.lambdas_weight), (self.n_components, 1), 0)[:, 0]
         return {"prior": {"total": total, "count": count}} if total.any() or count.any() else {}
 
-    def _keep_emission(self, model, params):
-        self.lambdas_ = np.exp(np.asarray(params["log_rate"]))
+    def _keep_emission(self, found):
+        self.lambdas_ = found["rates"]
 
 
 def _assign(estimator: Any, arguments: dict[str, Any]) -> None:

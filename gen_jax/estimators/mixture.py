@@ -34,7 +34,7 @@ from gen_jax.estimators.packing import map_rows, pad_rows, rounded
 from gen_jax.models.mixture.gaussians import Prior
 from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
-from gen_jax.restarts import member, population, until_converged
+from gen_jax.restarts import population, until_converged
 
 __all__ = ["STARTS", "GaussianMixture"]
 
@@ -118,30 +118,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         restarts = 1 if self.warm_start and given else self.n_init
         size = rounded(len(x))
         with precision(x):
-            members = jnp.asarray(np.repeat(ks, restarts))
+            members, seed = np.repeat(ks, restarts), np.uint32(key_of(self.random_state))
             batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
-            state, metrics = _fit(
-                model, self.max_iter, batch, members, jax.random.key(key_of(self.random_state)), self.tol, given
-            )
-            values = np.asarray(metrics[_objective(model)].value)
+            found = jax.tree.map(np.asarray, _fit(model, self.max_iter, batch, members, seed, self.tol, given))
+            values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
             firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
             self.criteria_ = {}
             if len(ks) > 1:
                 for k, i in zip(ks, firsts):
-                    joint = map_rows(partial(_log_joint, model, member(state, i).params["gmm"]), x)
+                    params = jax.tree.map(lambda a, i=i: a[i], found["params"])
+                    joint = map_rows(partial(_log_joint, model, params), x)
                     self.criteria_[int(k)] = _criteria(replace(model, components=int(k)), joint, x, weight)[
                         self.criterion
                     ]
             best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
-            self._keep(model, member(state, best), ks[best // restarts])
         self.n_components_ = int(ks[best // restarts])
+        self._keep(jax.tree.map(lambda a: a[best], found["parameters"]))
         self.lower_bound_ = float(values[best])
-        curve = np.asarray(state.extra["curve"][best], np.float64)
-        self.lower_bounds_ = curve[~np.isnan(curve)].tolist()
-        self.curves_ = np.asarray(state.extra["curve"], np.float64)
-        self.n_iter_ = int(metrics["iterations"].total[best])
-        self.converged_ = bool(metrics["converged"].total[best])
-        self.n_reseeded_ = int(state.extra["reseeded"][best])
+        self.curves_ = np.asarray(found["curve"], np.float64)
+        self.lower_bounds_ = self.curves_[best][~np.isnan(self.curves_[best])].tolist()
+        self.n_iter_, self.converged_ = int(found["iterations"][best]), bool(found["converged"][best])
+        self.n_reseeded_ = int(found["reseeded"][best])
         if self.verbose:
             for i in range(0, self.n_iter_, self.verbose_interval):
                 print(f"  Iteration {i + 1}\t lower bound {self.lower_bounds_[i]:.5f}")
@@ -190,9 +187,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         dtype = np.asarray(self.means_).dtype
         with precision(np.zeros(0, dtype)):
             model, params = self._model(len(self.means_), False), self._parameters(dtype)
-            key = jax.random.key(key_of(self.random_state))
-            x, component = _sample(model, params, key, rounded(int(n_samples)))
-            return np.asarray(x)[:n_samples], np.asarray(component)[:n_samples]
+            seed = np.uint32(key_of(self.random_state))
+            x, component = _sample(model, params, seed, rounded(int(n_samples)))
+        return np.asarray(x)[:n_samples], np.asarray(component)[:n_samples]
 
     def bic(self, X: Any) -> float:
         return self._criterion(X, "bic")
@@ -260,10 +257,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise ValueError("weights_init, means_init and precisions_init need a single n_components")
         return {name: a.astype(x.dtype) for name, a in given.items()}
 
-    def _keep(self, model: GMM, state: State, k: int) -> None:
-        """Stores the fitted parameters as NumPy arrays under scikit-learn's names."""
-        own = replace(model, components=int(k))
-        weights, means, covariances = (np.asarray(a) for a in own.parameters(_first(model, state, k)))
+    def _keep(self, parameters: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """Stores the fitted parameters of the first `n_components_` components under scikit-learn's names."""
+        k = self.n_components_
+        weights, means, covariances = parameters
+        weights, means = weights[:k], means[:k]
+        covariances = covariances if self.covariance_type == "tied" else covariances[:k]
         self.weights_, self.means_, self.covariances_ = weights / weights.sum(), means, covariances
         if covariances.ndim >= 2 and self.covariance_type in ("full", "tied"):
             factor = np.linalg.inv(np.linalg.cholesky(covariances))
@@ -315,16 +314,6 @@ def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _first(model: GMM, state: State, k: int) -> State:
-    """The State restricted to the first k components."""
-    params = state.params["gmm"]
-    kept = {
-        "logits": params["logits"][:k],
-        **model.kind.gather({n: a for n, a in params.items() if n != "logits"}, slice(k)),
-    }
-    return state._replace(params={"gmm": kept})
-
-
 def _criteria(model: GMM, joint: np.ndarray, x: np.ndarray, weight: np.ndarray) -> dict[str, float]:
     """AIC, BIC and ICL from log p(x, component) (N, K)."""
     joint = np.asarray(joint, np.float64)
@@ -336,11 +325,11 @@ def _criteria(model: GMM, joint: np.ndarray, x: np.ndarray, weight: np.ndarray) 
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tolerance: Any, given: PyTree):
-    """Runs every member of the population to convergence, as one program."""
+def _fit(model: GMM, iterations: int, batch: Batch, members: Any, seed: Any, tolerance: Any, given: PyTree) -> PyTree:
+    """Runs every member of the population to convergence, as one program: parameters, objectives, curves of each."""
     several = population(lambda k: em(replace(model, active=k)), members)
     algorithm = until_converged(several, _objective(model), tolerance, iterations)
-    state = algorithm.init(key, batch)
+    state = algorithm.init(jax.random.key(seed), batch)
     if given:
 
         def begin(params: PyTree) -> PyTree:
@@ -351,7 +340,17 @@ def _fit(model: GMM, iterations: int, batch: Batch, members: Any, key: Any, tole
             return {"logits": logits, **pack}
 
         state = state._replace(params={"gmm": jax.vmap(begin)(state.params["gmm"])})
-    return algorithm.step(state, batch)
+    state, metrics = algorithm.step(state, batch)
+    params = state.params["gmm"]
+    return {
+        "params": params,
+        "parameters": jax.vmap(lambda params: model.parameters(state._replace(params={"gmm": params})))(params),
+        "objective": metrics[_objective(model)].value,
+        "converged": metrics["converged"].total,
+        "iterations": metrics["iterations"].total,
+        "curve": state.extra["curve"],
+        "reseeded": state.extra["reseeded"],
+    }
 
 
 @partial(jax.jit, static_argnums=0)
@@ -367,7 +366,8 @@ def _log_joint(model: GMM, params: PyTree, x: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _sample(model: GMM, parameters: PyTree, key: Any, n: int) -> Any:
+def _sample(model: GMM, parameters: PyTree, seed: Any, n: int) -> Any:
+    key = jax.random.key(seed)
     state = State(jnp.int32(0), key, {"gmm": _pack(model, parameters)}, (), {})
     drawn = model.sample(state, key, n)
     return drawn["x"], drawn["component"]

@@ -39,6 +39,11 @@ class Prior(NamedTuple):
     mean_counts: float = 0.0
 
 
+# Multiplications below which differences from each mean, the most accurate evaluation, are the only one to compile:
+# one takes milliseconds, and compiling the others a second.
+SMALL = 1 << 24
+
+
 @dataclass(frozen=True)
 class Gaussians:
     """K Gaussian densities with one covariance type; parameters are {"means": (K, D), ...}.
@@ -75,6 +80,8 @@ class Gaussians:
         """
         if self.missing:
             return then(self.kind.missing(params))
+        if len(params["means"]) * x.shape[1] * x.size < SMALL:
+            return then(self.kind.direct(params))
         gemm, sharpness = self.kind.gemm(params, Standardizer.of(x, weight))
         fine = jointly(lax.stop_gradient(sharpness) < 1e-4 / jnp.finfo(x.dtype).eps)
         return lax.cond(fine, lambda: then(gemm), lambda: then(self.kind.direct(params)))

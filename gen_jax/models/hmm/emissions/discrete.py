@@ -45,6 +45,9 @@ class Categorical(Emission):
         k = r.shape[-1]
         return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
 
+    def unpack(self, params):
+        return {"probabilities": jax.nn.softmax(params["logits"])}
+
     def maximize(self, params, extra, stats):
         count = jnp.maximum(stats + extra.get("prior", 0), 0)
         there, old = occupied(count.sum(axis=1))[:, None], params["logits"]
@@ -94,6 +97,9 @@ class Poisson(Emission):
 
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
+
+    def unpack(self, params):
+        return {"rates": jnp.exp(params["log_rate"])}
 
     def maximize(self, params, extra, stats):
         count, total = stats

@@ -43,6 +43,10 @@ class Emission:
         """Parameters from those given, which may be in more familiar terms, in place of those of `params`."""
         return {**params, **given}
 
+    def unpack(self, params: PyTree) -> PyTree:
+        """The parameters in the terms that `pack` takes, probabilities instead of logits."""
+        return params
+
     def held(self, params: PyTree) -> PyTree:
         """The parameters, without gradients of those that are fixed."""
         return params

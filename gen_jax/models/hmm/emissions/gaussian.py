@@ -75,6 +75,10 @@ class Gaussian(Emission):
             new |= self.kind.pack(self.kind.from_dense(dense, jnp.ones(len(dense), dense.dtype)))
         return {**params, **new}
 
+    def unpack(self, params):
+        """Means (K, D), and covariances in the shape of their type."""
+        return {"means": params["means"], "covariances": self.kind.covariances(params)}
+
     def held(self, params):
         return self.gaussians.held(params)
 
@@ -162,6 +166,9 @@ class GaussianMixture(Gaussian):
         logits = jnp.where(total > 0, jnp.log(jnp.maximum(ratio(count, total), 1e-30)), params["logits"])
         new = self.gaussians.maximize(_without(params, "logits"), stats, extra["variance"], extra.get("prior"))
         return {"logits": params["logits"] if "weights" in self.fixed else logits, **new}
+
+    def unpack(self, params):
+        return {"weights": jax.nn.softmax(params["logits"]), **super().unpack(_without(params, "logits"))}
 
     def held(self, params):
         logits = jax.lax.stop_gradient(params["logits"]) if "weights" in self.fixed else params["logits"]

@@ -65,9 +65,9 @@ class Diagonal(Full):
         return variances
 
     def maximize(self, stats, shift, prior, distance):
-        within = self.recenter(stats, shift).second
         if prior is None:
-            return ratio(within, stats.count[:, None])
+            return ratio(stats.second - stats.count[:, None] * shift**2, stats.count[:, None])
+        within = self.recenter(stats, shift).second
         within += prior.mean_count[:, None] * distance**2 + prior.scale
         return ratio(within, stats.count[:, None] + prior.count)
 

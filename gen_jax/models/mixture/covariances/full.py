@@ -94,9 +94,10 @@ class Full:
 
     def maximize(self, stats: Stats, shift: Array, prior: ConjugatePrior | None, distance: Array | None) -> Array:
         """New covariances about means shifted by `shift` (K, D), `distance` (K, D) away from those of the prior."""
-        within = self.recenter(stats, shift).second
-        if prior is None:
+        if prior is None:  # shifted to the mean of the component, or not at all: fewer differences of large numbers
+            within = stats.second - stats.count[:, None, None] * shift[:, :, None] * shift[:, None, :]
             return ratio(within, stats.count[:, None, None])
+        within = self.recenter(stats, shift).second
         within += prior.mean_count[:, None, None] * distance[:, :, None] * distance[:, None, :] + prior.scale
         return ratio(within, stats.count[:, None, None] + prior.count)
 
@@ -129,11 +130,15 @@ class Full:
         means, whiten = jnp.asarray(params["means"]), inverses(self.factor(params))
         constant = self.log_det(params) + 0.5 * means.shape[1] * LOG_2PI
 
-        def log_prob(x: Array) -> Array:  # one component at a time, so that differences stay in the cache
+        def each(f: Callable[[Any], PyTree], of: PyTree, x: Array) -> PyTree:
+            """f of every component: one after the other if the differences of all do not fit into the cache."""
+            return jax.vmap(f)(of) if means.size * len(x) < 1 << 16 else lax.map(f, of)
+
+        def log_prob(x: Array) -> Array:
             def component(k: Array) -> Array:
                 return -0.5 * jnp.sum(matmul(whiten[k] if whiten.ndim == 3 else whiten, (x - means[k]).T) ** 2, axis=0)
 
-            return lax.map(component, jnp.arange(len(means))) - constant.reshape(-1, 1)
+            return each(component, jnp.arange(len(means)), x) - constant.reshape(-1, 1)
 
         def sums(x: Array, r: Array) -> Stats:
             def component(of: tuple[Array, Array]) -> tuple[Array, Array, Array]:
@@ -142,7 +147,7 @@ class Full:
                 weighted = r * centered
                 return r.sum(), weighted.sum(axis=1), matmul(weighted, centered.T)
 
-            return self._gathered(lax.map(component, (means, r)))
+            return self._gathered(each(component, (means, r), x))
 
         return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums)
 
@@ -239,9 +244,10 @@ class Tied(Full):
         return d + 1
 
     def maximize(self, stats, shift, prior, distance):
-        within = self.recenter(stats, shift).second
         if prior is None:
+            within = stats.second - einsum("k,ki,kj->ij", stats.count, shift, shift)
             return ratio(within, stats.count.sum())
+        within = self.recenter(stats, shift).second
         within += matmul(distance.T, prior.mean_count[:, None] * distance) + prior.scale
         return ratio(within, stats.count.sum() + prior.count)
 
