@@ -96,7 +96,7 @@ class BaumWelchEstimator(BaseEstimator):
 
     def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
         """States (n_samples,): "viterbi", with their joint log-probability, or "map", the most probable per step."""
-        if one_of("algorithm", algorithm or self.algorithm, ALGORITHMS) == "viterbi":
+        if one_of("algorithm", algorithm or self.algorithm, ALGORITHMS):
             found, placement = self._infer(_decode, X, lengths)
             return float(np.sum(found.log_joint)), placement.unpacked(found.states)
         p = self.predict_proba(X, lengths)
@@ -166,7 +166,7 @@ class BaumWelchEstimator(BaseEstimator):
                 given["initial"] = np.log(probabilities("startprob_", self.startprob_, (k,)))
             if wanted("transmat"):
                 given["transition"] = np.log(probabilities("transmat_", self.transmat_, (k, k)))
-            emission = self._emission([name for name in self.parts if wanted(name)])
+        emission = self._emission([name for name in self.parts if wanted(name)])
         return given | ({"emission": emission} if emission else {})
 
     def _keep(self, found: PyTree) -> None:
@@ -241,7 +241,7 @@ class BaumWelchEstimator(BaseEstimator):
             return model.free_parameters(State(jnp.int32(0), jax.random.key(0), {"hmm": params}, (), {}))
 
 
-ALGORITHMS = {"viterbi": "viterbi", "map": "map"}
+ALGORITHMS = {"viterbi": True, "map": False}  # whether states are decoded together
 
 
 def _floats(x: np.ndarray) -> np.ndarray:
@@ -266,13 +266,11 @@ def _packed(entries: Batch, lengths: Any) -> tuple[Batch, Placement]:
 
 
 def _complete(model: HMM, given: PyTree, params: Params) -> Params:
-    """Parameters of the model, with those given in the estimator's terms in place of `params`."""
-    given = dict(given)
-    emission = given.pop("emission", {})
-    if emission:
-        emission = jax.tree.map(jnp.asarray, emission)
-        given["emission"] = model.emission.pack(emission, params.get("emission", {}))
-    return {**params, **jax.tree.map(jnp.asarray, given)}
+    """Parameters of the model, with those given in the terms of `Emission.pack` in place of `params`."""
+    given = jax.tree.map(jnp.asarray, given)
+    if "emission" in given:
+        given["emission"] = model.emission.pack(given["emission"], params.get("emission", {}))
+    return {**params, **given}
 
 
 def _state(model: HMM, parameters: PyTree) -> State:

@@ -158,8 +158,7 @@ class GMMHMM(BaumWelchEstimator):
     def _emission(self, names):
         k, m, given = self.n_components, self.n_mix, {}
         if "weights" in names:
-            weights = probabilities("weights_", self.weights_, (k, m))
-            given["logits"] = np.log(np.maximum(weights, 1e-30))
+            given["weights"] = probabilities("weights_", self.weights_, (k, m))
         if "means" in names:
             means = np.asarray(self.means_, np.float64)
             if means.shape[:2] != (k, m) or means.ndim != 3:
@@ -253,8 +252,7 @@ class CategoricalHMM(BaumWelchEstimator):
         if not names:
             return {}
         symbols = np.shape(self.emissionprob_)[-1]
-        p = probabilities("emissionprob_", self.emissionprob_, (self.n_components, symbols))
-        return {"logits": np.log(p)}
+        return {"probabilities": probabilities("emissionprob_", self.emissionprob_, (self.n_components, symbols))}
 
     def _emission_prior(self):
         shape = self.n_components, self._symbols
@@ -315,7 +313,7 @@ class PoissonHMM(BaumWelchEstimator):
         rates = np.asarray(self.lambdas_, np.float64)
         if rates.ndim != 2 or len(rates) != self.n_components or not (rates > 0).all() or not np.isfinite(rates).all():
             raise ValueError(f"lambdas_ must be positive with {self.n_components} rows, got shape {rates.shape}")
-        return {"log_rate": np.log(rates)}
+        return {"rates": rates}
 
     def _emission_prior(self):
         shape = self.n_components, self.n_features

@@ -32,7 +32,7 @@ from gen_jax.estimators.common import (
 )
 from gen_jax.estimators.packing import map_rows, pad_rows, rounded
 from gen_jax.models.mixture.gaussians import Prior
-from gen_jax.models.mixture.gmm import GMM
+from gen_jax.models.mixture.gmm import GMM, information_criteria
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
 from gen_jax.restarts import population, until_converged
 
@@ -128,9 +128,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 for k, i in zip(ks, firsts):
                     params = jax.tree.map(lambda a, i=i: a[i], found["params"])
                     joint = map_rows(partial(_log_joint, model, params), x)
-                    self.criteria_[int(k)] = _criteria(replace(model, components=int(k)), joint, x, weight)[
-                        self.criterion
-                    ]
+                    criteria = _criteria(replace(model, components=int(k)), joint, x, weight)
+                    self.criteria_[int(k)] = criteria[self.criterion]
             best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
         self.n_components_ = int(ks[best // restarts])
         self._keep(jax.tree.map(lambda a: a[best], found["parameters"]))
@@ -319,9 +318,9 @@ def _criteria(model: GMM, joint: np.ndarray, x: np.ndarray, weight: np.ndarray) 
     joint = np.asarray(joint, np.float64)
     log_prob = logsumexp(joint, axis=1)
     entropy = np.sum(weight[:, None] * entr(np.exp(joint - log_prob[:, None])))
-    deviance, free = -2 * np.sum(weight * log_prob), model.free_parameters(x.shape[1])
-    bic = float(deviance + free * np.log(weight.sum()))
-    return {"aic": float(deviance + 2 * free), "bic": bic, "icl": float(bic + 2 * entropy)}
+    free, log_n = model.free_parameters(x.shape[1]), np.log(weight.sum())
+    found = information_criteria(np.sum(weight * log_prob), entropy, free, log_n)
+    return {name: float(value) for name, value in found.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

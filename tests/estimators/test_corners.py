@@ -580,3 +580,25 @@ def test_ragged_sequences_score_and_fit_as_hmmlearns():
         model.fit(x + 0.5, lengths)
     for name in ("startprob_", "transmat_", "means_", "covars_"):
         np.testing.assert_allclose(getattr(both[1], name), getattr(both[0], name), rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+def test_the_loss_is_per_sequence_however_they_share_rows():
+    rng = np.random.default_rng(0)
+    x, lengths = rng.normal(size=(36, 1)).astype(np.float32), np.array([16, 4, 6, 10])
+    model, key = HMM(2, emissions.Gaussian(FULL)), jax.random.key(0)
+    packed, placement = pack_sequences({"x": x}, lengths)
+    apart = {"x": np.zeros((4, 16, 1), np.float32), "length": lengths}
+    apart["x"][np.arange(16) < lengths[:, None]] = x
+    state = em(model).init(key, apart)
+    assert "starts" in packed and placement.sequences == 4
+    expected = model.loss(state.params["hmm"], state, apart, key)[0]
+    for batch in (packed, {**packed, "weight": np.full(len(packed["x"]), 0.5, np.float32)}):
+        loss = model.loss(state.params["hmm"], state, batch, key)[0]
+        assert float(loss.value) == pytest.approx(float(expected.value), rel=1e-5)
+        mean = model.e_step(state, batch)[1]["log_likelihood"]
+        assert float(mean.value) == pytest.approx(-float(expected.value), rel=1e-5)
+    gradients = [
+        jax.grad(lambda p: model.loss(p, state, batch, key)[0].value)(state.params["hmm"]) for batch in (packed, apart)
+    ]
+    for a, b in zip(*(jax.tree.leaves(gradient) for gradient in gradients)):
+        np.testing.assert_allclose(a, b, atol=1e-4)

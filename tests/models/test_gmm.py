@@ -191,6 +191,16 @@ def test_degenerate_data_never_gives_nan(name, x):
     assert np.all(np.linalg.eigvalsh(dense(model, state)[2]) >= 0)
 
 
+@pytest.mark.optimized
+@every_kind
+@pytest.mark.parametrize("prior", [Prior(pseudo_counts=1e-3), Prior(2.0, 5.0, 0.1, 3.0)], ids=["scale", "all"])
+def test_degenerate_data_with_a_prior_never_gives_nan(name, prior):
+    for x in (DEGENERATE["far outlier"], DEGENERATE["constant column"]):
+        model, x = GMM(3, kind=KINDS[name], prior=prior), x.astype(np.float32)
+        state = trained(model, x, 20)
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.params))
+
+
 @every_kind
 def test_lost_components_are_given_new_points(name):
     """A component far from all data comes back, is reported, and the likelihood ends where it should."""

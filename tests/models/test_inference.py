@@ -189,7 +189,7 @@ def test_sequences_in_one_row_are_as_apart(scan, size, zeros):
     values = jnp.where(mask[..., None], values, 0)
     found = inference.posterior(log_initial, log_transition, values, scan, jnp.asarray(mask), jnp.asarray(starts))
     path = inference.most_probable(log_initial, log_transition, values, scan, jnp.asarray(mask), jnp.asarray(starts))
-    total = inference.packed_log_evidence(log_initial, log_transition, values, scan, jnp.asarray(starts))
+    total = inference.log_evidence(log_initial, log_transition, values, scan, jnp.asarray(starts))
     np.testing.assert_allclose(total, found.log_evidence, rtol=1e-5)
     for row, cut in enumerate(lengths):
         parts = [values[row : row + 1, end - n : end] for n, end in zip(cut, np.cumsum(cut))]
@@ -205,3 +205,25 @@ def test_sequences_in_one_row_are_as_apart(scan, size, zeros):
         np.testing.assert_array_equal(path.states[row, stay], np.concatenate([one.states[0] for one in paths]))
         joint = float(sum(one.log_joint[0] for one in paths))
         assert float(path.log_joint[row]) == pytest.approx(joint, rel=1e-5)
+
+
+@pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
+def test_filters_gradients_and_samples_of_sequences_in_one_row_are_as_apart(scan):
+    log_initial, log_transition, values = single(chain(batch=2, time=7))
+    values = values[:1]
+    starts = jnp.zeros((1, 7), bool).at[0, 3].set(True)
+    parts = [values[:, :3], values[:, 3:]]
+    given = log_initial, log_transition
+    found = inference.forward_filter(*given, values, scan, starts)[0]
+    np.testing.assert_allclose(
+        found, np.concatenate([inference.forward_filter(*given, p)[0] for p in parts]), atol=1e-5
+    )
+    packed = lambda *a: inference.log_evidence(*a, scan, starts).sum()
+    apart = lambda i, t, v: sum(inference.log_evidence(i, t, p).sum() for p in (v[:, :3], v[:, 3:]))
+    for a, b in zip(jax.grad(packed, (0, 1, 2))(*given, values), jax.grad(apart, (0, 1, 2))(*given, values)):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    drawn = inference.posterior_sample(*given, values, jax.random.key(0), 20_000, scan, starts)[:, 0]
+    marginals = np.concatenate([inference.posterior(*given, p).marginals[0] for p in parts])
+    np.testing.assert_allclose(jax.nn.one_hot(drawn, 3).mean(axis=0), marginals, atol=0.015)
+    both = np.histogram2d(drawn[:, 2], drawn[:, 3], bins=3, range=[[0, 3], [0, 3]])[0] / len(drawn)
+    np.testing.assert_allclose(both, np.outer(marginals[2], marginals[3]), atol=0.015)  # independent across the border

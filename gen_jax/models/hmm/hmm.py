@@ -152,14 +152,10 @@ class HMM:
         weight = _weights(batch, there, found.marginals.dtype)
         r = found.marginals * (seen * weight[:, None])[..., None]
         emission = self.emission.stats(params["emission"], state.extra["emission"], batch, r)
-        initial, sequences = jnp.einsum("b,bk->k", weight, found.marginals[:, 0]), weight
-        if "starts" in batch:
-            others = batch["starts"] * weight[:, None]
-            initial += jnp.einsum("bt,btk->k", others, found.marginals)
-            sequences = weight + others.sum(axis=1)
+        initial = inference.initial_counts(found.marginals, weight, batch.get("starts"))
         stats = Stats(initial, jnp.einsum("b,bij->ij", weight, found.pairs), emission)
         return stats, {
-            "log_likelihood": Mean(jnp.sum(weight * found.log_evidence), sequences.sum()),
+            "log_likelihood": _mean_per_sequence(found.log_evidence, weight, batch),
             "per_step": Mean(jnp.sum(weight * found.log_evidence), jnp.sum(weight * there.sum(axis=1))),
         }
 
@@ -212,8 +208,8 @@ class HMM:
         params = {**params, "emission": self.emission.held(params["emission"])}
         params = {name: jax.lax.stop_gradient(p) if name in self.fixed else p for name, p in params.items()}
         _, there, _, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
-        log_evidence = inference.log_evidence(*chain, scan)
-        mean = Mean.of(log_evidence, _weights(batch, there, log_evidence.dtype))
+        log_evidence = inference.log_evidence(*chain, scan, batch.get("starts"))
+        mean = _mean_per_sequence(log_evidence, _weights(batch, there, log_evidence.dtype), batch)
         return Mean(-mean.total, mean.count), ({}, {"log_likelihood": mean})
 
     @property
@@ -223,16 +219,12 @@ class HMM:
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-likelihoods in nats, of all sequences of a row."""
         _, chain, scan, starts = self._of(state, batch)
-        return (
-            inference.packed_log_evidence(*chain, scan, starts)
-            if starts is not None
-            else (inference.log_evidence(*chain, scan))
-        )
+        return inference.log_evidence(*chain, scan, starts)
 
     def filter(self, state: State, batch: Batch) -> Array:
         """(B, T, K) p(z_t | x up to t)."""
-        _, chain, scan, _ = self._of(state, batch)
-        return jnp.exp(inference.forward_filter(*chain, scan))
+        _, chain, scan, starts = self._of(state, batch)
+        return jnp.exp(inference.forward_filter(*chain, scan, starts))
 
     def smooth(self, state: State, batch: Batch) -> Posterior:
         """The posterior of the states, and expected transition counts."""
@@ -246,14 +238,14 @@ class HMM:
 
     def posterior_sample(self, state: State, batch: Batch, key: Array, n: int) -> Array:
         """(n, B, T) samples from the posterior of the states."""
-        _, chain, scan, _ = self._of(state, batch)
-        return inference.posterior_sample(*chain, key, n, scan)
+        _, chain, scan, starts = self._of(state, batch)
+        return inference.posterior_sample(*chain, key, n, scan, starts)
 
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
-        """Predicts the `horizon` steps after the end of each sequence."""
-        there, chain, scan, _ = self._of(state, batch)
+        """Predicts the `horizon` steps after the end of each row."""
+        there, chain, scan, starts = self._of(state, batch)
         last = there.sum(axis=1) - 1
-        now = jnp.exp(inference.forward_filter(*chain, scan))[jnp.arange(len(last)), last]
+        now = jnp.exp(inference.forward_filter(*chain, scan, starts))[jnp.arange(len(last)), last]
         transition = jnp.exp(chain[1])
         step = lambda p, _: (p @ transition,) * 2
         states = jnp.swapaxes(jax.lax.scan(step, now, length=horizon)[1], 0, 1)
@@ -265,7 +257,9 @@ class HMM:
         params = state.params["hmm"]
         batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]
-        now = jax.random.categorical(fold_in(key, "now"), inference.forward_filter(*chain, scan)[:, -1])
+        now = jax.random.categorical(
+            fold_in(key, "now"), inference.forward_filter(*chain, scan, batch.get("starts"))[:, -1]
+        )
         path = self._path(log_transition, fold_in(key, "path"), log_transition[now], horizon)
         x = self.emission.draw(params["emission"], state.extra["emission"], fold_in(key, "x"), path, batch["x"])
         return {"x": x, "state": path}
@@ -299,3 +293,9 @@ def _weights(batch: Batch, there: Array, dtype: Any) -> Array:
     """(B,) weights of the sequences; one of length 0 has none."""
     weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), dtype)
     return jnp.where(there.any(axis=1), weight, 0)
+
+
+def _mean_per_sequence(log_evidence: Array, weight: Array, batch: Batch) -> Mean:
+    """The mean log-likelihood of the sequences, of which a row (B,) may hold several."""
+    mean = Mean.of(log_evidence, weight)
+    return mean if "starts" not in batch else Mean(mean.total, jnp.sum(weight * (1 + batch["starts"].sum(axis=1))))

@@ -33,10 +33,10 @@ __all__ = [
     "automatic",
     "forward_filter",
     "in_chunks",
+    "initial_counts",
     "log_evidence",
     "log_joint",
     "most_probable",
-    "packed_log_evidence",
     "posterior",
     "posterior_sample",
 ]
@@ -78,19 +78,14 @@ class Path(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def log_evidence(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
+def log_evidence(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, starts: Array | None = None
+) -> Array:
     """(B,) log p(x) in nats, -inf if impossible.
 
     Its gradient is the posterior, so it is finite and costs one smoothing pass. Assumes normalized rows of transitions,
     as from a softmax.
     """
-    return packed_log_evidence(log_initial, log_transition, log_likelihood, scan)
-
-
-def packed_log_evidence(
-    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, starts: Array | None = None
-) -> Array:
-    """(B,) the sum of log p(x) in nats over the sequences of each row; not for gradients."""
     chain = _walk(log_initial, log_transition, log_likelihood, scan, starts)
     fits = (jnp.exp(log_transition).min() > 1e-12) & (chain.scale[0].min() > 1e-12)  # underflow is negligible
 
@@ -102,25 +97,33 @@ def packed_log_evidence(
     return lax.cond(ok, lambda: chain.log_evidence(), slow)
 
 
-def _log_evidence_forward(log_initial, log_transition, log_likelihood, scan):
-    found = posterior(log_initial, log_transition, log_likelihood, scan)
-    return found.log_evidence, (found.marginals, found.pairs)
+def _log_evidence_forward(log_initial, log_transition, log_likelihood, scan, starts):
+    found = posterior(log_initial, log_transition, log_likelihood, scan, starts=starts)
+    return found.log_evidence, (found.marginals, found.pairs, starts)
 
 
 def _log_evidence_backward(scan, residuals, g):
-    marginals, pairs = residuals
-    first = einsum("b,bk->k", g, marginals[:, 0])
-    return first, einsum("b,bij->ij", g, pairs), g[:, None, None] * marginals
+    marginals, pairs, starts = residuals
+    first = initial_counts(marginals, g, starts)
+    return first, einsum("b,bij->ij", g, pairs), g[:, None, None] * marginals, None
 
 
 log_evidence.defvjp(_log_evidence_forward, _log_evidence_backward)
 
 
-def forward_filter(log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL) -> Array:
+def initial_counts(marginals: Array, weight: Array, starts: Array | None) -> Array:
+    """(K,) expected numbers of sequences that begin in each state, from marginals (B, T, K) and row weights (B,)."""
+    counts = einsum("b,bk->k", weight, marginals[:, 0])
+    return counts if starts is None else counts + einsum("bt,btk->k", starts * weight[:, None], marginals)
+
+
+def forward_filter(
+    log_initial: Array, log_transition: Array, log_likelihood: Array, scan: Scan = SERIAL, starts: Array | None = None
+) -> Array:
     """(B, T, K) log p(z_t | x up to t)."""
-    chain = _walk(log_initial, log_transition, log_likelihood, scan)
+    chain = _walk(log_initial, log_transition, log_likelihood, scan, starts)
     ok = jointly(_sound(chain, _backward(chain, scan)[0]))
-    slow = lambda: jnp.transpose(log_forward(log_initial, log_transition, log_likelihood)[0], (2, 0, 1))
+    slow = lambda: jnp.transpose(log_forward(log_initial, log_transition, log_likelihood, starts)[0], (2, 0, 1))
     return lax.cond(ok, lambda: jnp.log(chain.unpacked(chain.forward_filter)), slow)
 
 
@@ -239,19 +242,29 @@ def log_joint(
 
 
 def posterior_sample(
-    log_initial: Array, log_transition: Array, log_likelihood: Array, key: Array, n: int, scan: Scan = SERIAL
+    log_initial: Array,
+    log_transition: Array,
+    log_likelihood: Array,
+    key: Array,
+    n: int,
+    scan: Scan = SERIAL,
+    starts: Array | None = None,
 ) -> Array:
     """(n, B, T) samples from p(z | x) by forward filtering, backward sampling (Fruhwirth-Schnatter 1994)."""
-    logits = jnp.transpose(forward_filter(log_initial, log_transition, log_likelihood, scan), (1, 0, 2))  # (T, B, K)
+    known = forward_filter(log_initial, log_transition, log_likelihood, scan, starts)
+    logits = jnp.transpose(known, (1, 0, 2))  # (T, B, K)
     time, batch, _ = logits.shape
     last = jax.random.categorical(fold_in(key, time - 1), logits[-1], shape=(n, batch))
 
     def step(state: Array, inputs) -> tuple[Array, Array]:
-        logit, t = inputs
-        drawn = jax.random.categorical(fold_in(key, t), logit + log_transition.T[state])
+        logit, t, another = inputs
+        moved = log_transition.T[state]
+        moved = moved if another is None else jnp.where(another[:, None], 0, moved)
+        drawn = jax.random.categorical(fold_in(key, t), logit + moved)
         return drawn, drawn
 
-    states = lax.scan(step, last, (logits[:-1], jnp.arange(time - 1)), reverse=True)[1]
+    inputs = logits[:-1], jnp.arange(time - 1), None if starts is None else starts.T[1:]
+    states = lax.scan(step, last, inputs, reverse=True)[1]
     return jnp.moveaxis(jnp.concatenate([states, last[None]]), 0, 2).astype(jnp.int32)
 
 

@@ -17,7 +17,7 @@ from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, oc
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
-__all__ = ["GMM"]
+__all__ = ["GMM", "information_criteria"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,14 @@ class GMM:
     def e_step(self, state: State, batch: Batch) -> tuple[Stats, Metrics]:
         params = state.params["gmm"]
         x, weight = _points(batch)
+        weighted = weight if "weight" in batch else None
         log_weights = jax.nn.log_softmax(params["logits"])[:, None]
 
         def gather(evaluation: Evaluation) -> tuple[Stats, Array]:
             def block(x: Array, weight: Array) -> PyTree:
-                prepared = evaluation.prepare(jnp.where(weight[:, None] > 0, x, 0))  # nothing, not even NaN, counts
+                if weighted is not None:  # what has no weight may be anything, even NaN
+                    x = jnp.where(weight[:, None] > 0, x, 0)
+                prepared = evaluation.prepare(x)
                 joint = jnp.maximum(
                     evaluation.log_prob(prepared) + log_weights, -1e30
                 )  # finite, however far away a point is
@@ -110,7 +113,6 @@ class GMM:
             sums, total = over_blocks(block, x, weight, rows=evaluation.rows)
             return evaluation.stats(sums), total
 
-        weighted = weight if "weight" in batch else None
         stats, total = self.gaussians.evaluate(_shapes(params), x, gather, weighted)
         return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
 
@@ -260,9 +262,13 @@ class GMM:
         likelihood, n = jnp.sum(weight * log_prob), weight.sum()
         r = jnp.exp(joint - log_prob[:, None])
         entropy = jnp.sum(weight[:, None] * jax.scipy.special.entr(r))
-        free = self.free_parameters(x.shape[1])
-        bic = -2 * likelihood + free * jnp.log(n)
-        return {"aic": -2 * likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
+        return information_criteria(likelihood, entropy, self.free_parameters(x.shape[1]), jnp.log(n))
+
+
+def information_criteria(log_likelihood: Array, entropy: Array, free: int, log_n: Array) -> dict[str, Array]:
+    """AIC, BIC and ICL; entropy: of the responsibilities of all points, log_n: the logarithm of their number."""
+    bic = -2 * log_likelihood + free * log_n
+    return {"aic": -2 * log_likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
 
 
 def _points(batch: Batch) -> tuple[Array, Array]:

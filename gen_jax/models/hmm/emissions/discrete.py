@@ -45,6 +45,9 @@ class Categorical(Emission):
         k = r.shape[-1]
         return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
 
+    def pack(self, given, params):
+        return {"logits": jnp.log(given["probabilities"])} if given else params
+
     def unpack(self, params):
         return {"probabilities": jax.nn.softmax(params["logits"])}
 
@@ -52,9 +55,7 @@ class Categorical(Emission):
         count = jnp.maximum(stats + extra.get("prior", 0), 0)
         there, old = occupied(count.sum(axis=1))[:, None], params["logits"]
         share = ratio(count, count.sum(axis=1, keepdims=True))
-        new = jnp.where(
-            old > -jnp.inf, jnp.log(jnp.maximum(share, 1e-30)), old
-        )  # symbols without probability keep none
+        new = jnp.where(old > -jnp.inf, jnp.log(jnp.maximum(share, 1e-30)), old)  # probabilities of 0 stay 0
         return {"logits": jnp.where(there, new, old)}
 
     def log_prior(self, params, extra):
@@ -97,6 +98,9 @@ class Poisson(Emission):
 
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
+
+    def pack(self, given, params):
+        return {"log_rate": jnp.log(given["rates"])} if given else params
 
     def unpack(self, params):
         return {"rates": jnp.exp(params["log_rate"])}

@@ -40,11 +40,12 @@ class Emission:
         return None
 
     def pack(self, given: PyTree, params: PyTree) -> PyTree:
-        """Parameters from those given, which may be in more familiar terms, in place of those of `params`."""
+        """Parameters from those given in the field's terms (means, covariances, probabilities, rates); the others are
+        those of `params`."""
         return {**params, **given}
 
     def unpack(self, params: PyTree) -> PyTree:
-        """The parameters in the terms that `pack` takes, probabilities instead of logits."""
+        """All parameters in the terms that `pack` takes."""
         return params
 
     def held(self, params: PyTree) -> PyTree:

@@ -38,8 +38,7 @@ class Gaussian(Emission):
 
     @property
     def gaussians(self) -> Gaussians:
-        fixed = tuple(name for name in self.fixed if name != "weights")
-        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior, fixed)
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior, self.fixed)
 
     def init(self, key, batch, seen, k):
         x, weight = rows(batch["x"]), seen.reshape(-1).astype(batch["x"].dtype)
@@ -68,7 +67,7 @@ class Gaussian(Emission):
         return self.gaussians.maximize(params, stats, extra["variance"], extra.get("prior"))
 
     def pack(self, given, params):
-        """Given "covariances" (K, D, D) are turned into parameters of their type."""
+        """Given "covariances" are dense (K, D, D)."""
         new = {name: a for name, a in given.items() if name != "covariances"}
         if "covariances" in given:
             dense = given["covariances"]
@@ -166,6 +165,15 @@ class GaussianMixture(Gaussian):
         logits = jnp.where(total > 0, jnp.log(jnp.maximum(ratio(count, total), 1e-30)), params["logits"])
         new = self.gaussians.maximize(_without(params, "logits"), stats, extra["variance"], extra.get("prior"))
         return {"logits": params["logits"] if "weights" in self.fixed else logits, **new}
+
+    @property
+    def gaussians(self) -> Gaussians:
+        fixed = tuple(name for name in self.fixed if name != "weights")
+        return Gaussians(self.kind, self.floor, self.regularization, self.missing, self.prior, fixed)
+
+    def pack(self, given, params):
+        logits = {"logits": jnp.log(jnp.maximum(given["weights"], 1e-30))} if "weights" in given else {}
+        return super().pack(_without(given, "weights") | logits, params)
 
     def unpack(self, params):
         return {"weights": jax.nn.softmax(params["logits"]), **super().unpack(_without(params, "logits"))}

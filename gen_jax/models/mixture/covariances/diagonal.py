@@ -65,9 +65,10 @@ class Diagonal(Full):
         return variances
 
     def maximize(self, stats, shift, prior, distance):
+        own, apart = stats.around(shift)
+        within = stats.second + stats.count[:, None] * (apart**2 - own**2)
         if prior is None:
-            return ratio(stats.second - stats.count[:, None] * shift**2, stats.count[:, None])
-        within = self.recenter(stats, shift).second
+            return ratio(within, stats.count[:, None])
         within += prior.mean_count[:, None] * distance**2 + prior.scale
         return ratio(within, stats.count[:, None] + prior.count)
 

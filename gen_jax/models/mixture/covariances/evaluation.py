@@ -27,6 +27,15 @@ class Stats(NamedTuple):
     first: Array  # (K, D)
     second: Array  # full (K, D, D), tied (D, D), diagonal and spherical (K, D)
 
+    def around(self, shift: Array) -> tuple[Array, Array]:
+        """(K, D) the mean of each component's points, and how far from it the current means are after a shift.
+
+        The scatter about the shifted means is that about the own ones plus count * distance^2, which loses less to
+        rounding than `recenter`: both terms are positive, however far the points are from the current means.
+        """
+        own = ratio(self.first, self.count[:, None])
+        return own, shift - own
+
 
 class ConjugatePrior(NamedTuple):
     """Normal-inverse-Wishart priors of Gaussians, in the units of the data, for maximum a posteriori estimates."""

@@ -94,10 +94,12 @@ class Full:
 
     def maximize(self, stats: Stats, shift: Array, prior: ConjugatePrior | None, distance: Array | None) -> Array:
         """New covariances about means shifted by `shift` (K, D), `distance` (K, D) away from those of the prior."""
-        if prior is None:  # shifted to the mean of the component, or not at all: fewer differences of large numbers
-            within = stats.second - stats.count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+        own, apart = stats.around(shift)
+        within = stats.second + stats.count[:, None, None] * (
+            apart[:, :, None] * apart[:, None, :] - own[:, :, None] * own[:, None, :]
+        )
+        if prior is None:
             return ratio(within, stats.count[:, None, None])
-        within = self.recenter(stats, shift).second
         within += prior.mean_count[:, None, None] * distance[:, :, None] * distance[:, None, :] + prior.scale
         return ratio(within, stats.count[:, None, None] + prior.count)
 
@@ -244,10 +246,11 @@ class Tied(Full):
         return d + 1
 
     def maximize(self, stats, shift, prior, distance):
+        own, apart = stats.around(shift)
+        within = stats.second + einsum("k,ki,kj->ij", stats.count, apart, apart)
+        within -= einsum("k,ki,kj->ij", stats.count, own, own)
         if prior is None:
-            within = stats.second - einsum("k,ki,kj->ij", stats.count, shift, shift)
             return ratio(within, stats.count.sum())
-        within = self.recenter(stats, shift).second
         within += matmul(distance.T, prior.mean_count[:, None] * distance) + prior.scale
         return ratio(within, stats.count.sum() + prior.count)
 
