@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 _SHARED = Path(tempfile.gettempdir()) / f"gen_jax-tests-{os.getuid()}"
@@ -96,8 +97,14 @@ def compilations():
     return watch
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests that wait for other processes start first: the other worker compiles meanwhile."""
+    """Of a test with many cases, `make test` runs those that the mark `representatives` names (`fnmatch` patterns of
+    their ids); the others are slow. Tests that wait for other processes start first: the other worker compiles."""
+    for item in items:
+        named = item.get_closest_marker("representatives")
+        if named and not any(fnmatch(item.callspec.id, pattern) for pattern in named.args):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name != "test_reliability.py")
 
 

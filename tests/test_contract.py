@@ -81,6 +81,7 @@ def test_law_02_step_keeps_structure_shapes_and_dtypes(case):
     check_structure(case)
 
 
+@pytest.mark.representatives("cgan_digits", "cvae_digits", "gmm_blobs", "hmm_gaussian")
 def test_law_03_every_players_parameters_move(case):
     before = case.program.initial_state()
     after = case.run(case.cycle + 1)
@@ -115,6 +116,7 @@ def test_law_06_stop_and_resume_equals_never_having_stopped(case, same, tmp_path
     same(case.run(6, restored), straight)
 
 
+@pytest.mark.representatives("cgan_digits", "conditional_nsf_digits", "gmm_blobs")
 def test_law_07_chunk_equals_step_by_step(case, same):
     source = jax.tree.map(jnp.asarray, case.source)
     state = case.run(5, case.start)
@@ -125,6 +127,7 @@ def test_law_07_chunk_equals_step_by_step(case, same):
     same(chunked, state, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.representatives("hmm_gaussian", "cgan_digits", "vae_digits")
 def test_law_08_two_devices_equal_one(case, same):
     """From the same State: the first step of Adam divides gradients by themselves, so that where they are 0 but for
     rounding it moves by the learning rate to either side."""
@@ -246,6 +249,7 @@ def test_law_16_recorded_knobs_rebuild_the_same_run(path):
     assert config.with_knobs(again).knobs == config.knobs
 
 
+@pytest.mark.representatives("cgan_digits", "hmm_gaussian")
 @pytest.mark.parametrize("path", params(CONFIGS, slow=lambda path: path not in FULL))
 def test_law_17_float64_enabled_changes_no_dtype(path):
     """Under JAX_ENABLE_X64 data of float32 is still trained on and sampled in float32."""

@@ -154,6 +154,7 @@ def kill_and_resume(tmp_path, kills, seed):
     assert not list((tmp_path / "w" / "checkpoints").glob("damaged-*"))
 
 
+@pytest.mark.slow
 def test_six_kills_lose_nothing_that_was_finished(tmp_path):
     kill_and_resume(tmp_path, kills=6, seed=0)
 
@@ -229,6 +230,7 @@ def test_checkpoints_of_other_settings_are_not_taken_over(tmp_path, capsys):
     assert "is of other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_both(tmp_path):
     both = pair(tmp_path / "w", "--steps", "100000", SLEEP="0.01")
     wait_for(lambda: len(curve(tmp_path / "w")) >= 1, 120)
@@ -238,6 +240,7 @@ def test_sigterm_to_one_of_two_processes_saves_both(tmp_path):
     assert int(final(tmp_path / "w", steps=100000).step) >= 25
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_other_within_20_seconds(tmp_path):
     both = pair(tmp_path / "w", "--steps", "100000", SLEEP="0.01")
     wait_for(lambda: Checkpoints(tmp_path / "w" / "checkpoints").steps, 120)
@@ -356,6 +359,7 @@ def test_no_pickle_eval_or_unsafe_loading():
         assert found <= allowed, found
 
 
+@pytest.mark.slow
 def test_environment_does_not_matter(tmp_path):
     """Another folder, a path with spaces and letters, the C locale, no HOME."""
     workdir = tmp_path / "où est le chat"

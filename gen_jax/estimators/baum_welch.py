@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -60,9 +60,11 @@ class BaumWelchEstimator(BaseEstimator):
                 raise ValueError(f"{name} may hold the letters {self.letters!r}, got {value!r}")
         entries = self._entries(X, reset=True)
         batch, placement = _packed(entries, y if lengths is None else lengths)
-        model = self._model(entries)
+        model = self._fitted_model(entries)
         with precision(_floats(entries["x"])):
             given, prior = self._given(), self._priors()
+            if self.stationary:
+                given.pop("initial", None)
             tolerance, seed = self.tol / placement.sequences, np.uint32(key_of(self.random_state))
             start = self._start(model)
             found = _fit(model, start, self.n_iter, self.n_init, batch, seed, tolerance, given, prior)
@@ -188,6 +190,13 @@ class BaumWelchEstimator(BaseEstimator):
             allowed = tuple(tuple(bool(one) for one in row) for row in allowed)
         return HMM(int(k), emission, transitions=allowed, fixed=tuple(fixed))
 
+    def _fitted_model(self, entries: Batch | None) -> HMM:
+        """The model that `fit` trains; for all else `startprob_` is as good as a stationary start."""
+        model = self._model(entries)
+        if not self.stationary:
+            return model
+        return replace(model, stationary=True, fixed=tuple(name for name in model.fixed if name != "initial"))
+
     def _held(self) -> tuple[str, ...]:
         """Parts of the emission that `params` leaves as they are, under the model's names."""
         names = {"means": "means", "covars": "covariances", "weights": "weights"}
@@ -234,7 +243,9 @@ class BaumWelchEstimator(BaseEstimator):
 
     def _free(self) -> int:
         """Number of free parameters."""
-        model, parameters = self._model(None), self._parameters()
+        model, parameters = self._fitted_model(None), self._parameters()
+        if self.stationary:
+            del parameters["initial"]
         with precision(np.zeros(0)):
             params = jax.eval_shape(partial(_complete, model, params={}), parameters)
             params |= {name: a for name, a in parameters.items() if name != "emission"}

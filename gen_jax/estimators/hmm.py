@@ -29,8 +29,8 @@ __all__ = ["GMMHMM", "CategoricalHMM", "GaussianHMM", "PoissonHMM"]
 class GaussianHMM(BaumWelchEstimator):
     """hmmlearn's GaussianHMM. NaN in X marks missing values, which are integrated out exactly.
 
-    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on self-transitions) and
-    `transitions` (the allowed ones). `min_covar` is added to the first covariances only, as in hmmlearn;
+    Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on self-transitions),
+    `transitions` (the allowed ones) and `stationary` (`startprob_` is the stationary distribution of `transmat_`). `min_covar` is added to the first covariances only, as in hmmlearn;
     `implementation` is ignored.
     """
 
@@ -58,6 +58,7 @@ class GaussianHMM(BaumWelchEstimator):
         n_init: int = 1,
         stickiness: float = 0.0,
         transitions: Any = None,
+        stationary: bool = False,
     ):
         _assign(self, locals())
 
@@ -140,6 +141,7 @@ class GMMHMM(BaumWelchEstimator):
         n_init: int = 1,
         stickiness: float = 0.0,
         transitions: Any = None,
+        stationary: bool = False,
     ):
         _assign(self, locals())
 
@@ -225,6 +227,7 @@ class CategoricalHMM(BaumWelchEstimator):
         n_init: int = 1,
         stickiness: float = 0.0,
         transitions: Any = None,
+        stationary: bool = False,
     ):
         _assign(self, locals())
 
@@ -291,6 +294,7 @@ class PoissonHMM(BaumWelchEstimator):
         n_init: int = 1,
         stickiness: float = 0.0,
         transitions: Any = None,
+        stationary: bool = False,
     ):
         _assign(self, locals())
 

@@ -105,6 +105,7 @@ def test_another_config_in_the_same_workdir_is_refused_and_shown(run, tmp_path):
     assert code == 2 and "float32[3] in the checkpoint, float32[4] in this run" in err
 
 
+@pytest.mark.slow
 def test_more_steps_with_force(run, tmp_path):
     assert smoke(run, tmp_path / "w", "--tolerance", "0", "--steps", "5")[0] == 0
     code, _, err = smoke(run, tmp_path / "w", "--tolerance", "0", "--steps", "9")

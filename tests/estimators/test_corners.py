@@ -48,6 +48,7 @@ def gaussian_chain(kind="diag", k=3, d=2, n=400, seed=0):
 # --- A: free parameters
 
 
+@pytest.mark.representatives("model6-*", "model9-*")
 @pytest.mark.parametrize(
     "model, x, expected",
     [
@@ -125,6 +126,7 @@ every_model = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.representatives("class-conditional", "chain gaussian")
 @every_model
 def test_only_ratios_of_weights_matter(name, same):
     model, batch = WEIGHTED[name]
@@ -134,6 +136,7 @@ def test_only_ratios_of_weights_matter(name, same):
         same(fitted(model, {**batch, "weight": weight * np.float32(factor)}), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.representatives("class-conditional", "mixture full")
 @every_model
 def test_examples_of_weight_0_are_as_removed(name, same):
     """Whatever they hold: outliers, NaN, infinities."""
@@ -166,6 +169,7 @@ def test_an_outlier_of_weight_0_does_not_widen_components():
         assert model.score(x.astype(dtype), sample_weight=weight) == pytest.approx(alone.score(x[:-1]), rel=1e-4)
 
 
+@pytest.mark.representatives("1e-10")
 @pytest.mark.parametrize("factor", [1e-10, 1e10])
 def test_tiny_and_huge_sample_weights(factor):
     x = blobs()
@@ -235,6 +239,7 @@ def test_given_zeros_stay_zero_as_in_hmmlearn():
     np.testing.assert_allclose(ours.means_[:2], theirs.means_[:2], rtol=1e-6)
 
 
+@pytest.mark.representatives("st", "mc")
 @pytest.mark.parametrize("letters", ["", "s", "t", "m", "mc", "st", "stm"])
 def test_params_holds_the_others_fixed_as_in_hmmlearn(letters):
     theirs, x = gaussian_chain("full")
@@ -248,6 +253,7 @@ def test_params_holds_the_others_fixed_as_in_hmmlearn(letters):
             np.testing.assert_allclose(getattr(both[1], name), getattr(theirs, name), rtol=1e-12)
 
 
+@pytest.mark.representatives("covariances")
 @pytest.mark.parametrize("fixed", ["weights", "means", "covariances"])
 def test_fixed_parameters_of_a_mixture_stay_under_em_and_descent(fixed):
     model = GMM(3, fixed=(fixed,))
@@ -278,6 +284,7 @@ def test_params_of_a_mixture():
 # --- F: one objective
 
 
+@pytest.mark.representatives("GMMHMM-full", "PoissonHMM-*")
 @pytest.mark.parametrize(
     "model",
     [
@@ -402,6 +409,7 @@ def test_signatures_and_methods_are_theirs(ours, theirs):
             assert list(inspect.signature(getattr(ours, method)).parameters)[: len(parameters)] == parameters, method
 
 
+@pytest.mark.representatives("*full*", "*diag*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "prior",
@@ -438,6 +446,7 @@ def like_type(theirs, model):
     return model
 
 
+@pytest.mark.representatives("spherical-stmw", "full-stcw")
 @pytest.mark.parametrize("letters", ["stmw", "stcw"])
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
 def test_equal_settings_give_hmmlearns_fit_of_mixtures(kind, letters):

@@ -126,6 +126,7 @@ def test_class_coverage_counts_the_numbers_of_stacked_digits(samples):
     assert found["classes"].unit == "of 1000" and 300 < found["classes"].value < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_what_samples_teach(samples):
     split, sets = samples

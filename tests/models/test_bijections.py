@@ -181,6 +181,7 @@ def test_inverts_to_1e_5_in_float32_as_a_distrax_bijector(case):
         np.testing.assert_allclose(other, expected, atol=2e-4)
 
 
+@pytest.mark.representatives("*coupling*", "MAF*", "linear", "1x1*", "permutation", "planar*")
 def test_inverts_to_1e_10_in_float64_with_the_determinant_of_its_jacobian(any_case):
     case = any_case
     layer = case.wide or case.layer
@@ -213,6 +214,7 @@ def test_every_layer_keeps_the_dtype_of_its_examples(any_case):
             assert {a.dtype for a in jax.tree.leaves(tree)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
+@pytest.mark.representatives("affine coupling", "spline coupling", "MAF", "linear", "1x1*", "planar*")
 def test_gradients_are_finite_everywhere(case):
     """Of samples, and of densities at zero, at the edges of intervals and far outside; for fresh parameters too."""
     inside = {(-1.0, 1.0): [0.0, 0.9, -0.99], (0.0, 1.0): [0.0, 1.0, 0.5], Softplus.support: [1e-3, 1.0, 50.0]}
@@ -231,6 +233,7 @@ def test_gradients_are_finite_everywhere(case):
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run(params)))
 
 
+@pytest.mark.representatives("affine coupling-*", "spline coupling-*", "MAF-*", "linear-*", "planar-*")
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -262,6 +265,7 @@ def test_masks_let_nothing_through():
         assert layer.triangular
 
 
+@pytest.mark.representatives("MAF", "spline MAF", "elementwise*")
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.layer.triangular and not c.context])
 def test_triangular_layers_are(name):
     case = CASES[name]

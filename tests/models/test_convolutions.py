@@ -17,6 +17,7 @@ from gen_jax.models.common.networks import ConvDecoder
 from gen_jax.sharding import Layout
 
 
+@pytest.mark.representatives("*-Conv-*", "*2-ConvTranspose*")
 @pytest.mark.parametrize("ours, theirs", [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
 @pytest.mark.parametrize(
     "kernel, strides, size", [((3, 3), 2, (7, 8)), ((4, 5), 2, (6, 9)), ((2, 3), 3, (5, 6)), ((3, 3), 1, (4, 5))]
@@ -69,6 +70,7 @@ def test_doubled_convolutions_are_those_of_repeated_pixels(backend, size, featur
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
+@pytest.mark.representatives("kernel0-*", "kernel4-*")
 @pytest.mark.parametrize(
     "kernel, size, channels",
     [((3, 3), (12, 11), 16), ((3, 5), (5, 17), 33), ((3, 1), (4, 3), 16), ((3, 3), (28, 28), 34)]
@@ -93,6 +95,7 @@ def test_wide_convolutions_are_flaxs_with_gradients_of_gradients(kernel, size, c
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
+@pytest.mark.representatives("Conv-2")
 @pytest.mark.parametrize("features", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 def test_convolutions_of_a_few_images_at_a_time_are_those_of_all(module, features, monkeypatch):
@@ -139,6 +142,7 @@ def test_filtered_convolutions_of_a_population():
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.representatives("16-16-Conv", "16-16-UpsampleConv")
 @pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 @pytest.mark.parametrize(
     "channels, features", [(16, 16), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 5), (5, 2)))]
@@ -150,6 +154,7 @@ def test_convolutions_of_no_images(module, channels, features):
     assert all(not a.any() for a in jax.tree.leaves(gradient))
 
 
+@pytest.mark.representatives("size2-*")
 @pytest.mark.parametrize(
     "size, channels, features",
     [((8, 32, 32), 64, 64), pytest.param((16, 32, 32), 16, 128, marks=pytest.mark.slow), ((1, 100, 31), 64, 64)],

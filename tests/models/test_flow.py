@@ -122,6 +122,7 @@ def test_a_flow_fits_what_another_knows():
     assert best - 1e-3 < found < best + 1e-4
 
 
+@pytest.mark.representatives("context0")
 @pytest.mark.parametrize("context", [ClassLabels(3), Vector(2), Images(MLP([8], 4), 4, (5, 5, 1))])
 def test_conditional_flows(context):
     batch = {
@@ -159,6 +160,7 @@ def test_temperature_scales_the_noise():
     np.testing.assert_allclose(cold.std(axis=0), 0.5 * hot.std(axis=0), rtol=1e-3)
 
 
+@pytest.mark.representatives("flow0")
 @pytest.mark.parametrize("flow", [Inverse(MaskedAutoregressive(hidden=(16,))), Stack(Planar(), 2)])
 def test_flows_as_posterior_and_prior_of_a_vae(flow):
     posterior = posteriors.FlowPosterior(flow, context=3)
@@ -207,6 +209,7 @@ def test_variational_flows_find_the_integral_of_the_target():
 # Missing values
 
 
+@pytest.mark.representatives("seen2-None")
 @pytest.mark.optimized
 @pytest.mark.parametrize(
     ("seen", "method"), [([0], None), ([0, 1], imputation.in_order), ([0, 2], None), ([1], imputation.latent_walk)]

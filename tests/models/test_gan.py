@@ -181,6 +181,7 @@ def test_a_lazy_penalty_has_steps_of_its_own_and_is_stronger():
 # --- every architecture with every normalizer; every loss with every penalty
 
 
+@pytest.mark.representatives("mlp-none", "mlp-batch", "resnet-spectral")
 @pytest.mark.parametrize(
     ("architecture", "norm"),
     [  # all norms in one architecture, and all architectures with one norm
@@ -200,6 +201,7 @@ def test_architectures_take_every_normalizer(architecture, norm):
         assert any(jax.tree.leaves(moved))
 
 
+@pytest.mark.representatives("gradient_penalty")
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_losses_take_every_penalty(penalty):
     x = {"x": jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))}
@@ -419,6 +421,7 @@ def test_instance_noise_fades():
 # --- conditions
 
 
+@pytest.mark.representatives("0.0")
 @pytest.mark.parametrize("auxiliary", [0.0, 1.0])
 def test_conditional_gan_makes_what_it_is_told(auxiliary):
     """Two classes, bright and dark."""
@@ -560,6 +563,7 @@ def test_stacked_digits_write_their_number():
 # --- what they learn
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_gan_learns_a_gaussian():
     x = (np.array([3.0, -1.0]) + 0.5 * np.random.default_rng(0).normal(size=(4000, 2))).astype(np.float32)

@@ -78,6 +78,7 @@ def dense(model, state):
     return tuple(np.asarray(a, np.float64) for a in (w, *model.covariances(state)))
 
 
+@pytest.mark.representatives("full", "diag")
 @all_kinds
 def test_log_prob_is_scipys(name):
     x, model = points(), GMM(3, kind=KINDS[name])
@@ -89,6 +90,7 @@ def test_log_prob_is_scipys(name):
     np.testing.assert_allclose(model.responsibilities(state, {"x": x}).sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.representatives("float64-1e-10-1.0-0.0-full", "float32-0.0001-0.1-1000.0-full")
 @every_kind
 @pytest.mark.parametrize(
     "dtype, tolerance, scale, offset",
@@ -126,6 +128,7 @@ def test_each_iteration_is_scikit_learns(name, dtype, tolerance, scale, offset):
         np.testing.assert_allclose(model.parameters(state)[1] - offset, theirs.means_, rtol=1e-3, atol=1e-3 * scale)
 
 
+@pytest.mark.representatives("0.001-full", "0.001-diag")
 @every_kind
 @pytest.mark.parametrize("narrow", [0.3, 0.001])
 def test_both_ways_to_evaluate_agree_with_float64(name, narrow):
@@ -191,6 +194,7 @@ def test_degenerate_data_never_gives_nan(name, x):
     assert np.all(np.linalg.eigvalsh(dense(model, state)[2]) >= 0)
 
 
+@pytest.mark.representatives("all-full", "scale-diag")
 @pytest.mark.optimized
 @every_kind
 @pytest.mark.parametrize("prior", [Prior(pseudo_counts=1e-3), Prior(2.0, 5.0, 0.1, 3.0)], ids=["scale", "all"])
@@ -271,6 +275,7 @@ def _completed(row, mean, covariance):
     return filled, left
 
 
+@pytest.mark.representatives("diag")
 @every_kind
 def test_weights_count_examples_more_than_once(name):
     x, times = points(200), np.random.default_rng(0).integers(0, 4, size=200)
@@ -283,6 +288,7 @@ def test_weights_count_examples_more_than_once(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.representatives("diag")
 @every_kind
 def test_map_estimates_raise_the_posterior_and_shrink(name):
     x, prior = points(60), Prior(concentration=2.0, pseudo_counts=20.0, mode=0.5)
@@ -303,6 +309,7 @@ def test_map_estimates_raise_the_posterior_and_shrink(name):
             assert float(log_prob(model, moved, x).sum() + model.log_prior(moved)) < total + 0.02
 
 
+@pytest.mark.representatives("full")
 @two_kinds
 def test_streamed_parts_and_devices_equal_one_batch(name, same):
     """Exact EM over data in several batches, in parts of a batch, and divided over devices."""
@@ -353,6 +360,7 @@ def test_inverses_on_accelerators_are_those_on_cpus(monkeypatch):
     np.testing.assert_allclose(inverses(factor), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch, same):
     x, model = jax.random.normal(jax.random.key(0), (300, d)), GMM(3)
@@ -362,6 +370,7 @@ def test_em_on_accelerators_is_that_on_cpus(d, monkeypatch, same):
     same(em(model).step(start, {"x": x})[0].params, expected[0].params, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.representatives("diag")
 @two_kinds
 def test_stepwise_em_reaches_what_em_reaches(name):
     x, model = points(4000), GMM(3, kind=KINDS[name])
@@ -372,6 +381,7 @@ def test_stepwise_em_reaches_what_em_reaches(name):
     assert b == pytest.approx(a, abs=0.02)
 
 
+@pytest.mark.representatives("random_responsibilities")
 @pytest.mark.parametrize("start", [kmeans, kmeans_plus_plus, random_from_data, random_responsibilities])
 def test_every_start_is_proper_and_restarts_find_the_best(start):
     x, model = points(), GMM(3, start=start)
@@ -406,6 +416,7 @@ def test_best_of_goes_on_from_the_best_start():
         best_restart(em(model), 0, "log_likelihood")
 
 
+@pytest.mark.representatives("full")
 @every_kind
 def test_marginals_and_conditionals_are_brute_force(name):
     rng = np.random.default_rng(0)
@@ -446,6 +457,7 @@ def _dense(name, covariances):
     return covariances if name == "full" else np.reshape(covariances, (3, -1, 1)) * np.eye(2)
 
 
+@pytest.mark.representatives("diag")
 @every_kind
 def test_descent_reaches_what_em_reaches(name):
     x, model = points(), GMM(3, kind=KINDS[name])

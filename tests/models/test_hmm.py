@@ -94,6 +94,7 @@ def reference(name):
     return HMM(3, Poisson()), x, hmmlearn.PoissonHMM(3, **plain)
 
 
+@pytest.mark.representatives("full-float64*")
 @pytest.mark.parametrize(
     "name, dtype, tolerance",
     [
@@ -145,6 +146,7 @@ EMISSIONS = {
 }
 
 
+@pytest.mark.representatives("gaussian", "bernoulli")
 @pytest.mark.parametrize(
     "emission, data",
     [
@@ -212,6 +214,7 @@ def test_each_step_of_a_regression_is_what_it_says():
         )
 
 
+@pytest.mark.slow
 def test_a_regression_recovers_what_made_the_data():
     """Two regimes, one that turns and one that decays."""
     rng = np.random.default_rng(0)
@@ -233,6 +236,7 @@ def test_a_regression_recovers_what_made_the_data():
     assert max(np.mean(found == state), np.mean(found != state)) > 0.9  # where x is near 0, both say the same
 
 
+@pytest.mark.slow
 def test_known_parameters_are_recovered():
     from gen_jax.data import load
 

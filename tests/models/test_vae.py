@@ -188,6 +188,7 @@ def test_flows_move_posteriors_and_priors():
     assert np.all(np.asarray(gradient["prior"]["flow"]) != 0)
 
 
+@pytest.mark.slow
 def test_mixture_priors_are_what_they_say():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
     model = VAE(MLP((), 4), MLP((), 3), Gaussian(), 2, prior=priors.VampPrior(6))
@@ -311,6 +312,7 @@ def test_a_linear_vae_reaches_the_optimum_of_probabilistic_pca():
     assert bound <= reached + 0.01 and bound == pytest.approx(reached, abs=0.1)
 
 
+@pytest.mark.representatives("0.5-importance")
 @pytest.mark.parametrize("widened, method", [(0.5, imputation.importance), (-0.5, imputation.pseudo_gibbs)])
 def test_imputation_follows_the_exact_conditional(widened, method):
     """Even with a posterior that is not exact."""
@@ -332,6 +334,7 @@ def test_imputation_follows_the_exact_conditional(widened, method):
         )
 
 
+@pytest.mark.slow
 def test_pseudo_gibbs_without_correction_is_biased_where_q_is_wrong():
     """So that the test above can tell: the spread is too wide by far."""
     model, state, x, mean, covariance = exact_model(widened=0.9)
@@ -405,6 +408,7 @@ def test_residual_networks_with_any_context():
     assert drawn["x"].shape == (3, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_conditional_vae_draws_what_it_is_told():
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, size=1000)

@@ -71,6 +71,7 @@ def test_loops_of_unknown_length_are_said():
     assert flops(branch, True, jnp.ones((N, N)), 3).endless == 1
 
 
+@pytest.mark.representatives("gan_ring8-*", "realnvp_moons-*")
 # How many times as much as the products of the formula XLA counts; a first layer needs no gradient of its input.
 @pytest.mark.parametrize(
     "config, low, high",
@@ -131,6 +132,7 @@ def test_a_branch_that_is_seldom_taken_counts_so_often():
     assert flops(loop, True, x, every=4).flops == pytest.approx(6 * PRODUCT, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk, steps", [(1, 15), pytest.param(3, 45, marks=pytest.mark.slow)])
 def test_a_step_is_the_mean_of_the_turns_of_all_players(chunk, steps, monkeypatch):
     """`wgan_gp_digits` trains its generator on every third step: no such step, nor one without it, is the step."""
@@ -156,6 +158,7 @@ def test_a_run_does_not_write_over_what_it_is_compared_with(tmp_path):
         bench.check(1.0, tmp_path, tmp_path / "bench.json")
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
     def failing(case, *others):
         if case.batch == 64:
@@ -296,6 +299,7 @@ def test_what_is_summed_over_devices():
     assert found.moved == reduced_bytes(state) and found.flops == 4 * 1000 * 3 * (3 + 2 + 1)
 
 
+@pytest.mark.slow
 def test_devices_of_a_cpu_are_made_before_jax_begins(tmp_path):
     words = ["bench", "configs/mixture/gmm_blobs.py", "--devices", "2", "--seconds", "0.05", "--out", str(tmp_path)]
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]

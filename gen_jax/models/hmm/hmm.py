@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
@@ -18,7 +19,7 @@ from gen_jax.models.hmm.inference import Path, Posterior, Scan
 from gen_jax.models.mixture.covariances import ratio
 from gen_jax.models.mixture.gaussians import check_fixed
 
-__all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right"]
+__all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right", "stationary"]
 
 Mask = tuple[tuple[bool, ...], ...]
 
@@ -43,6 +44,13 @@ def left_right(states: int, jump: int = 1) -> Mask:
     return tuple(tuple(0 <= j - i <= jump for j in range(states)) for i in range(states))
 
 
+def stationary(transition: Array) -> Array:
+    """The stationary distribution (K,) of transition probabilities (K, K) of which all states are in one class."""
+    k = len(transition)
+    a = jnp.eye(k, dtype=transition.dtype) - transition + 1  # Zucchini & MacDonald 2009, exercise 8 of chapter 1
+    return jnp.linalg.solve(a.T, jnp.ones(k, transition.dtype))
+
+
 @dataclass(frozen=True)
 class HMM:
     """p(x) = sum over z of p(z_1) prod p(z_t | z_t-1) prod p(x_t | z_t), for sequences "x" (B, T, ...).
@@ -50,8 +58,9 @@ class HMM:
     states: K. emission: see `gen_jax.models.hmm.emissions`. transitions: which are allowed (K, K), all by default;
     `left_right(K)` is the usual chain, which begins in state 0. concentration, stickiness: of the Dirichlet priors over
     initial and transition probabilities; 1 and 0 are flat, stickiness adds to self-transitions. length: of sampled
-    sequences. fixed: parameters that training leaves as they are: "initial", "transition" or "emission". scan: the scan
-    over time, chosen by length and backend if None.
+    sequences. stationary: the initial probabilities are the stationary ones of the transitions, without parameters of
+    their own (Zucchini & MacDonald 2009, section 1.3). fixed: parameters that training leaves as they are: "initial",
+    "transition" or "emission". scan: the scan over time, chosen by length and backend if None.
 
     A batch may hold "length" (B,): later steps are padding, and sequences of length 0 do not count; "observed" (B, T):
     where False, or where x is NaN, the step exists but its emission is unobserved; "starts" (B, T): where another
@@ -65,11 +74,14 @@ class HMM:
     concentration: float = 1.0
     stickiness: float = 0.0
     length: int = 100
+    stationary: bool = False
     fixed: tuple[str, ...] = ()
     scan: Scan | None = None
 
     def __post_init__(self):
-        check_fixed(self.fixed, ("initial", "transition", "emission"))
+        check_fixed(
+            self.fixed, ("transition", "emission") if self.stationary else ("initial", "transition", "emission")
+        )
         if self.states < 1 or self.length < 1:
             raise ValueError(f"states and length must be at least 1, got {self.states} and {self.length}")
         if self.concentration < 1 or self.stickiness < 0:
@@ -95,6 +107,8 @@ class HMM:
         jitter = lambda name, *shape: 0.3 * jax.random.normal(fold_in(key, name), shape, dtype)
         initial, transition = jitter("initial", self.states), jitter("transition", self.states, self.states)
         params = {"initial": initial, "transition": transition, "emission": emission}
+        if self.stationary:
+            del params["initial"]
         return {"hmm": params}, {"emission": extra, **self._prior(dtype)}
 
     def _prior(self, dtype: Any) -> Extra:
@@ -131,7 +145,10 @@ class HMM:
     def _log_chain(self, params: PyTree) -> tuple[Array, Array]:
         start, moves = self.allowed
         log = lambda logits, allowed: jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
-        return log(params["initial"], start), log(params["transition"], moves)
+        transition = log(params["transition"], moves)
+        if self.stationary:
+            return jnp.log(jnp.maximum(stationary(jnp.exp(transition)), 0)), transition
+        return log(params["initial"], start), transition
 
     def _prepared(self, params: PyTree, extra: Extra, batch: Batch, weighted: bool = False):
         """Inputs of inference, and masks of the existing and the observed steps."""
@@ -170,11 +187,17 @@ class HMM:
             new = jnp.where(old > -jnp.inf, jnp.log(share), old)
             return jnp.where(total > 0, jnp.where(allowed, new, 0), old)
 
+        initial = stats.initial + prior["initial"]
+        pairs = stats.pairs + prior["transition"]
+        if self.stationary:
+            possible = moves & (params["transition"] > -jnp.inf)
+            pairs = _stationary_counts(pairs, initial, jnp.where(possible, params["transition"], 0), possible)
         new = {
-            "initial": logits(stats.initial + prior["initial"], params["initial"], start),
-            "transition": logits(stats.pairs + prior["transition"], params["transition"], moves),
+            "transition": logits(pairs, params["transition"], moves),
             "emission": self.emission.maximize(params["emission"], state.extra["emission"], stats.emission),
         }
+        if not self.stationary:
+            new["initial"] = logits(initial, params["initial"], start)
         return {"hmm": new | {name: params[name] for name in self.fixed}}, {}
 
     def log_prior(self, state: State) -> Array | None:
@@ -192,7 +215,7 @@ class HMM:
         log_initial, log_transition = (np.asarray(a) for a in self._log_chain(state.params["hmm"]))
         emission = self.emission.free_parameters(state.params["hmm"]["emission"])
         free = {
-            "initial": int((log_initial > -np.inf).sum()) - 1,
+            "initial": 0 if self.stationary else int((log_initial > -np.inf).sum()) - 1,
             "transition": int((log_transition > -np.inf).sum()) - self.states,
             "emission": emission,
         }
@@ -287,6 +310,34 @@ class HMM:
     def chain(self, state: State) -> tuple[Array, Array]:
         """Initial (K,) and transition (K, K) probabilities."""
         return tuple(jnp.exp(log) for log in self._log_chain(state.params["hmm"]))
+
+
+def _stationary_counts(pairs: Array, initial: Array, logits: Array, allowed: Array) -> Array:
+    """Shares (K, K) that increase sum(pairs log A) + sum(initial log stationary(A)) over A, by L-BFGS on its logits.
+
+    The maximum has no closed form. Steps never decrease the sum, so that EM stays monotone.
+    """
+    log_share = lambda logits: jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=1)
+
+    def loss(logits: Array) -> Array:
+        log_a = log_share(logits)
+        log_start = jnp.log(jnp.maximum(stationary(jnp.exp(log_a)), jnp.finfo(log_a.dtype).tiny))
+        return -jnp.sum(jnp.where(allowed, pairs * log_a, 0)) - jnp.sum(initial * log_start)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+        logits, opt = carry
+        value, slope = optax.value_and_grad_from_state(loss)(logits, state=opt)
+        updates, opt = search.update(slope, opt, logits, value=value, grad=slope, value_fn=loss)
+        return (optax.apply_updates(logits, updates), opt), None
+
+    def best(a: Array, b: Array) -> Array:
+        return jnp.where(loss(b) <= loss(a), b, a)
+
+    search = optax.lbfgs()
+    empirical = jnp.where(pairs > 0, jnp.log(jnp.maximum(pairs, 1e-30)), logits)
+    start = best(logits, jnp.where((pairs > 0).any(axis=1, keepdims=True), empirical, logits))
+    found = jax.lax.scan(step, (start, search.init(start)), length=8)[0][0]
+    return jnp.exp(log_share(best(start, found)))
 
 
 def _weights(batch: Batch, there: Array, dtype: Any) -> Array:

@@ -3,6 +3,16 @@
 from gen_jax.models.hmm.emissions.discrete import Bernoulli, Categorical, Poisson
 from gen_jax.models.hmm.emissions.emission import Emission
 from gen_jax.models.hmm.emissions.gaussian import Gaussian, GaussianMixture
+from gen_jax.models.hmm.emissions.product import Product
 from gen_jax.models.hmm.emissions.regression import LinearRegression
 
-__all__ = ["Bernoulli", "Categorical", "Emission", "Gaussian", "GaussianMixture", "LinearRegression", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Emission",
+    "Gaussian",
+    "GaussianMixture",
+    "LinearRegression",
+    "Poisson",
+    "Product",
+]

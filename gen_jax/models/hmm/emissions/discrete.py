@@ -20,7 +20,10 @@ __all__ = ["Bernoulli", "Categorical", "Poisson"]
 
 @dataclass(frozen=True)
 class Categorical(Emission):
-    """One of 0 .. symbols - 1 per step; x is (B, T). concentration: of a Dirichlet prior, 1 is flat."""
+    """Symbols from 0 to symbols - 1: one per step, x (B, T), or D independent ones, x (B, T, D).
+
+    concentration: of a Dirichlet prior, 1 is flat.
+    """
 
     symbols: int
     concentration: float = 1.0
@@ -29,21 +32,36 @@ class Categorical(Emission):
         if self.symbols < 1 or self.concentration < 1:
             raise ValueError(f"symbols and concentration must be at least 1, got {self.symbols}, {self.concentration}")
 
+    def read(self, x):
+        x = x.astype(jnp.int32)
+        return x[..., 0] if x.shape[-1] == 1 else x
+
     def init(self, key, batch, seen, k):
-        count = jnp.zeros(self.symbols).at[batch["x"]].add(seen.astype(jnp.float32)) + 1
-        jitter = jax.random.gamma(fold_in(key, "start"), 5.0, (k, self.symbols))
-        extra = {} if self.concentration == 1 else {"prior": jnp.full((k, self.symbols), self.concentration - 1)}
-        return {"logits": jnp.log(count / count.sum() * jitter)}, extra
+        count = self._counted(batch["x"], seen[..., None].astype(jnp.float32)) + 1
+        jitter = jax.random.gamma(fold_in(key, "start"), 5.0, (k, *count.shape[1:]))
+        logits = jnp.log(count / count.sum(axis=-1, keepdims=True) * jitter)
+        return {"logits": logits}, {} if self.concentration == 1 else {
+            "prior": jnp.full(logits.shape, self.concentration - 1)
+        }
+
+    def _counted(self, x: Array, r: Array) -> Array:
+        """(K, S) or (K, D, S) sums of r (B, T, K) over the steps with each symbol."""
+        k, r = r.shape[-1], r.reshape(-1, r.shape[-1])
+        count = lambda x: jnp.zeros((self.symbols, k), r.dtype).at[x.reshape(-1)].add(r).T
+        return count(x) if x.ndim == 2 else jax.vmap(count, in_axes=2, out_axes=1)(x)
 
     def distribution(self, params):
-        return distrax.Categorical(logits=params["logits"])
+        each = distrax.Categorical(logits=params["logits"])
+        return each if params["logits"].ndim == 2 else distrax.Independent(each, 1)
 
     def log_prob(self, params, extra, batch):
-        return jax.nn.log_softmax(params["logits"]).T[batch["x"]]
+        log_p, x = jax.nn.log_softmax(params["logits"]), batch["x"]
+        if x.ndim == 2:
+            return log_p.T[x]
+        return sum(log_p[:, d].T[x[..., d]] for d in range(x.shape[2]))
 
     def stats(self, params, extra, batch, r):
-        k = r.shape[-1]
-        return jnp.zeros((self.symbols, k), r.dtype).at[batch["x"].reshape(-1)].add(r.reshape(-1, k)).T
+        return self._counted(batch["x"], r)
 
     def pack(self, given, params):
         return {"logits": jnp.log(given["probabilities"])} if given else params
@@ -53,9 +71,9 @@ class Categorical(Emission):
 
     def maximize(self, params, extra, stats):
         count = jnp.maximum(stats + extra.get("prior", 0), 0)
-        there, old = occupied(count.sum(axis=1))[:, None], params["logits"]
-        share = ratio(count, count.sum(axis=1, keepdims=True))
-        new = jnp.where(old > -jnp.inf, jnp.log(jnp.maximum(share, 1e-30)), old)  # probabilities of 0 stay 0
+        total, old = count.sum(axis=-1, keepdims=True), params["logits"]
+        there = occupied(total.max(axis=tuple(range(1, total.ndim)))).reshape(-1, *[1] * (total.ndim - 1))
+        new = jnp.where(old > -jnp.inf, jnp.log(jnp.maximum(ratio(count, total), 1e-30)), old)  # 0 stays 0
         return {"logits": jnp.where(there, new, old)}
 
     def log_prior(self, params, extra):
@@ -65,7 +83,7 @@ class Categorical(Emission):
         return jnp.sum(jnp.where(log_p > -jnp.inf, extra["prior"] * log_p, 0))
 
     def free_parameters(self, params):
-        return params["logits"].size - len(params["logits"])
+        return params["logits"].size - params["logits"].size // self.symbols
 
     def mean(self, params):
         return jax.nn.softmax(params["logits"])

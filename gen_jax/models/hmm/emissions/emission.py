@@ -20,6 +20,10 @@ __all__ = ["Emission", "rows"]
 class Emission:
     """K emission distributions, one per state, over one step of a sequence."""
 
+    def read(self, x: Array) -> Array:
+        """Observations as the emission takes them, from rows of numbers (B, T, D)."""
+        return x
+
     def init(self, key: Array, batch: Batch, seen: Array, k: int) -> tuple[PyTree, Extra]:
         """Unconstrained parameters, and extras not trained by gradients."""
         raise NotImplementedError
