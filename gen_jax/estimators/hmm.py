@@ -30,8 +30,8 @@ class GaussianHMM(BaumWelchEstimator):
     """hmmlearn's GaussianHMM. NaN in X marks missing values, which are integrated out exactly.
 
     Beyond hmmlearn: `n_init` restarts as one program, `stickiness` (a Dirichlet prior on self-transitions),
-    `transitions` (the allowed ones) and `stationary` (`startprob_` is the stationary distribution of `transmat_`). `min_covar` is added to the first covariances only, as in hmmlearn;
-    `implementation` is ignored.
+    `transitions` (the allowed ones) and `stationary` (`startprob_` is the stationary distribution of `transmat_`).
+    `min_covar` is added to the first covariances only, as in hmmlearn; `implementation` is ignored.
     """
 
     parts = ("means", "covars")
@@ -268,7 +268,7 @@ class CategoricalHMM(BaumWelchEstimator):
 
 
 class PoissonHMM(BaumWelchEstimator):
-    """hmmlearn's PoissonHMM: X holds counts; a row with NaN is missing.
+    """hmmlearn's PoissonHMM: X holds counts; NaN marks missing ones, which are integrated out.
 
     The prior of the rates is Gamma: `lambdas_prior` is added to the sum of the counts of a state, `lambdas_weight` to
     the number of its steps (hmmlearn adds it to the number of all steps). `implementation` is ignored.
@@ -322,7 +322,7 @@ class PoissonHMM(BaumWelchEstimator):
     def _emission_prior(self):
         shape = self.n_components, self.n_features
         total = broadcast("lambdas_prior", _column(self.lambdas_prior), shape, 0)
-        count = broadcast("lambdas_weight", _column(self.lambdas_weight), (self.n_components, 1), 0)[:, 0]
+        count = broadcast("lambdas_weight", _column(self.lambdas_weight), (self.n_components, 1), 0)
         return {"prior": {"total": total, "count": count}} if total.any() or count.any() else {}
 
     def _keep_emission(self, found):

@@ -99,15 +99,17 @@ def test_em_is_the_published_recursion(component, columns):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
 
 
-def test_a_missing_part_of_a_product_leaves_the_others():
+def test_missing_entries_leave_the_others():
     x = table(60)
     holes = np.where(np.random.default_rng(2).random(x.shape) < 0.3, np.nan, x)
     model = Mixture(2, MIXED)
     state, _ = trained(model, {"x": jnp.asarray(x)}, 5)
     expected = np.tile(np.asarray(jnp.log(model.parameters(state)[0])), (60, 1))
     for (columns, part), own in zip(MIXED.parts, state.params["mixture"]["component"]):
-        seen = ~np.isnan(holes[:, list(columns)]).any(axis=1)
-        expected[seen] += log_table(part, x[seen][:, list(columns)], own)
+        for i, column in enumerate(columns):
+            seen = ~np.isnan(holes[:, column])
+            mine = own if len(columns) == 1 else {name: a[:, i : i + 1] for name, a in own.items()}
+            expected[seen] += log_table(part, x[seen][:, [column]], mine)
     np.testing.assert_allclose(model.log_joint(state, {"x": jnp.asarray(holes)}), expected, rtol=1e-10)
     curve = trained(model, {"x": jnp.asarray(holes)}, 30)[1]["log_likelihood"].value
     assert np.all(np.diff(curve) > -1e-12) and curve[-1] > curve[0] + 0.1
@@ -166,6 +168,20 @@ def test_fixed_parameters_priors_and_zeros_of_a_mixture():
 EARTHQUAKES = """13 14 8 10 16 26 32 27 18 32 36 24 22 23 22 18 25 21 21 14 8 11 14 23 18 17 19 20 22 19 13 26 13 14 22
 24 21 22 26 21 23 24 27 41 31 27 35 26 28 36 39 21 17 22 17 19 15 34 10 15 22 18 15 20 15 22 19 16 30 27 29 23 20 16 21
 21 25 16 18 15 18 14 10 15 8 15 6 11 8 7 18 16 13 12 13 20 15 16 12 18 15 16 13 15 16 11 11"""
+
+
+def test_missing_symbols_of_latent_classes_leave_the_others():
+    x = table(60)[:, 1:3]
+    holes = np.where(np.random.default_rng(2).random(x.shape) < 0.4, np.nan, x)
+    model = Mixture(2, Categorical(3, concentration=1.1))
+    state, metrics = trained(model, {"x": jnp.asarray(holes)}, 30)
+    expected = np.tile(np.asarray(jnp.log(model.parameters(state)[0])), (60, 1))
+    for d in range(2):
+        seen = ~np.isnan(holes[:, d])
+        own = {"logits": state.params["mixture"]["component"]["logits"][:, d]}
+        expected[seen] += log_table(model.component, x[seen][:, [d]], own)
+    np.testing.assert_allclose(model.log_joint(state, {"x": jnp.asarray(holes)}), expected, rtol=1e-10)
+    assert np.all(np.diff(metrics["log_posterior"].value) > -1e-12)
 
 
 @pytest.mark.parametrize("states, published", [(2, -342.31827), (3, -329.46028)])

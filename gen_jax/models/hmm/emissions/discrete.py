@@ -20,7 +20,7 @@ __all__ = ["Bernoulli", "Categorical", "Poisson"]
 
 @dataclass(frozen=True)
 class Categorical(Emission):
-    """Symbols from 0 to symbols - 1: one per step, x (B, T), or D independent ones, x (B, T, D).
+    """Symbols from 0 to symbols - 1: one per step, x (B, T), or D independent ones, x (B, T, D); -1 is a missing one.
 
     concentration: of a Dirichlet prior, 1 is flat.
     """
@@ -33,8 +33,12 @@ class Categorical(Emission):
             raise ValueError(f"symbols and concentration must be at least 1, got {self.symbols}, {self.concentration}")
 
     def read(self, x):
-        x = x.astype(jnp.int32)
+        x = jnp.where(jnp.isnan(x), -1, x).astype(jnp.int32) if x.dtype.kind == "f" else x.astype(jnp.int32)
         return x[..., 0] if x.shape[-1] == 1 else x
+
+    def unseen(self, x):
+        missing = jnp.isnan(x) | (x < 0) if x.dtype.kind == "f" else x < 0
+        return missing if x.ndim == 2 else missing.all(axis=2)
 
     def init(self, key, batch, seen, k):
         count = self._counted(batch["x"], seen[..., None].astype(jnp.float32)) + 1
@@ -47,7 +51,8 @@ class Categorical(Emission):
     def _counted(self, x: Array, r: Array) -> Array:
         """(K, S) or (K, D, S) sums of r (B, T, K) over the steps with each symbol."""
         k, r = r.shape[-1], r.reshape(-1, r.shape[-1])
-        count = lambda x: jnp.zeros((self.symbols, k), r.dtype).at[x.reshape(-1)].add(r).T
+        last = self.symbols  # where missing ones are counted
+        count = lambda x: jnp.zeros((last + 1, k), r.dtype).at[jnp.where(x < 0, last, x).reshape(-1)].add(r)[:-1].T
         return count(x) if x.ndim == 2 else jax.vmap(count, in_axes=2, out_axes=1)(x)
 
     def distribution(self, params):
@@ -58,7 +63,8 @@ class Categorical(Emission):
         log_p, x = jax.nn.log_softmax(params["logits"]), batch["x"]
         if x.ndim == 2:
             return log_p.T[x]
-        return sum(log_p[:, d].T[x[..., d]] for d in range(x.shape[2]))
+        each = (jnp.where(x[..., d, None] < 0, 0, log_p[:, d].T[x[..., d]]) for d in range(x.shape[2]))
+        return sum(each)
 
     def stats(self, params, extra, batch, r):
         return self._counted(batch["x"], r)
@@ -91,7 +97,10 @@ class Categorical(Emission):
 
 @dataclass(frozen=True)
 class Poisson(Emission):
-    """Independent counts (B, T, D) with rates (K, D). prior: pseudo-observations of the data's mean rate (Gamma)."""
+    """Independent counts (B, T, D) with rates (K, D); NaN marks a missing one.
+
+    prior: pseudo-observations of the data's mean rate (Gamma).
+    """
 
     prior: float = 0.0
 
@@ -109,10 +118,12 @@ class Poisson(Emission):
         return distrax.Independent(distrax.as_distribution(_poisson(jnp.exp(params["log_rate"]))), 1)
 
     def log_prob(self, params, extra, batch):
-        x = batch["x"].astype(params["log_rate"].dtype)
-        base = lax.lgamma(x + 1).sum(axis=-1, keepdims=True)
-        linear = matmul(x, params["log_rate"].T)
-        return linear - jnp.exp(params["log_rate"]).sum(axis=1) - base
+        x, there = _filled(batch["x"], params["log_rate"].dtype)
+        base = lax.lgamma(x + 1).sum(axis=-1, keepdims=True)  # 0 where missing
+        return matmul(x, params["log_rate"].T) - _total(there, jnp.exp(params["log_rate"])) - base
+
+    def unseen(self, x):
+        return _all_missing(x)
 
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
@@ -126,8 +137,8 @@ class Poisson(Emission):
     def maximize(self, params, extra, stats):
         count, total = stats
         prior = extra.get("prior", {"total": 0, "count": 0})
-        rate = ratio(total + prior["total"], (count + prior["count"])[:, None])
-        return {"log_rate": jnp.where(occupied(count)[:, None], jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
+        rate = ratio(total + prior["total"], count + prior["count"])
+        return {"log_rate": jnp.where(occupied(count), jnp.log(jnp.maximum(rate, 1e-8)), params["log_rate"])}
 
     def log_prior(self, params, extra):
         if "prior" not in extra:
@@ -144,7 +155,10 @@ class Poisson(Emission):
 
 @dataclass(frozen=True)
 class Bernoulli(Emission):
-    """Independent bits (B, T, D) with probabilities (K, D). prior: pseudo-observations of either value (Beta prior)."""
+    """Independent bits (B, T, D) with probabilities (K, D); NaN marks a missing one.
+
+    prior: pseudo-observations of either value (Beta prior).
+    """
 
     prior: float = 0.1
 
@@ -161,17 +175,28 @@ class Bernoulli(Emission):
         return distrax.Independent(distrax.Bernoulli(logits=params["logits"]), 1)
 
     def log_prob(self, params, extra, batch):
-        x = batch["x"].astype(params["logits"].dtype)
-        linear = matmul(x, params["logits"].T)
-        return linear - jax.nn.softplus(params["logits"]).sum(axis=1)
+        x, there = _filled(batch["x"], params["logits"].dtype)
+        return matmul(x, params["logits"].T) - _total(there, jax.nn.softplus(params["logits"]))
+
+    def unseen(self, x):
+        return _all_missing(x)
 
     def stats(self, params, extra, batch, r):
         return _counts(batch["x"], r)
 
+    def pack(self, given, params):
+        if not given:
+            return params
+        p = jnp.clip(given["probabilities"], 1e-6, 1 - 1e-6)
+        return {"logits": jnp.log(p) - jnp.log1p(-p)}
+
+    def unpack(self, params):
+        return {"probabilities": jax.nn.sigmoid(params["logits"])}
+
     def maximize(self, params, extra, stats):
         count, total = stats
-        p = jnp.clip(ratio(total + self.prior, (count + 2 * self.prior)[:, None]), 1e-6, 1 - 1e-6)
-        return {"logits": jnp.where(occupied(count)[:, None], jnp.log(p) - jnp.log1p(-p), params["logits"])}
+        p = jnp.clip(ratio(total + self.prior, count + 2 * self.prior), 1e-6, 1 - 1e-6)
+        return {"logits": jnp.where(occupied(count), jnp.log(p) - jnp.log1p(-p), params["logits"])}
 
     def log_prior(self, params, extra):
         logits = params["logits"]
@@ -184,16 +209,35 @@ class Bernoulli(Emission):
         return jax.random.bernoulli(key, self.mean(params)[states]).astype(jnp.int32)
 
 
+def _filled(x: Array, dtype: Any) -> tuple[Array, Array | None]:
+    """x with 0 for NaN, and 1 where it was observed; None for integers, of which none is missing."""
+    if x.dtype.kind != "f":
+        return x.astype(dtype), None
+    there = ~jnp.isnan(x)
+    return jnp.where(there, x, 0).astype(dtype), there.astype(dtype)
+
+
+def _total(there: Array | None, a: Array) -> Array:
+    """(..., K) sums of a (K, D) over the observed coordinates."""
+    return a.sum(axis=1) if there is None else matmul(there, a.T)
+
+
 def _mean(x: Array, seen: Array) -> Array:
-    """(D,) mean over observed steps."""
-    observed = jnp.where(seen[..., None], x, 0).astype(x.dtype if x.dtype.kind == "f" else float)
-    return observed.sum(axis=(0, 1)) / jnp.maximum(seen.sum(), 1)
+    """(D,) means of what was observed."""
+    x, there = _filled(x, x.dtype if x.dtype.kind == "f" else jnp.result_type(float))
+    there = seen[..., None] if there is None else there * seen[..., None]
+    return jnp.sum(x * there, axis=(0, 1)) / jnp.maximum(there.sum(axis=(0, 1)), 1)
+
+
+def _all_missing(x: Array) -> Array:
+    return jnp.isnan(x).all(axis=2) if x.dtype.kind == "f" else jnp.zeros(x.shape[:2], bool)
 
 
 def _counts(x: Array, r: Array) -> tuple[Array, Array]:
-    """Sums over steps of r (K,) and r x (K, D)."""
+    """Sums over steps of r and of r x for each coordinate, (K, 1) or (K, D) and (K, D), without what is missing."""
     r = r.reshape(-1, r.shape[-1])
-    return r.sum(axis=0), matmul(r.T, rows(x).astype(r.dtype))
+    x, there = _filled(rows(x), r.dtype)
+    return r.sum(axis=0)[:, None] if there is None else matmul(r.T, there), matmul(r.T, x)
 
 
 def _poisson(rate: Array) -> Any:
