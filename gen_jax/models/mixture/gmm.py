@@ -166,12 +166,15 @@ class GMM:
         logits = jax.lax.stop_gradient(params["logits"]) if "weights" in self.fixed else params["logits"]
         return {"logits": logits, **self.gaussians.held(_shapes(params))}
 
-    def log_joint(self, params: PyTree, x: Array) -> Array:
+    def log_joint(self, state: State, batch: Batch) -> Array:
         """(B, K) log p(x, k)."""
+        return self._log_joint(state.params["gmm"], _points(batch)[0])
+
+    def _log_joint(self, params: PyTree, x: Array) -> Array:
         return self.gaussians.log_prob(_shapes(params), x) + jax.nn.log_softmax(params["logits"])
 
     def _log_prob(self, params: PyTree, x: Array) -> Array:
-        return jax.nn.logsumexp(self.log_joint(params, x), axis=1)
+        return jax.nn.logsumexp(self._log_joint(params, x), axis=1)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         return by_blocks(lambda x: self._log_prob(state.params["gmm"], x), _points(batch)[0], rows=1 << 16)
@@ -189,11 +192,11 @@ class GMM:
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
         """(B, K) p(k | x)."""
-        return jax.nn.softmax(self.log_joint(state.params["gmm"], _points(batch)[0]), axis=1)
+        return jax.nn.softmax(self.log_joint(state, batch), axis=1)
 
     def predict(self, state: State, batch: Batch) -> Array:
         """(B,) the most probable component."""
-        return jnp.argmax(self.log_joint(state.params["gmm"], _points(batch)[0]), axis=1)
+        return jnp.argmax(self.log_joint(state, batch), axis=1)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
         params = state.params["gmm"]
@@ -233,15 +236,27 @@ class GMM:
         shifted = means[:, free] + jnp.einsum("kij,bkj->bki", gain, residual)
         rest = covariances[:, free][..., free] - gain @ across.mT
         factor = jnp.broadcast_to(jnp.linalg.cholesky(rest), (len(residual), *rest.shape))
-        logits = self.log_joint(marginal.params["gmm"], jnp.asarray(values, means.dtype))
+        logits = self._log_joint(marginal.params["gmm"], jnp.asarray(values, means.dtype))
         return distrax.MixtureSameFamily(
             distrax.Categorical(logits=logits), distrax.MultivariateNormalTri(shifted, factor)
         )
 
     def parameters(self, state: State) -> tuple[Array, Array, Array]:
         """Weights (K,), means (K, D) and covariances in the shape of their type."""
-        params = state.params["gmm"]
-        return jax.nn.softmax(params["logits"]), params["means"], self.kind.covariances(_shapes(params))
+        return tuple(self.unpack(state.params["gmm"]).values())
+
+    def pack(self, given: PyTree, params: PyTree) -> PyTree:
+        """Parameters from the given "weights" (K,), "means" (K, D) and "covariances" (K, D, D); the others are those of
+        `params`."""
+        logits = jnp.log(given["weights"]) if "weights" in given else params["logits"]
+        means = given["means"] if "means" in given else params["means"]
+        covariances = given["covariances"] if "covariances" in given else self.kind.dense(_shapes(params))
+        return {"logits": logits, **self.gaussians.pack(means, covariances, jax.nn.softmax(logits))}
+
+    def unpack(self, params: PyTree) -> PyTree:
+        """Weights and means, and covariances in the shape of their type."""
+        weights, covariances = jax.nn.softmax(params["logits"]), self.kind.covariances(_shapes(params))
+        return {"weights": weights, "means": params["means"], "covariances": covariances}
 
     def covariances(self, state: State) -> tuple[Array, Array]:
         """Means (K, D) and covariances (K, D, D)."""
@@ -257,7 +272,7 @@ class GMM:
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
         """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) on a data set; lower is better."""
         x, weight = _points(batch)
-        joint = self.log_joint(state.params["gmm"], x)
+        joint = self.log_joint(state, batch)
         log_prob = jax.nn.logsumexp(joint, axis=1)
         likelihood, n = jnp.sum(weight * log_prob), weight.sum()
         r = jnp.exp(joint - log_prob[:, None])

@@ -148,10 +148,17 @@ class Mixture:
         x = drawn.reshape(n, *self.shape) if self.shape else drawn.reshape(n, -1)
         return {"x": x, "component": k}
 
-    def parameters(self, state: State) -> tuple[Array, PyTree]:
-        """Weights (K,), and the parameters of the components in the field's terms."""
-        params = state.params["mixture"]
-        return jnp.exp(self._log_weights(params)), self.component.unpack(params["component"])
+    def pack(self, given: PyTree, params: PyTree) -> PyTree:
+        """Parameters from the given "weights" (K,) and "component", as its `pack` takes them; the others are those of
+        `params`."""
+        logits = jnp.log(given["weights"]) if "weights" in given else params["logits"]
+        component = self.component.pack(given.get("component", {}), params.get("component", {}))
+        return {"logits": logits, "component": component}
+
+    def unpack(self, params: PyTree) -> PyTree:
+        """The "weights" (K,), and the parameters of the "component" in the field's terms."""
+        weights = jnp.exp(self._log_weights(params))
+        return {"weights": weights, "component": self.component.unpack(params["component"])}
 
     def free_parameters(self, state: State) -> int:
         """Number of free parameters, without those that are fixed; not inside jit."""

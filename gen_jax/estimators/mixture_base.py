@@ -1,0 +1,270 @@
+"""Fitting, scoring and selection of mixtures with scikit-learn's methods, for any components."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import entr, logsumexp
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from gen_jax.algorithms import em
+from gen_jax.core import Batch, PyTree, State
+from gen_jax.estimators.common import at_least, key_of, one_of, precision, probabilities, whole
+from gen_jax.estimators.packing import map_rows, pad_rows, rounded
+from gen_jax.models.mixture.gmm import GMM, information_criteria
+from gen_jax.models.mixture.mixture import Mixture
+from gen_jax.restarts import population, until_converged
+
+__all__ = ["MixtureEstimator"]
+
+
+class MixtureEstimator(DensityMixin, BaseEstimator):
+    """Base class of mixtures: EM from several starts as one compiled program, and selection among several sizes."""
+
+    fitted: Mapping[str, str]  # letters of `params`, and the model's names of what they fit
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixtureEstimator:
+        """Runs EM until the mean objective changes by less than `tol`, from `n_init` starts; the best is kept."""
+        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
+        if not ks:
+            raise ValueError("n_components is empty: give one number or several")
+        for k in ks:
+            whole(1, n_components=k)
+        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
+        at_least(0, tol=self.tol)
+        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        if set(self.params) - set(self.fitted):
+            raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
+        x = self._points(X, reset=True)
+        weight = _weights(sample_weight, x)
+        counted = weight > 0
+        x, weight = (x, weight) if counted.all() else (x[counted], weight[counted])
+        if len(x) < max(ks):
+            raise ValueError(f"n_components = {max(ks)}, but X has {len(x)} samples: take fewer components")
+        model = self._model(max(ks), x)
+        given = self._given(x, len(ks), max(ks))
+        restarts = 1 if self.warm_start and given else self.n_init
+        size = rounded(len(x))
+        with precision(x):
+            members, seed = np.repeat(ks, restarts), np.uint32(key_of(self.random_state))
+            batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
+            found = jax.tree.map(
+                np.asarray, _fit(model, self._objective(), self.max_iter, batch, members, seed, self.tol, given)
+            )
+            values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
+            firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
+            self.criteria_ = {}
+            if len(ks) > 1:
+                for k, i in zip(ks, firsts):
+                    params = jax.tree.map(lambda a, i=i: a[i], found["params"])
+                    joint = map_rows(partial(_log_joint, model, params), x)
+                    criteria = _criteria(joint, self._free(int(k), x.shape[1]), weight)
+                    self.criteria_[int(k)] = criteria[self.criterion]
+            best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
+        self.n_components_ = int(ks[best // restarts])
+        parameters = jax.tree.map(lambda a: a[best], found["parameters"])
+        weights = parameters.pop("weights")[: self.n_components_]
+        self.weights_ = weights / weights.sum()
+        self._keep(parameters)
+        self.lower_bound_ = float(values[best])
+        self.curves_ = np.asarray(found["curve"], np.float64)
+        self.lower_bounds_ = self.curves_[best][~np.isnan(self.curves_[best])].tolist()
+        self.n_iter_, self.converged_ = int(found["iterations"][best]), bool(found["converged"][best])
+        self.n_reseeded_ = int(found["reseeded"][best])
+        if self.verbose:
+            for i in range(0, self.n_iter_, self.verbose_interval):
+                print(f"  Iteration {i + 1}\t lower bound {self.lower_bounds_[i]:.5f}")
+            print(f"Initialization converged: {self.converged_}")
+        if not self.converged_ and self.max_iter > 1:
+            warnings.warn(
+                f"not converged in {self.max_iter} iterations: raise max_iter or tol", ConvergenceWarning, stacklevel=2
+            )
+        if self.n_reseeded_:
+            warnings.warn(
+                f"{self.n_reseeded_} times a component lost all its points and was given part of another's: "
+                "n_components may be too large",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        return self.fit(X, y, sample_weight).predict(X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """(N,) log-likelihoods in nats."""
+        return logsumexp(self._joint(X)[0], axis=1)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The mean log-likelihood in nats."""
+        values = self.score_samples(X)
+        if sample_weight is None:
+            return float(np.mean(values))
+        weight = _weights(sample_weight, values)
+        return float(np.average(values[weight > 0], weights=weight[weight > 0]))
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(N, K) responsibilities of the components."""
+        joint, _ = self._joint(X)
+        p = np.exp(joint - joint.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        return self._joint(X)[0].argmax(axis=1)
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Samples (n, D) and their components (n,)."""
+        check_is_fitted(self)
+        whole(1, n_samples=n_samples)
+        dtype = np.asarray(self.weights_).dtype
+        with precision(np.zeros(0, dtype)):
+            model = self._model(len(self.weights_), None)
+            seed = np.uint32(key_of(self.random_state))
+            x, component = _sample(model, self._parameters(dtype), seed, rounded(int(n_samples)))
+        return np.asarray(x)[:n_samples], np.asarray(component)[:n_samples]
+
+    def bic(self, X: Any) -> float:
+        return self._criterion(X, "bic")
+
+    def aic(self, X: Any) -> float:
+        return self._criterion(X, "aic")
+
+    def icl(self, X: Any) -> float:
+        """BIC plus twice the entropy of the responsibilities (Biernacki, Celeux & Govaert 2000)."""
+        return self._criterion(X, "icl")
+
+    def _criterion(self, X: Any, name: str) -> float:
+        joint, x = self._joint(X)
+        return _criteria(joint, self._free(len(self.weights_), x.shape[1]), np.ones(len(x)))[name]
+
+    def _joint(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(N, K) log p(x, component), and the validated X."""
+        check_is_fitted(self)
+        x = self._points(X)
+        with precision(x):
+            model = self._model(len(self.weights_), x)
+            params = _pack(model, self._parameters(x.dtype))
+            return map_rows(partial(_log_joint, model, params), x), x
+
+    def _parameters(self, dtype: Any) -> dict[str, np.ndarray]:
+        """Weights and parameters from the fitted attributes, which may have been set manually."""
+        weights = probabilities("weights_", self.weights_, (len(self.weights_),))
+        return jax.tree.map(lambda a: np.asarray(a, dtype), {"weights": weights, **self._attributes()})
+
+    def _fixed(self) -> tuple[str, ...]:
+        """The model's names of what `params` leaves as it is."""
+        return tuple(name for letter, name in self.fitted.items() if letter not in self.params)
+
+    def _points(self, X: Any, reset: bool = False) -> np.ndarray:
+        """Validated rows (N, D), with NaN for what is missing."""
+        raise NotImplementedError
+
+    def _model(self, k: int, x: np.ndarray | None) -> GMM | Mixture:
+        """The model of k components, for rows x or for sampling."""
+        raise NotImplementedError
+
+    def _given(self, x: np.ndarray, several: int, k: int) -> dict[str, np.ndarray]:
+        """Initial parameters set by the user, under the model's names."""
+        raise NotImplementedError
+
+    def _keep(self, parameters: PyTree) -> None:
+        """Stores the parameters of the first `n_components_` components as fitted attributes."""
+        raise NotImplementedError
+
+    def _objective(self) -> str:
+        """The metric that EM climbs."""
+        raise NotImplementedError
+
+    def _attributes(self) -> dict[str, Any]:
+        """Parameters of the components from the fitted attributes, under the model's names."""
+        raise NotImplementedError
+
+    def _free(self, k: int, d: int) -> int:
+        """Number of free parameters of k components."""
+        raise NotImplementedError
+
+
+def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
+    if sample_weight is None:
+        return np.ones(len(x))
+    weight = np.asarray(sample_weight, np.float64)
+    if weight.ndim == 0:
+        weight = np.full(len(x), float(weight))
+    if weight.shape != (len(x),):
+        raise ValueError(f"sample_weight must have shape ({len(x)},), got {weight.shape}")
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight must be finite and not negative")
+    if not weight.sum() > 0:
+        raise ValueError("all of sample_weight is zero")
+    return weight
+
+
+def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, float]:
+    """AIC, BIC and ICL from log p(x, component) (N, K)."""
+    joint = np.asarray(joint, np.float64)
+    log_prob = logsumexp(joint, axis=1)
+    entropy = np.sum(weight[:, None] * entr(np.exp(joint - log_prob[:, None])))
+    found = information_criteria(np.sum(weight * log_prob), entropy, free, np.log(weight.sum()))
+    return {name: float(value) for name, value in found.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _fit(
+    model: GMM | Mixture,
+    objective: str,
+    iterations: int,
+    batch: Batch,
+    members: Any,
+    seed: Any,
+    tolerance: Any,
+    given: PyTree,
+) -> PyTree:
+    """Runs every member of the population to convergence, as one program: parameters, objectives, curves of each."""
+    several = population(lambda k: em(replace(model, active=k)), members)
+    algorithm = until_converged(several, objective, tolerance, iterations)
+    state = algorithm.init(jax.random.key(seed), batch)
+    (player,) = state.params
+    if given:
+        begin = jax.vmap(lambda params: model.pack(given, params))
+        state = state._replace(params={player: begin(state.params[player])})
+    state, metrics = algorithm.step(state, batch)
+    params = state.params[player]
+    unused = jnp.zeros(len(members))
+    return {
+        "params": params,
+        "parameters": jax.vmap(model.unpack)(params),
+        "objective": metrics[objective].value,
+        "converged": metrics["converged"].total,
+        "iterations": metrics["iterations"].total,
+        "curve": state.extra["curve"],
+        "reseeded": state.extra.get("reseeded", unused),
+    }
+
+
+def _state(model: GMM | Mixture, params: PyTree) -> State:
+    return State(jnp.int32(0), jax.random.key(0), {model.objectives[0].player: params}, (), {"component": {}})
+
+
+@partial(jax.jit, static_argnums=0)
+def _pack(model: GMM | Mixture, parameters: PyTree) -> PyTree:
+    return model.pack(parameters, {})
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_joint(model: GMM | Mixture, params: PyTree, x: Any) -> Any:
+    return model.log_joint(_state(model, params), {"x": x})
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _sample(model: GMM | Mixture, parameters: PyTree, seed: Any, n: int) -> Any:
+    drawn = model.sample(_state(model, model.pack(parameters, {})), jax.random.key(seed), n)
+    return drawn["x"], drawn["component"]
