@@ -136,7 +136,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("seconds by file")
     late = []
     for name, seconds in sorted(_SECONDS.items(), key=lambda item: -item[1]):
-        allowed = 1.5 * slower * budgets.get(name, 20.0) + 60  # imports and first compilations go to whichever file is first
+        allowed = 1.5 * slower * budgets.get(name, 20.0) + 60  # for what the first file in a worker compiles
         terminalreporter.line(f"{seconds:7.1f}  {name}  (budget {slower * budgets.get(name, 20.0):.1f})")
         late += [name] if seconds > allowed else []
     if late and budgets and os.environ.get("CI"):
