@@ -1,11 +1,13 @@
 """Estimators with the scikit-learn and hmmlearn interfaces, argument by argument; thin wrappers of `gen_jax.models`."""
 
+from gen_jax.estimators.bayesian_mixture import BayesianGaussianMixture
 from gen_jax.estimators.discrete_mixture import BernoulliMixture, CategoricalMixture, PoissonMixture
 from gen_jax.estimators.hmm import GMMHMM, CategoricalHMM, GaussianHMM, PoissonHMM
 from gen_jax.estimators.mixture import GaussianMixture
 
 __all__ = [
     "GMMHMM",
+    "BayesianGaussianMixture",
     "BernoulliMixture",
     "CategoricalHMM",
     "CategoricalMixture",

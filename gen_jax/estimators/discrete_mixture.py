@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from gen_jax.estimators.common import at_least, points, probabilities
-from gen_jax.estimators.mixture_base import MixtureEstimator
+from gen_jax.estimators.mixture_base import InformationCriteria, MixtureEstimator
 from gen_jax.models.hmm.emissions import Bernoulli, Categorical, Emission, Poisson
 from gen_jax.models.mixture.mixture import Mixture
 
 __all__ = ["BernoulliMixture", "CategoricalMixture", "PoissonMixture"]
 
 
-class DiscreteMixture(MixtureEstimator):
+class DiscreteMixture(InformationCriteria, MixtureEstimator):
     """Base class: independent coordinates given the component, of which NaN marks missing ones.
 
     The arguments are those of `GaussianMixture`, without covariances. `prior`: pseudo-observations, which turn the

@@ -17,12 +17,12 @@ from gen_jax.estimators.common import (
     points,
     probabilities,
 )
-from gen_jax.estimators.mixture_base import MixtureEstimator
+from gen_jax.estimators.mixture_base import InformationCriteria, MixtureEstimator
 from gen_jax.models.mixture.gaussians import Prior
 from gen_jax.models.mixture.gmm import GMM
 from gen_jax.models.mixture.kmeans import kmeans, kmeans_plus_plus, random_from_data, random_responsibilities
 
-__all__ = ["STARTS", "GaussianMixture"]
+__all__ = ["STARTS", "GaussianMixture", "GaussianShapes"]
 
 STARTS = {
     "kmeans": kmeans,
@@ -32,7 +32,42 @@ STARTS = {
 }
 
 
-class GaussianMixture(MixtureEstimator):
+class GaussianShapes(MixtureEstimator):
+    """Base class of Gaussian mixtures: means and covariances under scikit-learn's names."""
+
+    def _points(self, X, reset=False):
+        x = validate_data(
+            self,
+            numbers(X),
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=1,
+        )
+        x = points(x)
+        empty = np.flatnonzero(np.isnan(x).all(axis=1))
+        if len(empty):
+            raise ValueError(f"X has {len(empty)} rows of NaN only, the first is row {empty[0]}: remove them")
+        return x
+
+    def _keep(self, parameters):
+        k, means, covariances = self.n_components_, parameters["means"], parameters["covariances"]
+        self.means_ = means[:k]
+        self.covariances_ = covariances = covariances if self.covariance_type == "tied" else covariances[:k]
+        if covariances.ndim >= 2 and self.covariance_type in ("full", "tied"):
+            factor = np.linalg.inv(np.linalg.cholesky(covariances))
+            self.precisions_cholesky_ = np.swapaxes(factor, -1, -2)
+            self.precisions_ = self.precisions_cholesky_ @ factor
+        else:
+            self.precisions_ = 1 / covariances
+            self.precisions_cholesky_ = np.sqrt(self.precisions_)
+
+    def _dense(self) -> np.ndarray:
+        k, d = self.means_.shape
+        return covariance_matrices("covariances_", self.covariances_, self.covariance_type, k, d)
+
+
+class GaussianMixture(InformationCriteria, GaussianShapes):
     """scikit-learn's GaussianMixture; all restarts run as one compiled program.
 
     Beyond scikit-learn: `fit` takes `sample_weight`, of which only the ratios matter unless there is a prior; NaN in X
@@ -88,21 +123,6 @@ class GaussianMixture(MixtureEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _points(self, X, reset=False):
-        x = validate_data(
-            self,
-            numbers(X),
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=1,
-        )
-        x = points(x)
-        empty = np.flatnonzero(np.isnan(x).all(axis=1))
-        if len(empty):
-            raise ValueError(f"X has {len(empty)} rows of NaN only, the first is row {empty[0]}: remove them")
-        return x
-
     def _model(self, k, x):
         at_least(0, reg_covar=self.reg_covar)
         return GMM(
@@ -134,22 +154,6 @@ class GaussianMixture(MixtureEstimator):
         if given and several > 1:
             raise ValueError("weights_init, means_init and precisions_init need a single n_components")
         return {name: a.astype(x.dtype) for name, a in given.items()}
-
-    def _keep(self, parameters):
-        k, means, covariances = self.n_components_, parameters["means"], parameters["covariances"]
-        self.means_ = means[:k]
-        self.covariances_ = covariances = covariances if self.covariance_type == "tied" else covariances[:k]
-        if covariances.ndim >= 2 and self.covariance_type in ("full", "tied"):
-            factor = np.linalg.inv(np.linalg.cholesky(covariances))
-            self.precisions_cholesky_ = np.swapaxes(factor, -1, -2)
-            self.precisions_ = self.precisions_cholesky_ @ factor
-        else:
-            self.precisions_ = 1 / covariances
-            self.precisions_cholesky_ = np.sqrt(self.precisions_)
-
-    def _dense(self) -> np.ndarray:
-        k, d = self.means_.shape
-        return covariance_matrices("covariances_", self.covariances_, self.covariance_type, k, d)
 
     def _objective(self):
         return "log_likelihood" if (self.prior or Prior()) == Prior() else "log_posterior"

@@ -17,20 +17,22 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from gen_jax.algorithms import em
-from gen_jax.core import Batch, PyTree, State
+from gen_jax.core import Batch, Extra, PyTree, State
 from gen_jax.estimators.common import at_least, key_of, one_of, precision, probabilities, whole
 from gen_jax.estimators.packing import map_rows, pad_rows, rounded
 from gen_jax.models.mixture.gmm import GMM, information_criteria
 from gen_jax.models.mixture.mixture import Mixture
 from gen_jax.restarts import population, until_converged
 
-__all__ = ["MixtureEstimator"]
+__all__ = ["InformationCriteria", "MixtureEstimator"]
 
 
 class MixtureEstimator(DensityMixin, BaseEstimator):
     """Base class of mixtures: EM from several starts as one compiled program, and selection among several sizes."""
 
-    fitted: Mapping[str, str]  # letters of `params`, and the model's names of what they fit
+    fitted: Mapping[str, str] = {}  # letters of `params`, and the model's names of what they fit
+    criterion: str = "bic"
+    params: str = ""
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixtureEstimator:
         """Runs EM until the mean objective changes by less than `tol`, from `n_init` starts; the best is kept."""
@@ -55,10 +57,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         restarts = 1 if self.warm_start and given else self.n_init
         size = rounded(len(x))
         with precision(x):
-            members, seed = np.repeat(ks, restarts), np.uint32(key_of(self.random_state))
+            sizes, seed = np.repeat(ks, restarts) if len(ks) > 1 else None, np.uint32(key_of(self.random_state))
             batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
             found = jax.tree.map(
-                np.asarray, _fit(model, self._objective(), self.max_iter, batch, members, seed, self.tol, given)
+                np.asarray, _fit(model, self._objective(), self.max_iter, restarts, batch, sizes, seed, self.tol, given)
             )
             values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
             firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
@@ -66,7 +68,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             if len(ks) > 1:
                 for k, i in zip(ks, firsts):
                     params = jax.tree.map(lambda a, i=i: a[i], found["params"])
-                    joint = map_rows(partial(_log_joint, model, params), x)
+                    joint = map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x)
                     criteria = _criteria(joint, self._free(int(k), x.shape[1]), weight)
                     self.criteria_[int(k)] = criteria[self.criterion]
             best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
@@ -129,22 +131,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         with precision(np.zeros(0, dtype)):
             model = self._model(len(self.weights_), None)
             seed = np.uint32(key_of(self.random_state))
-            x, component = _sample(model, self._parameters(dtype), seed, rounded(int(n_samples)))
+            x, component = _sample(model, self._parameters(dtype), self._extra(dtype), seed, rounded(int(n_samples)))
         return np.asarray(x)[:n_samples], np.asarray(component)[:n_samples]
-
-    def bic(self, X: Any) -> float:
-        return self._criterion(X, "bic")
-
-    def aic(self, X: Any) -> float:
-        return self._criterion(X, "aic")
-
-    def icl(self, X: Any) -> float:
-        """BIC plus twice the entropy of the responsibilities (Biernacki, Celeux & Govaert 2000)."""
-        return self._criterion(X, "icl")
-
-    def _criterion(self, X: Any, name: str) -> float:
-        joint, x = self._joint(X)
-        return _criteria(joint, self._free(len(self.weights_), x.shape[1]), np.ones(len(x)))[name]
 
     def _joint(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """(N, K) log p(x, component), and the validated X."""
@@ -153,7 +141,11 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         with precision(x):
             model = self._model(len(self.weights_), x)
             params = _pack(model, self._parameters(x.dtype))
-            return map_rows(partial(_log_joint, model, params), x), x
+            return map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x), x
+
+    def _extra(self, dtype: Any) -> Extra:
+        """Extras of the fitted State that inference needs."""
+        return {"component": {}}
 
     def _parameters(self, dtype: Any) -> dict[str, np.ndarray]:
         """Weights and parameters from the fitted attributes, which may have been set manually."""
@@ -188,6 +180,24 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         """Parameters of the components from the fitted attributes, under the model's names."""
         raise NotImplementedError
 
+
+class InformationCriteria(MixtureEstimator):
+    """Maximum likelihood estimators, which information criteria compare."""
+
+    def bic(self, X: Any) -> float:
+        return self._criterion(X, "bic")
+
+    def aic(self, X: Any) -> float:
+        return self._criterion(X, "aic")
+
+    def icl(self, X: Any) -> float:
+        """BIC plus twice the entropy of the responsibilities (Biernacki, Celeux & Govaert 2000)."""
+        return self._criterion(X, "icl")
+
+    def _criterion(self, X: Any, name: str) -> float:
+        joint, x = self._joint(X)
+        return _criteria(joint, self._free(len(self.weights_), x.shape[1]), np.ones(len(x)))[name]
+
     def _free(self, k: int, d: int) -> int:
         """Number of free parameters of k components."""
         raise NotImplementedError
@@ -217,19 +227,23 @@ def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, flo
     return {name: float(value) for name, value in found.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _fit(
     model: GMM | Mixture,
     objective: str,
     iterations: int,
+    restarts: int,
     batch: Batch,
-    members: Any,
+    sizes: Any,
     seed: Any,
     tolerance: Any,
     given: PyTree,
 ) -> PyTree:
     """Runs every member of the population to convergence, as one program: parameters, objectives, curves of each."""
-    several = population(lambda k: em(replace(model, active=k)), members)
+    if sizes is None:
+        several = population(em(model), restarts)
+    else:
+        several = population(lambda k: em(replace(model, active=k)), sizes)
     algorithm = until_converged(several, objective, tolerance, iterations)
     state = algorithm.init(jax.random.key(seed), batch)
     (player,) = state.params
@@ -238,10 +252,10 @@ def _fit(
         state = state._replace(params={player: begin(state.params[player])})
     state, metrics = algorithm.step(state, batch)
     params = state.params[player]
-    unused = jnp.zeros(len(members))
+    unused = jnp.zeros_like(metrics["iterations"].total)
     return {
         "params": params,
-        "parameters": jax.vmap(model.unpack)(params),
+        "parameters": jax.vmap(model.unpack)(params) | {n: a for n, a in state.extra.items() if n == "prior"},
         "objective": metrics[objective].value,
         "converged": metrics["converged"].total,
         "iterations": metrics["iterations"].total,
@@ -250,8 +264,8 @@ def _fit(
     }
 
 
-def _state(model: GMM | Mixture, params: PyTree) -> State:
-    return State(jnp.int32(0), jax.random.key(0), {model.objectives[0].player: params}, (), {"component": {}})
+def _state(params: PyTree, extra: Extra) -> State:
+    return State(jnp.int32(0), jax.random.key(0), {"mixture" if "component" in params else "gmm": params}, (), extra)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -260,11 +274,11 @@ def _pack(model: GMM | Mixture, parameters: PyTree) -> PyTree:
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_joint(model: GMM | Mixture, params: PyTree, x: Any) -> Any:
-    return model.log_joint(_state(model, params), {"x": x})
+def _log_joint(model: GMM | Mixture, params: PyTree, extra: Extra, x: Any) -> Any:
+    return model.log_joint(_state(params, extra), {"x": x})
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _sample(model: GMM | Mixture, parameters: PyTree, seed: Any, n: int) -> Any:
-    drawn = model.sample(_state(model, model.pack(parameters, {})), jax.random.key(seed), n)
+@partial(jax.jit, static_argnums=(0, 4))
+def _sample(model: GMM | Mixture, parameters: PyTree, extra: Extra, seed: Any, n: int) -> Any:
+    drawn = model.sample(_state(model.pack(parameters, {}), extra), jax.random.key(seed), n)
     return drawn["x"], drawn["component"]

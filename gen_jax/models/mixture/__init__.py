@@ -1,5 +1,6 @@
 """Mixtures, Gaussian or of any distribution, by EM or by gradient descent."""
 
+from gen_jax.models.mixture.bayesian import BayesianGMM
 from gen_jax.models.mixture.class_conditional import ClassConditional
 from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED
 from gen_jax.models.mixture.gaussians import Gaussians, Prior
@@ -13,6 +14,7 @@ __all__ = [
     "GMM",
     "SPHERICAL",
     "TIED",
+    "BayesianGMM",
     "ClassConditional",
     "Gaussians",
     "Mixture",

@@ -17,7 +17,7 @@ from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, oc
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
-__all__ = ["GMM", "information_criteria"]
+__all__ = ["GMM", "information_criteria", "shapes_of"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GMM:
         mean, variance = data_moments(x, weight)
         x = jnp.where(jnp.isnan(x) | (weight[:, None] == 0), mean, x)  # for initialization only
         extra = {"variance": variance, "reseeded": jnp.zeros((), x.dtype)}
-        if (prior := self._prior(mean, variance)) is not None:
+        if (prior := self._prior(x, weight, mean, variance)) is not None:
             extra["prior"] = prior
         assign = self.start(fold_in(key, "start"), x, weight, self.components)
         params = self.gaussians.start(x, self.components, extra["variance"])
@@ -83,7 +83,7 @@ class GMM:
         begin = replace(self, fixed=())
         return begin.m_step(State(jnp.int32(0), key, {"gmm": params}, (), extra), stats)[0], extra
 
-    def _prior(self, mean: Array, variance: Array) -> PyTree:
+    def _prior(self, x: Array, weight: Array, mean: Array, variance: Array) -> PyTree:
         """Priors of the weights and the components, in the units of the data; None if both are flat."""
         components = self.gaussians.conjugate(mean, variance, self.components)
         if components is None and self.prior.concentration == 1:
@@ -95,7 +95,7 @@ class GMM:
         params = state.params["gmm"]
         x, weight = _points(batch)
         weighted = weight if "weight" in batch else None
-        log_weights = jax.nn.log_softmax(params["logits"])[:, None]
+        log_weights = self.log_weights(params, state.extra)[:, None]
 
         def gather(evaluation: Evaluation) -> tuple[Stats, Array]:
             def block(x: Array, weight: Array) -> PyTree:
@@ -113,14 +113,14 @@ class GMM:
             sums, total = over_blocks(block, x, weight, rows=evaluation.rows)
             return evaluation.stats(sums), total
 
-        stats, total = self.gaussians.evaluate(_shapes(params), x, gather, weighted)
+        stats, total = self.gaussians.evaluate(shapes_of(params), x, gather, weighted)
         return stats, {"log_likelihood": Mean(total, weight.sum()), "reseeded": Mean.of(state.extra["reseeded"])}
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
         """The M-step, then reseeds components without points from the heaviest ones, unless parameters are fixed."""
         old, variance = state.params["gmm"], state.extra["variance"]
         prior = state.extra.get("prior") or {"weights": 0, "components": None}
-        new = self.gaussians.maximize(_shapes(old), stats, variance, prior["components"])
+        new = self.gaussians.maximize(shapes_of(old), stats, variance, prior["components"])
         used = self._used(len(stats.count))
         share = jnp.where(used, jnp.maximum(stats.count + prior["weights"], 0), 0)
         share = share / share.sum()
@@ -164,14 +164,19 @@ class GMM:
     def _held(self, params: PyTree) -> PyTree:
         """The parameters, without gradients of those that are fixed."""
         logits = jax.lax.stop_gradient(params["logits"]) if "weights" in self.fixed else params["logits"]
-        return {"logits": logits, **self.gaussians.held(_shapes(params))}
+        return {"logits": logits, **self.gaussians.held(shapes_of(params))}
 
     def log_joint(self, state: State, batch: Batch) -> Array:
         """(B, K) log p(x, k)."""
-        return self._log_joint(state.params["gmm"], _points(batch)[0])
+        params = state.params["gmm"]
+        return self.gaussians.log_prob(shapes_of(params), _points(batch)[0]) + self.log_weights(params, state.extra)
+
+    def log_weights(self, params: PyTree, extra: Extra) -> Array:
+        """(K,) log-weights of the components."""
+        return jax.nn.log_softmax(params["logits"])
 
     def _log_joint(self, params: PyTree, x: Array) -> Array:
-        return self.gaussians.log_prob(_shapes(params), x) + jax.nn.log_softmax(params["logits"])
+        return self.gaussians.log_prob(shapes_of(params), x) + jax.nn.log_softmax(params["logits"])
 
     def _log_prob(self, params: PyTree, x: Array) -> Array:
         return jax.nn.logsumexp(self._log_joint(params, x), axis=1)
@@ -187,7 +192,7 @@ class GMM:
         log_weights = jnp.where(self._used(self.components), jax.nn.log_softmax(params["logits"]), 0)
         value = jnp.sum(prior["weights"] * log_weights)
         if prior["components"] is not None:
-            value += self.kind.log_prior(_shapes(params), prior["components"])
+            value += self.kind.log_prior(shapes_of(params), prior["components"])
         return value
 
     def responsibilities(self, state: State, batch: Batch) -> Array:
@@ -209,13 +214,13 @@ class GMM:
         """The mixture as a distrax distribution."""
         params = state.params["gmm"]
         return distrax.MixtureSameFamily(
-            distrax.Categorical(logits=params["logits"]), self.kind.distribution(_shapes(params))
+            distrax.Categorical(logits=params["logits"]), self.kind.distribution(shapes_of(params))
         )
 
     def marginal(self, state: State, columns: Sequence[int]) -> State:
         """The State of the marginal mixture over some coordinates, in the given order."""
         params, columns = state.params["gmm"], _columns(columns, state)
-        marginal = {"logits": params["logits"], **self.kind.select(_shapes(params), columns)}
+        marginal = {"logits": params["logits"], **self.kind.select(shapes_of(params), columns)}
         extra = {**state.extra, "variance": state.extra["variance"][columns]}
         return state._replace(params={"gmm": marginal}, extra={k: v for k, v in extra.items() if k != "ema"}, opt=())
 
@@ -250,18 +255,18 @@ class GMM:
         `params`."""
         logits = jnp.log(given["weights"]) if "weights" in given else params["logits"]
         means = given["means"] if "means" in given else params["means"]
-        covariances = given["covariances"] if "covariances" in given else self.kind.dense(_shapes(params))
+        covariances = given["covariances"] if "covariances" in given else self.kind.dense(shapes_of(params))
         return {"logits": logits, **self.gaussians.pack(means, covariances, jax.nn.softmax(logits))}
 
     def unpack(self, params: PyTree) -> PyTree:
         """Weights and means, and covariances in the shape of their type."""
-        weights, covariances = jax.nn.softmax(params["logits"]), self.kind.covariances(_shapes(params))
+        weights, covariances = jax.nn.softmax(params["logits"]), self.kind.covariances(shapes_of(params))
         return {"weights": weights, "means": params["means"], "covariances": covariances}
 
     def covariances(self, state: State) -> tuple[Array, Array]:
         """Means (K, D) and covariances (K, D, D)."""
         params = state.params["gmm"]
-        return params["means"], self.kind.dense(_shapes(params))
+        return params["means"], self.kind.dense(shapes_of(params))
 
     def free_parameters(self, dimensions: int) -> int:
         """Number of free parameters, without those that are fixed."""
@@ -293,9 +298,9 @@ def _points(batch: Batch) -> tuple[Array, Array]:
     return x, jnp.asarray(batch.get("weight", jnp.ones(len(x), x.dtype)), x.dtype)
 
 
-def _shapes(params: PyTree) -> PyTree:
+def shapes_of(params: PyTree) -> PyTree:
     """The parameters of the components, without the mixture weights."""
-    return {name: a for name, a in params.items() if name != "logits"}
+    return {name: a for name, a in params.items() if name not in ("logits", "count")}
 
 
 def _columns(columns: Sequence[int], state: State) -> np.ndarray:
