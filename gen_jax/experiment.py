@@ -16,7 +16,7 @@ from gen_jax.data.catalogue import Dataset
 from gen_jax.data.source import Resident, Streamed, check_arrays
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Metric, Split
+from gen_jax.evaluation.metric import Metric, Split, counted
 from gen_jax.loop import Hook
 from gen_jax.plots import PlotFn
 from gen_jax.sharding import Layout
@@ -84,4 +84,5 @@ class Experiment:
         """A split for evaluation; "validation", "test" and "train" refer to the splits that the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
-        return Split(name, data[name], tuple(self.transforms), batch, data[self.train], data.name)
+        train = counted(data[self.train])
+        return Split(name, counted(data[name]), tuple(self.transforms), batch, train, data.name)

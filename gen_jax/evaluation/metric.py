@@ -20,7 +20,7 @@ from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
-__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "mean_over", "with_group"]
+__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "counted", "mean_over", "with_group"]
 
 
 class Estimate(NamedTuple):
@@ -50,6 +50,17 @@ def with_group(
         if (base := name.partition("@")[0]) in better:
             kept[name] = estimate._replace(group=group, better=better[base], headline=headline)
     return kept
+
+
+def counted(arrays: Arrays) -> Arrays:
+    """The examples that count: those of positive weight and, of sequences, of at least one step."""
+    keep = np.ones(len(arrays["x"]), bool)
+    for entry in ("weight", "length"):
+        if entry in arrays:
+            keep &= np.asarray(arrays[entry]) > 0
+    if not keep.any():
+        raise UserError("no example counts: all have weight 0 or length 0")
+    return arrays if keep.all() else {name: a[keep] for name, a in arrays.items()}
 
 
 class Split(NamedTuple):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from gen_jax.algorithms import em
+from gen_jax.data import Dataset
 from gen_jax.data.modes import ring
 from gen_jax.errors import UserError
 from gen_jax.evaluation import (
@@ -27,8 +29,11 @@ from gen_jax.evaluation import (
     stability,
     train_on_synthetic,
 )
-from gen_jax.evaluation.metric import mean_over
+from gen_jax.evaluation.metric import counted, mean_over
 from gen_jax.evaluation.report import as_json, find_metrics, table
+from gen_jax.experiment import Experiment
+from gen_jax.models.hmm import HMM
+from gen_jax.models.hmm.emissions import Gaussian
 from gen_jax.plots import learning_curves, tiled
 
 
@@ -145,3 +150,20 @@ def test_a_metric_says_which_ability_a_model_lacks(metric, ability):
 
     with pytest.raises(UserError, match=f"is {ability} .*Bare is not"):
         metric(Bare())
+
+
+def test_examples_of_weight_0_and_sequences_of_length_0_count_in_no_metric():
+    x = np.random.default_rng(0).normal(size=(6, 4, 1)).astype(np.float32)
+    arrays = {"x": x, "length": np.array([4, 0, 3, 2, 4, 4]), "weight": np.array([1.0, 1.0, 0.0, 2.0, 1.0, 1.0])}
+    arrays["x"][1:3] = 1e6
+    data = Dataset("own", {"train": arrays, "test": arrays})
+    model = HMM(2, Gaussian())
+    batch = {"x": jnp.asarray(x[3:]), "length": jnp.asarray([2, 4, 4])}
+    state = em(model).init(jax.random.key(0), batch)
+    split = Experiment(model, em(model), data="own", steps=1).split(data, "test")
+    assert split.size == 4 and len(split.training["x"]) == 4
+    found = log_likelihood_per_step(model)(state, split, jax.random.key(0))["log_likelihood_per_step"]
+    kept = {name: jnp.asarray(a[[0, 3, 4, 5]]) for name, a in arrays.items()}
+    assert found.value == pytest.approx(float(model.log_prob(state, kept).sum()) / 14, rel=1e-5) and found.n == 4
+    with pytest.raises(UserError, match="no example counts"):
+        counted({"x": x, "weight": np.zeros(6)})
