@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gen_jax.data import load
-from gen_jax.estimators import GMMHMM, CategoricalHMM, GaussianHMM, GaussianMixture, PoissonHMM
+from gen_jax.estimators import GMMHMM, BayesianGaussianMixture, CategoricalHMM, GaussianHMM, GaussianMixture, PoissonHMM
 from gen_jax.models.mixture import Prior
 
 hmmlearn = pytest.importorskip("hmmlearn.hmm", reason="hmmlearn is the reference")
@@ -26,7 +26,7 @@ def blobs():
 
 
 @pytest.mark.slow
-@parametrize_with_checks([GaussianMixture()])
+@parametrize_with_checks([GaussianMixture(), BayesianGaussianMixture()])
 def test_scikit_learns_own_checks(estimator, check):
     with warnings.catch_warnings(action="ignore"):
         check(estimator)
