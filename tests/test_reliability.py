@@ -186,6 +186,7 @@ def pair(workdir, *words, **environment):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one_and_one_resumes_them(tmp_path, same):
     outcomes = [finish(p, 240) for p in pair(tmp_path / "w", "--steps", "100")]
     assert [code for code, _ in outcomes] == [0, 0], outcomes
@@ -253,6 +254,7 @@ def test_the_death_of_a_process_ends_the_other_within_20_seconds(tmp_path):
     assert code == 0, out
 
 
+@pytest.mark.slow
 def test_an_absent_process_is_named_not_waited_for(tmp_path):
     process = train(
         tmp_path / "w",

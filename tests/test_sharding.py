@@ -42,7 +42,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.representatives("data and model", "fsdp")
+@pytest.mark.representatives("fsdp")
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_every_layout_trains_to_the_same_parameters(layout, same):
     one = fit(gan(), Resident({"x": X}, 16), 20)

@@ -206,6 +206,7 @@ def test_a_far_component_leaves_the_others_as_they_are(dtype):
     np.testing.assert_allclose(model.covariances_[:2], expected, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_narrow_directions_are_not_widened():
     """Eight clusters in 12 dimensions whose directions fall from standard deviation 1 to 0.003."""
     rng = np.random.default_rng(0)
@@ -591,6 +592,7 @@ def test_ragged_sequences_score_and_fit_as_hmmlearns():
         np.testing.assert_allclose(getattr(both[1], name), getattr(both[0], name), rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_loss_is_per_sequence_however_they_share_rows():
     rng = np.random.default_rng(0)
     x, lengths = rng.normal(size=(36, 1)).astype(np.float32), np.array([16, 4, 6, 10])

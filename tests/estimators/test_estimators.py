@@ -151,6 +151,7 @@ def test_parameters_that_are_set_give_hmmlearns_numbers(chain):
     np.testing.assert_allclose(drawn[states == 1].mean(axis=0), [3, -3], atol=0.2)
 
 
+@pytest.mark.slow
 def test_fits_find_the_truth(chain):
     theirs, x, states, lengths = chain
     ours = GaussianHMM(3, "full", n_iter=100, n_init=4, random_state=0).fit(x, lengths)
@@ -165,6 +166,7 @@ def test_fits_find_the_truth(chain):
     assert partial.score(x, lengths) == pytest.approx(ours.score(x, lengths), rel=0.02)
 
 
+@pytest.mark.slow
 def test_other_emissions_score_as_hmmlearns(chain):
     rng, (_, x, _, lengths) = np.random.default_rng(0), chain
     symbols, counts = rng.integers(5, size=(300, 1)), rng.poisson(4, size=(300, 2))

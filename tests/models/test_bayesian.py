@@ -37,6 +37,7 @@ def bounds(model: BayesianGMM, x: np.ndarray, steps: int) -> np.ndarray:
     return np.asarray(run(state).value) * len(x)
 
 
+@pytest.mark.representatives("full-True", "diag-False")
 @pytest.mark.parametrize("process", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_iteration_raises_the_bound(kind, process):
@@ -45,6 +46,7 @@ def test_every_iteration_raises_the_bound(kind, process):
     assert np.all(np.diff(found) > -1e-10) and found[-1] > found[0] + 1
 
 
+@pytest.mark.representatives("full", "spherical")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bound_of_one_component_is_the_evidence(kind):
     """The normal-Wishart posterior is exact then (Murphy 2012, section 5.3.2); priors away from their defaults."""

@@ -142,7 +142,7 @@ def test_filtered_convolutions_of_a_population():
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.representatives("16-16-Conv", "16-16-UpsampleConv")
+@pytest.mark.representatives("16-16-Conv")
 @pytest.mark.parametrize("module", [Conv, ConvTranspose, UpsampleConv, partial(Conv, strides=2)])
 @pytest.mark.parametrize(
     "channels, features", [(16, 16), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 5), (5, 2)))]
@@ -154,7 +154,7 @@ def test_convolutions_of_no_images(module, channels, features):
     assert all(not a.any() for a in jax.tree.leaves(gradient))
 
 
-@pytest.mark.representatives("size2-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size, channels, features",
     [((8, 32, 32), 64, 64), pytest.param((16, 32, 32), 16, 128, marks=pytest.mark.slow), ((1, 100, 31), 64, 64)],

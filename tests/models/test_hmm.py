@@ -146,7 +146,7 @@ EMISSIONS = {
 }
 
 
-@pytest.mark.representatives("gaussian", "bernoulli")
+@pytest.mark.representatives("bernoulli", "categorical")
 @pytest.mark.parametrize(
     "emission, data",
     [

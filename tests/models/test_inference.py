@@ -52,7 +52,7 @@ def single(arrays):
     return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
 
 
-@pytest.mark.representatives("1-dense-*", "1000-left-right-*")
+@pytest.mark.representatives("1-dense-serial", "1-dense-both", "1000-left-right-*")
 @pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
 @pytest.mark.parametrize("zeros", [False, True], ids=["dense", "left-right"])
 @pytest.mark.parametrize("size", [1, pytest.param(30, marks=pytest.mark.slow), 1000])
@@ -178,7 +178,7 @@ def test_pieces_need_a_step():
         in_chunks(0)
 
 
-@pytest.mark.representatives("log-space-associative", "products-chunked")
+@pytest.mark.representatives("log-space-associative")
 @pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS)
 @pytest.mark.parametrize("size, zeros", [(1, False), (1000, True)], ids=["products", "log-space"])
 def test_sequences_in_one_row_are_as_apart(scan, size, zeros):

@@ -184,6 +184,7 @@ def test_missing_symbols_of_latent_classes_leave_the_others():
     assert np.all(np.diff(metrics["log_posterior"].value) > -1e-12)
 
 
+@pytest.mark.representatives("2-*")
 @pytest.mark.parametrize("states, published", [(2, -342.31827), (3, -329.46028)])
 def test_a_stationary_start_is_fitted_with_the_chain(states, published):
     """The maxima of Zucchini & MacDonald 2009, table 3.1, by a monotone EM."""
@@ -198,6 +199,7 @@ def test_a_stationary_start_is_fitted_with_the_chain(states, published):
     assert model.free_parameters(state) == states * states
 
 
+@pytest.mark.slow
 def test_a_stationary_start_of_many_short_sequences_is_their_maximum():
     """With as many starts as transitions the gradient of the log-likelihood vanishes all the same."""
     r = np.random.default_rng(4)

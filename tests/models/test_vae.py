@@ -521,6 +521,7 @@ def test_codes_that_nobody_uses_begin_again():
     assert np.abs(np.asarray(z).reshape(-1, 3) - np.asarray(extra["codebook"][2])).sum(axis=1).min() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_prior_over_codes_is_one_and_bounds_add_up():
     model = quantized(codes=2)
     state = started(model, images())
