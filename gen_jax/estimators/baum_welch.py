@@ -256,7 +256,7 @@ ALGORITHMS = {"viterbi": True, "map": False}  # whether states are decoded toget
 
 
 def _floats(x: np.ndarray) -> np.ndarray:
-    """What decides the precision: integers are computed in float64."""
+    """An array whose dtype decides the precision: integers are computed in float64."""
     return x if x.dtype.kind == "f" else np.zeros(0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gen_jax.estimators.common import KINDS, at_least, broadcast, one_of
+from gen_jax.estimators.common import KINDS, at_least, broadcast, one_of, whole
 from gen_jax.estimators.mixture import STARTS, GaussianShapes
 from gen_jax.models.mixture.bayesian import BayesianGMM
 from gen_jax.models.mixture.covariances import ConjugatePrior
@@ -65,6 +65,7 @@ class BayesianGaussianMixture(GaussianShapes):
         self.verbose_interval = verbose_interval
 
     def _model(self, k, x):
+        whole(1, n_components=self.n_components)
         at_least(0, reg_covar=self.reg_covar)
         d, kind = self.n_features_in_, one_of("covariance_type", self.covariance_type, KINDS)
         shape = {"full": (d, d), "tied": (d, d), "diag": (d,), "spherical": ()}[self.covariance_type]

@@ -36,16 +36,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixtureEstimator:
         """Runs EM until the mean objective changes by less than `tol`, from `n_init` starts; the best is kept."""
-        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
-        if not ks:
-            raise ValueError("n_components is empty: give one number or several")
-        for k in ks:
-            whole(1, n_components=k)
-        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
-        at_least(0, tol=self.tol)
-        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
-        if set(self.params) - set(self.fitted):
-            raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
+        ks = self._sizes()
         x = self._points(X, reset=True)
         weight = _weights(sample_weight, x)
         counted = weight > 0
@@ -82,21 +73,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         self.lower_bounds_ = self.curves_[best][~np.isnan(self.curves_[best])].tolist()
         self.n_iter_, self.converged_ = int(found["iterations"][best]), bool(found["converged"][best])
         self.n_reseeded_ = int(found["reseeded"][best])
-        if self.verbose:
-            for i in range(0, self.n_iter_, self.verbose_interval):
-                print(f"  Iteration {i + 1}\t lower bound {self.lower_bounds_[i]:.5f}")
-            print(f"Initialization converged: {self.converged_}")
-        if not self.converged_ and self.max_iter > 1:
-            warnings.warn(
-                f"not converged in {self.max_iter} iterations: raise max_iter or tol", ConvergenceWarning, stacklevel=2
-            )
-        if self.n_reseeded_:
-            warnings.warn(
-                f"{self.n_reseeded_} times a component lost all its points and was given part of another's: "
-                "n_components may be too large",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        self._report()
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
@@ -142,6 +119,38 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             model = self._model(len(self.weights_), x)
             params = _pack(model, self._parameters(x.dtype))
             return map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x), x
+
+    def _sizes(self) -> list[int]:
+        """The numbers of components to try; a ValueError that names the first argument that makes no sense."""
+        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
+        if not ks:
+            raise ValueError("n_components is empty: give one number or several")
+        for k in ks:
+            whole(1, n_components=k)
+        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
+        at_least(0, tol=self.tol)
+        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        if set(self.params) - set(self.fitted):
+            raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
+        return ks
+
+    def _report(self) -> None:
+        """Prints the history of a fit if `verbose`, and warns of what went wrong."""
+        if self.verbose:
+            for i in range(0, self.n_iter_, self.verbose_interval):
+                print(f"  Iteration {i + 1}\t lower bound {self.lower_bounds_[i]:.5f}")
+            print(f"Initialization converged: {self.converged_}")
+        if not self.converged_ and self.max_iter > 1:
+            warnings.warn(
+                f"not converged in {self.max_iter} iterations: raise max_iter or tol", ConvergenceWarning, stacklevel=3
+            )
+        if self.n_reseeded_:
+            warnings.warn(
+                f"{self.n_reseeded_} times a component lost all its points and was given part of another's: "
+                "n_components may be too large",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _extra(self, dtype: Any) -> Extra:
         """Extras of the fitted State that inference needs."""

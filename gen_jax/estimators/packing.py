@@ -39,7 +39,7 @@ def map_rows(f: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:
 
 
 class Placement(NamedTuple):
-    """Where each step of concatenated sequences lies in a batch."""
+    """The places of the steps of concatenated sequences in a batch."""
 
     rows: np.ndarray  # (N,)
     columns: np.ndarray  # (N,)

@@ -125,3 +125,5 @@ def test_bad_priors_are_named(arguments, said):
         BayesianGaussianMixture(n_components=2, **arguments).fit(blobs(5))
     with pytest.raises(ValueError, match="X has NaN"):
         BayesianGaussianMixture(n_components=2).fit([[1.0, np.nan], [2.0, 1.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match="n_components must be a whole number"):
+        BayesianGaussianMixture(n_components=[2, 3]).fit(blobs(5))

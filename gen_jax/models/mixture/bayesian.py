@@ -93,7 +93,7 @@ class BayesianGMM(GMM):
 
     @property
     def weight_concentration(self) -> float:
-        """Of the Dirichlet prior, or of the Dirichlet process."""
+        """The concentration of the Dirichlet prior, or of the Dirichlet process."""
         return 1 / self.components if self.concentration is None else self.concentration
 
     def _wishart(self, count: Array, prior: ConjugatePrior) -> Wishart:

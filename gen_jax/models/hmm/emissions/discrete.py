@@ -129,7 +129,7 @@ class Poisson(Emission):
         return _counts(batch["x"], r)
 
     def pack(self, given, params):
-        return {"log_rate": jnp.log(given["rates"])} if given else params
+        return {"log_rate": jnp.log(jnp.maximum(given["rates"], 1e-8))} if given else params
 
     def unpack(self, params):
         return {"rates": jnp.exp(params["log_rate"])}
