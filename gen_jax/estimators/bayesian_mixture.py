@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from gen_jax.estimators.common import KINDS, at_least, broadcast, one_of, whole
+from gen_jax.estimators.common import KINDS, assign, at_least, broadcast, one_of
 from gen_jax.estimators.mixture import STARTS, GaussianShapes
 from gen_jax.models.mixture.bayesian import BayesianGMM
 from gen_jax.models.mixture.covariances import ConjugatePrior
@@ -46,26 +46,9 @@ class BayesianGaussianMixture(GaussianShapes):
         verbose: int = 0,
         verbose_interval: int = 10,
     ):
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weight_concentration_prior_type = weight_concentration_prior_type
-        self.weight_concentration_prior = weight_concentration_prior
-        self.mean_precision_prior = mean_precision_prior
-        self.mean_prior = mean_prior
-        self.degrees_of_freedom_prior = degrees_of_freedom_prior
-        self.covariance_prior = covariance_prior
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
+        assign(self, locals())
 
     def _model(self, k, x):
-        whole(1, n_components=self.n_components)
         at_least(0, reg_covar=self.reg_covar)
         d, kind = self.n_features_in_, one_of("covariance_type", self.covariance_type, KINDS)
         shape = {"full": (d, d), "tied": (d, d), "diag": (d,), "spherical": ()}[self.covariance_type]
@@ -100,8 +83,7 @@ class BayesianGaussianMixture(GaussianShapes):
         self.covariance_prior_ = prior.scale[0] if self.covariance_type == "spherical" else prior.scale
         self.mean_precision_ = model.mean_precision + count
         self.degrees_of_freedom_ = prior.count + (count.sum() if self.covariance_type == "tied" else count)
-        sticks = 1 + count, self.weight_concentration_prior_ + count.sum() - np.cumsum(count)
-        self.weight_concentration_ = sticks if model.process else self.weight_concentration_prior_ + count
+        self.weight_concentration_ = parameters["weight_concentration"]
 
     def _parameters(self, dtype):
         check_is_fitted(self)

@@ -16,6 +16,7 @@ from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, 
 
 __all__ = [
     "KINDS",
+    "assign",
     "at_least",
     "broadcast",
     "covariance_matrices",
@@ -38,6 +39,11 @@ def precision(x: np.ndarray) -> AbstractContextManager:
     """
     use_compilation_cache()
     return jax.enable_x64(x.dtype == np.float64 and jax.default_backend() != "tpu")
+
+
+def assign(estimator: Any, arguments: dict[str, Any]) -> None:
+    """Stores the arguments of `__init__` as attributes, as scikit-learn's estimators must."""
+    vars(estimator).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
 
 
 def one_of(name: str, value: Any, options: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.estimators.common import at_least, points, probabilities
+from gen_jax.estimators.common import assign, at_least, points, probabilities
 from gen_jax.estimators.mixture_base import InformationCriteria, MixtureEstimator
 from gen_jax.models.hmm.emissions import Bernoulli, Categorical, Emission, Poisson
 from gen_jax.models.mixture.mixture import Mixture
@@ -42,19 +42,7 @@ class DiscreteMixture(InformationCriteria, MixtureEstimator):
         prior: float = 0.0,
         params: str = "wp",
     ):
-        self.n_components = n_components
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.weights_init = weights_init
-        self.parameters_init = parameters_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.criterion = criterion
-        self.prior = prior
-        self.params = params
+        assign(self, locals())
 
     def _points(self, X, reset=False):
         x = points(X, features=None if reset else self.n_features_in_)

@@ -10,6 +10,7 @@ import numpy as np
 from gen_jax.estimators.baum_welch import BaumWelchEstimator
 from gen_jax.estimators.common import (
     KINDS,
+    assign,
     at_least,
     broadcast,
     covariance_matrices,
@@ -60,7 +61,7 @@ class GaussianHMM(BaumWelchEstimator):
         transitions: Any = None,
         stationary: bool = False,
     ):
-        _assign(self, locals())
+        assign(self, locals())
 
     @property
     def covars_(self) -> np.ndarray:
@@ -143,7 +144,7 @@ class GMMHMM(BaumWelchEstimator):
         transitions: Any = None,
         stationary: bool = False,
     ):
-        _assign(self, locals())
+        assign(self, locals())
 
     def _model(self, entries):
         at_least(0, min_covar=self.min_covar)
@@ -229,7 +230,7 @@ class CategoricalHMM(BaumWelchEstimator):
         transitions: Any = None,
         stationary: bool = False,
     ):
-        _assign(self, locals())
+        assign(self, locals())
 
     def _entries(self, X, reset=False):
         x = np.asarray(numbers(X))
@@ -296,7 +297,7 @@ class PoissonHMM(BaumWelchEstimator):
         transitions: Any = None,
         stationary: bool = False,
     ):
-        _assign(self, locals())
+        assign(self, locals())
 
     def _points(self, X, reset=False):
         x = super()._points(X, reset)
@@ -327,11 +328,6 @@ class PoissonHMM(BaumWelchEstimator):
 
     def _keep_emission(self, found):
         self.lambdas_ = found["rates"]
-
-
-def _assign(estimator: Any, arguments: dict[str, Any]) -> None:
-    """Stores the arguments of `__init__` as attributes, as scikit-learn's estimators must."""
-    vars(estimator).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
 
 
 def _column(value: Any) -> Any:

@@ -10,6 +10,7 @@ from sklearn.utils.validation import validate_data
 
 from gen_jax.estimators.common import (
     KINDS,
+    assign,
     at_least,
     covariance_matrices,
     numbers,
@@ -100,23 +101,7 @@ class GaussianMixture(InformationCriteria, GaussianShapes):
         prior: Prior | None = None,
         params: str = "wmc",
     ):
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
-        self.verbose_interval = verbose_interval
-        self.criterion = criterion
-        self.prior = prior
-        self.params = params
+        assign(self, locals())
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

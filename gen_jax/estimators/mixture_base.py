@@ -30,13 +30,11 @@ __all__ = ["InformationCriteria", "MixtureEstimator"]
 class MixtureEstimator(DensityMixin, BaseEstimator):
     """Base class of mixtures: EM from several starts as one compiled program, and selection among several sizes."""
 
-    fitted: Mapping[str, str] = {}  # letters of `params`, and the model's names of what they fit
-    criterion: str = "bic"
-    params: str = ""
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixtureEstimator:
         """Runs EM until the mean objective changes by less than `tol`, from `n_init` starts; the best is kept."""
         ks = self._sizes()
+        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
+        at_least(0, tol=self.tol)
         x = self._points(X, reset=True)
         weight = _weights(sample_weight, x)
         counted = weight > 0
@@ -122,17 +120,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _sizes(self) -> list[int]:
         """The numbers of components to try; a ValueError that names the first argument that makes no sense."""
-        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
-        if not ks:
-            raise ValueError("n_components is empty: give one number or several")
-        for k in ks:
-            whole(1, n_components=k)
-        whole(1, max_iter=self.max_iter, n_init=self.n_init, verbose_interval=self.verbose_interval)
-        at_least(0, tol=self.tol)
-        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
-        if set(self.params) - set(self.fitted):
-            raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
-        return ks
+        whole(1, n_components=self.n_components)
+        return [self.n_components]
 
     def _report(self) -> None:
         """Prints the history of a fit if `verbose`, and warns of what went wrong."""
@@ -161,10 +150,6 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         weights = probabilities("weights_", self.weights_, (len(self.weights_),))
         return jax.tree.map(lambda a: np.asarray(a, dtype), {"weights": weights, **self._attributes()})
 
-    def _fixed(self) -> tuple[str, ...]:
-        """The model's names of what `params` leaves as it is."""
-        return tuple(name for letter, name in self.fitted.items() if letter not in self.params)
-
     def _points(self, X: Any, reset: bool = False) -> np.ndarray:
         """Validated rows (N, D), with NaN for what is missing."""
         raise NotImplementedError
@@ -191,7 +176,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
 
 class InformationCriteria(MixtureEstimator):
-    """Maximum likelihood estimators, which information criteria compare."""
+    """Point estimators: information criteria select among sizes, and `params` holds the letters of what is fitted."""
+
+    fitted: Mapping[str, str]  # letters of `params`, and the model's names of what they fit
 
     def bic(self, X: Any) -> float:
         return self._criterion(X, "bic")
@@ -202,6 +189,21 @@ class InformationCriteria(MixtureEstimator):
     def icl(self, X: Any) -> float:
         """BIC plus twice the entropy of the responsibilities (Biernacki, Celeux & Govaert 2000)."""
         return self._criterion(X, "icl")
+
+    def _sizes(self) -> list[int]:
+        ks = [self.n_components] if np.ndim(self.n_components) == 0 else list(self.n_components)
+        if not ks:
+            raise ValueError("n_components is empty: give one number or several")
+        for k in ks:
+            whole(1, n_components=k)
+        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        if set(self.params) - set(self.fitted):
+            raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
+        return ks
+
+    def _fixed(self) -> tuple[str, ...]:
+        """The model's names of what `params` leaves as it is."""
+        return tuple(name for letter, name in self.fitted.items() if letter not in self.params)
 
     def _criterion(self, X: Any, name: str) -> float:
         joint, x = self._joint(X)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sklearn.mixture
 from scipy.special import multigammaln
+from scipy.stats import multivariate_normal
 
 from gen_jax.algorithms import em
 from gen_jax.estimators import BayesianGaussianMixture
@@ -109,6 +110,23 @@ def test_surplus_components_lose_their_weight_and_arguments_are_scikit_learns():
         for kind in (BayesianGaussianMixture, sklearn.mixture.BayesianGaussianMixture)
     )
     assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()}
+
+
+def test_densities_are_those_at_the_posterior_means():
+    x = jnp.asarray(blobs(30))
+    model, batch = BayesianGMM(4, process=True), {"x": x}
+    state = jax.jit(lambda key: em(model).step(em(model).init(key, batch), batch)[0])(jax.random.key(0))
+    weights, means, covariances = model.parameters(state)
+    each = [multivariate_normal.pdf(x, means[k], covariances[k]) for k in range(4)]
+    expected = np.log(np.asarray(weights) @ np.stack(each))
+    np.testing.assert_allclose(model.log_prob(state, batch), expected, rtol=1e-9)
+    np.testing.assert_allclose(model.distribution(state).log_prob(x), expected, rtol=1e-9)
+    plain, _ = model.at_means(state)
+    marginal = plain.log_prob(model.marginal(state, [1]), {"x": x[:, 1:]})
+    given = model.conditional(state, [1], x[:, 1:]).log_prob(x[:, :1])
+    np.testing.assert_allclose(given + marginal, expected, rtol=1e-8)
+    with pytest.raises(TypeError, match="evidence lower bound"):
+        model.criteria(state, batch)
 
 
 @pytest.mark.parametrize(

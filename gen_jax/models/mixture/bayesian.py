@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import distrax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import betaln, digamma, gammaln, multigammaln
@@ -26,10 +28,13 @@ class Wishart(NamedTuple):
     copies: int  # independent ones with these degrees, for each component
     repeats: int  # how often the log-determinant of one counts in that of all coordinates
 
+    def digamma(self) -> Array:
+        """The multivariate digamma function of half the degrees."""
+        return digamma(0.5 * self.degrees[..., None] - 0.5 * jnp.arange(self.size)).sum(axis=-1)
+
     def log_determinant(self) -> Array:
         """E log det of a precision, beyond that of its mean."""
-        half = 0.5 * self.degrees[..., None] - 0.5 * jnp.arange(self.size)
-        return digamma(half).sum(axis=-1) + self.size * jnp.log(2 / self.degrees)
+        return self.digamma() + self.size * jnp.log(2 / self.degrees)
 
 
 @dataclass(frozen=True)
@@ -151,14 +156,14 @@ class BayesianGMM(GMM):
         count, d = params["count"], params["means"].shape[1]
         ratio = prior.mean_count / (prior.mean_count + count)
         means = 0.5 * d * jnp.sum(ratio - jnp.log(ratio) - 1)
-        size, degrees, before, copies, repeats = self._wishart(count, prior)
+        wishart = self._wishart(count, prior)
+        size, degrees, before = wishart.size, wishart.degrees, wishart.prior_degrees
         scale = jnp.linalg.slogdet(prior.scale)[1] if prior.scale.ndim == 2 else jnp.log(prior.scale).sum()
         if self.kind is SPHERICAL:
             scale = scale / d + jnp.log(d)
-        log_determinant = digamma(0.5 * degrees[..., None] - 0.5 * jnp.arange(size)).sum(axis=-1)
         each = multigammaln(0.5 * before, size) - multigammaln(0.5 * degrees, size)
-        each += 0.5 * (degrees - before) * log_determinant + 0.5 * size * (before * jnp.log(degrees) - degrees)
-        precisions = copies * each.sum() - 0.5 * before * scale * each.size
+        each += 0.5 * (degrees - before) * wishart.digamma() + 0.5 * size * (before * jnp.log(degrees) - degrees)
+        precisions = wishart.copies * each.sum() - 0.5 * before * scale * each.size
         weights = self._weights_divergence(count)
         return self.kind.log_prior(shapes_of(params), prior) - means - precisions - weights
 
@@ -177,18 +182,39 @@ class BayesianGMM(GMM):
         raise AttributeError("a Bayesian mixture is trained by em: its parameters are those of posteriors")
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        return self._plain(state)[0].log_prob(self._plain(state)[1], batch)
+        plain, at_means = self.at_means(state)
+        return plain.log_prob(at_means, batch)
+
+    def distribution(self, state: State) -> distrax.MixtureSameFamily:
+        plain, at_means = self.at_means(state)
+        return plain.distribution(at_means)
+
+    def marginal(self, state: State, columns: Sequence[int]) -> State:
+        """The State of a `GMM`, of the marginal at the posterior means."""
+        plain, at_means = self.at_means(state)
+        return plain.marginal(at_means, columns)
+
+    def conditional(self, state: State, columns: Sequence[int], values: Array) -> distrax.MixtureSameFamily:
+        plain, at_means = self.at_means(state)
+        return plain.conditional(at_means, columns, values)
+
+    def parameters(self, state: State) -> tuple[Array, Array, Array]:
+        plain, at_means = self.at_means(state)
+        return plain.parameters(at_means)
+
+    def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
+        raise TypeError("Bayesian mixtures are compared by their evidence lower bound, the log-posterior of `em`")
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
-        plain, at_means = self._plain(state)
+        plain, at_means = self.at_means(state)
         return plain.sample(at_means, key, n, condition)
 
-    def _plain(self, state: State) -> tuple[GMM, State]:
+    def at_means(self, state: State) -> tuple[GMM, State]:
         """The mixture at the posterior means."""
         params = state.params["gmm"]
         plain = GMM(self.components, kind=self.kind, shape=self.shape)
-        at_means = {"logits": jnp.log(self.weights(params)), **shapes_of(params)}
-        return plain, state._replace(params={"gmm": at_means})
+        shapes = {"logits": jnp.log(self.weights(params)), **shapes_of(params)}
+        return plain, state._replace(params={"gmm": shapes})
 
     def pack(self, given: PyTree, params: PyTree) -> PyTree:
         """Parameters from "count" (K,), the expected number of points of each component, "means" and "covariances"."""
@@ -199,4 +225,6 @@ class BayesianGMM(GMM):
     def unpack(self, params: PyTree) -> PyTree:
         covariances = self.kind.covariances(shapes_of(params))
         found = {"weights": self.weights(params), "means": params["means"], "covariances": covariances}
-        return {**found, "count": params["count"]}
+        count = params["count"]
+        concentration = self._sticks(count) if self.process else self.weight_concentration + count
+        return {**found, "count": count, "weight_concentration": concentration}

@@ -17,7 +17,7 @@ from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, oc
 from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
-__all__ = ["GMM", "information_criteria", "shapes_of"]
+__all__ = ["GMM", "criteria_of", "information_criteria", "shapes_of"]
 
 
 @dataclass(frozen=True)
@@ -277,12 +277,14 @@ class GMM:
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
         """AIC, BIC (Schwarz 1978) and ICL (Biernacki, Celeux & Govaert 2000) on a data set; lower is better."""
         x, weight = _points(batch)
-        joint = self.log_joint(state, batch)
-        log_prob = jax.nn.logsumexp(joint, axis=1)
-        likelihood, n = jnp.sum(weight * log_prob), weight.sum()
-        r = jnp.exp(joint - log_prob[:, None])
-        entropy = jnp.sum(weight[:, None] * jax.scipy.special.entr(r))
-        return information_criteria(likelihood, entropy, self.free_parameters(x.shape[1]), jnp.log(n))
+        return criteria_of(self.log_joint(state, batch), weight, self.free_parameters(x.shape[1]))
+
+
+def criteria_of(joint: Array, weight: Array, free: int) -> dict[str, Array]:
+    """AIC, BIC and ICL from log p(x, k) (N, K), weights (N,) and the number of free parameters."""
+    log_prob = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=1), 0)
+    entropy = jnp.sum(jnp.where(weight > 0, weight, 0)[:, None] * jax.scipy.special.entr(jax.nn.softmax(joint, axis=1)))
+    return information_criteria(jnp.sum(weight * log_prob), entropy, free, jnp.log(weight.sum()))
 
 
 def information_criteria(log_likelihood: Array, entropy: Array, free: int, log_n: Array) -> dict[str, Array]:

@@ -13,12 +13,15 @@ from jax import Array
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.mixture.covariances import ratio
 from gen_jax.models.mixture.gaussians import check_fixed
-from gen_jax.models.mixture.gmm import information_criteria
+from gen_jax.models.mixture.gmm import criteria_of
 
 if TYPE_CHECKING:
     from gen_jax.models.hmm.emissions import Emission
 
 __all__ = ["Mixture"]
+
+
+NAMES = {"weights": "logits", "component": "component"}  # of what `fixed` may hold, among the parameters
 
 
 class Stats(NamedTuple):
@@ -49,7 +52,7 @@ class Mixture:
     active: int | Array | None = None
 
     def __post_init__(self):
-        check_fixed(self.fixed, ("weights", "component"))
+        check_fixed(self.fixed, tuple(NAMES))
         if self.components < 1 or self.concentration < 1:
             got = f"got {self.components} and {self.concentration}"
             raise ValueError(f"components and concentration must be at least 1, {got}")
@@ -98,8 +101,7 @@ class Mixture:
             "logits": jnp.where(given, logits, params["logits"]),
             "component": self.component.maximize(params["component"], state.extra["component"], stats.component),
         }
-        names = {"weights": "logits", "component": "component"}
-        return {"mixture": new | {names[name]: params[names[name]] for name in self.fixed}}, {}
+        return {"mixture": new | {NAMES[name]: params[NAMES[name]] for name in self.fixed}}, {}
 
     def recenter(self, state: State, stats: Stats, params: Params) -> Stats:
         """Statistics recentered from the parameters of the State to `params`."""
@@ -119,8 +121,7 @@ class Mixture:
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The mean negative log-likelihood; the priors are for `em` alone."""
         held = {"logits": params["logits"], "component": self.component.held(params["component"])}
-        names = {"weights": "logits", "component": "component"}
-        held |= {names[name]: jax.lax.stop_gradient(held[names[name]]) for name in self.fixed}
+        held |= {NAMES[name]: jax.lax.stop_gradient(held[NAMES[name]]) for name in self.fixed}
         rows, seen, weight = self._rows(batch)
         mean = _mean(jax.nn.logsumexp(self._log_joint(held, state.extra, rows, seen), axis=1), weight)
         return Mean(-mean.total, mean.count), ({}, {"log_likelihood": mean})
@@ -168,12 +169,7 @@ class Mixture:
 
     def criteria(self, state: State, batch: Batch) -> dict[str, Array]:
         """AIC, BIC and ICL on a data set; lower is better. Not inside jit."""
-        weight, joint = self._rows(batch)[2], self.log_joint(state, batch)
-        r = jax.nn.softmax(joint, axis=1)
-        likelihood = _mean(jax.nn.logsumexp(joint, axis=1), weight)
-        entropy = jnp.sum(weight[:, None] * jax.scipy.special.entr(r))
-        free = self.free_parameters(state)
-        return information_criteria(likelihood.total, entropy, free, jnp.log(likelihood.count))
+        return criteria_of(self.log_joint(state, batch), self._rows(batch)[2], self.free_parameters(state))
 
 
 def _mean(log_prob: Array, weight: Array) -> Mean:

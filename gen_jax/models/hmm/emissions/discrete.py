@@ -185,18 +185,15 @@ class Bernoulli(Emission):
         return _counts(batch["x"], r)
 
     def pack(self, given, params):
-        if not given:
-            return params
-        p = jnp.clip(given["probabilities"], 1e-6, 1 - 1e-6)
-        return {"logits": jnp.log(p) - jnp.log1p(-p)}
+        return {"logits": _logit(given["probabilities"])} if given else params
 
     def unpack(self, params):
         return {"probabilities": jax.nn.sigmoid(params["logits"])}
 
     def maximize(self, params, extra, stats):
         count, total = stats
-        p = jnp.clip(ratio(total + self.prior, count + 2 * self.prior), 1e-6, 1 - 1e-6)
-        return {"logits": jnp.where(occupied(count), jnp.log(p) - jnp.log1p(-p), params["logits"])}
+        logits = _logit(ratio(total + self.prior, count + 2 * self.prior))
+        return {"logits": jnp.where(occupied(count), logits, params["logits"])}
 
     def log_prior(self, params, extra):
         logits = params["logits"]
@@ -207,6 +204,12 @@ class Bernoulli(Emission):
 
     def draw(self, params, extra, key, states, past=None):
         return jax.random.bernoulli(key, self.mean(params)[states]).astype(jnp.int32)
+
+
+def _logit(p: Array) -> Array:
+    """Finite logits of probabilities."""
+    p = jnp.clip(p, 1e-6, 1 - 1e-6)
+    return jnp.log(p) - jnp.log1p(-p)
 
 
 def _filled(x: Array, dtype: Any) -> tuple[Array, Array | None]:
