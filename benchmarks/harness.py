@@ -31,7 +31,18 @@ from gen_jax.profiling.report import rich_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"  # a folder per device
-SPEED = ("loop", "mixture", "hmm", "vae", "flow", "gan", "convolutions", "metrics", "scaling")  # modules of speed/
+SPEED = (
+    "loop",
+    "mixture",
+    "hmm",
+    "estimators",
+    "vae",
+    "flow",
+    "gan",
+    "convolutions",
+    "metrics",
+    "scaling",
+)  # modules of speed/
 _FAMILIES = "gmm_digits hmm_gaussian hmm_chorales vae_digits vae_mnist hvae_digits vqvae_digits realnvp_moons maf_moons"
 _FAMILIES += " nsf_digits glow_digits gan_ring8 dcgan_digits dcgan_mnist sngan_mnist"
 _IMAGES = "vae_mnist hvae_mnist dcgan_mnist sngan_mnist realnvp_mnist glow_mnist"

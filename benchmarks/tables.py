@@ -65,6 +65,13 @@ PAGES = {
         "The same data and parameters, with equal likelihoods first. All compute in float32 except hmmlearn, which has "
         "only float64 and runs the faster of its two recursions (`benchmarks/speed/hmm.py`).",
     ),
+    "estimators": Page(
+        "Estimators",
+        "Calls as scripts make them, checks of the arguments included: single methods from a hundred rows to a million, "
+        "sequences of very different lengths, and the first fit of a process after its imports "
+        '(`benchmarks/speed/estimators.py`). Both libraries compute in float64 from the same parameters; "quality" is '
+        "the largest difference of what they return, relative where it is above 1.",
+    ),
     "vae": Page(
         "Variational autoencoders",
         'A time is one training step, and "quality" the loss (nats) of gen_jax and of the other library after 100 '

@@ -4,6 +4,7 @@ from gen_jax.estimators.bayesian_mixture import BayesianGaussianMixture
 from gen_jax.estimators.discrete_mixture import BernoulliMixture, CategoricalMixture, PoissonMixture
 from gen_jax.estimators.hmm import GMMHMM, CategoricalHMM, GaussianHMM, PoissonHMM
 from gen_jax.estimators.mixture import GaussianMixture
+from gen_jax.estimators.variational_hmm import VariationalCategoricalHMM, VariationalGaussianHMM
 
 __all__ = [
     "GMMHMM",
@@ -15,4 +16,6 @@ __all__ = [
     "GaussianMixture",
     "PoissonHMM",
     "PoissonMixture",
+    "VariationalCategoricalHMM",
+    "VariationalGaussianHMM",
 ]

@@ -243,7 +243,10 @@ class BaumWelchEstimator(BaseEstimator):
 
     def _free(self) -> int:
         """Number of free parameters."""
-        model, parameters = self._fitted_model(None), self._parameters()
+        return self._free_of(self._fitted_model(None))
+
+    def _free_of(self, model: HMM) -> int:
+        parameters = self._parameters()
         if self.stationary:
             del parameters["initial"]
         with precision(np.zeros(0)):
@@ -321,7 +324,8 @@ def _fit(
 
     def unpack(params: Params) -> PyTree:
         chain = model.chain(state._replace(params={"hmm": params}))
-        return {"chain": chain, "emission": model.emission.unpack(params["emission"])}
+        raw = {name: params[name] for name in ("initial", "transition") if name in params}
+        return {"chain": chain, "raw": raw, "emission": model.emission.unpack(params["emission"])}
 
     return {
         "parameters": jax.vmap(unpack)(state.params["hmm"]),

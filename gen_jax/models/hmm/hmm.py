@@ -14,9 +14,9 @@ from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.hmm import inference
+from gen_jax.models.hmm.batches import maximized_logits, mean_per_sequence, observed_steps, sequence_weights
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
-from gen_jax.models.mixture.covariances import ratio
 from gen_jax.models.mixture.gaussians import check_fixed
 
 __all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right", "stationary"]
@@ -101,7 +101,7 @@ class HMM:
         return (jnp.arange(self.states) == 0) if forward_only else jnp.ones(self.states, bool), allowed
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
-        batch, _, seen = self._clean(batch, weighted=True)
+        batch, _, seen = observed_steps(self.emission, batch, weighted=True)
         emission, extra = self.emission.init(fold_in(key, "emission"), batch, seen, self.states)
         dtype = jnp.result_type(float, *jax.tree.leaves(emission)) if batch["x"].dtype.kind != "f" else batch["x"].dtype
         jitter = lambda name, *shape: 0.3 * jax.random.normal(fold_in(key, name), shape, dtype)
@@ -119,29 +119,6 @@ class HMM:
         pairs = more + self.stickiness * jnp.eye(self.states, dtype=dtype)
         return {"prior": {"initial": jnp.full(self.states, more), "transition": pairs}}
 
-    def _clean(self, batch: Batch, weighted: bool = False) -> tuple[Batch, Array, Array]:
-        """The batch with unobserved values filled in; masks of the existing (B, T) and the observed steps.
-
-        weighted: sequences of weight 0 are unobserved too.
-        """
-        x = jnp.asarray(batch["x"])
-        if x.dtype.kind == "f":
-            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        there = jnp.ones(x.shape[:2], bool)
-        if "length" in batch:
-            there = jnp.arange(x.shape[1]) < batch["length"][:, None]
-        seen = there & ~self.emission.unseen(x)
-        if "observed" in batch:
-            seen &= jnp.asarray(batch["observed"], bool)
-        if weighted and "weight" in batch:
-            seen &= batch["weight"][:, None] > 0
-        fill = jnp.zeros((), x.dtype)
-        if x.dtype.kind == "f":  # the data mean, so that nothing overflows
-            fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
-            fill = jnp.nan_to_num(jnp.nanmean(fill, axis=(0, 1)))
-        keep = seen.reshape(*seen.shape, *[1] * (x.ndim - 2))
-        return {**batch, "x": jnp.where(keep, x, fill)}, there, seen
-
     def _log_chain(self, params: PyTree) -> tuple[Array, Array]:
         start, moves = self.allowed
         log = lambda logits, allowed: jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
@@ -152,7 +129,7 @@ class HMM:
 
     def _prepared(self, params: PyTree, extra: Extra, batch: Batch, weighted: bool = False):
         """Inputs of inference, and masks of the existing and the observed steps."""
-        batch, there, seen = self._clean(batch, weighted)
+        batch, there, seen = observed_steps(self.emission, batch, weighted)
         log_likelihood = self.emission.log_prob(params["emission"], extra["emission"], batch)
         log_likelihood = jnp.where(seen[..., None], log_likelihood, 0)
         scan = self.scan or inference.automatic(*log_likelihood.shape)
@@ -166,38 +143,30 @@ class HMM:
         params = state.params["hmm"]
         batch, there, seen, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
         found = inference.posterior(*chain, scan, mask=there, starts=batch.get("starts"))
-        weight = _weights(batch, there, found.marginals.dtype)
+        weight = sequence_weights(batch, there, found.marginals.dtype)
         r = found.marginals * (seen * weight[:, None])[..., None]
         emission = self.emission.stats(params["emission"], state.extra["emission"], batch, r)
         initial = inference.initial_counts(found.marginals, weight, batch.get("starts"))
         stats = Stats(initial, jnp.einsum("b,bij->ij", weight, found.pairs), emission)
         return stats, {
-            "log_likelihood": _mean_per_sequence(found.log_evidence, weight, batch),
+            "log_likelihood": mean_per_sequence(found.log_evidence, weight, batch),
             "per_step": Mean(jnp.sum(weight * found.log_evidence), jnp.sum(weight * there.sum(axis=1))),
         }
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
         params, (start, moves) = state.params["hmm"], self.allowed
         prior = state.extra.get("prior", {"initial": 0, "transition": 0})
-
-        def logits(count: Array, old: Array, allowed: Array) -> Array:
-            count = jnp.where(allowed & (old > -jnp.inf), jnp.maximum(count, 0), 0)
-            total = count.sum(axis=-1, keepdims=True)
-            share = jnp.maximum(ratio(count, total), 2e-12)  # never 0 by underflow: see `log_evidence`
-            new = jnp.where(old > -jnp.inf, jnp.log(share), old)
-            return jnp.where(total > 0, jnp.where(allowed, new, 0), old)
-
         initial = stats.initial + prior["initial"]
         pairs = stats.pairs + prior["transition"]
         if self.stationary:
             possible = moves & (params["transition"] > -jnp.inf)
             pairs = _stationary_counts(pairs, initial, jnp.where(possible, params["transition"], 0), possible)
         new = {
-            "transition": logits(pairs, params["transition"], moves),
+            "transition": maximized_logits(pairs, params["transition"], moves),
             "emission": self.emission.maximize(params["emission"], state.extra["emission"], stats.emission),
         }
         if not self.stationary:
-            new["initial"] = logits(initial, params["initial"], start)
+            new["initial"] = maximized_logits(initial, params["initial"], start)
         return {"hmm": new | {name: params[name] for name in self.fixed}}, {}
 
     def log_prior(self, state: State) -> Array | None:
@@ -232,7 +201,7 @@ class HMM:
         params = {name: jax.lax.stop_gradient(p) if name in self.fixed else p for name, p in params.items()}
         _, there, _, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
         log_evidence = inference.log_evidence(*chain, scan, batch.get("starts"))
-        mean = _mean_per_sequence(log_evidence, _weights(batch, there, log_evidence.dtype), batch)
+        mean = mean_per_sequence(log_evidence, sequence_weights(batch, there, log_evidence.dtype), batch)
         return Mean(-mean.total, mean.count), ({}, {"log_likelihood": mean})
 
     @property
@@ -338,15 +307,3 @@ def _stationary_counts(pairs: Array, initial: Array, logits: Array, allowed: Arr
     start = best(logits, jnp.where((pairs > 0).any(axis=1, keepdims=True), empirical, logits))
     found = jax.lax.scan(step, (start, search.init(start)), length=8)[0][0]
     return jnp.exp(log_share(best(start, found)))
-
-
-def _weights(batch: Batch, there: Array, dtype: Any) -> Array:
-    """(B,) weights of the sequences; one of length 0 has none."""
-    weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), dtype)
-    return jnp.where(there.any(axis=1), weight, 0)
-
-
-def _mean_per_sequence(log_evidence: Array, weight: Array, batch: Batch) -> Mean:
-    """The mean log-likelihood of the sequences, of which a row (B,) may hold several."""
-    mean = Mean.of(log_evidence, weight)
-    return mean if "starts" not in batch else Mean(mean.total, jnp.sum(weight * (1 + batch["starts"].sum(axis=1))))

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import distrax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import betaln, digamma, gammaln, multigammaln
+from jax.scipy.special import betaln, digamma, gammaln
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State
-from gen_jax.models.common.linalg import matmul
-from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, ConjugatePrior, Stats
+from gen_jax.models.mixture.bayesian_gaussians import BayesianGaussians
+from gen_jax.models.mixture.covariances import Stats
 from gen_jax.models.mixture.gmm import GMM, shapes_of
 
 __all__ = ["BayesianGMM"]
-
-
-class Wishart(NamedTuple):
-    """Posteriors of precisions: Wishart distributions of `size` x `size` matrices."""
-
-    size: int
-    degrees: Array  # of freedom, (K,), or () if all components share one
-    prior_degrees: Array
-    copies: int  # independent ones with these degrees, for each component
-    repeats: int  # how often the log-determinant of one counts in that of all coordinates
-
-    def digamma(self) -> Array:
-        """The multivariate digamma function of half the degrees."""
-        return digamma(0.5 * self.degrees[..., None] - 0.5 * jnp.arange(self.size)).sum(axis=-1)
-
-    def log_determinant(self) -> Array:
-        """E log det of a precision, beyond that of its mean."""
-        return self.digamma() + self.size * jnp.log(2 / self.degrees)
 
 
 @dataclass(frozen=True)
@@ -42,10 +24,8 @@ class BayesianGMM(GMM):
     """A Gaussian mixture with posteriors over weights, means and precisions, which EM improves in turns.
 
     concentration: of the Dirichlet prior of the weights, or of the Dirichlet process if `process`, whose sticks are
-    broken in the order of the components; 1 / K by default. mean_precision: the points that the prior of each mean is
-    worth, about `mean`, the data's by default. degrees: of freedom of the prior of each precision, the number of
-    dimensions by default. covariance: the inverse scale matrix of that prior, in the shape of one component, the
-    data's covariance by default.
+    broken in the order of the components; 1 / K by default. mean_precision, degrees, mean, covariance: of the priors of
+    the components, see `BayesianGaussians`.
 
     The log-posterior that `em` reports is the evidence lower bound, divided by the number of examples. Components that
     the data does not need lose their weight; `components` is the most there may be. Parameters are those of the
@@ -63,9 +43,9 @@ class BayesianGMM(GMM):
         super().__post_init__()
         if self.fixed or self.active is not None or self.missing:
             raise ValueError("a Bayesian mixture has no fixed parameters, no `active` and no missing values")
-        for name in ("concentration", "mean_precision", "degrees"):
-            if (value := vars(self)[name]) is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        if self.concentration is not None and self.concentration <= 0:
+            raise ValueError(f"concentration must be positive, got {self.concentration}")
+        _ = self.posteriors
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         """As that of `GMM`; sticks are broken from the heaviest component on (Kurihara, Welling & Teh 2007)."""
@@ -76,50 +56,23 @@ class BayesianGMM(GMM):
         count, shapes = params["gmm"]["count"][order], self.kind.gather(shapes_of(params["gmm"]), order)
         return {"gmm": {"logits": self._expected_log_weights(count), "count": count, **shapes}}, extra
 
+    @property
+    def posteriors(self) -> BayesianGaussians:
+        """The posteriors of the components."""
+        shapes = self.kind, self.floor, self.regularization
+        return BayesianGaussians(*shapes, self.mean_precision, self.degrees, self.mean, self.covariance)
+
     def _prior(self, x: Array, weight: Array, mean: Array, variance: Array) -> PyTree:
-        d, k = x.shape[1], self.components
-        counted = (weight > 0).sum()
-        share = jnp.where(weight > 0, weight, 0) / jnp.sum(jnp.where(weight > 0, weight, 0))
-        centered = jnp.where(weight[:, None] > 0, x - mean, 0)
-        if self.kind is DIAGONAL or self.kind is SPHERICAL:
-            scale = jnp.sum(share[:, None] * centered**2, axis=0)
-            scale = scale if self.kind is DIAGONAL else jnp.full(d, scale.mean())
-        else:
-            scale = matmul((share[:, None] * centered).T, centered)
-        scale = scale * counted / jnp.maximum(counted - 1, 1)
-        if self.covariance is not None:
-            scale = jnp.broadcast_to(jnp.asarray(self.covariance, x.dtype), scale.shape)
-        degrees = d if self.degrees is None else self.degrees
-        if self.kind is FULL and degrees <= d - 1:
-            raise ValueError(f"degrees must be above {d - 1} for {d} dimensions, got {degrees}")
-        center = mean if self.mean is None else jnp.asarray(self.mean, x.dtype)
-        precision = jnp.full(k, self.mean_precision, x.dtype)
-        return ConjugatePrior(scale, jnp.asarray(degrees, x.dtype), jnp.broadcast_to(center, (k, d)), precision)
+        return self.posteriors.prior(x, weight, mean, self.components)
 
     @property
     def weight_concentration(self) -> float:
         """The concentration of the Dirichlet prior, or of the Dirichlet process."""
         return 1 / self.components if self.concentration is None else self.concentration
 
-    def _wishart(self, count: Array, prior: ConjugatePrior) -> Wishart:
-        d = prior.mean.shape[1]
-        if self.kind is FULL:
-            return Wishart(d, prior.count + count, prior.count, 1, 1)
-        if self.kind is DIAGONAL:
-            return Wishart(1, prior.count + count, prior.count, d, d)
-        if self.kind is SPHERICAL:
-            return Wishart(1, d * (prior.count + count), d * prior.count, 1, d)
-        return Wishart(d, prior.count + count.sum(), prior.count, 1, 1)
-
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
-        old, prior = state.params["gmm"], state.extra["prior"]
-        precision = prior.mean_count + stats.count
-        shift = (stats.first + prior.mean_count[:, None] * (prior.mean - old["means"])) / precision[:, None]
-        means = old["means"] + shift
-        covariances = self.kind.maximize(stats, shift, prior, means - prior.mean)
-        floor = jnp.broadcast_to(self.regularization + self.floor * state.extra["variance"], means.shape)
-        shapes = {"means": means, **self.kind.pack(self.kind.with_floor(covariances, floor))}
-        return {"gmm": {"logits": self._expected_log_weights(stats.count), "count": stats.count, **shapes}}, {}
+        new = self.posteriors.maximize(state.params["gmm"], stats, state.extra["variance"], state.extra["prior"])
+        return {"gmm": {"logits": self._expected_log_weights(stats.count), **new}}, {}
 
     def _sticks(self, count: Array) -> tuple[Array, Array]:
         """Posterior Beta parameters of the broken sticks."""
@@ -146,26 +99,12 @@ class BayesianGMM(GMM):
 
     def log_weights(self, params: PyTree, extra: Extra) -> Array:
         """(K,) what the posteriors add to the log-densities at their means: E log w, and more spread."""
-        wishart, d = self._wishart(params["count"], extra["prior"]), params["means"].shape[1]
-        spread = d / (extra["prior"].mean_count + params["count"])
-        return params["logits"] + 0.5 * (wishart.repeats * wishart.log_determinant() - spread)
+        return params["logits"] + self.posteriors.spread(params, extra["prior"])
 
     def log_prior(self, state: State) -> Array:
         """Minus the divergences of the posteriors from the priors, in nats."""
-        params, prior = state.params["gmm"], state.extra["prior"]
-        count, d = params["count"], params["means"].shape[1]
-        ratio = prior.mean_count / (prior.mean_count + count)
-        means = 0.5 * d * jnp.sum(ratio - jnp.log(ratio) - 1)
-        wishart = self._wishart(count, prior)
-        size, degrees, before = wishart.size, wishart.degrees, wishart.prior_degrees
-        scale = jnp.linalg.slogdet(prior.scale)[1] if prior.scale.ndim == 2 else jnp.log(prior.scale).sum()
-        if self.kind is SPHERICAL:
-            scale = scale / d + jnp.log(d)
-        each = multigammaln(0.5 * before, size) - multigammaln(0.5 * degrees, size)
-        each += 0.5 * (degrees - before) * wishart.digamma() + 0.5 * size * (before * jnp.log(degrees) - degrees)
-        precisions = wishart.copies * each.sum() - 0.5 * before * scale * each.size
-        weights = self._weights_divergence(count)
-        return self.kind.log_prior(shapes_of(params), prior) - means - precisions - weights
+        params = state.params["gmm"]
+        return self.posteriors.log_prior(params, state.extra["prior"]) - self._weights_divergence(params["count"])
 
     def _weights_divergence(self, count: Array) -> Array:
         alpha = jnp.asarray(self.weight_concentration, count.dtype)

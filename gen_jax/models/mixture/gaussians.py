@@ -83,9 +83,17 @@ class Gaussians:
             return then(self.kind.missing(params))
         if len(params["means"]) * x.shape[1] * x.size < SMALL and jax.default_backend() == "cpu":
             return then(self.kind.direct(params))
-        gemm, sharpness = self.kind.gemm(params, Standardizer.of(x, weight))
-        fine = jointly(lax.stop_gradient(sharpness) < 1e-4 / jnp.finfo(x.dtype).eps)
-        return lax.cond(fine, lambda: then(gemm), lambda: then(self.kind.direct(params)))
+        standardizer, eps = Standardizer.of(x, weight), jnp.finfo(x.dtype).eps
+        gemm, sharpness = self.kind.gemm(params, standardizer)
+        fine = jointly(lax.stop_gradient(sharpness) < 1e-4 / eps)
+        by_differences = lambda: then(self.kind.direct(params))
+        if (whitened := self.kind.whitened(params, standardizer)) is not None:
+            white, magnified = whitened
+            precise = jointly(lax.stop_gradient(magnified) < 5e-4 / eps)
+            return lax.switch(
+                jnp.where(fine, 0, jnp.where(precise, 1, 2)), [lambda: then(gemm), lambda: then(white), by_differences]
+            )
+        return lax.cond(fine, lambda: then(gemm), by_differences)
 
     def held(self, params: PyTree) -> PyTree:
         """The parameters, without gradients of those that are fixed."""

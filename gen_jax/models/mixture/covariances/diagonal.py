@@ -122,6 +122,9 @@ class Diagonal(Full):
 
         return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
 
+    def whitened(self, params, standardizer):
+        return None
+
     def gemm(self, params, standardizer):
         d = params["means"].shape[1]
         means, scale = standardizer.into(params["means"]), self.scale(params) / standardizer.scale

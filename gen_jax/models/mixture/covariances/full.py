@@ -197,6 +197,37 @@ class Full:
         rows = max(1, (1 << 22) // covariances.size)
         return Evaluation(lambda x: every(x, means, covariances), lambda each: each[0], sums, stats, rows)
 
+    def whitened(self, params: PyTree, standardizer: Standardizer) -> tuple[Evaluation, Array] | None:
+        """Evaluation by two matrix products with the data whitened by each component, None if this type has none; and
+        the largest factor by which whitening magnifies rounding errors of the data."""
+        k, d = params["means"].shape
+        means, factor = standardizer.into(params["means"]), self.factor(params)
+        inverse = inverses(factor / standardizer.scale[:, None])
+        affine = jnp.concatenate([inverse, -einsum("kij,kj->ki", inverse, means)[:, :, None]], axis=2)
+        constant = self.log_det(params) + 0.5 * d * LOG_2PI
+
+        def prepare(x: Array) -> tuple[Array, Array]:
+            x = standardizer.into(x).T
+            x = jnp.concatenate([x, jnp.ones_like(x[:1])])
+            return x, matmul(affine.reshape(k * d, d + 1), x).reshape(k, d, -1)
+
+        def log_prob(prepared: tuple[Array, Array]) -> Array:
+            return -0.5 * jnp.sum(prepared[1] ** 2, axis=1) - constant[:, None]
+
+        def sums(prepared: tuple[Array, Array], r: Array) -> tuple[Array, Array]:
+            x, white = prepared
+            return r.sum(axis=1), matmul((r[:, None] * white).reshape(k * d, -1), x.T).reshape(k, d, d + 1)
+
+        def stats(raw: tuple[Array, Array]) -> Stats:
+            count, across = raw
+            first = across[:, :, d]
+            across = (across[:, :, :d] - first[:, :, None] * means[:, None, :]) * standardizer.scale
+            second = matmul(factor, across)
+            return Stats(count, einsum("kij,kj->ki", factor, first), (second + second.mT) / 2)
+
+        rows = max(block_size(2 * k * d), 1024)
+        return Evaluation(prepare, log_prob, sums, stats, rows), jnp.abs(inverse).max()
+
     def gemm(self, params: PyTree, standardizer: Standardizer) -> tuple[Evaluation, Array]:
         d = params["means"].shape[1]
         row, column = np.triu_indices(d + 1)  # the last is the product 1 x 1
@@ -269,6 +300,9 @@ class Tied(Full):
         moved = matmul(shift.T, stats.first)
         second = stats.second - moved - moved.T + matmul(shift.T, stats.count[:, None] * shift)
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
+
+    def whitened(self, params, standardizer):
+        return None
 
     def where_occupied(self, occupied, new, old):
         return {**new, "means": jnp.where(occupied[:, None], new["means"], old["means"])}

@@ -1,0 +1,59 @@
+"""Batches of sequences and probabilities of chains, as all hidden Markov models treat them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import Batch, Mean
+from gen_jax.models.hmm.emissions import Emission
+from gen_jax.models.mixture.covariances import ratio
+
+__all__ = ["maximized_logits", "mean_per_sequence", "observed_steps", "sequence_weights"]
+
+
+def observed_steps(emission: Emission, batch: Batch, weighted: bool = False) -> tuple[Batch, Array, Array]:
+    """The batch with unobserved values filled in; masks of the existing (B, T) and the observed steps.
+
+    weighted: sequences of weight 0 are unobserved too.
+    """
+    x = jnp.asarray(batch["x"])
+    if x.dtype.kind == "f":
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    there = jnp.ones(x.shape[:2], bool)
+    if "length" in batch:
+        there = jnp.arange(x.shape[1]) < batch["length"][:, None]
+    seen = there & ~emission.unseen(x)
+    if "observed" in batch:
+        seen &= jnp.asarray(batch["observed"], bool)
+    if weighted and "weight" in batch:
+        seen &= batch["weight"][:, None] > 0
+    fill = jnp.zeros((), x.dtype)
+    if x.dtype.kind == "f":  # the data mean, so that nothing overflows
+        fill = jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
+        fill = jnp.nan_to_num(jnp.nanmean(fill, axis=(0, 1)))
+    keep = seen.reshape(*seen.shape, *[1] * (x.ndim - 2))
+    return {**batch, "x": jnp.where(keep, x, fill)}, there, seen
+
+
+def sequence_weights(batch: Batch, there: Array, dtype: Any) -> Array:
+    """(B,) weights of the sequences; one of length 0 has none."""
+    weight = jnp.asarray(batch.get("weight", jnp.ones(len(there))), dtype)
+    return jnp.where(there.any(axis=1), weight, 0)
+
+
+def mean_per_sequence(log_evidence: Array, weight: Array, batch: Batch) -> Mean:
+    """The mean log-likelihood of the sequences, of which a row (B,) may hold several."""
+    mean = Mean.of(log_evidence, weight)
+    return mean if "starts" not in batch else Mean(mean.total, jnp.sum(weight * (1 + batch["starts"].sum(axis=1))))
+
+
+def maximized_logits(count: Array, old: Array, allowed: Array) -> Array:
+    """Log-probabilities (..., K) from expected counts; those that are 0 stay 0, rows without counts are unchanged."""
+    count = jnp.where(allowed & (old > -jnp.inf), jnp.maximum(count, 0), 0)
+    total = count.sum(axis=-1, keepdims=True)
+    share = jnp.maximum(ratio(count, total), 2e-12)  # never 0 by underflow: see `inference.log_evidence`
+    new = jnp.where(old > -jnp.inf, jnp.log(share), old)
+    return jnp.where(total > 0, jnp.where(allowed, new, 0), old)
