@@ -67,8 +67,8 @@ PAGES = {
     ),
     "estimators": Page(
         "Estimators",
-        "Calls as scripts make them, checks of the arguments included: single methods from a hundred rows to a million, "
-        "sequences of very different lengths, and the first fit of a process after its imports "
+        "Calls as scripts make them, checks of the arguments included: single methods from a hundred rows to a "
+        "million, sequences of very different lengths, and the first fit of a process after its imports "
         '(`benchmarks/speed/estimators.py`). Both libraries compute in float64 from the same parameters; "quality" is '
         "the largest difference of what they return, relative where it is above 1.",
     ),
@@ -115,6 +115,13 @@ PAGES = {
     ),
     "bench_types": Page("Training steps in float32 and bfloat16", "Image models on accelerators."),
     "bench_batches": Page("Training steps by batch size", "Image models on accelerators."),
+    "fits": Page(
+        "Fits of the estimators",
+        "Log-likelihoods (nats, per row for mixtures, of all steps for chains) of fits by both libraries in float64, "
+        "first from the same parameters, then the best of ten starts of each (`benchmarks/quality/fits.py`). Where fits "
+        "from the same parameters end apart, they took the same way for more than a thousand iterations, to a saddle "
+        "point at which rounding decides.",
+    ),
     "mode_collapse": Page(
         "Remedies against mode collapse",
         "Each remedy against the plain GAN, ten seeds each as one program (`benchmarks/quality/mode_collapse.py`), by "
@@ -156,9 +163,26 @@ def body(name: str, record: Mapping[str, Any]) -> str:
         return report.as_markdown(record)
     if name == "mode_collapse":
         return mode_collapse(record)
+    if name == "fits":
+        return fits(record)
     if name == "estimator_bias":
         return f"{record['where']}.\n\n{markdown_table(['metric', 'truth', 'estimate', 'error'], record['rows'])}"
     return f"{_origin(record)}\n\n{harness.as_markdown(record)}"
+
+
+def fits(record: Mapping[str, Any]) -> str:
+    header = ["data", "model", "same start: gen_jax", "peer", "difference", "own starts: gen_jax", "peer"]
+    digits = lambda value: f"{value:.10g}"
+    rows = [
+        [data, f"`{model}`", digits(a), digits(b), f"{a - b:+.1e}", digits(c), digits(d)]
+        for data, model, a, b, c, d in record["rows"]
+    ]
+    parts = [_origin(record), markdown_table(header, rows), "## Arguments"]
+    parts.append("Every argument of both, with its default; those that only one has are not there in the other.")
+    for name in dict.fromkeys(row[0] for row in record["arguments"]):
+        which = [[f"`{cell}`" for cell in row[1:]] for row in record["arguments"] if row[0] == name]
+        parts += [f"### {name}", markdown_table(["argument", "default here", "default of the peer"], which)]
+    return "\n\n".join(parts)
 
 
 def mode_collapse(record: Mapping[str, Any]) -> str:

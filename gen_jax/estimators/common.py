@@ -93,7 +93,7 @@ def points(x: Any, name: str = "X", features: int | None = None, missing: bool =
     if x.ndim != 2 or not x.size:
         raise ValueError(f"{name} must be a matrix (n_samples, n_features) with entries, got shape {x.shape}")
     try:
-        x = x.astype(np.float32 if x.dtype == np.float32 else np.float64)
+        x = x.astype(np.float32 if x.dtype == np.float32 else np.float64, copy=False)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}") from None
     if np.isinf(x).any():
@@ -150,9 +150,18 @@ def covariance_matrices(name: str, value: Any, kind: str, k: int, d: int) -> np.
             raise ValueError(f"{name} must be positive")
         return value[:, :, None] * np.eye(d)
     value = np.broadcast_to(value, (k, d, d))
-    if not np.allclose(value, np.swapaxes(value, 1, 2)) or not (np.linalg.eigvalsh(value) > 0).all():
+    apart = np.abs(value - np.swapaxes(value, 1, 2))
+    if not np.isfinite(value).all() or (apart > 1e-8 + 1e-5 * np.abs(value)).any() or not _positive_definite(value):
         raise ValueError(f"{name} must be symmetric and positive definite")
     return value
+
+
+def _positive_definite(value: np.ndarray) -> bool:
+    try:
+        np.linalg.cholesky(value)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def key_of(random_state: Any) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import entr, logsumexp
+from scipy.special import entr
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
@@ -79,7 +81,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """(N,) log-likelihoods in nats."""
-        return logsumexp(self._joint(X)[0], axis=1)
+        return _normalized(self._joint(X)[0])[0]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log-likelihood in nats."""
@@ -91,9 +93,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(N, K) responsibilities of the components."""
-        joint, _ = self._joint(X)
-        p = np.exp(joint - joint.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        return _normalized(self._joint(X)[0])[1]
 
     def predict(self, X: Any) -> np.ndarray:
         return self._joint(X)[0].argmax(axis=1)
@@ -115,8 +115,16 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         x = self._points(X)
         with precision(x):
             model = self._model(len(self.weights_), x)
-            params = _pack(model, self._parameters(x.dtype))
-            return map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x), x
+            return map_rows(partial(_log_joint, model, *self._packed(model, x.dtype)), x), x
+
+    def _packed(self, model: GMM | Mixture, dtype: Any) -> tuple[PyTree, Extra]:
+        """The model's parameters and extras, checked and computed again only when a fitted attribute has changed."""
+        fitted = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        known = _PACKED.get(self)
+        if known is None or known[:2] != (model, dtype) or not _same(known[2], fitted):
+            packed = _pack(model, self._parameters(dtype)), jax.tree.map(jnp.asarray, self._extra(dtype))
+            known = _PACKED[self] = model, dtype, copy.deepcopy(fitted), packed
+        return known[3]
 
     def _sizes(self) -> list[int]:
         """The numbers of components to try; a ValueError that names the first argument that makes no sense."""
@@ -229,11 +237,36 @@ def _weights(sample_weight: Any, x: np.ndarray) -> np.ndarray:
     return weight
 
 
+# Of each estimator: the model, the dtype, copies of the fitted attributes, and what was made of them.
+_PACKED: WeakKeyDictionary[MixtureEstimator, tuple] = WeakKeyDictionary()
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether attributes are equal, NaN included."""
+
+    def equal(a: Any, b: Any) -> bool:
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        return type(a) is type(b) and a == b
+
+    return a.keys() == b.keys() and all(equal(value, b[name]) for name, value in a.items())
+
+
+def _normalized(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log p(x) (N,) and p(component | x) (N, K) from log p(x, component) (N, K)."""
+    best = joint.max(axis=1)
+    p = joint - best[:, None]
+    np.exp(p, out=p)
+    total = p.sum(axis=1)
+    p /= total[:, None]
+    return np.log(total) + best, p
+
+
 def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, float]:
     """AIC, BIC and ICL from log p(x, component) (N, K)."""
     joint = np.asarray(joint, np.float64)
-    log_prob = logsumexp(joint, axis=1)
-    entropy = np.sum(weight[:, None] * entr(np.exp(joint - log_prob[:, None])))
+    log_prob, p = _normalized(joint)
+    entropy = np.sum(weight[:, None] * entr(p))
     found = information_criteria(np.sum(weight * log_prob), entropy, free, np.log(weight.sum()))
     return {name: float(value) for name, value in found.items()}
 

@@ -27,12 +27,19 @@ def pad_rows(a: np.ndarray, n: int) -> np.ndarray:
 
 
 def map_rows(f: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:
-    """Computes a row-wise function of x (N, ...) in blocks whose sizes are powers of two."""
+    """Computes a row-wise function of x (N, ...) in blocks whose sizes are powers of two, at most a fifth of them
+    padding unless there are few rows."""
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(x), BLOCK):
-            part = x[start : start + BLOCK]
-            yield np.asarray(f(pad_rows(part, 1 << max(len(part) - 1, 0).bit_length())))[: len(part)]
+        start = 0
+        while start < len(x):
+            rest = len(x) - start
+            size = 1 << (rest - 1).bit_length()
+            if size > BLOCK or size > max(1.25 * rest, 256):
+                size = min(size // 2, BLOCK)
+            part = x[start : start + size]
+            yield np.asarray(f(pad_rows(part, size)))[: len(part)]
+            start += size
 
     found = list(blocks())
     return found[0] if len(found) == 1 else np.concatenate(found)
