@@ -118,9 +118,9 @@ PAGES = {
     "fits": Page(
         "Fits of the estimators",
         "Log-likelihoods (nats, per row for mixtures, of all steps for chains) of fits by both libraries in float64, "
-        "first from the same parameters, then the best of ten starts of each (`benchmarks/quality/fits.py`). Where fits "
-        "from the same parameters end apart, they took the same way for more than a thousand iterations, to a saddle "
-        "point at which rounding decides.",
+        "first from the same parameters, then the best of ten starts of each (`benchmarks/quality/fits.py`). Where "
+        "fits from the same parameters end apart, they took the same way for more than a thousand iterations, to a "
+        "saddle point at which rounding decides.",
     ),
     "mode_collapse": Page(
         "Remedies against mode collapse",

@@ -34,7 +34,7 @@ def map_rows(f: Callable[[np.ndarray], Any], x: np.ndarray) -> np.ndarray:
         start = 0
         while start < len(x):
             rest = len(x) - start
-            size = 1 << (rest - 1).bit_length()
+            size = 1 << (max(rest, min(len(x), 65)) - 1).bit_length()  # at least 128 rows, so that sizes are few
             if size > BLOCK or size > max(1.25 * rest, 256):
                 size = min(size // 2, BLOCK)
             part = x[start : start + size]
