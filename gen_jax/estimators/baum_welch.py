@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gen_jax.algorithms import em
+from gen_jax.compilation import Kept
 from gen_jax.core import Batch, Extra, Params, PyTree, State
 from gen_jax.estimators.common import at_least, broadcast, key_of, one_of, points, precision, probabilities, whole
 from gen_jax.estimators.packing import Placement, pack_sequences, rounded
@@ -292,7 +293,7 @@ def _state(model: HMM, parameters: PyTree) -> State:
     return State(jnp.int32(0), jax.random.key(0), {"hmm": params}, (), {"emission": {}})
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(Kept, statics=4)
 def _fit(
     model: HMM,
     start: HMM,

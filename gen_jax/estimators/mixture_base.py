@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from gen_jax.algorithms import em
+from gen_jax.compilation import Kept
 from gen_jax.core import Batch, Extra, PyTree, State
 from gen_jax.estimators.common import at_least, key_of, one_of, precision, probabilities, whole
 from gen_jax.estimators.packing import map_rows, pad_rows, rounded
@@ -271,7 +272,7 @@ def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, flo
     return {name: float(value) for name, value in found.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(Kept, statics=4)
 def _fit(
     model: GMM | Mixture,
     objective: str,
