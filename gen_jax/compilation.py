@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial, update_wrapper
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -50,8 +50,9 @@ class Kept:
     JAX's cache of compiled programs saves compiling alone; tracing takes as long as loading what it saves. Here the
     lowered function is kept too, as `jax.export` writes it, under a key of all that it depends on: the source of this
     package, versions, configuration, shapes, and the static arguments, which come first. Those may be numbers, strings,
-    named functions, classes, and dataclasses and containers of these; with others, and on several processes, the
-    function is jitted.
+    functions, classes and objects of this package, and containers of these; with others, whose source may change, and
+    on several processes, the function is jitted. NamedTuples among the other arguments and in the result must be
+    registered by `jax.export`.
     """
 
     def __init__(self, function: Callable[..., Any], statics: int):
@@ -91,14 +92,16 @@ def _said(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str, np.generic)):
         return repr(value)
     if isinstance(value, (type, FunctionType)):
-        if "<" in value.__qualname__:
-            raise TypeError(f"{value!r} has no name of its own")
+        if not value.__module__.startswith("gen_jax.") or "<" in value.__qualname__:
+            raise TypeError(f"{value!r} is not of this package, or has no name of its own")
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, tuple) and type(value) is not tuple:
+        return f"{_said(type(value))}({', '.join(map(_said, value))})"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__qualname__}({', '.join(map(_said, value))})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_said(k)}: {_said(v)}' for k, v in value.items())}}}"
-    if dataclasses.is_dataclass(value) or type(value).__module__.startswith("gen_jax."):
+    if type(value).__module__.startswith("gen_jax."):
         fields = vars(value)
         return f"{_said(type(value))}({', '.join(f'{name}={_said(a)}' for name, a in fields.items())})"
     raise TypeError(f"{value!r} has no text that is the same in every process")
@@ -113,11 +116,12 @@ def _surroundings() -> str:
 
 @cache
 def _source() -> str:
-    """Versions and the source of the package."""
+    """Versions of what is traced, and the source of the package."""
     digest, root = hashlib.sha256(), Path(gen_jax.__file__).parent
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return f"{digest.hexdigest()} {jax.__version__} {jax.default_backend()} {jax.device_count()}"
+    others = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax", "distrax")}
+    return f"{digest.hexdigest()} {others} {jax.default_backend()} {jax.device_count()}"
 
 
 def _folder() -> Path | None:

@@ -1,6 +1,5 @@
 """Functions that the next process neither traces nor compiles."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -9,23 +8,16 @@ import numpy as np
 import pytest
 
 from gen_jax.compilation import Kept
+from gen_jax.estimators import BayesianGaussianMixture, CategoricalHMM, GaussianHMM, GaussianMixture
+from gen_jax.models.mixture import GMM, kmeans, kmeans_plus_plus, random_from_data
 
 TRACED = []
-
-
-@dataclass(frozen=True)
-class Setting:
-    factor: float
-    how: object = np.tanh
-
-
-def named(x):
-    return x + 1
+SETTING = GMM(2, floor=2.0, start=kmeans)
 
 
 def scaled(setting, times, x, more):
     TRACED.append(setting)
-    return {"y": setting.factor * times * x, "more": None if more is None else more["a"] + 1}
+    return {"y": setting.floor * times * x, "more": None if more is None else more["a"] + 1}
 
 
 @pytest.fixture
@@ -39,7 +31,7 @@ def fresh(tmp_path):
 
 
 def test_a_new_process_does_not_trace(fresh):
-    x, setting = jnp.arange(3.0), Setting(2.0, named)
+    x, setting = jnp.arange(3.0), SETTING
     for _ in range(2):
         function = fresh()
         for _ in range(2):
@@ -50,10 +42,10 @@ def test_a_new_process_does_not_trace(fresh):
 
 @pytest.mark.parametrize("other", ["static", "number", "shape", "dtype", "structure", "x64", "precision"])
 def test_what_differs_is_traced_anew(fresh, other):
-    x, setting, times, more = np.arange(3, dtype=np.float32), Setting(2.0, named), 3, None
+    x, setting, times, more = np.arange(3, dtype=np.float32), SETTING, 3, None
     fresh()(setting, times, x, more)
     if other == "static":
-        setting = Setting(2.0, scaled)
+        setting = GMM(2, floor=2.0, start=random_from_data)
     if other == "number":
         times = 4
     if other == "shape":
@@ -67,18 +59,27 @@ def test_what_differs_is_traced_anew(fresh, other):
     assert len(TRACED) == 2
 
 
-def test_what_has_no_name_is_jitted(fresh, tmp_path):
-    x, setting = jnp.arange(3.0), Setting(2.0, lambda x: x)
+def test_what_is_not_of_the_package_is_jitted(fresh, tmp_path):
+    x, setting = jnp.arange(3.0), GMM(2, floor=2.0, start=lambda *a: kmeans_plus_plus(*a))
     np.testing.assert_array_equal(fresh()(setting, 3, x, None)["y"], 6 * x)
-    np.testing.assert_array_equal(jax.jit(partial(fresh(), Setting(2.0, named), 3))(x, None)["y"], 6 * x)
+    np.testing.assert_array_equal(jax.jit(partial(fresh(), SETTING, 3))(x, None)["y"], 6 * x)
     assert not list(tmp_path.glob("lowered/*"))
 
 
 def test_a_file_that_cannot_be_read_is_replaced(fresh, tmp_path):
-    x, setting = jnp.arange(3.0), Setting(2.0, named)
+    x, setting = jnp.arange(3.0), SETTING
     fresh()(setting, 3, x, None)
     (file,) = tmp_path.glob("lowered/*")
     file.write_bytes(b"not a function")
     np.testing.assert_array_equal(fresh()(setting, 3, x, None)["y"], 6 * x)
     fresh()(setting, 3, x, None)
     assert len(TRACED) == 2
+
+
+@pytest.mark.parametrize(
+    "make", [GaussianMixture, BayesianGaussianMixture, GaussianHMM, CategoricalHMM], ids=lambda c: c.__name__
+)
+def test_fits_of_estimators_are_kept(fresh, tmp_path, make):
+    x = np.random.default_rng(0).integers(3, size=(40, 1))
+    make(n_components=2).fit(x)
+    assert len(list(tmp_path.glob("lowered/*"))) == 1

@@ -15,7 +15,7 @@ from gen_jax.restarts import best_restart
 
 
 def config(
-    components: int = 40, concentration: float = 1.1, restarts: int = 4, steps: int = 100, smoke: bool = False
+    components: int = 20, concentration: float = 1.1, restarts: int = 4, steps: int = 100, smoke: bool = False
 ) -> Experiment:
     """Each step is one iteration of EM over all of the data; gray levels are symbols, without noise between them.
 

@@ -55,11 +55,15 @@ class BaumWelchEstimator(BaseEstimator):
         As with hmmlearn, the second argument may hold the lengths; in a pipeline they are passed by name.
         """
         whole(1, n_components=self.n_components, n_iter=self.n_iter, n_init=self.n_init)
+        at_least(-np.inf, tol=self.tol)
         one_of("algorithm", self.algorithm, ALGORITHMS)
         for name, value in (("init_params", self.init_params), ("params", self.params)):
             if set(value) - set(self.letters):
                 raise ValueError(f"{name} may hold the letters {self.letters!r}, got {value!r}")
         entries = self._entries(X, reset=True)
+        if "means" in self.parts and self.n_components > len(entries["x"]):
+            got = f"X has {len(entries['x'])} rows"
+            raise ValueError(f"n_components = {self.n_components}, but {got}: take fewer components")
         batch, placement = _packed(entries, y if lengths is None else lengths)
         model = self._fitted_model(entries)
         with precision(_floats(entries["x"])):
@@ -69,7 +73,7 @@ class BaumWelchEstimator(BaseEstimator):
             tolerance, seed = self.tol / placement.sequences, np.uint32(key_of(self.random_state))
             start = self._start(model)
             found = _fit(model, start, self.n_iter, self.n_init, batch, seed, tolerance, given, prior)
-        found = jax.tree.map(np.asarray, found)
+        found = jax.tree.map(np.array, found)
         best = int(np.argmax(np.where(np.isnan(found["objective"]), -np.inf, found["objective"])))
         self._keep(jax.tree.map(lambda a: a[best], found["parameters"]))
         curve = np.asarray(found["curve"], np.float64) * placement.sequences

@@ -56,7 +56,7 @@ def at_least(low: float, **values: Any) -> None:
     """Raises a ValueError that names the first argument that is no number or below `low`."""
     for name, value in values.items():
         if not isinstance(value, (int, float, np.number)) or not value >= low:
-            raise ValueError(f"{name} must be at least {low}, got {value!r}")
+            raise ValueError(f"{name} must be {'a number' if low == -np.inf else f'at least {low}'}, got {value!r}")
 
 
 def whole(low: int, **values: Any) -> None:

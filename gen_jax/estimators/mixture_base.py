@@ -52,7 +52,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             sizes, seed = np.repeat(ks, restarts) if len(ks) > 1 else None, np.uint32(key_of(self.random_state))
             batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
             found = jax.tree.map(
-                np.asarray, _fit(model, self._objective(), self.max_iter, restarts, batch, sizes, seed, self.tol, given)
+                np.array, _fit(model, self._objective(), self.max_iter, restarts, batch, sizes, seed, self.tol, given)
             )
             values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
             firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
@@ -156,8 +156,10 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _parameters(self, dtype: Any) -> dict[str, np.ndarray]:
         """Weights and parameters from the fitted attributes, which may have been set manually."""
-        weights = probabilities("weights_", self.weights_, (len(self.weights_),))
-        return jax.tree.map(lambda a: np.asarray(a, dtype), {"weights": weights, **self._attributes()})
+        weights, attributes = probabilities("weights_", self.weights_, (len(self.weights_),)), self._attributes()
+        if "means" in attributes and len(attributes["means"]) != len(weights):
+            raise ValueError(f"weights_ has {len(weights)} entries, but means_ has {len(attributes['means'])} rows")
+        return jax.tree.map(lambda a: np.asarray(a, dtype), {"weights": weights, **attributes})
 
     def _points(self, X: Any, reset: bool = False) -> np.ndarray:
         """Validated rows (N, D), with NaN for what is missing."""
@@ -246,21 +248,23 @@ def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether attributes are equal, NaN included."""
 
     def equal(a: Any, b: Any) -> bool:
-        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-            return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-        return type(a) is type(b) and a == b
+        if type(a) is not type(b) or isinstance(a, (bool, int, float, str, list, dict)):
+            return type(a) is type(b) and a == b
+        a, b = np.asarray(a), np.asarray(b)
+        return a.shape == b.shape and a.dtype == b.dtype and a.dtype != object and a.tobytes() == b.tobytes()
 
     return a.keys() == b.keys() and all(equal(value, b[name]) for name, value in a.items())
 
 
 def _normalized(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log p(x) (N,) and p(component | x) (N, K) from log p(x, component) (N, K)."""
+    """log p(x) (N,) and p(component | x) (N, K), NaN where p(x) is 0, from log p(x, component) (N, K)."""
     best = joint.max(axis=1)
-    p = joint - best[:, None]
+    p = joint - np.where(np.isfinite(best), best, 0)[:, None]
     np.exp(p, out=p)
     total = p.sum(axis=1)
-    p /= total[:, None]
-    return np.log(total) + best, p
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p /= total[:, None]
+        return np.log(total) + best, p
 
 
 def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, float]:

@@ -133,6 +133,7 @@ class VariationalGaussianHMM(VariationalEstimator, GaussianHMM):
         k, d, kind, shape = self.n_components, self.n_features, self.covariance_type, self._shape()
         whole = np.broadcast_to(1e-3 * np.eye(d), shape) if kind in ("full", "tied") else np.full(shape, 1e-3)
         scale = whole if self.scale_prior is None else broadcast("scale_prior", self.scale_prior, shape)
+        covariance_matrices("scale_prior", scale, kind, k, d)  # which checks it
         degrees = broadcast("dof_prior", float(d) if self.dof_prior is None else self.dof_prior, (k,))
         if (degrees <= d - 1).any() or (kind == "tied" and len(set(degrees)) > 1):
             raise ValueError(f"dof_prior must be above {d - 1}, the same for all states if 'tied', got {degrees}")
@@ -165,6 +166,8 @@ class VariationalGaussianHMM(VariationalEstimator, GaussianHMM):
         scale = np.asarray(self.scale_posterior_, np.float64)
         covariances = scale / (degrees if tied else degrees.reshape(-1, *[1] * (scale.ndim - 1)))
         means = points(self.means_posterior_, "means_posterior_", d, missing=False)
+        if len(means) != k:
+            raise ValueError(f"means_posterior_ must have {k} rows, got {len(means)}")
         dense = covariance_matrices("scale_posterior_", covariances, self.covariance_type, k, d)
         return {"means": means, "covariances": dense, "count": count}
 

@@ -33,7 +33,7 @@ def restarts(model: Any, state: State, split: Split, key: Array) -> Figure:
         best = i == int(np.argmax(ends))
         style = {"color": "C3", "linewidth": 2, "zorder": 3, "label": "best"} if best else {"color": "C0", "alpha": 0.6}
         axis.plot(np.arange(1, len(curve) + 1), curve, **style)
-    axis.set(xlabel="iteration", ylabel="mean log-likelihood (nats)", title=f"{len(curves)} restarts")
+    axis.set(xlabel="iteration", ylabel="mean objective (nats)", title=f"{len(curves)} restarts")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return figure

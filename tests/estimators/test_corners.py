@@ -638,6 +638,10 @@ def test_attributes_set_or_changed_in_place_are_seen_by_the_next_call():
     assert np.abs(after - before).max() > 0.01
     model.means_ = model.means_ - np.array([[1.0, 1.0], [0.0, 0.0]])
     np.testing.assert_allclose(model.score_samples(x), before, atol=1e-12)
+    model.means_ = jax.numpy.asarray(model.means_)
+    for _ in range(2):
+        np.testing.assert_allclose(model.score_samples(x), before, atol=1e-5)
+    assert model.score_samples(np.array([[1e200, 0.0]])) == -np.inf
     model.covariances_[0] = -np.eye(2)
     with pytest.raises(ValueError, match="covariances_ must be symmetric and positive definite"):
         model.predict(x)

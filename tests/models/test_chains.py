@@ -22,6 +22,7 @@ from gen_jax.models.hmm import (
     InputOutputHMM,
     NegativeBinomialDurations,
     PoissonDurations,
+    left_right,
 )
 from gen_jax.models.hmm.emissions import (
     BayesianCategorical,
@@ -89,8 +90,8 @@ def test_semi_markov_inference_equals_enumeration(name):
     model = HSMM(3, Categorical(3), DURATIONS[name])
     batch = {**symbols(), "length": jnp.array([6, 4]), "observed": jnp.ones((2, 6), bool).at[0, 2].set(False)}
     state = em(model).init(jax.random.key(1), batch)
-    chain, log_likelihood, _ = model._of(state, batch)
-    log_likelihood, chain = np.asarray(log_likelihood), [np.asarray(a) for a in chain]
+    prepared = model._prepared(state.params["hmm"], state.extra, batch)
+    log_likelihood, chain = np.asarray(prepared.log_likelihood), [np.asarray(a) for a in prepared.chain]
     found, decoded = jax.jit(lambda s: (model.smooth(s, batch), model.decode(s, batch)))(state)
     for b, length in enumerate((6, 4)):
         options = [s for s in segmentations(length, 3, 3) if all(x[0] != y[0] for x, y in itertools.pairwise(s))]
@@ -122,8 +123,8 @@ def test_geometric_durations_make_an_ordinary_chain():
     batch, stay = symbols(3, 20), np.array([0.5, 0.3])
     semi = HSMM(2, Categorical(3), GeometricDurations(80))
     state = em(semi).init(jax.random.key(0), batch)
-    params = state.params["hsmm"] | {"durations": {"rate": jnp.log(stay)}}
-    state = state._replace(params={"hsmm": params})
+    params = state.params["hmm"] | {"durations": {"rate": jnp.log(stay)}}
+    state = state._replace(params={"hmm": params})
     plain = HMM(2, Categorical(3))
     transition = jnp.log(np.array([[stay[0], 1 - stay[0]], [1 - stay[1], stay[1]]]))
     ordinary = state._replace(params={"hmm": {**params, "transition": transition}})
@@ -160,7 +161,7 @@ def test_em_of_semi_markov_chains_never_falls_and_finds_the_durations(durations)
     model = HSMM(2, Gaussian(DIAGONAL), durations)
     state, found = history(model, batch, 40)
     assert np.all(np.diff(found) > -1e-8) and found[-1] > found[0] + 1
-    params = state.params["hsmm"]
+    params = state.params["hmm"]
     order = np.argsort(params["emission"]["means"][:, 0])
     np.testing.assert_allclose(params["emission"]["means"][order, 0], [0, 4], atol=0.1)
     np.testing.assert_allclose(durations.mean(params["durations"])[order], [3, 7], atol=0.25)
@@ -175,7 +176,7 @@ def test_semi_markov_samples_have_the_durations():
     batch = {"x": jnp.ones((1, 10, 1))}
     state = em(model).init(jax.random.key(0), batch)
     rates = {"durations": {"rate": jnp.log(jnp.array([2.0, 6.0]))}}
-    state = state._replace(params={"hsmm": state.params["hsmm"] | rates})
+    state = state._replace(params={"hmm": state.params["hmm"] | rates})
     path = np.asarray(jax.jit(lambda s: model.sample(s, jax.random.key(1), 2))(state)["state"])
     for row in path:
         runs = [(z, len(list(g))) for z, g in itertools.groupby(row)][1:-1]
@@ -199,7 +200,7 @@ def test_durations_of_one_parameter_maximize_their_likelihood(name):
 
 def test_descent_trains_semi_markov_chains():
     batch = {"x": jnp.asarray(renewed(np.random.default_rng(0), 8, 40))}
-    algorithm = descent(HSMM(2, Gaussian(DIAGONAL), CategoricalDurations(10)), {"hsmm": optax.adam(0.05)})
+    algorithm = descent(HSMM(2, Gaussian(DIAGONAL), CategoricalDurations(10)), {"hmm": optax.adam(0.05)})
     state = algorithm.init(jax.random.key(0), batch)
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: algorithm.step(s, batch), s, length=60)[1]["loss"])
     found = np.asarray(run(state).value)
@@ -222,13 +223,15 @@ def test_input_output_inference_equals_enumeration():
     params = state.params["hmm"]
     params = params | {"transition": params["transition"] | {"weights": weights}}
     state = state._replace(params={"hmm": params})
-    initial, transition, log_likelihood, _ = (np.asarray(a) for a in model._of(state, batch))
+    prepared = model._prepared(params, state.extra, batch)
+    initial, transition, _ = (np.asarray(a) for a in prepared.chain)
+    log_likelihood = np.asarray(prepared.log_likelihood)
     found, decoded = model.smooth(state, batch), model.decode(state, batch)
-    bias = np.asarray(params["transition"]["bias"])
-    logits = bias + np.einsum("iju,btu->btij", np.asarray(weights), np.asarray(batch["input"]))
+    bias, coefficients = (np.asarray(a) for a in model.coefficients(state))
+    logits = bias + np.einsum("iju,btu->btij", coefficients, np.asarray(batch["input"]))
     logits[..., [0, 2], [2, 0]] = -np.inf
     expected = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(np.exp(transition), expected, atol=1e-12)
+    np.testing.assert_allclose(np.exp(transition)[0], expected[0], atol=1e-12)
     np.testing.assert_allclose(model.chain(state, batch["input"][0])[1], expected[0], atol=1e-12)
     for b, length in enumerate((6, 4)):
         options = list(itertools.product(range(3), repeat=length))
@@ -271,7 +274,8 @@ def test_em_of_input_output_chains_never_falls_and_finds_the_weights():
     truth = em(model).init(jax.random.key(0), {**batch, "x": jax.random.normal(jax.random.key(1), (20, 100, 1))})
     params = truth.params["hmm"]
     weights = jnp.array([[[0.0], [3.0]], [[0.0], [3.0]]])
-    params["transition"] = {"weights": weights, "bias": jnp.zeros((2, 2))}
+    mean, scale = truth.extra["input"]["mean"], truth.extra["input"]["scale"]
+    params["transition"] = {"weights": weights * scale, "bias": weights[..., 0] * mean}
     params["emission"] = params["emission"] | {"means": jnp.array([[0.0], [4.0]])}
     truth = truth._replace(params={"hmm": params})
     batch["x"] = model.sample(truth, jax.random.key(2), 20, {"input": inputs})["x"]
@@ -280,16 +284,139 @@ def test_em_of_input_output_chains_never_falls_and_finds_the_weights():
     assert found[-1] > float(model.log_prob(truth, batch).mean()) - 1e-6  # no worse than the truth
     fitted = state.params["hmm"]
     order = np.argsort(fitted["emission"]["means"][:, 0])
-    w = np.asarray(fitted["transition"]["weights"])[order][:, order, 0]
+    w = np.asarray(model.coefficients(state)[1])[order][:, order, 0]
     np.testing.assert_allclose(w[:, 1] - w[:, 0], 3, atol=1.0)
     slope = jax.grad(lambda p: model.loss(p, state, batch, jax.random.key(0))[0].value)(fitted)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(slope["transition"])) < 1e-2
     assert model.free_parameters(state) == 1 + 2 * 2 * 1 + 4
 
 
-def test_inputs_that_are_missing_are_named():
+def test_shifted_and_scaled_inputs_give_the_same_fit():
+    batch = driven(8, 30)
+    batch = {**batch, "input": batch["input"].astype(jnp.float32)}
+    moved = {**batch, "input": 3 * batch["input"] + 2000}
+    model = InputOutputHMM(2, 2, Categorical(3))
+    (_, plain), (state, other) = (history(model, b, 20) for b in (batch, moved))
+    np.testing.assert_allclose(other, plain, atol=0.02)
+    assert np.isfinite(state.params["hmm"]["transition"]["weights"]).all()
+
+
+def test_a_state_without_transitions_keeps_its_weights():
+    batch = driven(4, 1)
+    model = InputOutputHMM(3, 2, Categorical(3))
+    state = em(model).init(jax.random.key(0), batch)
+    before = state.params["hmm"]["transition"]
+    after = em(model).step(state, batch)[0].params["hmm"]["transition"]
+    np.testing.assert_array_equal(after["bias"], before["bias"])
+    np.testing.assert_array_equal(after["weights"], before["weights"])
+
+
+def test_inputs_that_do_not_fit_are_named():
+    model = InputOutputHMM(3, 2, Categorical(3))
     with pytest.raises(ValueError, match=r'must hold "input" \(sequences, steps, 2\), got none'):
-        em(InputOutputHMM(3, 2, Categorical(3))).init(jax.random.key(0), symbols())
+        em(model).init(jax.random.key(0), symbols())
+    short = driven() | {"input": jnp.zeros((3, 5, 2))}
+    with pytest.raises(ValueError, match=r'"input" must have the axes \(3, 6\) of "x", got shape \(3, 5, 2\)'):
+        em(model).init(jax.random.key(0), short)
+    state = em(model).init(jax.random.key(0), driven())
+    with pytest.raises(ValueError, match='must hold "input" for 6 sequences'):
+        model.sample(state, jax.random.key(0), 6, {"input": jnp.zeros((4, 5, 2))})
+
+
+# All of them
+
+
+MODELS = {  # and batches of symbols made of theirs
+    "semi-Markov": (HSMM(2, Categorical(3), CategoricalDurations(4)), dict),
+    "poisson durations": (HSMM(2, Categorical(3), PoissonDurations(4)), dict),
+    "input-output": (InputOutputHMM(2, 2, Categorical(3)), dict),
+    "bayesian": (BayesianHMM(2, BayesianCategorical(3)), dict),
+    "bayesian counts": (BayesianHMM(2, BayesianPoisson()), lambda b: {**b, "x": b["x"][..., None].astype(float)}),
+    "bayesian gaussian": (BayesianHMM(2, BayesianGaussian()), lambda b: {**b, "x": b["x"][..., None].astype(float)}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sequences_of_weight_0_and_of_length_0_are_as_removed(name):
+    model, made = MODELS[name]
+    batch = made(driven(3))
+    rubbish = {k: jnp.full((2, *a.shape[1:]), 1e6 if k == "input" else 1, a.dtype) for k, a in batch.items()}
+    rubbish["input"] = rubbish["input"].at[:].set(jnp.nan)
+    both = {k: jnp.concatenate([a, rubbish[k]]) for k, a in batch.items()}
+    both |= {"length": jnp.array([6, 6, 6, 0, 6]), "weight": jnp.array([1.0, 1, 1, 1, 0])}
+    algorithm = em(model)
+
+    @jax.jit
+    def run(batch):
+        state, metrics = algorithm.step(algorithm.init(jax.random.key(0), batch), batch)
+        return state.params, metrics["log_likelihood"]
+
+    (ours, mine), (theirs, other) = run(both), run(batch)
+    assert float(mine.value) == pytest.approx(float(other.value), rel=1e-9)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_stays_float32_where_float64_is_enabled(name):
+    model, made = MODELS[name]
+    as32 = lambda a: a.astype(jnp.float32) if a.dtype.kind == "f" else a
+    batch = jax.tree.map(as32, made(driven(3)))
+    state = jax.eval_shape(em(model).init, jax.random.key(0), batch)
+    if batch["x"].dtype.kind != "f":  # symbols say nothing about the type of the parameters
+        state = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, "float32" if a.dtype == "float64" else a.dtype), state
+        )
+    after = jax.eval_shape(em(model).step, state, batch)[0]
+    assert {a.dtype for a in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["semi-Markov", "input-output"])
+def test_impossible_sequences_have_no_likelihood_and_no_counts(name):
+    model, made = MODELS[name]
+    batch = made(driven(3))
+    batch["x"] = jnp.minimum(batch["x"], 1).at[0, 2].set(2)
+    state = em(model).init(jax.random.key(0), batch)
+    params = state.params["hmm"] | {"emission": {"logits": jnp.log(jnp.array([[0.5, 0.5, 0], [0.9, 0.1, 0]]))}}
+    state = state._replace(params={"hmm": params})
+    found = model.log_prob(state, batch)
+    assert found[0] == -jnp.inf and np.isfinite(found[1:]).all()
+    stats, _ = model.e_step(state, batch)
+    np.testing.assert_allclose(stats["initial"].sum(), 2, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda moves: HSMM(3, Categorical(3), PoissonDurations(4), moves),
+        lambda moves: InputOutputHMM(3, 2, Categorical(3), moves),
+    ],
+    ids=["semi-Markov", "input-output"],
+)
+def test_left_right_chains_begin_in_the_first_state(make):
+    model = make(left_right(3))
+    state = em(model).init(jax.random.key(0), driven())
+    assert model.filter(state, driven())[:, 0].tolist() == [[1, 0, 0]] * 3
+    moves = model.allowed[1]
+    assert not moves[1, 0] and moves[0, 1]
+    assert bool(moves[0, 0]) == isinstance(model, InputOutputHMM) and bool(moves[2, 2])
+    after = em(model).step(state, driven())[0]
+    assert np.isfinite(model.log_prob(after, driven())).all()
+
+
+def test_shapes_and_parts_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="durations must be Durations"):
+        HSMM(2, Poisson(), 20)
+    with pytest.raises(ValueError, match="emission must be an Emission"):
+        HSMM(2, Poisson, PoissonDurations(5))
+    model = HSMM(2, Gaussian(), PoissonDurations(5))
+    with pytest.raises(ValueError, match=r"\(sequences, steps, ...\), got shape \(5,\)"):
+        em(model).init(jax.random.key(0), {"x": jnp.zeros(5)})
+    with pytest.raises(ValueError, match='"weight" must have the axes'):
+        em(model).init(jax.random.key(0), {"x": jnp.zeros((2, 5, 1)), "weight": jnp.ones((2, 5))})
+    state = em(model).init(jax.random.key(0), {"x": jnp.zeros((2, 5, 1))})
+    with pytest.raises(ValueError, match="cut off their padding"):
+        model.extend(state, {"x": jnp.zeros((2, 5, 1)), "length": jnp.array([3, 5])}, jax.random.key(0), 2)
 
 
 # Bayesian chains
@@ -421,5 +548,9 @@ def test_the_bound_is_highest_for_the_states_there_are(kind):
 def test_a_chain_without_posteriors_is_refused():
     with pytest.raises(ValueError, match="needs an emission with posteriors"):
         BayesianHMM(2, Gaussian())
+    with pytest.raises(ValueError, match="degrees must be above"):
+        em(BayesianHMM(2, BayesianGaussian(TIED, degrees=0.5))).init(jax.random.key(0), {"x": jnp.zeros((2, 5, 2))})
+    with pytest.raises(ValueError, match="scale_prior must be symmetric and positive definite"):
+        VariationalGaussianHMM(2, scale_prior=-np.eye(2)).fit(levels())
     with pytest.raises(ValueError, match="only whole rows may be missing"):
         VariationalGaussianHMM(2).fit(np.where(np.eye(20)[:, :2] > 0, np.nan, 1.0))

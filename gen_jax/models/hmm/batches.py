@@ -11,7 +11,53 @@ from gen_jax.core import Batch, Mean
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.mixture.covariances import ratio
 
-__all__ = ["maximized_logits", "mean_per_sequence", "observed_steps", "sequence_weights"]
+__all__ = [
+    "Mask",
+    "check_chain",
+    "check_no_padding",
+    "check_shapes",
+    "forward_only",
+    "maximized_logits",
+    "mean_per_sequence",
+    "observed_steps",
+    "sequence_weights",
+]
+
+Mask = tuple[tuple[bool, ...], ...]
+
+
+def check_chain(states: int, length: int, emission: Any, transitions: Mask | None) -> None:
+    """Raises ValueError for arguments of a chain that make no sense."""
+    if states < 1 or length < 1:
+        raise ValueError(f"states and length must be at least 1, got {states} and {length}")
+    if not isinstance(emission, Emission):
+        raise ValueError(f"emission must be an Emission, such as Gaussian(), got {emission!r}")
+    rows = transitions
+    if rows is not None and (len(rows) != states or any(len(r) != states or not any(r) for r in rows)):
+        raise ValueError(f"transitions must be {states} rows of {states}, each with a state to go to")
+
+
+def forward_only(transitions: Mask) -> bool:
+    """Whether no state may go back to an earlier one, as in a left-right chain, which begins in state 0."""
+    return not any(transitions[i][j] for i in range(len(transitions)) for j in range(i))
+
+
+def check_shapes(batch: Batch) -> None:
+    """Raises ValueError for entries of a batch of sequences whose shapes do not fit together."""
+    if "x" not in batch or batch["x"].ndim < 2:
+        got = "none" if "x" not in batch else f"shape {batch['x'].shape}"
+        raise ValueError(f'a batch must hold sequences "x" (sequences, steps, ...), got {got}')
+    sequences, steps = batch["x"].shape[:2]
+    expected = {"length": (sequences,), "weight": (sequences,), "observed": (sequences, steps)}
+    for name, shape in {**expected, "starts": (sequences, steps), "input": (sequences, steps)}.items():
+        if name in batch and batch[name].shape[: 2 if name == "input" else None] != shape:
+            raise ValueError(f'"{name}" must have the axes {shape} of "x", got shape {batch[name].shape}')
+
+
+def check_no_padding(batch: Batch) -> None:
+    """Raises ValueError for sequences with padding, which cannot be continued in place."""
+    if "length" in batch:
+        raise ValueError("extend continues sequences of one length: cut off their padding, and leave out 'length'")
 
 
 def observed_steps(emission: Emission, batch: Batch, weighted: bool = False) -> tuple[Batch, Array, Array]:
@@ -19,7 +65,9 @@ def observed_steps(emission: Emission, batch: Batch, weighted: bool = False) -> 
 
     weighted: sequences of weight 0 are unobserved too.
     """
-    x = jnp.asarray(batch["x"])
+    batch = {name: jnp.asarray(a) for name, a in batch.items()}
+    check_shapes(batch)
+    x = batch["x"]
     if x.dtype.kind == "f":
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     there = jnp.ones(x.shape[:2], bool)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
-from gen_jax.models.hmm.batches import observed_steps
+from gen_jax.models.hmm.batches import check_chain, observed_steps, sequence_weights
 from gen_jax.models.hmm.emissions.bayesian import BayesianEmission, dirichlet_divergence, expected_log
 from gen_jax.models.hmm.hmm import HMM, Forecast, Stats
+from gen_jax.models.mixture.gaussians import check_fixed
 
 __all__ = ["BayesianHMM"]
 
@@ -25,8 +26,9 @@ class BayesianHMM(HMM):
     probabilities, 1 / K by default. States that the data does not need are left empty; `states` is the most there may
     be.
 
-    The log-posterior that `em` reports is the evidence lower bound. Parameters are those of the posteriors; densities,
-    states and samples are those of the HMM at their means.
+    The log-posterior that `em` reports is the evidence lower bound, divided by the number of sequences; its
+    log-likelihood is the part without the divergences from the priors. Parameters are those of the posteriors;
+    densities, states and samples are those of the HMM at their means.
     """
 
     concentration: float | None = None
@@ -39,7 +41,10 @@ class BayesianHMM(HMM):
             raise ValueError("a Bayesian HMM has no stationary start: its transitions have no closed posterior then")
         if self.concentration is not None and self.concentration <= 0:
             raise ValueError(f"concentration must be positive, got {self.concentration}")
-        HMM(self.states, self.emission, self.transitions, 1.0, self.stickiness, self.length, fixed=self.fixed)
+        check_fixed(self.fixed, ("initial", "transition", "emission"))
+        check_chain(self.states, self.length, self.emission, self.transitions)
+        if self.stickiness < 0:
+            raise ValueError(f"stickiness must be 0 or more, got {self.stickiness}")
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, there, seen = observed_steps(self.emission, batch, weighted=True)
@@ -47,9 +52,11 @@ class BayesianHMM(HMM):
         dtype = jnp.result_type(*jax.tree.leaves(emission))
         prior = self._prior(dtype)
         jitter = lambda name, *shape: jax.nn.softmax(0.3 * jax.random.normal(fold_in(key, name), shape, dtype))
-        steps = there.sum() / self.states  # transitions from each state, in the beginning
+        weight = sequence_weights(batch, there, dtype)
+        starts = batch["starts"].sum(axis=1) if "starts" in batch else 0
+        sequences, steps = jnp.sum(weight * (1 + starts)), jnp.sum(weight * there.sum(axis=1)) / self.states
         params = {
-            "initial": prior["prior"]["initial"] + len(there) * jitter("initial", self.states),
+            "initial": prior["prior"]["initial"] + sequences * jitter("initial", self.states),
             "transition": prior["prior"]["transition"] + steps * jitter("transition", self.states, self.states),
             "emission": emission,
         }

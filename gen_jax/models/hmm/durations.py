@@ -10,6 +10,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from gen_jax.core import PyTree, fold_in
+from gen_jax.models.common.linalg import matmul
 from gen_jax.models.hmm.batches import maximized_logits
 from gen_jax.models.mixture.covariances import ratio
 
@@ -48,7 +49,8 @@ class Durations:
 
     def mean(self, params: PyTree) -> Array:
         """(K,) mean durations."""
-        return jnp.exp(self.log_prob(params)) @ jnp.arange(1, self.longest + 1)
+        p = jnp.exp(self.log_prob(params))
+        return matmul(p, jnp.arange(1, self.longest + 1, dtype=p.dtype))
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class CategoricalDurations(Durations):
 class Tilted(Durations):
     """p(d) proportional to h(d) exp(rate d): an exponential family in the one parameter of each state."""
 
-    def log_base(self) -> Array:
-        """(longest,) log h(d)."""
+    def log_base(self, d: Array) -> Array:
+        """log h(d) of durations d (longest,)."""
         raise NotImplementedError
 
     def init(self, key, k):
@@ -83,12 +85,12 @@ class Tilted(Durations):
         return {"rate": self._rate(target / 2)}
 
     def log_prob(self, params):
-        rate = params["rate"][:, None]
-        return jax.nn.log_softmax(self.log_base() + rate * jnp.arange(1, self.longest + 1))
+        d = jnp.arange(1, self.longest + 1, dtype=params["rate"].dtype)
+        return jax.nn.log_softmax(self.log_base(d) + params["rate"][:, None] * d)
 
     def maximize(self, params, count):
         total = count.sum(axis=1)
-        mean = ratio(count @ jnp.arange(1.0, self.longest + 1, dtype=count.dtype), total)
+        mean = ratio(matmul(count, jnp.arange(1, self.longest + 1, dtype=count.dtype)), total)
         return {"rate": jnp.where(total > 0, self._rate(mean), params["rate"])}
 
     def _rate(self, mean: Array) -> Array:
@@ -112,16 +114,16 @@ class Tilted(Durations):
 class GeometricDurations(Tilted):
     """Geometric durations, those of an ordinary HMM if `longest` is the length of the sequences."""
 
-    def log_base(self):
-        return jnp.zeros(self.longest)
+    def log_base(self, d):
+        return jnp.zeros_like(d)
 
 
 @dataclass(frozen=True)
 class PoissonDurations(Tilted):
     """One step more than a Poisson count, cut off at `longest`."""
 
-    def log_base(self):
-        return -gammaln(jnp.arange(1.0, self.longest + 1))
+    def log_base(self, d):
+        return -gammaln(d)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,5 @@ class NegativeBinomialDurations(Tilted):
         if self.stages <= 0:
             raise ValueError(f"stages must be positive, got {self.stages}")
 
-    def log_base(self):
-        d = jnp.arange(1.0, self.longest + 1)
+    def log_base(self, d):
         return gammaln(d - 1 + self.stages) - gammaln(d)

@@ -14,14 +14,21 @@ from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.hmm import inference
-from gen_jax.models.hmm.batches import maximized_logits, mean_per_sequence, observed_steps, sequence_weights
+from gen_jax.models.hmm.batches import (
+    Mask,
+    check_chain,
+    check_no_padding,
+    forward_only,
+    maximized_logits,
+    mean_per_sequence,
+    observed_steps,
+    sequence_weights,
+)
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.hmm.inference import Path, Posterior, Scan
 from gen_jax.models.mixture.gaussians import check_fixed
 
 __all__ = ["HMM", "Forecast", "Mask", "Stats", "left_right", "stationary"]
-
-Mask = tuple[tuple[bool, ...], ...]
 
 
 class Stats(NamedTuple):
@@ -82,14 +89,10 @@ class HMM:
         check_fixed(
             self.fixed, ("transition", "emission") if self.stationary else ("initial", "transition", "emission")
         )
-        if self.states < 1 or self.length < 1:
-            raise ValueError(f"states and length must be at least 1, got {self.states} and {self.length}")
+        check_chain(self.states, self.length, self.emission, self.transitions)
         if self.concentration < 1 or self.stickiness < 0:
             got = f"got {self.concentration} and {self.stickiness}"
             raise ValueError(f"concentration must be at least 1 and stickiness 0 or more, {got}")
-        rows = self.transitions
-        if rows is not None and (len(rows) != self.states or any(len(r) != self.states or not any(r) for r in rows)):
-            raise ValueError(f"transitions must be {self.states} rows of {self.states}, each with a state to go to")
 
     @property
     def allowed(self) -> tuple[Array, Array]:
@@ -97,8 +100,8 @@ class HMM:
         if self.transitions is None:
             return jnp.ones(self.states, bool), jnp.ones((self.states, self.states), bool)
         allowed = jnp.asarray(self.transitions)
-        forward_only = not any(self.transitions[i][j] for i in range(self.states) for j in range(i))
-        return (jnp.arange(self.states) == 0) if forward_only else jnp.ones(self.states, bool), allowed
+        only_first = forward_only(self.transitions)
+        return (jnp.arange(self.states) == 0) if only_first else jnp.ones(self.states, bool), allowed
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, _, seen = observed_steps(self.emission, batch, weighted=True)
@@ -246,6 +249,7 @@ class HMM:
 
     def extend(self, state: State, batch: Batch, key: Array, horizon: int) -> Batch:
         """Samples continuations of sequences without padding: "x" (B, horizon, ...) and "state"."""
+        check_no_padding(batch)
         params = state.params["hmm"]
         batch, _, _, chain, scan = self._prepared(params, state.extra, batch)
         log_transition = chain[1]

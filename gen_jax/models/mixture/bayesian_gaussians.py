@@ -11,7 +11,7 @@ from jax.scipy.special import digamma, multigammaln
 
 from gen_jax.core import PyTree
 from gen_jax.models.common.linalg import matmul
-from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, ConjugatePrior, Full, Stats
+from gen_jax.models.mixture.covariances import DIAGONAL, FULL, SPHERICAL, TIED, ConjugatePrior, Full, Stats
 
 __all__ = ["BayesianGaussians"]
 
@@ -27,7 +27,9 @@ class Wishart(NamedTuple):
 
     def digamma(self) -> Array:
         """The multivariate digamma function of half the degrees."""
-        return digamma(0.5 * self.degrees[..., None] - 0.5 * jnp.arange(self.size)).sum(axis=-1)
+        return digamma(0.5 * self.degrees[..., None] - 0.5 * jnp.arange(self.size, dtype=self.degrees.dtype)).sum(
+            axis=-1
+        )
 
     def log_determinant(self) -> Array:
         """E log det of a precision, beyond that of its mean."""
@@ -75,7 +77,7 @@ class BayesianGaussians:
         if self.covariance is not None:
             scale = jnp.broadcast_to(jnp.asarray(self.covariance, x.dtype), scale.shape)
         degrees = d if self.degrees is None else self.degrees
-        if self.kind is FULL and degrees <= d - 1:
+        if (self.kind is FULL or self.kind is TIED) and degrees <= d - 1:
             raise ValueError(f"degrees must be above {d - 1} for {d} dimensions, got {degrees}")
         center = mean if self.mean is None else jnp.asarray(self.mean, x.dtype)
         precision = jnp.full(k, self.mean_precision, x.dtype)

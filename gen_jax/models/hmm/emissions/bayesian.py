@@ -11,6 +11,7 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from gen_jax.core import PyTree
+from gen_jax.models.common.linalg import einsum
 from gen_jax.models.hmm.emissions.discrete import Categorical, Poisson
 from gen_jax.models.hmm.emissions.emission import Emission, rows
 from gen_jax.models.hmm.emissions.gaussian import Gaussian
@@ -153,7 +154,7 @@ class BayesianCategorical(BayesianEmission):
         if batch["x"].ndim == 2:
             return each + lost
         there = (batch["x"] >= 0).astype(lost.dtype)
-        return each + jnp.einsum("btd,kd->btk", there, lost)
+        return each + einsum("btd,kd->btk", there, lost)
 
     def stats(self, params, extra, batch, r):
         return self._plain.stats({}, {}, batch, r)
@@ -184,7 +185,7 @@ class BayesianPoisson(BayesianEmission):
     def init(self, key, batch, seen, k):
         params, extra = Poisson(self.prior).init(key, batch, seen, k)
         prior = {"total": extra["prior"]["total"], "count": jnp.full_like(params["log_rate"], self.prior)}
-        count = prior["count"] + seen.sum() / k
+        count = prior["count"] + seen.sum().astype(prior["count"].dtype) / k
         return {"total": jnp.exp(params["log_rate"]) * count, "count": count}, {"prior": prior}
 
     def log_prob(self, params, extra, batch):
@@ -193,7 +194,7 @@ class BayesianPoisson(BayesianEmission):
         there = ~jnp.isnan(batch["x"]) if batch["x"].dtype.kind == "f" else jnp.ones(batch["x"].shape, bool)
         x = jnp.where(there, batch["x"], 0).astype(means["log_rate"].dtype)
         spread = digamma(params["total"]) - jnp.log(params["total"])
-        return plain.log_prob(means, {}, batch) + jnp.einsum("btd,kd->btk", x, spread)
+        return plain.log_prob(means, {}, batch) + einsum("btd,kd->btk", x, spread)
 
     def stats(self, params, extra, batch, r):
         return Poisson().stats({}, {}, batch, r)

@@ -110,7 +110,7 @@ class Poisson(Emission):
 
     def init(self, key, batch, seen, k):
         mean = jnp.maximum(_mean(batch["x"], seen), 1e-3)
-        jitter = jax.random.gamma(fold_in(key, "start"), 4.0, (k, len(mean))) / 4
+        jitter = jax.random.gamma(fold_in(key, "start"), 4.0, (k, len(mean)), mean.dtype) / 4
         prior = {"total": jnp.broadcast_to(self.prior * mean, jitter.shape), "count": jnp.float32(self.prior)}
         return {"log_rate": jnp.log(mean * jitter + 1e-6)}, {"prior": prior} if self.prior else {}
 
@@ -168,7 +168,7 @@ class Bernoulli(Emission):
 
     def init(self, key, batch, seen, k):
         mean = jnp.clip(_mean(batch["x"], seen), 0.01, 0.99)
-        noise = jax.random.normal(fold_in(key, "start"), (k, len(mean)))
+        noise = jax.random.normal(fold_in(key, "start"), (k, len(mean)), mean.dtype)
         return {"logits": jnp.log(mean / (1 - mean)) + noise}, {}
 
     def distribution(self, params):

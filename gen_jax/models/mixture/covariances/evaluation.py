@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array, export, lax
 
 from gen_jax.core import PyTree
 from gen_jax.models.common.blocks import block_size
@@ -44,6 +44,9 @@ class ConjugatePrior(NamedTuple):
     count: Array  # added to the number of points that the scatter is divided by: (), or the axes of `scale`
     mean: Array  # (K, D)
     mean_count: Array  # (K,), the points that the prior of each mean is worth
+
+
+export.register_namedtuple_serialization(ConjugatePrior, serialized_name="gen_jax.ConjugatePrior")
 
 
 class Evaluation(NamedTuple):
