@@ -33,6 +33,7 @@ OURS = (  # bounds and other ways of our own, no other library
     "step by step in fit",
     "hand-written loop",
     "serial scan",
+    "recursion alone",
     "1 process",
     "1 device",
     "step of vae_mnist",
