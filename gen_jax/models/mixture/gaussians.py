@@ -87,12 +87,11 @@ class Gaussians:
         gemm, sharpness = self.kind.gemm(params, standardizer)
         fine = jointly(lax.stop_gradient(sharpness) < 1e-4 / eps)
         by_differences = lambda: then(self.kind.direct(params))
-        if (whitened := self.kind.whitened(params, standardizer)) is not None:
-            white, magnified = whitened
-            precise = jointly(lax.stop_gradient(magnified) < 5e-4 / eps)
-            return lax.switch(
-                jnp.where(fine, 0, jnp.where(precise, 1, 2)), [lambda: then(gemm), lambda: then(white), by_differences]
-            )
+        if self.kind.whitens:  # which magnifies rounding errors of the data by the root of the sharpness
+            white = lambda: then(self.kind.whitened(params, standardizer))
+            precise = jointly(lax.stop_gradient(sharpness) < (5e-4 / eps) ** 2)
+            choice = jnp.where(fine, 0, jnp.where(precise, 1, 2))
+            return lax.switch(choice, [lambda: then(gemm), white, by_differences])
         return lax.cond(fine, lambda: then(gemm), by_differences)
 
     def held(self, params: PyTree) -> PyTree:

@@ -20,6 +20,8 @@ __all__ = ["Diagonal", "Spherical"]
 class Diagonal(Full):
     """Every component has its own variances (K, D), with independent coordinates."""
 
+    whitens = False
+
     def pack(self, covariances):
         return {"log_scale": 0.5 * jnp.log(covariances)}
 
@@ -121,9 +123,6 @@ class Diagonal(Full):
             return Stats(*jax.vmap(component)(means, scale, r))
 
         return Evaluation(lambda x: x, log_prob, sums, lambda sums: sums, block_size(means.size))
-
-    def whitened(self, params, standardizer):
-        return None
 
     def gemm(self, params, standardizer):
         d = params["means"].shape[1]

@@ -197,9 +197,10 @@ class Full:
         rows = max(1, (1 << 22) // covariances.size)
         return Evaluation(lambda x: every(x, means, covariances), lambda each: each[0], sums, stats, rows)
 
-    def whitened(self, params: PyTree, standardizer: Standardizer) -> tuple[Evaluation, Array] | None:
-        """Evaluation by two matrix products with the data whitened by each component, None if this type has none; and
-        the largest factor by which whitening magnifies rounding errors of the data."""
+    whitens: bool = True  # whether there is an evaluation by whitened data
+
+    def whitened(self, params: PyTree, standardizer: Standardizer) -> Evaluation:
+        """Evaluation by two matrix products with the data whitened by each component."""
         k, d = params["means"].shape
         means, factor = standardizer.into(params["means"]), self.factor(params)
         inverse = inverses(factor / standardizer.scale[:, None])
@@ -226,7 +227,7 @@ class Full:
             return Stats(count, einsum("kij,kj->ki", factor, first), (second + second.mT) / 2)
 
         rows = max(block_size(2 * k * d), 1024)
-        return Evaluation(prepare, log_prob, sums, stats, rows), jnp.abs(inverse).max()
+        return Evaluation(prepare, log_prob, sums, stats, rows)
 
     def gemm(self, params: PyTree, standardizer: Standardizer) -> tuple[Evaluation, Array]:
         d = params["means"].shape[1]
@@ -259,6 +260,8 @@ class Full:
 
 class Tied(Full):
     """All components share one covariance matrix (D, D)."""
+
+    whitens = False
 
     def covariances(self, params):
         factor = self.factor(params)
@@ -300,9 +303,6 @@ class Tied(Full):
         moved = matmul(shift.T, stats.first)
         second = stats.second - moved - moved.T + matmul(shift.T, stats.count[:, None] * shift)
         return Stats(stats.count, stats.first - stats.count[:, None] * shift, second)
-
-    def whitened(self, params, standardizer):
-        return None
 
     def where_occupied(self, occupied, new, old):
         return {**new, "means": jnp.where(occupied[:, None], new["means"], old["means"])}
