@@ -82,7 +82,7 @@ class Kept:
         leaves, tree = jax.tree.flatten(arguments[self.statics :])
         if jax.process_count() > 1 or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return None
-        shapes = [str(jax.typeof(leaf)) + str(getattr(jax.typeof(leaf), "weak_type", "")) for leaf in leaves]
+        shapes = [f"{kind} {kind.weak_type}" for kind in map(jax.typeof, leaves)]
         parts = [self.function.__module__, self.function.__qualname__, *said, str(tree), *shapes, _surroundings()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -95,10 +95,9 @@ def _said(value: Any) -> str:
         if not value.__module__.startswith("gen_jax.") or "<" in value.__qualname__:
             raise TypeError(f"{value!r} is not of this package, or has no name of its own")
         return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, tuple) and type(value) is not tuple:
-        return f"{_said(type(value))}({', '.join(map(_said, value))})"
     if isinstance(value, (tuple, list)):
-        return f"{type(value).__qualname__}({', '.join(map(_said, value))})"
+        kind = "" if type(value) in (tuple, list) else _said(type(value))
+        return f"{kind}({', '.join(map(_said, value))})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_said(k)}: {_said(v)}' for k, v in value.items())}}}"
     if type(value).__module__.startswith("gen_jax."):

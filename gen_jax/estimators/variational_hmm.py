@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from gen_jax.estimators.baum_welch import BaumWelchEstimator
-from gen_jax.estimators.common import KINDS, assign, at_least, broadcast, covariance_matrices, one_of, points
+from gen_jax.estimators.common import KINDS, assign, broadcast, covariance_matrices, one_of, points
 from gen_jax.estimators.hmm import CategoricalHMM, GaussianHMM
 from gen_jax.models.hmm.bayesian import BayesianHMM
 from gen_jax.models.hmm.emissions import BayesianCategorical, BayesianEmission, BayesianGaussian
-from gen_jax.models.hmm.hmm import HMM
 from gen_jax.models.mixture.covariances import ConjugatePrior
 
 __all__ = ["VariationalCategoricalHMM", "VariationalGaussianHMM"]
@@ -33,10 +32,6 @@ class VariationalEstimator(BaumWelchEstimator):
         plain = self._hmm(self._bayesian(entries))
         return BayesianHMM(plain.states, plain.emission, plain.transitions, fixed=plain.fixed)
 
-    def _hmm(self, emission: Any) -> HMM:
-        at_least(0, stickiness=self.stickiness)
-        return super()._hmm(emission)
-
     def _priors(self):
         k = self.n_components
         each = lambda name, shape: _concentration(name, getattr(self, name), shape)
@@ -46,7 +41,7 @@ class VariationalEstimator(BaumWelchEstimator):
         return {"prior": chain, "emission": self._emission_prior()}
 
     def _given(self, everything=False):
-        """Of the posteriors for `fit`, of their means for all else."""
+        """Parameters of the posteriors for `fit`, those at their means for all else."""
         if everything:
             return super()._given(everything=True)
         k, given = self.n_components, {}
@@ -121,9 +116,6 @@ class VariationalGaussianHMM(VariationalEstimator, GaussianHMM):
         if ("m" in self.params) != ("c" in self.params):
             raise ValueError(f"params may hold 'm' and 'c' only together, got {self.params!r}")
         return BayesianGaussian(kind)
-
-    def _start(self, model):
-        return model
 
     def _shape(self) -> tuple[int, ...]:
         k, d = self.n_components, self.n_features

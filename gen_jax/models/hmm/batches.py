@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from gen_jax.core import Batch, Mean
+from gen_jax.core import Batch, Mean, PyTree
 from gen_jax.models.hmm.emissions import Emission
 from gen_jax.models.mixture.covariances import ratio
 
 __all__ = [
     "Mask",
+    "allowed_states",
     "check_chain",
     "check_no_padding",
     "check_shapes",
-    "forward_only",
+    "held",
     "maximized_logits",
     "mean_per_sequence",
     "observed_steps",
@@ -37,9 +38,22 @@ def check_chain(states: int, length: int, emission: Any, transitions: Mask | Non
         raise ValueError(f"transitions must be {states} rows of {states}, each with a state to go to")
 
 
-def forward_only(transitions: Mask) -> bool:
-    """Whether no state may go back to an earlier one, as in a left-right chain, which begins in state 0."""
-    return not any(transitions[i][j] for i in range(len(transitions)) for j in range(i))
+def allowed_states(states: int, transitions: Mask | None) -> tuple[Array, Array]:
+    """Masks of initial states (K,) and transitions (K, K) with nonzero probability.
+
+    A chain that never goes back to an earlier state, such as a left-right one, begins in state 0.
+    """
+    everywhere = jnp.ones(states, bool)
+    if transitions is None:
+        return everywhere, jnp.ones((states, states), bool)
+    back = any(transitions[i][j] for i in range(states) for j in range(i))
+    return everywhere if back else jnp.arange(states) == 0, jnp.asarray(transitions, bool)
+
+
+def held(params: PyTree, emission: Emission, fixed: tuple[str, ...]) -> PyTree:
+    """The parameters, without gradients of those that are fixed."""
+    params = {**params, "emission": emission.held(params["emission"])}
+    return {name: lax.stop_gradient(p) if name in fixed else p for name, p in params.items()}
 
 
 def check_shapes(batch: Batch) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State
-from gen_jax.models.hmm.batches import mean_per_sequence, observed_steps, sequence_weights
+from gen_jax.models.hmm.batches import held, mean_per_sequence, observed_steps, sequence_weights
 from gen_jax.models.hmm.emissions import Emission
 
 __all__ = ["IMPOSSIBLE", "ByGradient", "Expected", "Prepared"]
@@ -107,8 +107,7 @@ class ByGradient:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
-        params = {**params, "emission": self.emission.held(params["emission"])}
-        params = {name: lax.stop_gradient(p) if name in self.fixed else p for name, p in params.items()}
+        params = held(params, self.emission, self.fixed)
         prepared = self._prepared(params, state.extra, batch, weighted=True)
         log_evidence = self._log_evidence(prepared.chain, prepared.log_likelihood, prepared.there)
         mean = mean_per_sequence(log_evidence, prepared.weight, batch)

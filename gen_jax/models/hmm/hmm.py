@@ -16,9 +16,10 @@ from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree,
 from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.batches import (
     Mask,
+    allowed_states,
     check_chain,
     check_no_padding,
-    forward_only,
+    held,
     maximized_logits,
     mean_per_sequence,
     observed_steps,
@@ -97,11 +98,7 @@ class HMM:
     @property
     def allowed(self) -> tuple[Array, Array]:
         """Masks of initial states (K,) and transitions (K, K) with nonzero probability."""
-        if self.transitions is None:
-            return jnp.ones(self.states, bool), jnp.ones((self.states, self.states), bool)
-        allowed = jnp.asarray(self.transitions)
-        only_first = forward_only(self.transitions)
-        return (jnp.arange(self.states) == 0) if only_first else jnp.ones(self.states, bool), allowed
+        return allowed_states(self.states, self.transitions)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, _, seen = observed_steps(self.emission, batch, weighted=True)
@@ -200,8 +197,7 @@ class HMM:
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The mean negative log-likelihood per sequence; the priors are for `em` alone."""
-        params = {**params, "emission": self.emission.held(params["emission"])}
-        params = {name: jax.lax.stop_gradient(p) if name in self.fixed else p for name, p in params.items()}
+        params = held(params, self.emission, self.fixed)
         _, there, _, chain, scan = self._prepared(params, state.extra, batch, weighted=True)
         log_evidence = inference.log_evidence(*chain, scan, batch.get("starts"))
         mean = mean_per_sequence(log_evidence, sequence_weights(batch, there, log_evidence.dtype), batch)

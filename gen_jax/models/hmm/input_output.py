@@ -13,8 +13,8 @@ from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
 from gen_jax.models.common.linalg import einsum
 from gen_jax.models.hmm.batches import (
     Mask,
+    allowed_states,
     check_chain,
-    forward_only,
     maximized_logits,
     observed_steps,
     sequence_weights,
@@ -61,11 +61,7 @@ class InputOutputHMM(ByGradient):
     @property
     def allowed(self) -> tuple[Array, Array]:
         """Masks of initial states (K,) and transitions (K, K) with nonzero probability."""
-        everywhere = jnp.ones(self.states, bool)
-        if self.transitions is None:
-            return everywhere, jnp.ones((self.states, self.states), bool)
-        start = (jnp.arange(self.states) == 0) if forward_only(self.transitions) else everywhere
-        return start, jnp.asarray(self.transitions, bool)
+        return allowed_states(self.states, self.transitions)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         self._check_inputs(batch)
@@ -139,9 +135,9 @@ class InputOutputHMM(ByGradient):
 
     def coefficients(self, state: State) -> tuple[Array, Array]:
         """Biases (K, K), and weights (K, K, U) of the inputs as they are, of the logits of transitions."""
-        transition, (mean, scale) = state.params["hmm"]["transition"], state.extra["input"].values()
-        weights = transition["weights"] / scale
-        return transition["bias"] - jnp.sum(weights * mean, axis=2), weights
+        transition, inputs = state.params["hmm"]["transition"], state.extra["input"]
+        weights = transition["weights"] / inputs["scale"]
+        return transition["bias"] - jnp.sum(weights * inputs["mean"], axis=2), weights
 
     def free_parameters(self, state: State) -> int:
         """Number of free parameters, without those that are fixed or structurally 0; not inside jit."""

@@ -13,9 +13,9 @@ from jax import Array, lax
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
 from gen_jax.models.hmm.batches import (
     Mask,
+    allowed_states,
     check_chain,
     check_no_padding,
-    forward_only,
     maximized_logits,
     observed_steps,
 )
@@ -72,12 +72,9 @@ class HSMM(ByGradient):
     @property
     def allowed(self) -> tuple[Array, Array]:
         """Masks of initial states (K,) and transitions (K, K) with nonzero probability."""
-        k = self.states
-        moves = np.ones((k, k), bool) if self.transitions is None else np.array(self.transitions, bool)
-        others = moves & ~np.eye(k, dtype=bool)
-        moves = np.where(others.any(axis=1, keepdims=True), others, moves)
-        only_first = self.transitions is not None and forward_only(self.transitions)
-        return (jnp.arange(k) == 0) if only_first else jnp.ones(k, bool), jnp.asarray(moves)
+        start, moves = allowed_states(self.states, self.transitions)
+        others = moves & ~jnp.eye(self.states, dtype=bool)
+        return start, jnp.where(others.any(axis=1, keepdims=True), others, moves)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         batch, _, seen = observed_steps(self.emission, batch, weighted=True)
