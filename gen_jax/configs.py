@@ -65,7 +65,7 @@ class ConfigFile:
 
     def build(self, data_dir: str | os.PathLike | None = None) -> Experiment:
         """Calls the config, which may read facts of its data from `data_dir`."""
-        from gen_jax.data.catalogue import use_data_dir
+        from gen_jax.data.cache import use_data_dir
 
         try:
             with use_data_dir(data_dir):

@@ -1,6 +1,7 @@
 """User errors and exit codes. The command line prints an error as one line and exits with its code.
 
-Exit codes: 0 done, 2 usage error, 70 NaN in training, 74 a checkpoint or file failed, 75 stopped and saved (retry).
+Exit codes: 0 done, 2 usage error, 65 unreadable data, 70 NaN in training, 74 a checkpoint or file failed, 75 stopped
+and saved (retry).
 """
 
 import os
@@ -9,13 +10,19 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-__all__ = ["CheckpointError", "NonFiniteError", "Preempted", "UserError", "code_of", "exits"]
+__all__ = ["CheckpointError", "DataError", "NonFiniteError", "Preempted", "UserError", "code_of", "exits"]
 
 
 class UserError(ValueError):
     """An invalid argument, knob or file; nothing has been started."""
 
     exit_code = 2
+
+
+class DataError(OSError):
+    """Data that can no longer be read while a run is going on; what was saved is kept."""
+
+    exit_code = 65
 
 
 class NonFiniteError(RuntimeError):
@@ -42,7 +49,7 @@ def exits(main: Callable[[], None]) -> None:
     warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     try:
         main()
-    except (UserError, NonFiniteError, CheckpointError, Preempted) as error:
+    except (UserError, DataError, NonFiniteError, CheckpointError, Preempted) as error:
         print(f"error: {error}" if code_of(error) != 75 else str(error), file=sys.stderr)
         code = code_of(error)
     except KeyboardInterrupt:

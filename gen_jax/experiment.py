@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gen_jax.checkpoint import Best
-from gen_jax.core import Algorithm
-from gen_jax.data.catalogue import Dataset
-from gen_jax.data.source import Resident, Streamed, check_arrays
+from gen_jax.core import Algorithm, Source
+from gen_jax.data.dataset import Dataset
+from gen_jax.data.host import HostTransform, fixed
+from gen_jax.data.mixing import Unpaired
+from gen_jax.data.order import Balanced, Order, Repeated
+from gen_jax.data.records import Arrays, Column
+from gen_jax.data.source import Resident, Streamed, check_arrays, too_large_for_device
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Metric, Split, counted
@@ -28,11 +32,14 @@ __all__ = ["Experiment"]
 class Experiment:
     """Everything a run needs, as Python objects.
 
-    data: the name of a data set, or a `Dataset`. batch: examples per step; None is the whole training split.
-    transforms: applied to batches on the device; see `gen_jax.data.transforms`.
+    data: the name or path of a data set, or a `Dataset`. batch: examples per step; None is the whole training split.
+    transforms: applied to batches on the device; see `gen_jax.data.transforms`. host_transforms: applied to single
+    images as they are read, which are then streamed; see `gen_jax.data.host`.
+    balanced: draw all classes equally often. repeats: copies of each example in a batch, each transformed anew.
     metrics, plots: functions from `gen_jax.evaluation` and `gen_jax.plots`, run every `evaluate_every` and `plot_every`
     steps on the validation split, and at the end on the test split.
-    chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host.
+    chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host; by
+    default what fits into a quarter of the memory is kept.
     keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
     hooks: additional hooks, e.g. `StopWhen`. missing: NaN in "x" marks missing values, which the model accepts.
     """
@@ -54,7 +61,10 @@ class Experiment:
     best: Best | None = None
     hooks: Sequence[Hook] = ()
     layout: Layout = Layout()
-    resident: bool = True
+    resident: bool | None = None
+    host_transforms: Sequence[HostTransform] = ()
+    balanced: bool = False
+    repeats: int = 1
     missing: bool = False
     train: str = "train"
     validation: str = "validation"
@@ -68,21 +78,49 @@ class Experiment:
             raise UserError("to keep the best checkpoint, checkpoint_every must be a multiple of evaluate_every")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch must be at least 1, got {self.batch}")
+        if (
+            self.repeats < 1
+            or (self.repeats > 1 or self.balanced)
+            and (self.batch is None or self.repeats > 1 and self.balanced)
+        ):
+            raise UserError("balanced and repeats need a batch, and exclude each other; repeats must be at least 1")
 
-    def source(self, data: Dataset, seed: int = 0) -> Resident | Streamed:
-        """The training split as a function of the step."""
-        arrays = data[self.train]
-        name = f"{data.name} [{self.train}]"
-        if self.resident:
-            return Resident(arrays, self.batch, tuple(self.transforms), seed=seed, missing=self.missing, name=name)
+    def streaming_reason(self, data: Dataset) -> str:
+        """Why the training split is streamed from the host; "" if it is kept on the device."""
+        if self.host_transforms:
+            return "images are transformed on the host"
+        if self.resident is not None:
+            return "" if self.resident else "resident = False"
+        arrays = [one[self.train] for one in (data, data.partner) if one is not None]
+        large = too_large_for_device({f"{i}/{name}": a for i, one in enumerate(arrays) for name, a in one.items()})
+        if not large and any(isinstance(a, Column) for one in arrays for a in one.values()):
+            return "it is read from files"
+        return large
+
+    def source(self, data: Dataset, seed: int = 0, resident: bool | None = None) -> Source:
+        """The training split as a function of the step. resident: overrides the choice by its size."""
+        resident = not self.streaming_reason(data) if resident is None else resident
+        if data.partner is None:
+            return self._source(data, seed, resident)
+        other = (seed + 1) % 2**32  # else domains of equal size would be visited in the same order
+        return Unpaired.of(x=self._source(data, seed, resident), y=self._source(data.partner, other, resident))
+
+    def _source(self, data: Dataset, seed: int, resident: bool) -> Source:
+        arrays, name, transforms = data[self.train], f"{data.name} [{self.train}]", tuple(self.transforms)
+        order = self._order(arrays, name)
+        if resident and not self.host_transforms:
+            return Resident(arrays, self.batch, transforms, seed=seed, missing=self.missing, name=name, order=order)
         check_arrays(arrays, self.batch, name, self.missing)
-        size = len(arrays["x"])
-        records = lambda index: {name: a[index] for name, a in arrays.items()}
-        return Streamed(records, size, self.batch or size, tuple(self.transforms), self.batch is not None, seed)
+        return Streamed.of(arrays, self.batch, transforms, seed=seed, order=order, host=tuple(self.host_transforms))
+
+    def _order(self, arrays: Arrays, name: str) -> Order | None:
+        if self.balanced and "label" not in arrays:
+            raise UserError(f"{name} has no labels to balance")
+        return Balanced.of(arrays["label"]) if self.balanced else Repeated(self.repeats) if self.repeats > 1 else None
 
     def split(self, data: Dataset, name: str) -> Split:
         """A split for evaluation; "validation", "test" and "train" refer to the splits that the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
-        train = counted(data[self.train])
-        return Split(name, counted(data[name]), tuple(self.transforms), batch, train, data.name)
+        train, part = (fixed(counted(data[one]), self.host_transforms) for one in (self.train, name))
+        return Split(name, part, tuple(self.transforms), batch, train, data.name)

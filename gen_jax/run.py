@@ -15,9 +15,10 @@ import numpy as np
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Diagnosed, State, Supported, averaged
-from gen_jax.data.catalogue import Dataset, use_data_dir
-from gen_jax.data.catalogue import load as load_data
+from gen_jax.core import Diagnosed, Source, State, Supported, averaged
+from gen_jax.data.cache import use_data_dir
+from gen_jax.data.dataset import Dataset, is_lazy
+from gen_jax.data.loading import load as load_data
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
@@ -66,7 +67,7 @@ class Run:
             raise UserError(f"--devices must be at least 1, or 0 for all, got {devices}")
         with use_data_dir(data_dir):
             experiment = config.build()
-            data = experiment.data if isinstance(experiment.data, Dataset) else load_data(experiment.data)
+            data = load_data(experiment.data)
         layout = layout or experiment.layout
         layout = replace(layout, data=devices or layout.data)
         run = cls(config, workdir or default_workdir(config, seed), seed, experiment, data, layout)
@@ -84,7 +85,7 @@ class Run:
             return
         for name in dict.fromkeys((experiment.train, experiment.validation, experiment.test)):
             split = experiment.split(self.data, name)
-            for start in range(0, split.size, 10_000):
+            for start in range(0, 10_000 if is_lazy(split.arrays) else split.size, 10_000):
                 part = split.part(start, start + 10_000)
                 batch = {entry: np.asarray(a) for entry, a in part.head(part.size).items()}
                 if reason := model.unsupported(batch):
@@ -92,18 +93,36 @@ class Run:
 
     @cached_property
     def folder(self) -> Workdir:
-        return Workdir(self.workdir, self.config, self.seed)
+        found = {"name": self.data.name, "digest": self.data.info.digest, "resident": not self.streaming_reason}
+        return Workdir(self.workdir, self.config, self.seed, found)
+
+    @cached_property
+    def streaming_reason(self) -> str:
+        """Why the training data is streamed; "" if it is kept on the device. A resumed run goes on as it began."""
+        begun = (read_record(self.workdir) or {}).get("data", {}).get("resident")
+        if begun is None or self.experiment.resident is not None or self.experiment.host_transforms:
+            return self.experiment.streaming_reason(self.data)
+        return "" if begun else "as when the run began"
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks for the user before training: what was left out, and that data is streamed."""
+        streamed = f"{self.data.name} is streamed from the host: {self.streaming_reason}"
+        return [*self.data.notes, *([streamed] if self.streaming_reason else [])]
+
+    def source(self) -> Source:
+        """The training data as a function of the step."""
+        return self.experiment.source(self.data, self.seed, resident=not self.streaming_reason)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the run's State, without tracing a step."""
-        return abstract_state(self.experiment.algorithm, self.experiment.source(self.data, self.seed), self.layout)
+        return abstract_state(self.experiment.algorithm, self.source(), self.layout)
 
     @cached_property
     def program(self) -> Program:
         """The training step on this run's data and devices, traced once."""
-        source = self.experiment.source(self.data, self.seed)
         try:
-            return program(self.experiment.algorithm, source, self.experiment.chunk, self.layout)
+            return program(self.experiment.algorithm, self.source(), self.experiment.chunk, self.layout)
         except UserError:
             raise
         except ValueError as error:  # raised by models and algorithms for incompatible data
@@ -238,8 +257,9 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
     knobs = {name: _as(file.defaults[name], v) for name, v in record["knobs"].items() if name in file.defaults}
     one = Layout(data=1)  # whatever layout the run was trained with
     run = Run.prepare(file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False)
-    changes = run.folder.changes()
-    return run, f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
+    changes, other = run.folder.changes(), run.folder.changed_data(record)
+    edited = f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
+    return run, "\n".join(filter(None, [other, edited]))
 
 
 def _as(default: Any, value: Any) -> Any:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,20 @@ __all__ = ["Workdir", "default_workdir"]
 def default_workdir(config: ConfigFile, seed: int) -> Path:
     """runs/NAME, followed by the changed knobs, so that variants do not collide."""
     parts = [f"{name}={value}" for name, value in config.changed.items()] + ([f"seed={seed}"] if seed else [])
-    return Path("runs", "-".join([config.name, *(part.replace("/", "_") for part in parts)]))
+    return Path("runs", "-".join([config.name, *(re.sub(r"[/?&\s]+", "_", part) for part in parts)]))
 
 
 @dataclass(frozen=True)
 class Workdir:
-    """The folder of a run, and the identity by which the run is resumed: config, knobs and seed."""
+    """The folder of a run, and the identity by which the run is resumed: config, knobs, seed and data.
+
+    data: {"name", "digest", "resident"} of the data set.
+    """
 
     folder: Path
     config: ConfigFile
     seed: int
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def claim(self, force: bool) -> None:
         """Creates the folder; a UserError if it is not writable or holds another run (unless forced)."""
@@ -82,6 +87,7 @@ class Workdir:
             "config": os.path.relpath(self.config.path),
             "config_absolute": str(self.config.path.resolve()),
             **self.identity(),
+            "data": dict(self.data),
             "environment": environment(),
             **({"summary": before["summary"]} if before and "summary" in before else {}),
         }
@@ -113,6 +119,11 @@ class Workdir:
             difflib.unified_diff(before.splitlines(), now.splitlines(), "recorded", "now", lineterm="", n=1)
         )
 
+    def changed_data(self, before: Mapping[str, Any]) -> str:
+        """A message if the data is not what the run was trained on; "" if it is, or if that is not known."""
+        there, here = before.get("data", {}).get("digest"), self.data.get("digest")
+        return f"the data {self.data['name']} has changed since" if there and here and there != here else ""
+
     def _differences(self, before: Mapping[str, Any]) -> list[str]:
         new, name = self.identity(), self.config.name
         differences = [] if before["name"] == name else [f"config {before['name']} there, {name} here"]
@@ -122,6 +133,8 @@ class Workdir:
                 differences.append(f"{knob} = {there} there, {here} here")
         if before["seed"] != new["seed"]:
             differences.append(f"seed = {before['seed']} there, {new['seed']} here")
+        if changed := self.changed_data(before):
+            differences.append(changed)
         if not differences and (edits := self.changes()):
             differences.append("the config file has changed since:\n" + edits + "\n")
         return differences

@@ -8,7 +8,7 @@ import pytest
 
 from gen_jax.algorithms import descent
 from gen_jax.data import load
-from gen_jax.data.catalogue import Dataset
+from gen_jax.data.dataset import Dataset
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import Split, log_likelihood
 from gen_jax.models.common.conditioning import ClassLabels, Dropped

@@ -37,7 +37,7 @@ def encoder(
         convert(Path(source), out, preprocessing)
         print(f"the FID's Inception, resized as by {preprocessing}, in {out}")
         return
-    from gen_jax.data.catalogue import load
+    from gen_jax.data.loading import load
     from gen_jax.evaluation.metric import Split
     from gen_jax.evaluation.samples.features import fit_small_cnn, save_small_cnn
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ import tyro
 
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
-from gen_jax.data.catalogue import use_data_dir
+from gen_jax.data.cache import use_data_dir
+from gen_jax.data.loading import DataOptions, spell
 from gen_jax.errors import UserError
 
 __all__ = ["Options", "parse", "show_summary", "train"]
@@ -45,16 +47,20 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
     """The config with its knobs set, and the options. Unknown names and wrong types exit with code 2."""
     knobs = knob_help(loaded.config)
     options = {f.name: f for f in dataclasses.fields(Options)}
+    reading = _data_options(knobs, options) if "data" in knobs else {}
     if clash := knobs.keys() & options.keys():
         raise UserError(f"{loaded.path}: {sorted(clash)[0]} is an option of every run; rename the knob")
     for argument in arguments:
         name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        if argument.startswith("--") and name not in {*knobs, *options, "help"}:
-            raise UserError(unknown_knob(loaded.path, name, [*knobs, *options]))
+        if argument.startswith("--") and name not in {*knobs, *options, *reading, "help"}:
+            raise UserError(unknown_knob(loaded.path, name, [*knobs, *options, *reading]))
     fields = [
         (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
         for name, (kind, default, text) in knobs.items()
     ] + [(name, Options.__annotations__[name], dataclasses.field(default=f.default)) for name, f in options.items()]
+    fields += [
+        (name, Annotated[kind, tyro.conf.arg(help=text)], default) for name, (kind, default, text) in reading.items()
+    ]
     command = dataclasses.make_dataclass(loaded.name, fields, namespace={"__module__": __name__})
     with one_line_usage_errors():
         parsed = tyro.cli(
@@ -64,7 +70,19 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
             args=list(arguments),
         )
     values = {name: getattr(parsed, name) for name in knobs}
+    if given := {name: value for name in reading if (value := getattr(parsed, name)) is not None}:
+        values["data"] = spell(values["data"], given)
     return loaded.with_knobs(values), Options(**{name: getattr(parsed, name) for name in options})
+
+
+def _data_options(knobs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, tuple[Any, Any, str]]:
+    """{option: (type, default, help)} of how data is read, for configs with the knob "data"."""
+    found = knob_help(DataOptions)
+    return {
+        name: (kind | None, None, f"data: {text}")
+        for name, (kind, _, text) in found.items()
+        if name not in {*knobs, *options}
+    }
 
 
 def train(path: str, arguments: Sequence[str]) -> None:
@@ -80,6 +98,9 @@ def train(path: str, arguments: Sequence[str]) -> None:
     if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         start_processes()
     run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir)
+    if is_writer():
+        for note in run.notes:
+            print(f"note: {note}", file=sys.stderr)
     summary = run.train(bar=options.progress, force=options.force, profile=options.profile)
     if is_writer():
         show_summary(run.workdir, summary)

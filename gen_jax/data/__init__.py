@@ -1,6 +1,8 @@
 """Data sets, sources and transforms."""
 
-from gen_jax.data.catalogue import CATALOGUE, Dataset, load, prepare
+from gen_jax.data.catalogue import CATALOGUE, prepare
+from gen_jax.data.dataset import Dataset
+from gen_jax.data.loading import load
 from gen_jax.data.source import Resident, Streamed
 from gen_jax.data.transforms import (
     binarize,

@@ -8,48 +8,39 @@ prepare("cifar10")                      # any catalog name; needs the `tfds` ext
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import importlib
 import importlib.util
 import io
-import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stdout
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gen_jax.data.cache import data_folder, locked, open_arrays, write_arrays
+from gen_jax.data.dataset import Dataset, describe
+from gen_jax.data.hub import EncodedImages
+from gen_jax.data.images import ImageFormat, parse_size
+from gen_jax.data.records import Entry, columns
 from gen_jax.errors import UserError
 
 __all__ = [
     "CATALOGUE",
-    "INFO",
-    "Arrays",
-    "DataInfo",
-    "Dataset",
     "Row",
-    "describe",
     "first_available",
     "is_prepared",
-    "load",
+    "load_catalogue",
+    "load_named",
     "prepare",
-    "use_data_dir",
     "validation_split",
 ]
 
-Arrays = Mapping[str, np.ndarray]  # "x" holds the observations (N, ...); all entries have the same length
-_DATA_DIR: ContextVar[Path | None] = ContextVar("data_dir", default=None)
-
-
-INFO = "info.json"
+DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
 
 
 @dataclass(frozen=True)
@@ -84,88 +75,18 @@ CATALOGUE = {
 }
 
 
-@dataclass(frozen=True)
-class DataInfo:
-    """Properties of a data set, for configs to read instead of repeating them."""
-
-    shape: tuple[int, ...]  # shape of one example of "x"
-    levels: int | None = None  # for integer data 0 .. levels - 1
-    classes: int | None = None  # number of values of "label"
-    class_names: tuple[str, ...] = ()
-    vocabulary: tuple[str, ...] = ()  # token strings
-    digest: str = ""  # SHA-256 of all arrays
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Named splits of arrays. `data["train"]`, or a slice of one: `data["train[:50000]"]`, `data["train[90%:]"]`."""
-
-    name: str
-    splits: Mapping[str, Arrays]
-    described: Mapping[str, Any] | None = None  # the fields of `info`, where already known
-
-    @cached_property
-    def info(self) -> DataInfo:
-        """Shape, levels, classes, names and content hash of the data."""
-        return DataInfo(**(self.described or describe(self.splits)))
-
-    def __getitem__(self, split: str) -> Arrays:
-        match = re.fullmatch(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?", split)
-        name = match and match[1]
-        if name not in self.splits:
-            raise UserError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
-        arrays = self.splits[name]
-        size = len(arrays["x"])
-        start, stop = (_position(number, percent, size) for number, percent in (match.group(2, 3), match.group(4, 5)))
-        part = {key: a[start:stop] for key, a in arrays.items()}
-        if not len(part["x"]):
-            raise UserError(f"{self.name} [{split}] is empty: {name} has {size} examples")
-        return part
-
-
-def _position(number: str | None, percent: str, size: int) -> int | None:
-    return None if not number else int(number) * size // 100 if percent else int(number)
-
-
-def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Loads a data set as arrays (memory-mapped from disk). Embedded sets are prepared on first use."""
-    row = CATALOGUE.get(name)
-    if row is None:
-        return _load_catalogue(name, data_dir)
+def load_named(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Loads one of our own sets as arrays, memory-mapped from disk. Embedded sets are prepared on first use."""
+    row = CATALOGUE[name]
     home = _home(name, row, data_dir)
     if not is_prepared(name, data_dir):
         if not row.embedded:
             raise UserError(
-                f"{name} is not prepared in {_root(data_dir)}: run `python -m gen_jax data prepare {name}` "
+                f"{name} is not prepared in {data_folder(data_dir)}: run `python -m gen_jax data prepare {name}` "
                 "(with `--manual-dir DIR` if you already have its files)"
             )
         prepare(name, data_dir)
-    return _open(name, home / "arrays")
-
-
-@contextmanager
-def use_data_dir(folder: str | os.PathLike | None) -> Iterator[None]:
-    """Sets the default folder of `load` and `prepare`; None changes nothing."""
-    token = _DATA_DIR.set(_DATA_DIR.get() if folder is None else Path(folder))
-    try:
-        yield
-    finally:
-        _DATA_DIR.reset(token)
-
-
-def describe(splits: Mapping[str, Arrays]) -> dict[str, Any]:
-    """The fields of `DataInfo` inferred from arrays; integer labels are assumed to be class indices from 0."""
-    first = next(iter(splits.values()))
-    labels = [np.asarray(arrays["label"]) for arrays in splits.values() if "label" in arrays]
-    classes = 1 + max(int(a.max()) for a in labels) if labels and labels[0].dtype.kind in "iu" else None
-    digest = hashlib.sha256()
-    for split, arrays in sorted(splits.items()):
-        for name, a in sorted(arrays.items()):
-            digest.update(f"{split}/{name}:{a.dtype.str}{a.shape};".encode())
-            digest.update(np.ascontiguousarray(a).view(np.uint8))
-    x = first["x"]
-    levels = 256 if x.dtype == np.uint8 and x.ndim == 4 else None
-    return {"shape": tuple(x.shape[1:]), "levels": levels, "classes": classes, "digest": digest.hexdigest()}
+    return open_arrays(name, home / "arrays")
 
 
 def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None) -> Path:
@@ -176,7 +97,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
     if manual_dir is not None and not Path(manual_dir).is_dir():
         raise UserError(f"--manual-dir {manual_dir} is not a folder")
     home = _home(name, row, data_dir)
-    with _locked(home):
+    with locked(home):
         if is_prepared(name, data_dir):
             return home
         tfds = _tfds()
@@ -205,29 +126,10 @@ def validation_split(name: str) -> dict[str, str]:
     return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}
 
 
-def _root(data_dir: str | os.PathLike | None) -> Path:
-    return Path(data_dir or _DATA_DIR.get() or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
 def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
     """The folder of one of our sets, named by a hash of its builder's source: a changed builder prepares anew."""
     text = Path(__file__).with_name("builders").joinpath(f"{row.module}.py").read_bytes()
-    return _root(data_dir) / "gen_jax" / name / hashlib.sha256(text).hexdigest()[:12]
-
-
-@contextmanager
-def _locked(home: Path):
-    """Locks a folder: one process prepares, the others wait."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = open(home / "lock", "w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to a folder you own"
-        ) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return data_folder(data_dir) / "gen_jax" / name / hashlib.sha256(text).hexdigest()[:12]
 
 
 def _tfds():
@@ -256,53 +158,124 @@ def _explained(name: str):
         ) from error
 
 
-def _all(source) -> dict[str, np.ndarray]:
-    """Every numeric feature of a data source, stacked; "image" is called "x"."""
-    rows = source.__getitems__(range(len(source)))
-    names = [name for name, value in rows[0].items() if np.asarray(value).dtype.kind in "biuf"]
-    return {("x" if name == "image" else name): np.stack([row[name] for row in rows]) for name in names}
+class Examples:
+    """The numeric features of a prepared builder's split; an image "image" is called "x"."""
+
+    def __init__(self, source: Any, size: int):
+        self.source, self.size = source, size
+        first = {name: np.asarray(value) for name, value in source.__getitems__([0])[0].items()} if size else {}
+        self.features = {("x" if n == "image" else n): n for n, value in first.items() if value.dtype.kind in "biuf"}
+        self.entries = {entry: Entry(first[name].shape, first[name].dtype) for entry, name in self.features.items()}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        rows = self.source.__getitems__(index.tolist())
+        return {entry: np.stack([row[name] for row in rows]) for entry, name in self.features.items()}
 
 
 def _write_all(folder: Path, builder: Any, levels: int | None = None) -> None:
     """Writes all splits of a prepared builder, and the metadata of its features."""
-    splits = {split: _all(builder.as_data_source(split=split)) for split in builder.info.splits}
+    sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
+    splits = {split: columns(Examples(source, len(source))) for split, source in sources.items()}
+    own = ({} if levels is None else {"levels": levels}) | _labels_of(builder)
+    draft = {split: _of_few_dimensions(arrays) for split, arrays in splits.items()}
+    write_arrays(folder, draft, {**describe(draft), **own})
+
+
+def _of_few_dimensions(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Single numbers as arrays, e.g. labels; the other entries stay columns, read block by block."""
+    return {name: np.asarray(a) if a.ndim == 1 and name != "x" else a for name, a in arrays.items()}
+
+
+def _labels_of(builder: Any) -> dict[str, Any]:
+    """The classes of a builder's "label"."""
+    label = dict(builder.info.features).get("label")
+    if not isinstance(label, _tfds().features.ClassLabel):
+        return {}
+    return {"classes": label.num_classes, "class_names": tuple(label.names)}
+
+
+def load_catalogue(name: str, options: Any, folder: Path | None = None) -> Dataset:
+    """Loads a prepared set of the tensorflow-datasets catalogue, or of a folder that one of its builders wrote.
+
+    Images are fitted to `options.size`, and decoded into the data folder unless they are too many: then they are
+    decoded whenever they are read.
+    """
+    if folder is not None:
+        builder = _tfds().builder_from_directory(str(folder))
+    else:
+        builder = _catalogue_builder(name, None)
+    if folder is None and not builder.is_prepared():
+        raise UserError(
+            f"{name} is not prepared in {data_folder()}: run `pip install tensorflow-cpu` and "
+            f"`python -m gen_jax data prepare {name}`"
+        )
+    arrays_folder = Path(builder.data_dir) / "gen_jax_arrays"
+    image = _image_feature(builder)
+    if image is None:
+        if options.changed:
+            raise UserError(f"{name} has no images that could be read with {next(iter(options.changed))}")
+    else:
+        to = _format_of(dict(builder.info.features)[image], options, name)
+        size = sum(split.num_examples for split in builder.info.splits.values()) * int(np.prod(to.shape)) * to.bits // 8
+        key = hashlib.sha256(repr(to).encode()).hexdigest()[:12]
+        arrays_folder = arrays_folder.with_name(f"gen_jax_arrays-{key}")
+        if options.decode == "stream" or (options.decode == "" and size > DECODED_ONCE):
+            return _streamed(name, builder, image, to)
+    if not arrays_folder.is_dir():
+        with locked(arrays_folder.parent), _explained(name):
+            if not arrays_folder.is_dir():
+                if image is None:
+                    _write_all(arrays_folder, builder)
+                else:
+                    lazy = _streamed(name, builder, image, to)
+                    write_arrays(arrays_folder, lazy.splits, lazy.described or {})
+    return open_arrays(name, arrays_folder)
+
+
+def _image_feature(builder: Any) -> str | None:
+    """The first feature that is an encoded image."""
     features = dict(builder.info.features)
-    own: dict[str, Any] = {} if levels is None else {"levels": levels}
-    if isinstance(label := features.get("label"), _tfds().features.ClassLabel):
-        own |= {"classes": label.num_classes, "class_names": tuple(label.names)}
-    _write(folder, splits, {**describe(splits), **own})
+    return next((name for name, kind in features.items() if isinstance(kind, _tfds().features.Image)), None)
 
 
-def _write(folder: Path, splits: Mapping[str, Arrays], info: Mapping[str, Any]) -> None:
-    """Writes arrays as one .npy file each beside info.json, atomically."""
-    draft = folder.with_name(f"{folder.name}-incomplete")
-    shutil.rmtree(draft, ignore_errors=True)
-    for split, arrays in splits.items():
-        (draft / split).mkdir(parents=True)
-        for name, a in arrays.items():
-            np.save(draft / split / f"{name}.npy", a)
-    (draft / INFO).write_text(json.dumps(asdict(DataInfo(**info))))
-    draft.rename(folder)
+def _format_of(feature: Any, options: Any, name: str) -> ImageFormat:
+    height, width, channels = feature.shape
+    size = parse_size(options.size) or (None if height is None or width is None else (height, width))
+    if size is None:
+        raise UserError(f"{name} has images of several sizes: give --size HEIGHTxWIDTH and --fit crop, pad or stretch")
+    if not options.fit and (height is None or width is None or height * size[1] != width * size[0]):
+        raise UserError(
+            f"{name} has images of other proportions than {size[0]}x{size[1]}: give --fit crop, pad or stretch"
+        )
+    return ImageFormat(size, options.channels or channels or 3, options.bits, options.fit or "stretch")
 
 
-def _open(name: str, folder: Path) -> Dataset:
-    """Opens a prepared data set, its arrays memory-mapped from disk."""
-    splits = {
-        split.name: {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(split.glob("*.npy"))}
-        for split in sorted(folder.iterdir())
-        if split.is_dir()
-    }
-    path = folder / INFO
-    if not path.exists():  # prepared by an earlier version: described when first asked for
-        return Dataset(name, splits)
-    info = json.loads(path.read_text())
-    return Dataset(name, splits, {field: tuple(v) if isinstance(v, list) else v for field, v in info.items()})
+def _streamed(name: str, builder: Any, image: str, to: ImageFormat) -> Dataset:
+    """A set whose images are decoded whenever they are read."""
+    tfds = _tfds()
+    splits: dict[str, dict[str, Any]] = {}
+    for split, about in builder.info.splits.items():
+        source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
+        fetch = lambda index, source=source: [row[image] for row in source.__getitems__(index)]
+        splits[split] = {**columns(EncodedImages(f"{name} [{split}]", fetch, about.num_examples, to))}
+        others = Examples(source, about.num_examples)
+        single = {entry for entry, (shape, _) in others.entries.items() if shape == ()}
+        if single:
+            rows = others.read(np.arange(about.num_examples))
+            splits[split] |= {entry: rows[entry] for entry in single}
+    version = f"{builder.info.full_name} {dict(builder.info.splits)} {to}"
+    digest = hashlib.sha256(version.encode()).hexdigest()
+    said = {"shape": to.shape, "levels": 2**to.bits, "digest": digest, **_labels_of(builder)}
+    return Dataset(name, splits, said)
 
 
 def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
     tfds = _tfds()
     try:
-        return tfds.builder(name, data_dir=str(_root(data_dir)), file_format="array_record")
+        return tfds.builder(name, data_dir=str(data_folder(data_dir)), file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = {*CATALOGUE, *re.findall(r"^\s*- (\w+)", str(error), re.MULTILINE)}
         near = difflib.get_close_matches(name, known, n=3)
@@ -312,27 +285,12 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
         raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu` ({error})") from None
 
 
-def _load_catalogue(name: str, data_dir: str | os.PathLike | None) -> Dataset:
-    builder = _catalogue_builder(name, data_dir)
-    folder = Path(builder.data_dir) / "gen_jax_arrays"
-    if not folder.is_dir():
-        if not builder.is_prepared():
-            raise UserError(
-                f"{name} is not prepared in {_root(data_dir)}: run `pip install tensorflow-cpu` and "
-                f"`python -m gen_jax data prepare {name}`"
-            )
-        with _locked(folder.parent), _explained(name):
-            if not folder.is_dir():
-                _write_all(folder, builder)
-    return _open(name, folder)
-
-
 def _prepare_catalogue(name: str, data_dir, manual_dir) -> Path:
     builder = _catalogue_builder(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu`")
     home = Path(builder.data_dir)
     config = _tfds().download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
-    with _locked(home.parent), _explained(name):
+    with locked(home.parent), _explained(name):
         builder.download_and_prepare(download_config=config, download_dir=home.parent / "downloads")
     return home

@@ -5,7 +5,7 @@ Each is a `core.Source` like its members, so chunks, several devices and exact r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch, Source
-from gen_jax.data.source import check_division, permute
+from gen_jax.data.order import permute
+from gen_jax.data.source import check_division
 from gen_jax.errors import UserError
 
-__all__ = ["Mixed", "TokenWindows", "Unpaired"]
+__all__ = ["Mixed", "TokenWindows", "Unpaired", "shares"]
 
 
 class _Composed:
@@ -97,6 +98,14 @@ class Mixed(_Composed):
             raise UserError("a mixture needs at least one source")
         return cls(tuple(sources), sum(source.batch_size for source in sources))
 
+    @classmethod
+    def weighted(cls, make: Sequence[Callable[[int], Source]], weights: Sequence[float], batch: int) -> Mixed:
+        """A mixture in given proportions: functions from the size of a source's share of the batch to the source.
+
+        Mixed.weighted([lambda n: Resident(a, n), lambda n: Resident(b, n)], weights=[3, 1], batch=64)
+        """
+        return cls.of(*(one(share) for one, share in zip(make, shares(weights, batch), strict=True)))
+
     def batch_at(self, step: Array | int) -> Batch:
         batches = [source.batch_at(step) for source in self.sources]
         shared = set.intersection(*(set(batch) for batch in batches))
@@ -106,6 +115,22 @@ class Mixed(_Composed):
             **batch,
             "source": jnp.repeat(jnp.arange(len(sizes)), jnp.asarray(sizes), total_repeat_length=sum(sizes)),
         }
+
+
+def shares(weights: Sequence[float], batch: int) -> list[int]:
+    """Whole numbers in the proportions of the weights that add up to the batch, each at least 1."""
+    weights = np.asarray(weights, float)
+    if not len(weights) or not np.isfinite(weights).all() or weights.min() <= 0:
+        raise UserError(f"weights of a mixture must be positive numbers, got {weights.tolist()}")
+    if batch < len(weights):
+        raise UserError(f"a batch of {batch} has no room for {len(weights)} sources")
+    exact = weights / weights.sum() * batch
+    found = np.maximum(1, np.floor(exact)).astype(int)
+    while found.sum() != batch:
+        change = 1 if found.sum() < batch else -1
+        room = np.where((found + change >= 1), change * (exact - found), -np.inf)
+        found[int(room.argmax())] += change
+    return found.tolist()
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["tokens", "seed"], meta_fields=["length", "batch", "shuffle"])

@@ -1,16 +1,14 @@
 """Data as a function of the step: `source.batch_at(step)` is pure, so nothing about data needs a checkpoint.
 
-`Resident` keeps its arrays on the device and is traced into the compiled step. `Streamed` reads records on the host in
-a thread. Both visit the examples in the same order: in each epoch a new permutation keyed by (seed, epoch) and computed
-element by element, in O(batch) per step. With batch size B and N examples an epoch has N // B steps, and the N mod B
-examples dropped differ from epoch to epoch.
+`Resident` keeps its arrays on the device and is traced into the compiled step. `Streamed` reads records on the host,
+ahead of the training step, in threads or worker processes. Both visit the examples in the same order: see
+`gen_jax.data.order`. With batch size B and N examples an epoch has N // B steps.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +20,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch, fold_in
+from gen_jax.data.dataset import blocks
+from gen_jax.data.host import HostTransform, generators, transform_images
+from gen_jax.data.order import InOrder, Order, Shuffled, permute
+from gen_jax.data.records import Arrays, Column, nbytes, read_ahead, take
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
@@ -35,51 +37,10 @@ __all__ = [
     "check_division",
     "epoch",
     "permute",
+    "too_large_for_device",
 ]
 
-Arrays = Mapping[str, Any]
-_ROUNDS = 32
-
-
-def permute(index, size: int, seed, epoch):
-    """Maps `index` by the permutation of 0 .. size - 1 keyed by (seed, epoch). Takes NumPy or JAX arrays.
-
-    A swap-or-not network (Hoang, Morris & Rogaway 2012): each round pairs every position x with k - x (mod size) and
-    swaps the pair or not by one hashed bit, so it is a bijection for every size, without sorting or tables.
-    """
-    xp = np if isinstance(index, np.ndarray) else jnp
-    size, key = xp.uint32(size), _hash(_hash(xp.asarray(seed, xp.uint32)) + xp.asarray(epoch, xp.uint32))
-
-    def exchange(i, x):
-        round_key = _hash(key + xp.asarray(2 * i + 1, xp.uint32))
-        pivot = round_key % size
-        partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
-        swap = _hash(xp.maximum(x, partner) ^ _hash(round_key)) >> 31
-        return xp.where(swap == 1, partner, x)
-
-    x = index.astype(xp.uint32)
-    if xp is np:
-        for i in range(_ROUNDS):
-            x = exchange(i, x)
-    else:  # a loop: some versions of XLA take minutes to compile it unrolled
-        x = lax.fori_loop(0, _ROUNDS, exchange, x)
-    return x.astype(xp.int32)
-
-
-def _hash(x):
-    """The 32-bit finalizer of MurmurHash3: every input bit affects every output bit."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-        return x ^ (x >> 16)
-
-
-def _order(step, size: int, batch: int, seed, shuffle: bool):
-    """(B,) indices of the examples of a step."""
-    xp = jnp if isinstance(step, jax.Array) else np
-    per_epoch = size // batch
-    index = (step % per_epoch) * batch + xp.arange(batch, dtype=xp.int32)
-    return permute(index, size, seed, step // per_epoch) if shuffle else index.astype(xp.int32)
+_FAR = 2**40  # more steps than any run has
 
 
 def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) -> Batch:
@@ -91,14 +52,15 @@ def apply_transforms(raw: Batch, transforms: tuple[Transform, ...], seed, step) 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["arrays", "seed"],
+    data_fields=["arrays", "seed", "order"],
     meta_fields=["batch", "shuffle", "transforms", "missing", "name"],
 )
 @dataclass(frozen=True)
 class Resident:
     """Arrays on the device, all with the same leading axis. `batch=None`: all examples at every step, in order.
 
-    missing: NaN in "x" marks missing values, for models that accept them. name: of the data, for messages.
+    missing: NaN in "x" marks missing values, for models that accept them. name: of the data, for messages. order: by
+    default `Shuffled`, or `InOrder` with shuffle=False.
     """
 
     arrays: Arrays
@@ -108,6 +70,7 @@ class Resident:
     seed: Any = 0
     missing: bool = False
     name: str = "the data"
+    order: Order | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "transforms", as_transforms(self.transforms))
@@ -124,7 +87,7 @@ class Resident:
         if self.batch is None:
             raw = {**self.arrays, "index": jnp.arange(self.size, dtype=jnp.int32)}
         else:
-            index = _order(jnp.asarray(step), self.size, self.batch, self.seed, self.shuffle)
+            index = _order(self).rows(jnp.asarray(step), self.size, self.batch, self.seed)
             raw = {name: jnp.asarray(a)[index] for name, a in self.arrays.items()} | {"index": index}
         return apply_transforms(raw, self.transforms, self.seed, step)
 
@@ -136,15 +99,22 @@ class Resident:
 
     def check(self) -> None:
         check_arrays(self.arrays, self.batch, self.name, self.missing)
+        if self.batch is not None:
+            _order(self).check(self.size, self.batch)
 
     def place(self, mesh: Mesh) -> Resident:
         """The same source with its arrays on every device of the mesh."""
         check_division(self.batch_size, mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())
         put = lambda a: jax.make_array_from_process_local_data(everywhere, np.asarray(a))
-        return replace(self, arrays=jax.tree.map(put, dict(self.arrays)), seed=put(np.uint32(self.seed)))
+        order = jax.tree.map(put, self.order)
+        return replace(self, arrays=jax.tree.map(put, dict(self.arrays)), seed=put(np.uint32(self.seed)), order=order)
 
     def close(self) -> None: ...
+
+
+def _order(source: Resident | Streamed) -> Order:
+    return source.order or (Shuffled() if source.shuffle else InOrder())
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["batches", "start", "seed"], meta_fields=["transforms"])
@@ -167,7 +137,9 @@ class Streamed:
     """Records read on the host, up to `prefetch` batches ahead of the training step.
 
     `records(indices)` returns a dict of NumPy arrays (B, ...); `size` is the number of records. With several processes
-    each reads only its `shard = (process, processes)` of every batch.
+    each reads only its `shard = (process, processes)` of every batch. host: transforms of single images "x" as they
+    are read. threads: how many read at once, by default one per core. workers: processes that read instead, for
+    transforms in Python that keep one core busy; records and transforms must then be picklable.
     """
 
     records: Callable[[np.ndarray], Arrays]
@@ -179,12 +151,24 @@ class Streamed:
     shard: tuple[int, int] = (0, 1)
     prefetch: int = 8
     sharding: Any = None  # sharding of windows (n, B, ...); set by `place`
-    _reader: Generator[Arrays, None, None] | None = field(default=None, repr=False)
+    order: Order | None = None
+    host: Sequence[HostTransform] = ()
+    threads: int = 0
+    workers: int = 0
+    _reader: Iterator[Arrays] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
 
     def __post_init__(self):
         self.transforms = as_transforms(self.transforms)
         self.check()
+
+    @classmethod
+    def of(cls, arrays: Arrays, batch: int | None, transforms: Sequence[Transform] = (), **more: Any) -> Streamed:
+        """A source of arrays and columns; with `batch=None`, all examples at every step, in order."""
+        size = len(arrays["x"])
+        depth = int(np.clip(2**28 * size // max(1, nbytes(arrays) * (batch or size)), 2, 8))
+        more = {"prefetch": depth, "shuffle": batch is not None, **more}
+        return cls(partial(take, arrays), size, batch or size, tuple(transforms), **more)
 
     @property
     def batch_size(self) -> int:
@@ -201,13 +185,15 @@ class Streamed:
         """The n batches from `step` on, prefetched as long as calls are consecutive."""
         if self._reader is None or self._expected != step:
             self.close()
-            self._reader = _ahead(lambda i: self._read(step + i), self.prefetch)
+            threads = self.threads or os.cpu_count() or 1
+            self._reader = read_ahead(replace(self)._read, step, _FAR, self.prefetch, threads, self.workers)
         self._expected = step + n
         return self._window(step, [next(self._reader) for _ in range(n)])
 
     def check(self) -> None:
         if not 1 <= self.batch <= self.size:
             raise UserError(f"batch = {self.batch}, but there are {self.size} records: choose 1 to {self.size}")
+        _order(self).check(self.size, self.batch)
 
     def place(self, mesh: Mesh) -> Streamed:
         """The same source with batches sharded over the mesh; with several processes each reads its part."""
@@ -227,10 +213,14 @@ class Streamed:
             self._reader = None
 
     def _read(self, step: int) -> Arrays:
-        index = _order(step, self.size, self.batch, self.seed, self.shuffle)
+        index = _order(self).rows(step, self.size, self.batch, self.seed)
         process, processes = self.shard
-        index = np.array_split(index, processes)[process]
-        return {**self.records(index), "index": index}
+        mine = np.array_split(np.arange(self.batch), processes)[process]
+        raw = {**self.records(index[mine]), "index": index[mine]}
+        if self.host:
+            rngs = generators(self.seed, step, index)
+            raw["x"] = transform_images(raw["x"], self.host, [rngs[i] for i in mine])
+        return raw
 
     def _window(self, step: int, rows: list[Arrays]) -> Window:
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -241,48 +231,32 @@ class Streamed:
         return Window(batches, np.int32(step), np.uint32(self.seed), self.transforms)
 
 
-def _ahead(read: Callable[[int], Any], depth: int) -> Generator[Any, None, None]:
-    """Yields read(0), read(1), ... from a thread that stays `depth` results ahead; its exceptions are raised here."""
-    results: queue.Queue = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+def too_large_for_device(arrays: Arrays) -> str:
+    """Why a split should be streamed instead of being kept on the device; "" if it should not.
 
-    def put(item) -> None:
-        while not stop.is_set():
-            try:
-                return results.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        i = 0
-        while not stop.is_set():
-            try:
-                put((read(i), None))
-            except BaseException as error:
-                return put((None, error))
-            i += 1
-
-    thread = threading.Thread(target=work, name="gen_jax-reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            value, error = results.get()
-            if error is not None:
-                raise error
-            yield value
-    finally:
-        stop.set()
-        thread.join()
+    It may take a quarter of the memory of the device, or of what is free in the memory of the host.
+    """
+    size, device = nbytes(arrays), jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free, where = (stats["bytes_limit"], f"{device.device_kind}'s") if "bytes_limit" in stats else (host, "free")
+    if size <= free // 4:
+        return ""
+    return f"{size / 2**30:.2g} GiB are more than a quarter of the {free / 2**30:.2g} GiB of {where} memory"
 
 
 def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
     """Yields every example exactly once, in order, as raw (batch, mask): the last batch is padded, with mask (B,) 0."""
     size = len(arrays["x"])
-    for start in range(0, size, batch):
-        index = np.arange(start, start + batch, dtype=np.int32)
+    indices = [np.arange(start, start + batch, dtype=np.int32) for start in range(0, size, batch)]
+    read = lambda i: take(arrays, np.minimum(indices[i], size - 1))
+    if any(isinstance(a, Column) for a in arrays.values()):
+        batches = read_ahead(read, 0, len(indices), depth=4, threads=os.cpu_count() or 1)
+    else:
+        batches = map(read, range(len(indices)))
+    for index, raw in zip(indices, batches):
         mask = (index < size).astype(np.float32)
-        index = np.minimum(index, size - 1)
-        yield {name: np.asarray(a[index]) for name, a in arrays.items()} | {"index": index}, mask
+        yield raw | {"index": np.minimum(index, size - 1)}, mask
 
 
 def check_division(batch: int, mesh: Mesh) -> None:
@@ -306,13 +280,25 @@ def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", miss
     if batch is not None and not 1 <= batch <= sizes["x"]:
         raise UserError(f"batch = {batch}, but {name} has {sizes['x']} examples: choose 1 to {sizes['x']}")
     for key, a in arrays.items():
-        a = np.asarray(a)
+        a = a if isinstance(a, Column) else np.asarray(a)
         if a.dtype.kind not in "biuf":
             raise UserError(f'{name}: "{key}" has dtype {a.dtype}; numbers are needed')
-        fine = np.isfinite(a) | (np.isnan(a) if missing and key == "x" else False) if a.dtype.kind == "f" else True
-        if not np.all(fine):
-            bad = np.argwhere(~fine)
-            raise UserError(
-                f'{name}: "{key}" has {len(bad)} NaN or infinite values, the first at {tuple(bad[0].tolist())}: '
-                "remove or impute them (models that integrate over missing values take NaN with missing=True)"
-            )
+        if a.dtype.kind == "f":
+            _check_finite(a, f'{name}: "{key}"', missing and key == "x")
+
+
+def _check_finite(a: Any, what: str, missing: bool) -> None:
+    """Raises a UserError for infinite values, and NaN unless it marks missing values; reads block by block."""
+    count, first, start = 0, (), 0
+    for block in blocks(a):
+        bad = np.isinf(block) if missing else ~np.isfinite(block)
+        if found := int(bad.sum()):
+            place = np.unravel_index(int(bad.argmax()), bad.shape)
+            first = first or (start + int(place[0]), *map(int, place[1:]))
+            count += found
+        start += len(block)
+    if count:
+        raise UserError(
+            f"{what} has {count} NaN or infinite values, the first at {first}: "
+            "remove or impute them (models that integrate over missing values take NaN with missing=True)"
+        )

@@ -17,8 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import State, Trainable, is_sequential
-from gen_jax.data.catalogue import Dataset
-from gen_jax.data.catalogue import load as load_data
+from gen_jax.data.dataset import Dataset
+from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment
 from gen_jax.loop import AHEAD, Program, program

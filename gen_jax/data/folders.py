@@ -1,0 +1,348 @@
+"""Folders of images: an index of their files, splits, labels, pairs, and records that are decoded when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gen_jax.data.cache import data_folder, locked
+from gen_jax.data.images import (
+    FITS,
+    SUFFIXES,
+    DecodedRecords,
+    Header,
+    ImageFormat,
+    Undecodable,
+    decode,
+    parse_size,
+    read_header,
+    reason,
+)
+from gen_jax.errors import UserError
+
+__all__ = [
+    "SPLITS",
+    "Images",
+    "Index",
+    "IndexedFile",
+    "choose_format",
+    "content_splits",
+    "fraction",
+    "index_folder",
+    "labels_of",
+    "mark_unreadable",
+    "split_files",
+]
+
+SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation"}
+SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
+
+
+class IndexedFile(NamedTuple):
+    """An image file of a folder, with what identifies its content."""
+
+    name: str  # path below the folder, with forward slashes
+    size: int  # bytes
+    modified: int  # nanoseconds
+    digest: str  # of the content
+    header: Header
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of a folder, and the files that were left out with the reason."""
+
+    folder: Path
+    files: Sequence[IndexedFile]
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # {name: reason}
+    duplicates: Mapping[str, str] = field(default_factory=dict)  # {name: the file of the same content}
+    others: Sequence[str] = ()  # files that are no images
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line per kind of file that was left out."""
+        left_out = {
+            "unreadable": [f"{name} ({why})" for name, why in self.unreadable.items()],
+            "duplicate": [f"{name} = {same}" for name, same in self.duplicates.items()],
+            "other": list(self.others),
+        }
+        return tuple(
+            f"{self.folder}: left out {len(names):,} {kind} file{'s' if len(names) > 1 else ''}: "
+            + ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+            for kind, names in left_out.items()
+            if names
+        )
+
+
+def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = None) -> Index:
+    """Indexes the images below a folder. Files that have not changed since the last time are not read again."""
+    folder = folder.expanduser()
+    try:
+        found = list(_walk(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
+    images = [one for one in found if one[0].lower().endswith(SUFFIXES)]
+    others = sorted(name for name, *_ in found if not name.lower().endswith(SUFFIXES))
+    if not images:
+        has = f"; it has {len(others):,} other files, such as {others[0]}" if others else ""
+        raise UserError(f"there are no images ({', '.join(SUFFIXES)}) in {folder}{has}")
+    kept = _Kept.of(folder, data_dir)
+    known = kept.read()
+    rows = _examined(folder, images, known, progress)
+    kept.write(rows)
+    return _sorted_out(folder, rows, others)
+
+
+def mark_unreadable(folder: Path, reasons: Mapping[str, str], data_dir: Path | None = None) -> None:
+    """Notes in the index of a folder that files turned out to be damaged, until they change."""
+    kept = _Kept.of(folder.expanduser(), data_dir)
+    rows = kept.read()
+    for path, why in reasons.items():
+        name = Path(path).relative_to(folder.expanduser()).as_posix()
+        rows[name] = [*rows[name][:3], "", None, why]
+    kept.write(list(rows.values()))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """(name, size, modified) of the files below a folder, without hidden ones. Each real folder is visited once."""
+    root, visited = os.fspath(folder), set()
+    pending = [(root, "")]
+    while pending:
+        path, prefix = pending.pop()
+        about = os.stat(path)
+        if (about.st_dev, about.st_ino) in visited:
+            continue  # a symbolic link back to a folder above it, or to one that was seen
+        visited.add((about.st_dev, about.st_ino))
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append((entry.path, f"{prefix}{entry.name}/"))
+                    continue
+                try:
+                    about = entry.stat()
+                except OSError:  # a dangling link
+                    about = entry.stat(follow_symlinks=False)
+                yield f"{prefix}{entry.name}", about.st_size, about.st_mtime_ns
+
+
+def _examined(
+    folder: Path, images: Sequence[tuple[str, int, int]], known: Mapping[str, Any], progress: Any
+) -> list[Any]:
+    """[name, size, modified, digest, header, reason] of each file, reading those that are new."""
+
+    def examine(one: tuple[str, int, int]) -> list[Any]:
+        name, size, modified = one
+        if (old := known.get(name)) and old[1:3] == [size, modified]:
+            return old
+        try:
+            with open(folder / name, "rb") as file:
+                data = file.read()
+            return [
+                name,
+                size,
+                modified,
+                hashlib.blake2b(data, digest_size=16).hexdigest(),
+                list(read_header(data)),
+                "",
+            ]
+        except Exception as error:  # Pillow's decoders raise errors of every type for damaged files
+            return [name, size, modified, "", None, reason(error)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        examined = pool.map(examine, sorted(images), chunksize=64)
+        return [one for one in (progress(examined, len(images)) if progress else examined)]
+
+
+class _Kept(NamedTuple):
+    """The index of a folder in the data folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, folder: Path, data_dir: Path | None) -> _Kept:
+        key = hashlib.blake2b(os.fspath(folder.resolve()).encode(errors="surrogateescape"), digest_size=10).hexdigest()
+        return cls(data_folder(data_dir) / "gen_jax" / "folders" / key / "index.json")
+
+    def read(self) -> dict[str, Any]:
+        try:
+            return {row[0]: row for row in json.loads(self.path.read_text())["files"]}
+        except (OSError, ValueError, KeyError):
+            return {}
+
+    def write(self, rows: Sequence[Any]) -> None:
+        with locked(self.path.parent):
+            draft = self.path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps({"files": rows}))
+            draft.replace(self.path)
+
+
+def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str]) -> Index:
+    """The index, without unreadable files and without the second of two files of the same content.
+
+    Of duplicates in several splits the one for testing stays, so that nothing is tested that was trained on.
+    """
+    first: dict[str, str] = {}
+    order = {"test": 0, "validation": 1, "train": 2}
+    ranked = sorted(rows, key=lambda row: (order.get(_split_of(row[0]), 3), row[0]))
+    for row in ranked:
+        if not row[5]:
+            first.setdefault(row[3], row[0])
+    files = [IndexedFile(*row[:4], Header(*row[4])) for row in rows if not row[5] and first[row[3]] == row[0]]
+    unreadable = {row[0]: row[5] for row in rows if row[5]}
+    duplicates = {row[0]: first[row[3]] for row in rows if not row[5] and first[row[3]] != row[0]}
+    if not files:
+        name, why = next(iter(unreadable.items()))
+        raise UserError(f"none of the {len(rows):,} images in {folder} can be read; {name}: {why}")
+    return Index(folder, files, unreadable, duplicates, others)
+
+
+def _split_of(name: str) -> str:
+    """The split that a file's first folder names, "" if none."""
+    first, slash, _ = name.partition("/")
+    return SPLITS.get(first.lower(), "") if slash else ""
+
+
+def fraction(digest: str) -> float:
+    """A number in [0, 1) from the digest of an example, by which it falls into a split."""
+    return int(digest[:13], 16) / 16**13
+
+
+def split_files(files: Sequence[IndexedFile], folder: Path | str) -> dict[str, list[IndexedFile]]:
+    """The splits: train/, val/ and test/ subfolders, or 80/10/10 % by content, stable when files are added.
+
+    A validation or test split that has no subfolder is taken from the training files in the same way.
+    """
+    named: dict[str, list[IndexedFile]] = {"train": [], "validation": [], "test": []}
+    rest = []
+    for file in files:
+        (named[split] if (split := _split_of(file.name)) else rest).append(file)
+    if not named["train"]:
+        if any(named.values()):
+            raise UserError(f"{folder} has no train/ beside val/ and test/: rename them, or give one split as --data")
+        named["train"] = rest
+    missing = [split for split in ("validation", "test") if not named[split]]
+    parts = content_splits(np.array([fraction(file.digest) for file in named["train"]]), missing, folder)
+    return named | {split: [named["train"][i] for i in part] for split, part in parts.items()}
+
+
+def content_splits(values: np.ndarray, missing: Sequence[str], where: Any) -> dict[str, np.ndarray]:
+    """{"train" and each missing split: places of its examples, in order}, by a number in [0, 1) of each example.
+
+    Each missing split gets a tenth, and at least one example; the others keep theirs when examples are added.
+    """
+    size = len(values)
+    if size <= len(missing):
+        raise UserError(f"{where} has {size} examples, too few for a training, a validation and a test split")
+    ranked, taken = np.argsort(values, kind="stable"), {}
+    for number, split in enumerate(reversed(missing)):
+        above = int((values[ranked] >= 0.9 - 0.1 * number).sum())
+        count = min(max(1, above), len(ranked) - (len(missing) - number))
+        ranked, taken[split] = ranked[:-count], np.sort(ranked[-count:])
+    return {"train": np.sort(ranked), **{split: taken[split] for split in missing}}
+
+
+def labels_of(
+    splits: Mapping[str, Sequence[IndexedFile]], folder: Path
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Labels from the subfolders of each split, and their names; ({}, ()) if files do not lie in class folders."""
+    named = {split: [_class_of(file.name) for file in files] for split, files in splits.items()}
+    counts = Counter(name for names in named.values() for name in names)
+    if "" in counts or len(counts) < 2:
+        return {}, ()
+    if max(counts.values()) == 1:
+        raise UserError(
+            f"each of the {len(counts):,} subfolders of {folder} holds one image, which are no classes: "
+            "use --labels none, or move the images together"
+        )
+    names = tuple(sorted(counts))
+    numbers = {name: i for i, name in enumerate(names)}
+    return {split: np.array([numbers[name] for name in some], np.int32) for split, some in named.items()}, names
+
+
+def _class_of(name: str) -> str:
+    """The class folder of a file: its first folder, or the first below that of its split; "" if there is none."""
+    parts = name.split("/")[:-1]
+    parts = parts[1:] if _split_of(name) else parts
+    return parts[0] if parts else ""
+
+
+def choose_format(headers: Sequence[Header], options: Any, where: Any, halves: bool = False) -> ImageFormat:
+    """The common format of images; a UserError if they differ in size and the options do not say what to do."""
+    if options.fit not in ("", *FITS):
+        raise UserError(f"fit is one of {', '.join(FITS)}, got {options.fit!r}")
+    if options.channels not in (0, 1, 3, 4):
+        raise UserError(f"channels must be 1 (gray), 3 (RGB) or 4 (with alpha), got {options.channels}")
+    if options.bits not in (8, 16):
+        raise UserError(f"bits must be 8 or 16, got {options.bits}")
+    sizes = Counter((h.height, h.width // 2 if halves else h.width) for h in headers)
+    size, common = parse_size(options.size), sizes.most_common(1)[0][0]
+    if halves and any(width < 1 for _, width in sizes):
+        raise UserError(f"{where} has images one pixel wide, which have no halves")
+    if size is None and len(sizes) > 1:
+        raise UserError(
+            f"the images of {where} have {len(sizes):,} sizes, from {_of(min(sizes))} to {_of(max(sizes))}: "
+            "give --size HEIGHTxWIDTH and --fit crop, pad or stretch"
+        )
+    size = size or common
+    if not options.fit and any(h * size[1] != w * size[0] for h, w in sizes):
+        other = next(s for s in sizes if s[0] * size[1] != s[1] * size[0])
+        raise UserError(
+            f"{where} has images of other proportions than {_of(size)}, such as {_of(other)}: "
+            "give --fit crop, pad or stretch"
+        )
+    channels = options.channels or (1 if all(h.gray for h in headers) else 3)
+    return ImageFormat(size, channels, options.bits, options.fit or "stretch")
+
+
+def _of(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+class Images(DecodedRecords):
+    """Image files as records, decoded when read.
+
+    files: per entry, the files of the examples; with `halves`, one entry whose left half is "x" and right half "y".
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        files: Mapping[str, Sequence[IndexedFile]],
+        to: Mapping[str, ImageFormat],
+        halves: bool = False,
+    ):
+        self.folders, self.halves = dict(folders), halves
+        self.files = {entry: [tuple(file[:3]) for file in some] for entry, some in files.items()}
+        super().__init__(len(next(iter(files.values()))), to)
+
+    def decoded(self, number: int) -> dict[str, np.ndarray]:
+        example: dict[str, np.ndarray] = {}
+        for entry, some in self.files.items():
+            name, size, modified = some[number]
+            path = self.folders[entry] / name
+            try:
+                images = decode(_unchanged(path, size, modified), self.to[entry], self.halves)
+            except Exception as error:  # Pillow's decoders raise errors of every type for damaged files
+                raise Undecodable(os.fspath(path), reason(error)) from error
+            example |= dict(zip(("x", "y") if self.halves else (entry,), images))
+        return example
+
+
+def _unchanged(path: Path, size: int, modified: int) -> bytes:
+    """The content of a file; OSError if it is not the file that was indexed."""
+    with open(path, "rb", buffering=0) as file:
+        about = os.fstat(file.fileno())
+        if (about.st_size, about.st_mtime_ns) != (size, modified):
+            raise OSError("it has changed since it was indexed")
+        return file.read()

@@ -1,0 +1,378 @@
+"""`load`: data sets by name or path, or objects.
+
+load("digits")                                   # embedded, or of the tensorflow-datasets catalogue
+load("photos", size="64", fit="crop")            # a folder of images
+load("photos?size=64&fit=crop")                  # the same in one text, as configs and run.json hold it
+load("wine.csv", label="quality")                # a table
+load({"train": {"x": a}, "validation": {"x": b}, "test": {"x": c}})
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+from urllib.parse import parse_qsl, quote, urlencode
+
+import numpy as np
+
+from gen_jax.data import catalogue, shards, tables, text
+from gen_jax.data.cache import data_folder, locked, open_arrays, use_data_dir, write_arrays
+from gen_jax.data.dataset import Dataset
+from gen_jax.data.folders import (
+    SPLITS,
+    Images,
+    Index,
+    IndexedFile,
+    choose_format,
+    index_folder,
+    labels_of,
+    mark_unreadable,
+    split_files,
+)
+from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
+from gen_jax.data.images import Tolerance
+from gen_jax.data.records import Arrays, columns, nbytes
+from gen_jax.errors import UserError
+
+__all__ = ["DataOptions", "load", "prepared_folders", "spell", "split_name"]
+
+DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How data is read. Which options apply depends on its kind.
+
+    Args:
+        size: of images: 64, or HEIGHTxWIDTH
+        fit: of images of other sizes: crop keeps the middle, pad adds black, stretch changes proportions
+        channels: of images: 1 (gray), 3 (RGB), 4 (RGBA); by default 1 if all are gray, else 3
+        bits: of images, per channel
+        labels: of images: the subfolders, or none
+        decode: of images: once, into the data folder, or stream: whenever they are read; by default by their size
+        partner: a second folder of images, the entry "y"
+        pairing: of images: names (equal ones, by default with a partner), unpaired, or the halves of each image
+        columns: of a table: names of those to use, with commas between them
+        targets: of a table: names of the columns of the entry "y"
+        label: of a table: the column with the classes
+        id: of a table of sequences: the column that tells them apart
+        time: of a table of sequences: the column that orders their steps
+        text: of a text file: its lines, or windows of one stream
+        length: of a text file: bytes of a window, or at most of a line
+    """
+
+    size: str = ""
+    fit: Literal["", "crop", "pad", "stretch"] = ""
+    channels: int = 0
+    bits: int = 8
+    labels: Literal["folders", "none"] = "folders"
+    decode: Literal["", "once", "stream"] = ""
+    partner: str = ""
+    pairing: Literal["", "names", "unpaired", "halves"] = ""
+    columns: str = ""
+    targets: str = ""
+    label: str = ""
+    id: str = ""
+    time: str = ""
+    text: Literal["lines", "stream"] = "lines"
+    length: int = 1024
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(DataOptions).items():
+            value = getattr(self, name)
+            if kind is int:
+                try:
+                    object.__setattr__(self, name, int(value))
+                except ValueError:
+                    raise UserError(f"the data option {name} takes a whole number, got {value!r}") from None
+            elif kind is str:
+                object.__setattr__(self, name, str(value))
+            elif value not in get_args(kind):
+                raise UserError(
+                    f"the data option {name} is one of {', '.join(filter(None, get_args(kind)))}; got {value!r}"
+                )
+        if self.length < 1:
+            raise UserError(f"the data option length must be at least 1, got {self.length}")
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+def spell(source: str, options: Mapping[str, Any]) -> str:
+    """A data set and its options in one text, "photos?size=64&fit=crop"."""
+    name, given = split_name(source)
+    options = {**given, **{key: value for key, value in options.items() if value not in (None, "")}}
+    return name + ("?" + urlencode(options, quote_via=quote, safe=",/ ") if options else "")
+
+
+def split_name(source: str) -> tuple[str, dict[str, str]]:
+    """The name or path, and the options after its "?"; a path that exists as it is has none."""
+    name, mark, query = str(source).partition("?")
+    if not mark or Path(source).expanduser().exists():
+        return str(source), {}
+    return name, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def load(
+    source: str | os.PathLike | Dataset | Mapping[str, Any], data_dir: str | os.PathLike | None = None, **options: Any
+) -> Dataset:
+    """Loads a data set: by its name, from a folder or a file, or from arrays.
+
+    source: a name of the catalogue; a path to a folder of images, a table, a text, or shards; a `Dataset`; or arrays,
+    as {"x": ...} or {split: {"x": ...}}. options: see `DataOptions`.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, Mapping):
+        return _of_arrays(source)
+    name, given = split_name(os.fspath(source))
+    known = {field.name for field in fields(DataOptions)}
+    if unknown := (given.keys() | options.keys()) - known:
+        raise UserError(f"there is no data option {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    chosen = DataOptions(**{**given, **options})
+    with use_data_dir(data_dir):
+        if name in catalogue.CATALOGUE and not isinstance(source, Path):
+            if chosen.changed:
+                raise UserError(f"{name} is read as it is: it takes no options such as {next(iter(chosen.changed))}")
+            return catalogue.load_named(name)
+        path = Path(name).expanduser()
+        if path.exists() or isinstance(source, Path) or "/" in name or name.startswith(("~", ".")) or path.suffix:
+            return _of_path(path, chosen)
+        return catalogue.load_catalogue(name, chosen)
+
+
+def _of_arrays(source: Mapping[str, Any]) -> Dataset:
+    """A data set from {split: arrays}, or from the arrays of one, which are split by content."""
+    if source and all(isinstance(one, Mapping) for one in source.values()):
+        splits = {split: dict(arrays) for split, arrays in source.items()}
+    else:
+        splits = tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data")
+    return Dataset("arrays", splits)
+
+
+def _of_path(path: Path, options: DataOptions) -> Dataset:
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read: permission denied")
+    if path.is_dir():
+        return _of_folder(path, options)
+    return _of_files({"": path}, path, options)
+
+
+def _of_folder(folder: Path, options: DataOptions) -> Dataset:
+    if shards.is_packed(folder):
+        if options.changed:
+            raise UserError(f"{folder} is packed already and takes no options such as {next(iter(options.changed))}")
+        return shards.open_packed(folder)
+    if is_saved_dataset(folder):
+        splits, described = open_saved_dataset(folder, options)
+        splits = tables.filled_splits({SPLITS.get(s.lower(), s): a for s, a in splits.items()}, str(folder))
+        return _kept(
+            folder,
+            Dataset(folder.name, splits, {**_described(splits, described), "digest": _key(folder, options)}),
+            options,
+        )
+    names = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    by_split = {SPLITS[f.stem.lower()]: f for f in names if f.is_file() and f.stem.lower() in SPLITS}
+    if by_split and {f.suffix for f in by_split.values()} <= {*tables.SUFFIXES, *text.SUFFIXES}:
+        return _of_files(by_split, folder, options)
+    read = _with_partner if options.partner else _of_images
+    while True:
+        try:
+            return read(folder, options)
+        except _Damaged as found:  # by decoding all of them: left out from now on
+            for root in (folder, *([Path(options.partner).expanduser()] if options.partner else [])):
+                inside = {path: why for path, why in found.args[0].items() if Path(path).is_relative_to(root)}
+                mark_unreadable(root, inside)
+
+
+def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> Dataset:
+    """A data set from a table, an archive of arrays or a text, or from one for each split."""
+    suffixes = {path.suffix.lower() for path in paths.values()}
+    if len(suffixes) > 1:
+        raise UserError(f"the splits in {where} have different types: {', '.join(sorted(suffixes))}")
+    [suffix] = suffixes
+    name = where.stem
+    if suffix in text.SUFFIXES:
+        made = text.open_text(paths, options, name)
+    elif suffix in (".npz", ".npy"):
+        made = tables.open_arrays_files(paths, options, name)
+    elif suffix in tables.SUFFIXES:
+        made = tables.open_table(paths, options, name)
+    else:
+        known = ", ".join((*tables.SUFFIXES, *text.SUFFIXES))
+        raise UserError(f"{where} is of no known type: files end with {known}; images lie in a folder")
+    return replace(made, name=f"{name}-{made.info.digest[:8]}")
+
+
+@contextmanager
+def _bar(label: str, total: int, unit: str = "images"):
+    """A progress bar that appears after two seconds; yields a function to advance it."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=f" {unit}", delay=2, leave=False, dynamic_ncols=True) as bar:
+        yield bar.update
+
+
+def _indexed(folder: Path) -> Index:
+    from tqdm import tqdm
+
+    bar = lambda rows, total: tqdm(rows, f"indexing {folder.name}", total, False, delay=2, unit=" files")
+    return index_folder(folder, progress=bar)
+
+
+def _of_images(folder: Path, options: DataOptions) -> Dataset:
+    """A folder of images, or of images whose halves are pairs."""
+    halves = options.pairing == "halves"
+    if options.pairing in ("names", "unpaired"):
+        raise UserError(f"--pairing {options.pairing} needs a second folder: give it as --partner")
+    index = _indexed(folder)
+    to = choose_format([file.header for file in index.files], options, folder, halves)
+    splits = split_files(index.files, folder)
+    labels, names = labels_of(splits, folder) if options.labels == "folders" and not halves else ({}, ())
+    forms = {"x": to, "y": to} if halves else {"x": to}
+    arrays = {
+        split: {
+            **columns(Images({"x": folder}, {"x": files}, forms, halves)),
+            **({"label": labels[split]} if names else {}),
+        }
+        for split, files in splits.items()
+    }
+    return _images_dataset(folder, arrays, splits, options, names, index.notes)
+
+
+def _with_partner(folder: Path, options: DataOptions) -> Dataset:
+    """Two folders of images: pairs of the same name, or unpaired domains."""
+    other = Path(options.partner).expanduser()
+    if not other.is_dir():
+        raise UserError(f"--partner {other} is not a folder")
+    if options.pairing == "unpaired":
+        alone = replace(options, partner="", pairing="")
+        first, second = _of_images(folder, alone), _of_images(other, alone)
+        return replace(first, partner=second, notes=(*first.notes, *second.notes))
+    indexes = {"x": _indexed(folder), "y": _indexed(other)}
+    stems = {entry: {file.name.rpartition(".")[0]: file for file in index.files} for entry, index in indexes.items()}
+    if alone := sorted(stems["x"].keys() ^ stems["y"].keys()):
+        there, missing = (folder, other) if alone[0] in stems["x"] else (other, folder)
+        raise UserError(
+            f"{len(alone):,} images have no partner; {there / alone[0]} has none in {missing} "
+            "(duplicates and unreadable files count as missing)"
+            + "".join(f"; {n}" for i in indexes.values() for n in i.notes)
+        )
+    splits = split_files([stems["x"][stem] for stem in sorted(stems["x"])], folder)
+    files = {s: {"x": some, "y": [stems["y"][f.name.rpartition(".")[0]] for f in some]} for s, some in splits.items()}
+    forms = {
+        entry: choose_format([f.header for f in index.files], options, index.folder) for entry, index in indexes.items()
+    }
+    folders = {"x": folder, "y": other}
+    arrays = {split: dict(columns(Images(folders, some, forms))) for split, some in files.items()}
+    both = {split: [*some["x"], *some["y"]] for split, some in files.items()}
+    return _images_dataset(folder, arrays, both, options, (), (*indexes["x"].notes, *indexes["y"].notes))
+
+
+def _images_dataset(
+    folder: Path,
+    splits: dict[str, dict[str, Any]],
+    files: Mapping[str, Sequence[IndexedFile]],
+    options: DataOptions,
+    class_names: Sequence[str],
+    notes: tuple[str, ...],
+) -> Dataset:
+    records = splits["train"]["x"].records
+    facts = {
+        "files": {s: [(f.name, f.digest) for f in some] for s, some in files.items()},
+        "to": {e: asdict(f) for e, f in records.to.items()},
+    }
+    digest = hashlib.sha256(json.dumps([facts, class_names, options.pairing], sort_keys=True).encode()).hexdigest()
+    said = {"class_names": tuple(class_names), "digest": digest, "levels": 2 ** records.to["x"].bits}
+    made = Dataset(f"{folder.resolve().name}-{digest[:8]}", splits, _described(splits, said), notes=notes)
+    return _kept(folder, made, options)
+
+
+def _described(splits: Mapping[str, Arrays], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of splits whose arrays are not read."""
+    names, x = said.get("class_names", ()), next(iter(splits.values()))["x"]
+    labels = [np.asarray(a["label"]) for a in splits.values() if "label" in a]
+    classes = len(names) or (1 + max(int(a.max()) for a in labels) if labels else None)
+    return {
+        "shape": tuple(x.shape[1:]),
+        "levels": 256 if x.dtype == np.uint8 and x.ndim == 4 else None,
+        "classes": classes,
+        **said,
+    }
+
+
+def _key(folder: Path, options: DataOptions) -> str:
+    """A digest of a folder's files by name, size and time, and of the options."""
+    about = [
+        (f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns)
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    ]
+    return hashlib.sha256(json.dumps([about, options.changed]).encode()).hexdigest()
+
+
+def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
+    """The data set with its images decoded into the data folder, unless they are too many or to be streamed."""
+    size = sum(nbytes(arrays) for arrays in data.splits.values())
+    if options.decode == "stream" or (options.decode == "" and size > DECODED_ONCE):
+        note = (
+            f"{data.name}: {size / 2**30:.1f} GiB of images are decoded whenever they are read; `data pack` is faster"
+        )
+        return replace(data, notes=(*data.notes, note)) if options.decode == "" else data
+    home = prepared_folder(data)
+    if not (home / "arrays").is_dir():
+        with locked(home):
+            if not (home / "arrays").is_dir():
+                total = sum(len(arrays["x"]) for arrays in data.splits.values())
+                with _bar(f"decoding {folder.name}", total) as advance:
+                    write_arrays(home / "arrays", data.splits, data.described, advance, _all_decoded(data))
+                (home / "source.json").write_text(
+                    json.dumps({"source": os.fspath(folder.resolve()), **options.changed})
+                )
+    return replace(open_arrays(data.name, home / "arrays", data.notes), partner=data.partner)
+
+
+class _Damaged(Exception):
+    """Files that turned out to be damaged, {path: reason}."""
+
+
+def _all_decoded(data: Dataset) -> Callable[[], None]:
+    """A check that raises _Damaged if an image could not be decoded."""
+    found = [arrays["x"].records for arrays in data.splits.values()]
+    records = list({id(one): one for one in found if isinstance(one, Images)}.values())
+    for one in records:
+        one.tolerance = Tolerance(None)
+
+    def check() -> None:
+        if damaged := {path: why for one in records for path, why in one.tolerance.failed.items()}:
+            raise _Damaged(damaged)
+
+    return check
+
+
+def prepared_folder(data: Dataset) -> Path:
+    """The folder below the data folder for the prepared arrays of a data set, by its content."""
+    return data_folder() / "gen_jax" / "prepared" / data.name / data.info.digest[:16]
+
+
+def prepared_folders(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str, int]]:
+    """(name, source, bytes) of the folders and catalogue sets that were prepared."""
+    found = []
+    for home in sorted((data_folder(data_dir) / "gen_jax" / "prepared").glob("*/*")):
+        if (home / "arrays").is_dir():
+            size = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
+            source = (
+                json.loads((home / "source.json").read_text())["source"] if (home / "source.json").is_file() else ""
+            )
+            found.append((home.parent.name, source, size))
+    return found

@@ -1,0 +1,420 @@
+"""Tables (.csv, .parquet, .npz, .npy) as arrays: named columns, categories, missing cells, labels, sequences."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen_jax.data.dataset import Dataset, describe
+from gen_jax.data.folders import SPLITS, content_splits, fraction
+from gen_jax.data.records import Arrays, Column
+from gen_jax.errors import UserError
+
+__all__ = [
+    "SUFFIXES",
+    "Table",
+    "filled_splits",
+    "open_arrays_files",
+    "open_table",
+    "pad",
+    "read_table",
+    "split_rows",
+    "write_csv",
+]
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".npy")
+CATEGORIES = 1000  # different texts of a column up to which they are categories
+
+
+@dataclass
+class Table:
+    """Columns of one length. categories: {column: the texts that its codes stand for}."""
+
+    path: Path
+    columns: dict[str, np.ndarray]
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def column(self, name: str) -> np.ndarray:
+        if name not in self.columns:
+            raise UserError(f"{self.path} has no column {name!r}; it has {', '.join(self.columns)}")
+        return self.columns[name]
+
+
+def read_table(paths: Sequence[Path]) -> list[Table]:
+    """Reads tables of the same columns, their categories with common codes."""
+    raw = [_read(path) for path in paths]
+    for path, columns in zip(paths, raw):
+        if list(columns) != list(raw[0]):
+            different = sorted(set(columns) ^ set(raw[0])) or ["their order"]
+            raise UserError(f"{path} and {paths[0]} have different columns: {', '.join(different)}")
+        if not columns or not len(next(iter(columns.values()))):
+            raise UserError(f"{path} has no rows")
+    return _coded([Table(path, columns) for path, columns in zip(paths, raw)])
+
+
+def _coded(tables: list[Table]) -> list[Table]:
+    """The tables with texts as codes, the same in all of them."""
+    for name in list(tables[0].columns):
+        parts = [table.columns[name] for table in tables]
+        if any(part.dtype.kind == "U" for part in parts):
+            names = tuple(sorted({text for part in parts for text in part.astype(str).tolist()} - {""}))
+            for table, part in zip(tables, parts):
+                table.columns[name], table.categories[name] = _codes(part.astype(str), names), names
+    return tables
+
+
+def _codes(texts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """The places of the texts in the sorted names; NaN for a missing one, ""."""
+    codes = np.searchsorted(np.array(names or ("",)), texts).astype(np.float64)
+    return np.where(texts == "", np.nan, codes)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """{column: numbers (N,), or texts with "" where missing}"""
+    if path.suffix == ".parquet":
+        return _from_arrow(path, _arrow(path, "parquet"))
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    return _from_arrow(path, _arrow(path, "csv", delimiter))
+
+
+def _arrow(path: Path, kind: str, delimiter: str = ",") -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f'{path} needs PyArrow: pip install "gen_jax[tables]"') from None
+    try:
+        if kind == "parquet":
+            return pa.parquet.read_table(path)
+        how = pa.csv.ParseOptions(delimiter=delimiter)
+        return pa.csv.read_csv(path, parse_options=how, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+        text = str(error).partition("\n")[0]
+        if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
+            text = f"row {match[1]} has {match[3]} cells instead of {match[2]}"
+        elif "Empty CSV" in text:
+            text = "the file is empty"
+        raise UserError(f"{path} cannot be read: {text[:300]}") from None
+
+
+def _from_arrow(path: Path, table: Any) -> dict[str, np.ndarray]:
+    import pyarrow as pa
+
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(f"{path} has several columns named {', '.join(map(repr, twice))}: rename them")
+    columns = {}
+    for name, column in zip(names, table.columns):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            column, kind = column.cast(kind.value_type), kind.value_type
+        if pa.types.is_null(kind):
+            columns[name] = np.full(len(column), np.nan)
+        elif pa.types.is_boolean(kind):
+            columns[name] = _numbers(column.cast(pa.int8()))
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            columns[name] = _numbers(column.cast(pa.float64()) if pa.types.is_decimal(kind) else column)
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            columns[name] = np.array(column.fill_null("").to_pylist(), dtype=str)
+        else:
+            columns[name] = np.array([str(kind)], dtype=object)  # refused by name once it is asked for
+    return columns
+
+
+def _numbers(column: Any) -> np.ndarray:
+    return column.to_numpy() if column.null_count == 0 else column.cast("float64").to_numpy()
+
+
+def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
+    """A data set from one table, split by the content of its rows, or from a table per split."""
+    read = dict(zip(paths, read_table(list(paths.values()))))
+    first = next(iter(read.values()))
+    chosen = _Choice.of(first, options)
+    parts = {s: chosen.sequences(table) if options.id else chosen.examples(table) for s, table in read.items()}
+    splits = filled_splits(parts, name) if len(parts) > 1 else split_rows(next(iter(parts.values())), name)
+    return Dataset(name, splits, {**describe(splits, chosen.class_names), **chosen.described()})
+
+
+@dataclass
+class _Choice:
+    """Which columns of a table become "x", "y" and "label"."""
+
+    columns: tuple[str, ...]
+    targets: tuple[str, ...]
+    label: str
+    id: str
+    time: str
+    categories: dict[str, tuple[str, ...]]
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Table, options: Any) -> _Choice:
+        listed = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
+        targets, special = listed(options.targets), [o for o in (options.label, options.id, options.time) if o]
+        for name in (*special, *targets):
+            table.column(name)
+        if options.time and not options.id:
+            raise UserError("--time orders the steps of sequences, which --id tells apart: give --id too")
+        columns = listed(options.columns) or tuple(n for n in table.columns if n not in (*special, *targets))
+        if not columns:
+            raise UserError(f"{table.path} has no columns left for the observations")
+        for name in (*columns, *targets):
+            _check_numbers(table, name)
+        names = cls._classes(table, options.label) if options.label else ()
+        return cls(columns, targets, options.label, options.id, options.time, table.categories, names)
+
+    @staticmethod
+    def _classes(table: Table, label: str) -> tuple[str, ...]:
+        values = table.column(label)
+        if label in table.categories:
+            names = table.categories[label]
+        elif values.dtype.kind in "iub" or (np.isfinite(values).all() and (values == np.rint(values)).all()):
+            names = tuple(str(int(v)) for v in np.unique(values))
+        else:
+            raise UserError(f"{table.path}: the labels in {label!r} must be texts or whole numbers, without gaps")
+        if not 2 <= len(names) <= CATEGORIES:
+            raise UserError(f"{table.path}: {label!r} has {len(names):,} classes; 2 to {CATEGORIES} are possible")
+        return names
+
+    def examples(self, table: Table) -> dict[str, np.ndarray]:
+        arrays = {"x": self._matrix(table, self.columns)}
+        if self.targets:
+            arrays["y"] = self._matrix(table, self.targets)
+        if self.label:
+            arrays["label"] = self._labels(table)
+        return arrays
+
+    def _matrix(self, table: Table, names: Sequence[str]) -> np.ndarray:
+        for name in names:
+            _check_numbers(table, name)
+        return np.stack([table.column(name).astype(np.float32) for name in names], axis=1)
+
+    def _labels(self, table: Table) -> np.ndarray:
+        values = table.column(self.label)
+        if self.label in table.categories:
+            if np.isnan(values).any():
+                raise UserError(f"{table.path}: row {int(np.argmax(np.isnan(values))) + 1} has no {self.label!r}")
+            return values.astype(np.int32)
+        numbers = {name: i for i, name in enumerate(self.class_names)}
+        try:
+            return np.array([numbers[str(int(v))] for v in values], np.int32)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{table.path}: the label {error} is not among those of the first table") from None
+
+    def sequences(self, table: Table) -> dict[str, np.ndarray]:
+        """One sequence per value of the id, its steps ordered by the time, or as in the table."""
+        x, ids = self._matrix(table, self.columns), table.column(self.id)
+        if ids.dtype.kind == "f" and np.isnan(ids).any():
+            raise UserError(f"{table.path}: row {int(np.argmax(np.isnan(ids))) + 1} has no {self.id!r}")
+        order = np.lexsort((table.column(self.time), ids)) if self.time else np.argsort(ids, kind="stable")
+        starts = np.flatnonzero(np.r_[True, ids[order][1:] != ids[order][:-1]])
+        arrays = pad(np.split(x[order], starts[1:]))
+        if self.label:
+            labels = np.split(self._labels(table)[order], starts[1:])
+            if any((one != one[0]).any() for one in labels):
+                raise UserError(f"{table.path}: {self.label!r} changes within a sequence, which has one label")
+            arrays["label"] = np.array([one[0] for one in labels])
+        return arrays
+
+    def described(self) -> dict[str, Any]:
+        names = tuple(self.categories.get(name, ()) for name in self.columns)
+        return {"columns": self.columns, "targets": self.targets, "label": self.label, "categories": names}
+
+
+def _check_numbers(table: Table, name: str) -> None:
+    column = table.column(name)
+    if column.dtype == object:
+        raise UserError(
+            f"{table.path}: the column {name!r} has the type {column[0]}, not numbers: leave it out of --columns"
+        )
+    texts = len(table.categories.get(name, ()))
+    if texts > min(CATEGORIES, max(10, table.rows // 2)):
+        raise UserError(
+            f"{table.path}: the column {name!r} holds {texts:,} different texts where numbers are wanted: "
+            "name the others with --columns, or make it the --label or --id"
+        )
+    if np.isinf(column).any():
+        row = int(np.argmax(np.isinf(column))) + 1
+        raise UserError(f"{table.path}: the column {name!r} has infinite values, the first in row {row}")
+
+
+def pad(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Sequences (T_i, ...) as "x" (N, max T, ...), padded with zeros, and "length" (N,)."""
+    lengths = np.array([len(one) for one in sequences], np.int32)
+    x = np.zeros((len(sequences), int(lengths.max()), *sequences[0].shape[1:]), sequences[0].dtype)
+    for row, one in zip(x, sequences):
+        row[: len(one)] = one
+    return {"x": x, "length": lengths}
+
+
+def split_rows(
+    arrays: Mapping[str, np.ndarray], name: str, missing: Sequence[str] = ("validation", "test")
+) -> dict[str, dict[str, np.ndarray]]:
+    """80/10/10 % of the examples by their content: equal rows fall into the same split, also when rows are added."""
+    size = len(arrays["x"])
+    rows = np.ascontiguousarray(arrays["x"]).reshape(size, -1).view(np.uint8).reshape(size, -1)
+    values = [fraction(hashlib.blake2b(row, digest_size=16).hexdigest()) for row in rows]
+    parts = content_splits(np.array(values), missing, name)
+    return {split: {entry: a[part] for entry, a in arrays.items()} for split, part in parts.items()}
+
+
+def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
+    """A data set from .npy files, or from the arrays of .npz files by their names; one file, or one per split.
+
+    Names: "x" (also X, data, images); "label" (labels, y, target) for classes, or "y" for numbers; "length" (lengths)
+    for sequences; "columns" for the names of the columns of "x"; all with a prefix such as train_ where there are
+    several splits; or one array per column.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for split, path in paths.items():
+        for key, a in _load_arrays(path).items():
+            match = None if split else re.fullmatch(r"([A-Za-z]+)[_/](\w+)", key)
+            named = SPLITS.get(match[1].lower(), "") if match else ""
+            parts.setdefault(split or named, {})[match[2] if named else key] = a
+    path = next(iter(paths.values()))
+    common = parts.pop("", {}) if len(parts) > 1 else {}
+    shared = {"columns": common["columns"]} if "columns" in common else {}
+    made = {split: _Npz(path, some | shared, options) for split, some in parts.items()}
+    names = _class_names([one.label for one in made.values() if one.table is None])
+    splits = {split: one.examples(names) for split, one in made.items()}
+    splits = split_rows(splits[""], name) if "" in splits else filled_splits(splits, name)
+    first = next(iter(made.values()))
+    return Dataset(name, splits, {**describe(splits, names or first.class_names), **first.described})
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        text = "it holds Python objects, not numbers" if "allow_pickle" in str(error) else str(error)
+        raise UserError(f"{path} cannot be read: {text.partition(chr(10))[0][:200]}") from None
+    for key, a in arrays.items():
+        if a.dtype.kind not in "biufU":
+            raise UserError(f"{path}: {key!r} has the type {a.dtype}; numbers are needed")
+        if not a.ndim:
+            raise UserError(f"{path}: {key!r} is a single number, not an array with an axis of examples")
+    return arrays
+
+
+def _class_names(labels: Sequence[np.ndarray | None]) -> tuple[str, ...]:
+    """The names of the classes of all splits; () if the labels are no classes."""
+    given = [label for label in labels if label is not None and label.ndim == 1 and label.dtype.kind in "iubU"]
+    if not given or len(given) < len(labels):
+        return ()
+    return tuple(str(value) for value in np.unique(np.concatenate(given)))
+
+
+def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
+    """The splits, with those that are missing taken from the training split: by content, or of columns by place."""
+    if "train" not in splits:
+        raise UserError(f"{name} has the splits {', '.join(splits)}, but none for training: call it train")
+    missing = [split for split in ("validation", "test") if split not in splits]
+    if not missing:
+        return dict(splits)
+    train = splits["train"]
+    if not any(isinstance(a, Column) for a in train.values()):
+        return {**splits, **split_rows(train, name, missing)}
+    size = len(train["x"])
+    parts = content_splits(np.random.default_rng(0).permutation(size) / size, missing, name)
+    return {**splits, **{split: {entry: a[part] for entry, a in train.items()} for split, part in parts.items()}}
+
+
+class _Npz:
+    """The arrays of one split."""
+
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray], options: Any):
+        self.path, self.options = path, options
+        columns = arrays.pop("columns", None)
+        pick = lambda *names: next((arrays[n] for n in names if n in arrays), None)
+        self.x, self.length = pick("x", "X", "data", "images"), pick("length", "lengths", "X_lengths", "x_lengths")
+        self.label = pick(*([options.label] if options.label else []), "label", "labels", "y", "target")
+        self.table: _Choice | None = None
+        if self.x is None or columns is not None:
+            self._from_columns(arrays, columns)
+        self.class_names = self.table.class_names if self.table else ()
+
+    def _from_columns(self, arrays: dict[str, np.ndarray], columns: np.ndarray | None) -> None:
+        if columns is not None and self.x is not None:
+            if self.x.ndim != 2 or len(columns) != self.x.shape[1]:
+                raise UserError(f'{self.path}: {len(columns)} names in "columns" for data of shape {self.x.shape}')
+            named = {str(name): a for name, a in zip(columns, self.x.T)}
+        else:
+            named = {key: a for key, a in arrays.items() if a.ndim == 1}
+        if len({len(a) for a in named.values()}) != 1:
+            raise UserError(f'{self.path} needs an array "x", or columns of one length; it has {", ".join(arrays)}')
+        [self.columns] = _coded([Table(self.path, named)])
+        self.table = _Choice.of(self.columns, self.options)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return self.table.described() if self.table is not None else {}
+
+    def examples(self, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        if self.table is not None:
+            return self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
+        x = self.x[:, None] if self.x.ndim == 1 else self.x
+        x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 4 else x
+        x = x[..., None] if x.ndim == 3 and x.dtype == np.uint8 and self.length is None else x
+        if self.length is None:
+            arrays = {"x": x}
+        elif len(self.length) == len(x) and x.ndim > 1 and self.length.max() <= x.shape[1]:
+            arrays = {"x": x, "length": self.length.astype(np.int32)}
+        elif int(self.length.sum()) == len(x) and self.length.min() >= 1:
+            arrays = pad(np.split(x, np.cumsum(self.length)[:-1]))
+        else:
+            raise UserError(
+                f"{self.path}: the lengths of {len(self.length):,} sequences add up to {int(self.length.sum()):,}, "
+                f"but there are {len(x):,} steps"
+            )
+        if class_names:
+            numbers = {value: i for i, value in enumerate(class_names)}
+            arrays["label"] = np.array([numbers[str(value)] for value in self.label], np.int32)
+        elif self.label is not None:
+            arrays["y"] = self.label.astype(np.float32)
+        sizes = {entry: len(a) for entry, a in arrays.items()}
+        if len(set(sizes.values())) > 1:
+            raise UserError(f"{self.path}: entries differ in length: {sizes}")
+        return arrays
+
+
+def write_csv(path: Path, batch: Mapping[str, np.ndarray], info: Any) -> None:
+    """Writes examples as a table with the columns and categories of the data; of sequences, one row per step."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    x = np.asarray(batch["x"])
+    if x.ndim not in (2, 3) or (x.ndim == 3 and "length" not in batch and not info.columns):
+        raise UserError(f"{path}: examples of shape {x.shape[1:]} are no rows of a table: choose .npz or a picture")
+    made: dict[str, Any] = {}
+    if x.ndim == 3:
+        steps = np.asarray(batch.get("length", np.full(len(x), x.shape[1])))
+        made["sequence"] = np.repeat(np.arange(len(x)), steps)
+        made["step"] = np.concatenate([np.arange(n) for n in steps])
+        x = np.concatenate([one[:n] for one, n in zip(x, steps)])
+        batch = {"x": x}
+    names = info.columns or tuple(f"x{i}" for i in range(x.shape[1]))
+    for i, name in enumerate(names):
+        known = info.categories[i] if info.categories else ()
+        made[name] = np.array(known)[_nearest(x[:, i], len(known))] if known else x[:, i]
+    if "label" in batch:
+        label = np.asarray(batch["label"])
+        made[info.label or "label"] = np.array(info.class_names)[label] if info.class_names else label
+    pa.csv.write_csv(pa.table(made), path)
+
+
+def _nearest(values: np.ndarray, categories: int) -> np.ndarray:
+    return np.clip(np.rint(values), 0, categories - 1).astype(int)
