@@ -21,6 +21,7 @@ from gen_jax.optimizers import adamw, kernels
 
 
 def config(
+    data: str = "digits",
     dequantization: Literal["uniform", "variational"] = "uniform",
     levels: int = 2,
     depth: int = 6,
@@ -33,6 +34,7 @@ def config(
     """Bits per dimension are of the 17 gray levels.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 2^levels
         dequantization: of the integers: uniform noise, or noise that is learned (Flow++)
         levels: resolutions
         depth: steps of flow at each
@@ -40,21 +42,22 @@ def config(
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
-    digits = load("digits").info
+    images = load(data)
+    info = images.images(multiple=2 ** (1 if smoke else levels))
     levels, depth, width = (2, 1, 4) if smoke else (levels, depth, width)
     network = partial(Convolutional, width=width, blocks=1)
-    model = Flow(Normal(digits.shape), [glow(levels, depth, network), Sigmoid()])
+    model = Flow(Normal(info.shape), [glow(levels, depth, network), Sigmoid()])
     learned = dequantization == "variational"
     if learned:
-        model = Dequantized(model, network(2), levels=digits.levels)
+        model = Dequantized(model, network(2), levels=info.levels)
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
         with_ema(descent(model, {"flow": tx}), "flow", 0.99),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[] if learned else [dequantize(digits.levels)],
+        transforms=[] if learned else [dequantize(info.levels)],
         metrics=[elbo] if learned else [log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=500,

@@ -5,10 +5,10 @@ python train.py configs/flow/glow_mnist.py                   (made for a GPU)
 """
 
 from functools import partial
-from typing import Literal
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import invertibility, log_likelihood
@@ -19,7 +19,7 @@ from gen_jax.optimizers import adamw
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
+    data: str = first_available("mnist", "digits28"),
     levels: int = 2,
     depth: int = 16,
     width: int = 64,
@@ -31,7 +31,7 @@ def config(
     """Uniformly dequantized, in logits with alpha = 0.05; bits per dimension of 8-bit images.
 
     Args:
-        data: the set
+        data: images of whole numbers, by name or path; sides must be multiples of 2^levels
         levels: resolutions after the first
         depth: steps of flow at each
         width: features of the networks
@@ -39,16 +39,18 @@ def config(
         batch: examples per step
     """
     levels, depth, width = (1, 1, 4) if smoke else (levels, depth, width)
+    images = load(data)
+    info = images.images(multiple=2**levels)
     network = partial(Convolutional, width=width, blocks=1)
-    model = Flow(Normal((28, 28, 1)), [glow(levels, depth, network), Sigmoid()])
+    model = Flow(Normal(info.shape), [glow(levels, depth, network), Sigmoid()])
     batch = 16 if smoke else batch
     return Experiment(
         model,
         with_ema(descent(model, {"flow": adamw(lr, steps, clip=50.0)}), "flow", 0.999),
-        data=data,
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[dequantize()],
+        transforms=[dequantize(info.levels)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         **validation_split(data),

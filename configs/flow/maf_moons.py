@@ -7,6 +7,7 @@ Results (40 s, 1 x cpu, 2 cores, 2026-11-23): likelihood = -0.4385 ± 0.02 nats.
 
 from gen_jax import plots
 from gen_jax.algorithms import descent
+from gen_jax.data import load
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.models.bijections import Chain, MaskedAutoregressive, Reverse, Stack, Standardize
@@ -15,6 +16,7 @@ from gen_jax.optimizers import adamw
 
 
 def config(
+    data: str = "two_moons",
     width: int = 64,
     depth: int = 5,
     lr: float = 1e-3,
@@ -25,21 +27,24 @@ def config(
     """Affine autoregressive layers, every other one in the reverse order.
 
     Args:
+        data: points in the plane, or rows of a table, by name or path
         width: of the two hidden layers of each network
         depth: autoregressive layers
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
+    points = load(data)
+    dimensions = points.vectors()
     width, depth = (8, 2) if smoke else (width, depth)
     layer = Chain([MaskedAutoregressive(hidden=(width, width)), Reverse()])
-    model = Flow(Normal((2,)), [Stack(layer, depth), Standardize()])
+    model = Flow(Normal((dimensions,)), [Stack(layer, depth), Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),
-        data="two_moons",
+        data=points,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         metrics=[log_likelihood, invertibility],
-        plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
+        plots=[plots.flow_density, plots.warped_grid, plots.latent_space] if dimensions == 2 else [plots.marginals],
         chunk=10,
     )

@@ -9,6 +9,7 @@ from functools import partial
 
 from gen_jax import plots
 from gen_jax.algorithms import descent
+from gen_jax.data import load
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.models.bijections import (
@@ -25,6 +26,7 @@ from gen_jax.optimizers import adamw
 
 
 def config(
+    data: str = "checkerboard",
     bins: int = 16,
     width: int = 64,
     depth: int = 4,
@@ -36,23 +38,26 @@ def config(
     """Couplings by monotone rational-quadratic splines.
 
     Args:
+        data: points in the plane, or rows of a table, by name or path
         bins: pieces of each spline
         width: of the two hidden layers of each network
         depth: couplings
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
+    points = load(data)
+    dimensions = points.vectors()
     bins, width, depth = (4, 8, 2) if smoke else (bins, width, depth)
     spline = RationalQuadraticSpline(bins, interval=3.0, min_bin=min(1e-2, 0.5 / bins))
     coupling = Coupling(spline, partial(Dense, hidden=(width, width)))
-    model = Flow(Normal((2,)), [Stack(Chain([coupling, Reverse()]), depth), Standardize()])
+    model = Flow(Normal((dimensions,)), [Stack(Chain([coupling, Reverse()]), depth), Standardize()])
     return Experiment(
         model,
         descent(model, {"flow": adamw(lr, steps, clip=10.0)}),
-        data="checkerboard",
+        data=points,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         metrics=[log_likelihood, invertibility],
-        plots=[plots.flow_density, plots.warped_grid, plots.latent_space],
+        plots=[plots.flow_density, plots.warped_grid, plots.latent_space] if dimensions == 2 else [plots.marginals],
         chunk=10,
     )

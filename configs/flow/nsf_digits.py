@@ -31,6 +31,7 @@ from gen_jax.optimizers import adamw, kernels
 
 
 def config(
+    data: str = "digits",
     bins: int = 8,
     width: int = 64,
     depth: int = 8,
@@ -42,25 +43,27 @@ def config(
     """Couplings by splines, with a fixed permutation of the pixels between them.
 
     Args:
+        data: small images of whole numbers, by name or path
         bins: pieces of each spline
         width: of the two hidden layers of each network
         depth: couplings
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
     """
-    digits = load("digits").info
+    images = load(data)
+    info = images.images()
     bins, width, depth = (4, 8, 2) if smoke else (bins, width, depth)
     coupling = Coupling(RationalQuadraticSpline(bins), partial(Dense, hidden=(width, width)))
     step = Chain([coupling, Permutation(), ActNorm()])
-    model = Flow(Normal(digits.shape), [Flattened(Stack(step, depth)), Sigmoid()])
+    model = Flow(Normal(info.shape), [Flattened(Stack(step, depth)), Sigmoid()])
     tx = adamw(lr, steps, weight_decay=1e-2, clip=50.0, decayed=kernels)
     return Experiment(
         model,
         with_ema(descent(model, {"flow": tx}), "flow", 0.99),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[dequantize(digits.levels)],
+        transforms=[dequantize(info.levels)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
         evaluate_every=250,

@@ -15,13 +15,15 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.transforms import scale
-from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.evaluation import sample_metrics, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.conditioning import ClassLabels
+from gen_jax.models.common.networks import pyramid
 from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, r1
 
 
 def config(
+    data: str = "digits",
     way: Literal["projection", "classifier"] = "projection",
     latent: int = 64,
     penalty: float = 1.0,
@@ -34,6 +36,7 @@ def config(
     """The label scales and shifts what the generator's batch normalization leaves.
 
     Args:
+        data: images with labels, by name or path; sides must be multiples of 4
         way: how the discriminator sees to it that images are of their class
         latent: dimensions of the generator's noise
         penalty: weight of the discriminator's squared gradients on real examples (R1)
@@ -41,15 +44,18 @@ def config(
         ema: decay of the averaged generator that evaluation and samples use
         batch: real examples, and generated ones, per step
     """
-    digits = load("digits").info
-    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    images = load(data)
+    info = images.images(multiple=4, labels=True)
+    size, colors = info.shape[:2], info.shape[-1]
+    widths = pyramid(size, 4, 8) if smoke else pyramid(size, 32)
+    channels = (8 if smoke else min(256, 2 * widths[-1]), *widths[::-1])
     embed = way == "projection"
     model = GAN(
-        DCGANGenerator(digits.shape[:2], channels),
-        DCGANDiscriminator(channels[:0:-1], outputs=1 if embed else 1 + digits.classes, dropout=0.0),
+        DCGANGenerator(size, channels, colors),
+        DCGANDiscriminator(channels[:0:-1], outputs=1 if embed else 1 + info.classes, dropout=0.0),
         latent,
         regularizers=(r1(penalty),),
-        conditioning=ClassLabels(digits.classes),
+        conditioning=ClassLabels(info.classes),
         auxiliary=0.0 if embed else 1.0,
     )
     tx = optax.adam(lr, b1=0.5, b2=0.99)
@@ -57,10 +63,10 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels=digits.levels)],
-        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        transforms=[scale(0, 1, levels=info.levels)],
+        metrics=[*sample_metrics(info, drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
     )

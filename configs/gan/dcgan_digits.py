@@ -15,9 +15,10 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.transforms import scale
-from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.evaluation import sample_metrics, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.common import normalization
+from gen_jax.models.common.networks import pyramid
 from gen_jax.models.gan import (
     GAN,
     Adaptive,
@@ -65,6 +66,7 @@ NORMS = {
 
 
 def config(
+    data: str = "digits",
     latent: int = 64,
     loss: Literal[
         "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic"
@@ -91,6 +93,7 @@ def config(
     """A generator with batch normalization against strided convolutions.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 4
         latent: dimensions of the generator's noise
         loss: see `gen_jax.models.gan.losses`
         smoothing: of the label "real", for the losses that have labels
@@ -110,8 +113,11 @@ def config(
         ema: decay of the averaged generator that evaluation and samples use
         batch: real examples, and generated ones, per step
     """
-    digits = load("digits").info
-    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    images = load(data)
+    info = images.images(multiple=4)
+    size, colors = info.shape[:2], info.shape[-1]
+    widths = pyramid(size, 4, 8) if smoke else pyramid(size, 32)
+    channels = (8 if smoke else min(256, 2 * widths[-1]), *widths[::-1])
     looks = {
         "none": (),
         "discrimination": (MinibatchDiscrimination(),),
@@ -128,7 +134,7 @@ def config(
         raise ValueError(f"the loss {loss} has no labels to smooth: use smoothing=0")
     by_discriminator = optax.adam(lr_discriminator, b1=0.5, b2=0.99, eps_root=1e-16)
     model = GAN(
-        DCGANGenerator(digits.shape[:2], channels),
+        DCGANGenerator(size, channels, colors),
         DCGANDiscriminator(
             channels[:0:-1],
             norm=NORMS[norm],
@@ -151,11 +157,11 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, tx), "generator", ema),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels=digits.levels)],
-        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        transforms=[scale(0, 1, levels=info.levels)],
+        metrics=[*sample_metrics(info, drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
         plot_every=500,
     )

@@ -12,13 +12,15 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.transforms import scale
-from gen_jax.evaluation import class_coverage, sample_quality, stability
+from gen_jax.evaluation import sample_metrics, stability
 from gen_jax.experiment import Experiment
+from gen_jax.models.common.networks import pyramid
 from gen_jax.models.common.normalization import instance
 from gen_jax.models.gan import GAN, DCGANDiscriminator, DCGANGenerator, gradient_penalty, wasserstein
 
 
 def config(
+    data: str = "digits",
     latent: int = 64,
     penalty: float = 10.0,
     every: int = 3,
@@ -31,6 +33,7 @@ def config(
     """A critic held Lipschitz by the norm of its gradients, several of whose steps go to one of the generator.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 4
         latent: dimensions of the generator's noise
         penalty: weight of the penalty on gradients whose norm is not 1
         every: steps of the critic for each of the generator
@@ -38,10 +41,13 @@ def config(
         ema: decay of the averaged generator that evaluation and samples use
         batch: real examples, and generated ones, per step
     """
-    digits = load("digits").info
-    channels = (8, 8, 4) if smoke else (128, 64, 32)
+    images = load(data)
+    info = images.images(multiple=4)
+    size, colors = info.shape[:2], info.shape[-1]
+    widths = pyramid(size, 4, 8) if smoke else pyramid(size, 32)
+    channels = (8 if smoke else min(256, 2 * widths[-1]), *widths[::-1])
     model = GAN(
-        DCGANGenerator(digits.shape[:2], channels),
+        DCGANGenerator(size, channels, colors),
         DCGANDiscriminator(channels[:0:-1], norm=instance, dropout=0.0),
         latent,
         wasserstein(),
@@ -53,10 +59,10 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1, levels=digits.levels)],
-        metrics=[class_coverage(samples=drawn), sample_quality(samples=drawn), stability],
+        transforms=[scale(0, 1, levels=info.levels)],
+        metrics=[*sample_metrics(info, drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
     )

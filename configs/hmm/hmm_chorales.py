@@ -8,14 +8,13 @@ Results (16 s, 1 x cpu, 2 cores, 2026-11-22): likelihood = -7.279 ± 0.1 nats/st
 
 from gen_jax import plots
 from gen_jax.algorithms import em
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
 from gen_jax.evaluation import log_likelihood_per_step
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Bernoulli
-
-LENGTHS = {"jsb_chorales": 160, "chorales": 96}
 
 
 def config(
@@ -31,19 +30,19 @@ def config(
 
     Args:
         states: number of hidden states
-        data: jsb_chorales or chorales
+        data: sequences of binary vectors, by name or path
         stickiness: pseudo-counts of staying in a state
         prior: pseudo-counts of either value of each key in each state
         steps: iterations at most
         tolerance: stop when the mean log-likelihood (nats per piece) changes by less
     """
-    if data not in LENGTHS:
-        raise ValueError(f"data must be one of {', '.join(LENGTHS)}, got {data}")
-    model = HMM(5 if smoke else states, Bernoulli(prior), stickiness=stickiness, length=LENGTHS[data])
+    sequences = load(data)
+    info = sequences.sequences()
+    model = HMM(5 if smoke else states, Bernoulli(prior), stickiness=stickiness, length=info.shape[0])
     return Experiment(
         model,
         em(model),
-        data=data,
+        data=sequences,
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[log_likelihood_per_step],

@@ -7,6 +7,7 @@ Results (18 s, 1 x cpu, 2 cores, 2026-11-22): likelihood = 140.7 ± 4 nats; accu
 """
 
 from gen_jax.algorithms import em
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
 from gen_jax.evaluation import accuracy, log_likelihood
 from gen_jax.experiment import Experiment
@@ -14,8 +15,6 @@ from gen_jax.hooks import StopWhen
 from gen_jax.models.hmm import HMM, left_right
 from gen_jax.models.hmm.emissions import Gaussian
 from gen_jax.models.mixture import DIAGONAL, FULL, ClassConditional, Prior
-
-SPEAKERS, LENGTHS = {"japanese_vowels": 9, "vowels": 3}, {"japanese_vowels": 29, "vowels": 24}
 
 
 def config(
@@ -31,20 +30,20 @@ def config(
 
     Args:
         states: number of hidden states, passed through from first to last
-        data: japanese_vowels or vowels
+        data: sequences of vectors with labels, by name or path
         full: full covariances instead of diagonal ones
         shrinkage: steps of speech that the prior of each covariance is worth
         steps: iterations at most
         tolerance: stop when the mean log-likelihood (nats per sequence) changes by less
     """
-    if data not in SPEAKERS:
-        raise ValueError(f"data must be one of {', '.join(SPEAKERS)}, got {data}")
+    sequences = load(data)
+    info = sequences.sequences(labels=True)
     emission = Gaussian(FULL if full else DIAGONAL, prior=Prior(pseudo_counts=shrinkage, mode=0.1))
-    model = ClassConditional(HMM(states, emission, left_right(states), length=LENGTHS[data]), SPEAKERS[data])
+    model = ClassConditional(HMM(states, emission, left_right(states), length=info.shape[0]), info.classes)
     return Experiment(
         model,
         em(model),
-        data=data,
+        data=sequences,
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[accuracy, log_likelihood],

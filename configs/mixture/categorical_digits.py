@@ -15,24 +15,31 @@ from gen_jax.restarts import best_restart
 
 
 def config(
-    components: int = 20, concentration: float = 1.1, restarts: int = 4, steps: int = 100, smoke: bool = False
+    data: str = "digits",
+    components: int = 20,
+    concentration: float = 1.1,
+    restarts: int = 4,
+    steps: int = 100,
+    smoke: bool = False,
 ) -> Experiment:
     """Each step is one iteration of EM over all of the data; gray levels are symbols, without noise between them.
 
     Args:
+        data: small images of whole numbers, by name or path
         components: number of classes
         concentration: of the Dirichlet prior of each pixel's levels; 1 gives levels that a class has not seen no
             probability
         restarts: starts from random probabilities, of which the best after 10 iterations goes on
         steps: iterations at most
     """
-    digits = load("digits").info
-    model = Mixture(components, Categorical(digits.levels, concentration), shape=digits.shape)
+    images = load(data)
+    info = images.images()
+    model = Mixture(components, Categorical(info.levels, concentration), shape=info.shape)
     return Experiment(
         model,
         best_restart(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
-        data="digits",
-        train="train[:1344]",  # divides over up to 64 devices
+        data=images,
+        train="train[:1344]" if data == "digits" else "train",  # 1344 divides over up to 64 devices
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[log_likelihood],

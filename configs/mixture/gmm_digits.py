@@ -17,24 +17,31 @@ from gen_jax.restarts import best_restart
 
 
 def config(
-    components: int = 20, shrinkage: float = 30.0, restarts: int = 4, steps: int = 100, smoke: bool = False
+    data: str = "digits",
+    components: int = 20,
+    shrinkage: float = 30.0,
+    restarts: int = 4,
+    steps: int = 100,
+    smoke: bool = False,
 ) -> Experiment:
     """Each step is one iteration of EM over all of the data, noise between the levels being drawn once.
 
     Args:
+        data: small images of whole numbers, by name or path
         components: number of Gaussians
         shrinkage: examples that the prior of each covariance is worth; without it, few images per component overfit
         restarts: starts from k-means, of which the best after 10 iterations goes on
         steps: iterations at most
     """
-    digits = load("digits").info
-    model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=digits.shape)
+    images = load(data)
+    info = images.images()
+    model = GMM(components, start=kmeans, prior=Prior(pseudo_counts=shrinkage, mode=0.3), shape=info.shape)
     return Experiment(
         model,
         best_restart(em(model), 2 if smoke else restarts, "log_posterior", iterations=2 if smoke else 10),
-        data="digits",
-        train="train[:1344]",  # divides over up to 64 devices
-        transforms=[dequantize_once(digits.levels)],
+        data=images,
+        train="train[:1344]" if data == "digits" else "train",  # 1344 divides over up to 64 devices
+        transforms=[dequantize_once(info.levels)],
         steps=min(steps, 20) if smoke else steps,
         report_every=1,
         metrics=[log_likelihood],

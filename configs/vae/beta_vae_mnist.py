@@ -8,24 +8,24 @@ reconstruction_rmse 0.1329 ± 0.0003 units of x; latent_accuracy 0.899 ± 0.004 
 """
 
 import math
-from typing import Literal
 
 import jax
 import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import Bernoulli
-from gen_jax.models.common.networks import ConvEncoder, TransposedDecoder
+from gen_jax.models.common.networks import ConvEncoder, TransposedDecoder, pyramid
 from gen_jax.models.vae import VAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
+    data: str = first_available("mnist", "digits28"),
     beta: float = 4.0,
     warm_up: int = 1000,
     latent: int = 10,
@@ -38,7 +38,7 @@ def config(
     """The network of vae_mnist; the traversals show what each dimension does.
 
     Args:
-        data: the set
+        data: images of 8 bits, by name or path; sides must be multiples of 4
         beta: weight of the KL term at the end of the warm-up
         warm_up: steps in which it grows from 0
         latent: dimensions of z
@@ -46,20 +46,29 @@ def config(
         batch: examples per step
         parts: in which a batch's gradients are computed; 0 is 4 on a CPU, whose caches they fit, and 1 elsewhere
     """
-    channels = (4, 4) if smoke else (32, 64)
+    images = load(data)
+    info = images.images(multiple=4)
+    size, colors = info.shape[:2], info.shape[-1]
+    channels = pyramid(size, 4, 4) if smoke else pyramid(size, 32)
     encoder = ConvEncoder(channels, 16 if smoke else 128, 2 * latent)
-    decoder = TransposedDecoder((28, 28), channels[::-1], 1)
+    decoder = TransposedDecoder(size, channels[::-1], colors)
     model = VAE(encoder, decoder, Bernoulli(), latent, beta=bounds.linear(beta, warm_up))
     batch = 16 if smoke else batch
     parts = parts or (math.gcd(4, batch) if jax.default_backend() == "cpu" else 1)
     return Experiment(
         model,
         descent(model, {"vae": optax.adam(lr)}, microbatches=parts),
-        data=data,
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[scale(0, 1)],
-        metrics=[elbo, active_units, kl_per_dimension, reconstruction_error, latent_accuracy],
+        transforms=[scale(0, 1, levels=info.levels)],
+        metrics=[
+            elbo,
+            active_units,
+            kl_per_dimension,
+            reconstruction_error,
+            *([latent_accuracy] if info.classes else []),
+        ],
         plots=[plots.traversals, plots.latent_usage, plots.latent_scatter, plots.samples, plots.interpolations],
         **validation_split(data),
     )

@@ -13,12 +13,13 @@ from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.common.likelihoods import DiscretizedLogistic
-from gen_jax.models.common.networks import ConvDecoder, ConvEncoder
+from gen_jax.models.common.networks import ConvDecoder, ConvEncoder, pyramid
 from gen_jax.models.vae import VAE
 from gen_jax.optimizers import adamw
 
 
 def config(
+    data: str = "digits",
     latent: int = 12,
     lr: float = 2e-3,
     batch: int = 128,
@@ -29,21 +30,24 @@ def config(
     """Samples are of every class in turn.
 
     Args:
+        data: images with labels, by name or path; sides must be multiples of 4
         latent: dimensions of z, which need not tell the class
         lr: learning rate of AdamW at the start of its cosine decay
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
-    digits = load("digits").info
-    channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
-    likelihood = DiscretizedLogistic(digits.levels)
+    images = load(data)
+    info = images.images(multiple=4, labels=True)
+    size = info.shape[:2]
+    channels, hidden = (pyramid(size, 4, 8), 8) if smoke else (pyramid(size, 32), 128)
+    likelihood = DiscretizedLogistic(info.levels)
     encoder = ConvEncoder(channels, hidden, 2 * latent)
-    decoder = ConvDecoder(digits.shape[:2], channels[:1] * 2, likelihood.channels)
-    model = VAE(encoder, decoder, likelihood, latent, conditioning=ClassLabels(digits.classes))
+    decoder = ConvDecoder(size, channels[:1] * len(channels), likelihood.channels * info.shape[-1])
+    model = VAE(encoder, decoder, likelihood, latent, conditioning=ClassLabels(info.classes))
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         metrics=[elbo, iwae_50, active_units, latent_accuracy],

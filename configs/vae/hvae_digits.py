@@ -20,6 +20,7 @@ from gen_jax.optimizers import adamw
 
 
 def config(
+    data: str = "digits",
     groups: int = 3,
     depth: int = 1,
     width: int = 32,
@@ -36,6 +37,7 @@ def config(
     """From coarse to fine, each group at twice the resolution.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 4
         groups: latent resolutions
         depth: latent images per group
         width: features of the blocks
@@ -47,10 +49,11 @@ def config(
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
-    digits = load("digits").info
+    images = load(data)
+    info = images.images(multiple=2 ** ((2 if smoke else groups) - 1))
     model = HVAE(
-        digits.shape,
-        DiscretizedLogistic(digits.levels),
+        info.shape,
+        DiscretizedLogistic(info.levels),
         2 if smoke else groups,
         depth,
         4 if smoke else width,
@@ -61,7 +64,7 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", 0.99),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         metrics=[elbo, iwae_50, reconstruction_error],

@@ -12,6 +12,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available, validation_split
 from gen_jax.data.transforms import binarize
 from gen_jax.evaluation import elbo, importance_weighted
@@ -21,7 +22,7 @@ from gen_jax.models.vae import HVAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
+    data: str = first_available("mnist", "digits28"),
     groups: int = 3,
     depth: int = 3,
     width: int = 64,
@@ -36,7 +37,7 @@ def config(
     """Latent images of 28x28, 14x14 and 7x7 pixels.
 
     Args:
-        data: the set
+        data: images of whole numbers, by name or path
         groups: latent resolutions
         depth: latent images per group
         width: features of the blocks
@@ -46,9 +47,11 @@ def config(
         batch: examples per step
         precision: type of the networks' computations; parameters are float32
     """
+    images = load(data)
+    info = images.images(multiple=2 ** ((2 if smoke else groups) - 1))
     sizes = (2, 1, 4, 2) if smoke else (groups, depth, width, channels)
     model = HVAE(
-        (28, 28, 1),
+        info.shape,
         Bernoulli(),
         *sizes,
         beta=bounds.linear(1.0, warm_up),
@@ -59,10 +62,10 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, {"vae": tx}), "vae", 0.999),
-        data=data,
+        data=images,
         batch=16 if smoke else batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[binarize()],
+        transforms=[binarize(info.levels)],
         metrics=[elbo, importance_weighted(100, examples=1000, at_once=512)],
         plots=[plots.samples, plots.reconstructions],
         evaluate_every=5000,

@@ -14,6 +14,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent
+from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import binarize
 from gen_jax.evaluation import active_units, elbo, iwae_5000
@@ -24,7 +25,7 @@ from gen_jax.models.vae import VAE, bounds
 
 
 def config(
-    data: Literal["mnist", "fashion_mnist", "digits28"] = first_available("mnist", "digits28"),
+    data: str = first_available("mnist", "digits28"),
     bound: Literal["iwae", "elbo"] = "iwae",
     samples: int = 50,
     latent: int = 50,
@@ -37,7 +38,7 @@ def config(
     """Test log-likelihood from 5,000 importance samples; during training from the first thousand test images.
 
     Args:
-        data: the set
+        data: images of whole numbers, by name or path
         bound: what is maximized
         samples: of z per example
         latent: dimensions of z
@@ -45,19 +46,21 @@ def config(
         lr: learning rate of Adam at the start of its cosine decay
         batch: examples per step
     """
+    images = load(data)
+    info = images.images()
     hidden, samples = (16, 5) if smoke else (hidden, samples)
     encoder = MLP([hidden] * 2, 2 * latent, nn.tanh)
-    decoder = MLP([hidden] * 2, (28, 28, 1), nn.tanh)
+    decoder = MLP([hidden] * 2, info.shape, nn.tanh)
     objective = {"iwae": bounds.iwae, "elbo": bounds.elbo}[bound]
     model = VAE(encoder, decoder, Bernoulli(), latent, bound=objective, samples=samples)
     tx = optax.adam(optax.cosine_decay_schedule(lr, steps, alpha=0.01), eps=1e-4)
     return Experiment(
         model,
         descent(model, {"vae": tx}),
-        data=data,
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        transforms=[binarize()],
+        transforms=[binarize(info.levels)],
         metrics=[elbo, iwae_5000, active_units],
         plots=[plots.samples, plots.reconstructions],
         evaluate_every=3000,

@@ -20,7 +20,7 @@ from gen_jax.data import load
 from gen_jax.evaluation import active_units, elbo, iwae_50, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common import likelihoods
-from gen_jax.models.common.networks import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
+from gen_jax.models.common.networks import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder, pyramid
 from gen_jax.models.vae import VAE, bounds, posteriors, priors
 from gen_jax.optimizers import adamw
 
@@ -35,6 +35,7 @@ POSTERIORS = {"diagonal": posteriors.Diagonal(), "full": posteriors.FullCovarian
 
 
 def config(
+    data: str = "digits",
     latent: int = 16,
     network: Literal["conv", "residual", "mlp"] = "conv",
     likelihood: Literal["logistic", "logistic_mixture", "categorical"] = "logistic",
@@ -59,6 +60,7 @@ def config(
     """The main job.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 4
         latent: dimensions of z
         network: of encoder and decoder
         likelihood: p(x | z) of a pixel: one discretized logistic, five of them, or a softmax over the 17 levels
@@ -79,21 +81,23 @@ def config(
         ema: decay of the averaged parameters that evaluation and samples use
         precision: type of the networks' computations; parameters are float32
     """
-    digits = load("digits").info
-    channels, hidden = ((4, 8), 8) if smoke else ((32, 64), 128)
-    size, dtype, q = digits.shape[:2], jnp.dtype(precision), POSTERIORS[posterior]
-    pixel = LIKELIHOODS[likelihood](digits.levels)
+    images = load(data)
+    info = images.images(multiple=4)
+    size, dtype, q = info.shape[:2], jnp.dtype(precision), POSTERIORS[posterior]
+    channels, hidden = (pyramid(size, 4, 8), 8) if smoke else (pyramid(size, 32), 128)
+    pixel = LIKELIHOODS[likelihood](info.levels)
+    outputs = pixel.channels * info.shape[-1]
     inner = q.outputs(latent)
     networks = {
         "conv": (
             ConvEncoder(channels, hidden, inner, dtype),
-            ConvDecoder(size, channels[:1] * 2, pixel.channels, dtype),
+            ConvDecoder(size, channels[:1] * len(channels), outputs, dtype),
         ),
         "residual": (
             ResidualEncoder(channels, inner, dtype),
-            ResidualDecoder(size, channels[::-1], pixel.channels, dtype),
+            ResidualDecoder(size, channels[::-1], outputs, dtype),
         ),
-        "mlp": (MLP([4 * hidden] * 2, inner, dtype=dtype), MLP([4 * hidden] * 2, (*size, pixel.channels), dtype=dtype)),
+        "mlp": (MLP([4 * hidden] * 2, inner, dtype=dtype), MLP([4 * hidden] * 2, (*size, outputs), dtype=dtype)),
     }
     bound_ = {
         "elbo": partial(bounds.elbo, analytic=kl == "analytic", free_bits=free_bits, balanced=balance),
@@ -112,10 +116,10 @@ def config(
     return Experiment(
         model,
         with_ema(descent(model, {"vae": adamw(lr, steps, weight_decay)}), "vae", ema),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
-        metrics=[elbo, iwae_50, active_units, reconstruction_error, latent_accuracy],
+        metrics=[elbo, iwae_50, active_units, reconstruction_error, *([latent_accuracy] if info.classes else [])],
         plots=[
             plots.samples,
             plots.reconstructions,

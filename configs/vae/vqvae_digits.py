@@ -12,12 +12,13 @@ from gen_jax.data import load
 from gen_jax.evaluation import elbo, reconstruction_error
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.likelihoods import DiscretizedLogistic
-from gen_jax.models.common.networks import ResidualDecoder, ResidualEncoder
+from gen_jax.models.common.networks import ResidualDecoder, ResidualEncoder, downsampled_size, pyramid
 from gen_jax.models.vae import VQVAE
 from gen_jax.optimizers import adamw
 
 
 def config(
+    data: str = "digits",
     codes: int = 32,
     dimensions: int = 8,
     commitment: float = 0.25,
@@ -32,6 +33,7 @@ def config(
     """Autoencoder, codebook and prior are trained together; `elbo` is of all three.
 
     Args:
+        data: images of whole numbers, by name or path; sides must be multiples of 4
         codes: in the codebook
         dimensions: of a code's vector
         commitment: pull of encodings towards their codes
@@ -41,17 +43,19 @@ def config(
         batch: examples per step
         weight_decay: pull of AdamW towards zero
     """
-    digits = load("digits").info
-    width = 8 if smoke else width
-    likelihood = DiscretizedLogistic(digits.levels)
-    encoder = ResidualEncoder((width,), (4, 4, dimensions))
-    decoder = ResidualDecoder(digits.shape[:2], (width,), likelihood.channels)
+    images = load(data)
+    info = images.images(multiple=4)
+    size, width = info.shape[:2], 8 if smoke else width
+    widths = (width,) * (len(pyramid(size, width)) - 1)
+    likelihood, grid = DiscretizedLogistic(info.levels), downsampled_size(size, len(widths))
+    encoder = ResidualEncoder(widths, (*grid, dimensions))
+    decoder = ResidualDecoder(size, widths, likelihood.channels * info.shape[-1])
     codes = 8 if smoke else codes
-    model = VQVAE(encoder, decoder, likelihood, (4, 4), codes, commitment, decay, prior_width=2 * width)
+    model = VQVAE(encoder, decoder, likelihood, grid, codes, commitment, decay, prior_width=2 * width)
     return Experiment(
         model,
         with_ema(descent(model, {"vqvae": adamw(lr, steps, weight_decay)}), "vqvae", 0.99),
-        data="digits",
+        data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,
         metrics=[elbo, reconstruction_error],

@@ -2,46 +2,186 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
-from gen_jax.cli.options import DataDir
+from gen_jax.cli.options import DataDir, check_ending
+from gen_jax.data.options import DataOptions
 from gen_jax.errors import UserError
 
 __all__ = ["data"]
 
 
 def data(
-    action: Positional[Literal["list", "prepare"]],
-    name: Positional[str | None] = None,
+    action: Positional[Literal["list", "prepare", "show", "pack"]],
+    source: Positional[str | None] = None,
+    destination: Positional[Path | None] = None,
     manual_dir: Path | None = None,
+    out: Path | None = None,
     data_dir: DataDir = None,
+    options: OmitArgPrefixes[DataOptions] = DataOptions(),
 ) -> None:
-    """Lists the data sets, or prepares one.
+    """Lists the data sets, prepares one of them, shows what a path or name is read as, or packs it into shards.
 
     Args:
-        action: list, or prepare
-        name: the data set to prepare
-        manual_dir: a folder with its original files, which are then not downloaded
+        action: list, prepare, show, or pack
+        source: a name, or a path to a folder of images, a table, a text or shards
+        destination: the folder to pack into
+        manual_dir: for prepare: a folder with the original files, which are then not downloaded
+        out: for show: the picture of 64 examples (.png, .pdf, .svg); by default data.png in this folder
     """
-    from gen_jax.data import catalogue
-
     if action == "list":
+        _list(data_dir)
+        return
+    if source is None:
+        raise UserError(f"data {action} needs a name or a path; `python -m gen_jax data list` lists the names")
+    if action == "prepare":
+        from gen_jax.data import catalogue
+
+        print(f"{source} is prepared in {catalogue.prepare(source, data_dir, manual_dir)}")
+        return
+    if action == "pack" and destination is None:
+        raise UserError("data pack needs a folder to pack into: data pack SOURCE DESTINATION")
+    from gen_jax.data import load
+
+    found = load(source, data_dir, **options.changed)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    _show(found, out or Path("data.png")) if action == "show" else _pack(found, destination)
+
+
+def _list(data_dir: Path | None) -> None:
+    """Prints the catalogue, and the folders and tables that were prepared."""
+    from gen_jax.data import catalogue
+    from gen_jax.data.loading import prepared_folders
+
+    table = Table()
+    for column in ("data set", "contents", "state"):
+        table.add_column(column)
+    for key, row in catalogue.CATALOGUE.items():
+        ready = catalogue.prepared_size(key, data_dir)
+        state = f"{_size(ready)}" if ready else "on first use" if row.embedded else "to prepare"
+        table.add_row(key, row.summary, state)
+    Console().print(table)
+    if folders := prepared_folders(data_dir):
         table = Table()
-        for column in ("data set", "what it is", "state"):
-            table.add_column(column)
-        for key, row in catalogue.CATALOGUE.items():
-            ready = (
-                "prepared" if catalogue.is_prepared(key, data_dir) else "on first use" if row.embedded else "to prepare"
-            )
-            table.add_row(key, row.summary, ready)
+        for column in ("prepared from", "as", "size"):
+            table.add_column(column, overflow="fold")
+        for name, source, size in folders:
+            table.add_row(source, name, _size(size))
         Console().print(table)
-        print("Any other name of the tensorflow-datasets catalogue works too, prepared with the `tfds` extra.")
-    elif name is None:
-        raise UserError("which data set? `python -m gen_jax data list` lists them")
+    print("Any other name of the tensorflow-datasets catalogue works too, prepared with the `tfds` extra.")
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _show(found: Any, out: Path) -> None:
+    """Prints the description of a data set, and draws examples or prints rows."""
+    check_ending(out, (".png", ".pdf", ".svg"))
+    import numpy as np
+
+    from gen_jax.core import is_sequential
+    from gen_jax.data.records import nbytes, take
+
+    info, first = found.info, next(iter(found.splits.values()))
+    print(found.name)
+    for split, arrays in found.splits.items():
+        entries = ", ".join(
+            f"{name} {'x'.join(map(str, a.shape[1:])) or 'number'} {a.dtype}" for name, a in arrays.items()
+        )
+        print(f"  {split}: {len(arrays['x']):,} examples, {_size(nbytes(arrays))}: {entries}")
+    for name in ("levels", "classes", "columns", "targets", "label"):
+        value = getattr(info, name)
+        if value:
+            print(f"  {name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    for column, names in zip(info.columns, info.categories):
+        if names:
+            print(f"  categories of {column}: {_some(names)}")
+    if info.classes:
+        for split, arrays in found.splits.items():
+            counts = np.bincount(np.asarray(arrays["label"]), minlength=info.classes)
+            names = info.class_names or tuple(map(str, range(info.classes)))
+            print(f"  classes in {split}: {_some([f'{n} {c:,}' for n, c in zip(names, counts)])}")
+    print(f"  digest: {info.digest}")
+    if found.partner is not None:
+        print("unpaired with ", end="")
+        _show(found.partner, out.with_stem(f"{out.stem}_y"))
+    if first["x"].ndim == 4:
+        _draw(found, out)
+    elif first["x"].ndim == 2 and not is_sequential(first):
+        _rows(info, take(first, np.arange(min(8, len(first["x"])))))
+    elif info.levels == 256:
+        few = take(first, np.arange(min(8, len(first["x"]))))
+        for line, length in zip(few["x"], few.get("length", [None] * 8)):
+            print(f"  {bytes(line[:length]).decode(errors='replace')!r}")
     else:
-        print(f"{name} is prepared in {catalogue.prepare(name, data_dir, manual_dir)}")
+        one = take(first, np.arange(1))
+        steps = one["x"][0][: one["length"][0]] if "length" in one else one["x"][0]
+        if steps.ndim == 2:
+            print(f"the first of {len(steps):,} steps of the first sequence")
+            _rows(info, {"x": steps[:8]})
+
+
+def _some(items: Any) -> str:
+    items = list(items)
+    return ", ".join(items[:12]) + (f", ... ({len(items):,} in all)" if len(items) > 12 else "")
+
+
+def _draw(found: Any, out: Path) -> None:
+    import numpy as np
+
+    from gen_jax import plots
+    from gen_jax.data.records import take
+
+    train = next(iter(found.splits.values()))
+    size = len(train["x"])
+    examples = take(train, np.linspace(0, size - 1, min(64, size)).astype(np.int64))
+    top = (found.info.levels or 256) - 1
+    shown = {name: np.asarray(a, np.float32) / top for name, a in examples.items() if a.ndim == 4}
+    plots.show(shown).savefig(out)
+    print(f"{len(examples['x'])} examples of {next(iter(found.splits))} in {out}")
+
+
+def _rows(info: Any, rows: Any) -> None:
+    """Prints rows of a table with the names of its columns and categories."""
+    table = Table()
+    names = info.columns or [f"x{i}" for i in range(rows["x"].shape[1])]
+    shown = list(names[:12])
+    for name in [*shown, *(["..."] if len(names) > 12 else []), *([info.label or "label"] if "label" in rows else [])]:
+        table.add_column(name)
+    for i, row in enumerate(rows["x"]):
+        cells = [_cell(value, info.categories[j] if info.categories else ()) for j, value in enumerate(row[:12])]
+        cells += ["..."] if len(names) > 12 else []
+        if "label" in rows:
+            label = int(rows["label"][i])
+            cells.append(info.class_names[label] if info.class_names else str(label))
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _cell(value: float, names: tuple[str, ...]) -> str:
+    return "" if value != value else names[int(value)] if names else f"{value:g}"
+
+
+def _pack(found: Any, destination: Path) -> None:
+    from tqdm import tqdm
+
+    from gen_jax.data.shards import pack
+
+    total = sum(len(arrays["x"]) for arrays in found.splits.values())
+    with tqdm(total=total, desc=f"packing {found.name}", unit=" examples", dynamic_ncols=True, leave=False) as bar:
+        sizes = pack(found, destination, bar.update)
+    listed = ", ".join(f"{split} {_size(size)}" for split, size in sizes.items())
+    print(f"{total:,} examples in {destination} ({listed}); use it as --data {os.fspath(destination)}")

@@ -25,12 +25,13 @@ def sample(
 
     Args:
         n: number of samples
-        out: a figure (.png, .pdf, .svg) or the arrays (.npz); by default WORKDIR/samples.png
+        out: a figure (.png, .pdf, .svg), the arrays (.npz), or a table in the units of the data (.csv); by default
+            WORKDIR/samples.png
         seed: random seed
         label: class of the samples, for a model conditioned on labels; by default every class in turn
     """
     out = out or workdir / "samples.png"
-    check_ending(out, (*PICTURES, ".npz"))
+    check_ending(out, (*PICTURES, ".npz", ".csv"))
     if not 1 <= n <= 1_000_000:
         raise UserError(f"--n must be between 1 and 1,000,000, got {n}")
     import jax
@@ -38,6 +39,7 @@ def sample(
 
     from gen_jax import plots
     from gen_jax.core import averaged
+    from gen_jax.data.tables import write_csv
 
     run = open_workdir(workdir, config, data_dir)
     if not out.resolve().parent.is_dir():
@@ -48,6 +50,11 @@ def sample(
     batch = {name: np.asarray(a) for name, a in draw(state, jax.random.key(seed), n, condition).items()}
     if out.suffix == ".npz":
         np.savez(out, **batch)
+    elif out.suffix == ".csv":
+        for transform in reversed(run.experiment.split(run.data, "train").transforms_of("x")):
+            if transform.inverse is not None:
+                batch["x"] = transform.inverse(batch["x"])
+        write_csv(out, batch, run.data.info)
     else:
         plots.show({f"{n} samples": batch["x"]}).savefig(out)
     print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")

@@ -16,7 +16,7 @@ import tyro
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
 from gen_jax.data.cache import use_data_dir
-from gen_jax.data.loading import DataOptions, spell
+from gen_jax.data.options import DataOptions, spell
 from gen_jax.errors import UserError
 
 __all__ = ["Options", "parse", "show_summary", "train"]

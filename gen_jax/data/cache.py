@@ -129,8 +129,11 @@ def open_arrays(name: str, folder: Path, notes: tuple[str, ...] = ()) -> Dataset
 def as_info(said: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `DataInfo` from JSON, which has no tuples."""
     known = {field.name for field in fields(DataInfo)}
-    plain = lambda v: tuple(plain(one) for one in v) if isinstance(v, list) else v
-    return {field: plain(value) for field, value in said.items() if field in known}
+    return {field: _plain(value) for field, value in said.items() if field in known}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(one) for one in value) if isinstance(value, list) else value
 
 
 def _open_split(folder: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ __all__ = [
     "load_catalogue",
     "load_named",
     "prepare",
+    "prepared_size",
     "validation_split",
 ]
 
@@ -113,6 +114,12 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
 def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
     """Whether one of our own sets is prepared in `data_dir`."""
     return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
+
+
+def prepared_size(name: str, data_dir: str | os.PathLike | None = None) -> int:
+    """Bytes of the prepared arrays of one of our own sets; 0 if it is not prepared."""
+    arrays = _home(name, CATALOGUE[name], data_dir) / "arrays"
+    return sum(file.stat().st_size for file in arrays.rglob("*") if file.is_file())
 
 
 def first_available(*names: str) -> str:

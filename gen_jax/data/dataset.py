@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from gen_jax.core import is_sequential
 from gen_jax.data.records import Arrays, Column
 from gen_jax.errors import UserError
 
-__all__ = ["BLOCK", "DataInfo", "Dataset", "blocks", "content_digest", "describe"]
+__all__ = ["BLOCK", "DataInfo", "Dataset", "blocks", "content_digest", "describe", "is_lazy", "value_range"]
 
 BLOCK = 64 * 2**20  # bytes read at once of what need not fit in memory
 
@@ -33,6 +34,7 @@ class DataInfo:
     categories: tuple[tuple[str, ...], ...] = ()  # per column: the names of its codes, () for numbers
     targets: tuple[str, ...] = ()  # of a table: the names of the entries of "y"
     label: str = ""  # of a table: the name of the column "label"
+    missing: bool = False  # whether NaN marks missing values in "x"
     digest: str = ""  # SHA-256 of all arrays, or of the files and how they are read
 
 
@@ -55,6 +57,45 @@ class Dataset:
         """Shape, levels, classes, names and content hash of the data."""
         return DataInfo(**(self.described or describe(self.splits)))
 
+    def images(self, multiple: int = 1, labels: bool = False) -> DataInfo:
+        """The description of a set of images of whole numbers, for configs.
+
+        multiple: of what height and width must be. labels: whether classes are needed. Raises UserError.
+        """
+        info, need = self.info, f"{self.name} has examples of shape {self.info.shape}, where"
+        if len(info.shape) != 3 or info.levels is None:
+            raise UserError(f"{need} images (height, width, channels) of whole numbers are needed")
+        height, width = info.shape[:2]
+        if height % multiple or width % multiple:
+            nearest = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (height, width))
+            raise UserError(
+                f"{self.name} has images of {height}x{width}, where multiples of {multiple} are needed: "
+                f"give --size {nearest} --fit crop"
+            )
+        if labels and not info.classes:
+            raise UserError(f"{self.name} has no labels: put the images of each class into a subfolder")
+        return info
+
+    def vectors(self, most: int = 10_000) -> int:
+        """The number of values of an example, a vector of at most `most` of them, for configs. Raises UserError."""
+        if len(self.info.shape) != 1 or self.info.shape[0] > most:
+            raise UserError(
+                f"{self.name} has examples of shape {self.info.shape}, where vectors of at most {most:,} values are "
+                "needed, such as the rows of a table"
+            )
+        return self.info.shape[0]
+
+    def sequences(self, labels: bool = False) -> DataInfo:
+        """The description of a set of sequences, for configs. labels: whether classes are needed. Raises UserError."""
+        if not is_sequential({name: a for name, a in next(iter(self.splits.values())).items()}):
+            raise UserError(
+                f"{self.name} has examples of shape {self.info.shape}, where sequences are needed: of a table, name "
+                "the column that tells them apart with --id"
+            )
+        if labels and not self.info.classes:
+            raise UserError(f"{self.name} has no labels: name their column with --label")
+        return self.info
+
     def __getitem__(self, split: str) -> Arrays:
         match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", split)
         name = match and match[1]
@@ -65,7 +106,8 @@ class Dataset:
         if match[2] is None:
             return arrays
         rows = self._rows(match[2], arrays, split)
-        part = {key: a[rows] for key, a in arrays.items()}
+        lazy = lambda a: isinstance(a, Column) and not isinstance(rows, slice)
+        part = {key: a.at(rows) if lazy(a) else a[rows] for key, a in arrays.items()}
         if not len(part["x"]):
             raise UserError(f"{self.name} [{split}] is empty: {name} has {size} examples")
         return part
@@ -143,8 +185,21 @@ def describe(splits: Mapping[str, Arrays], class_names: Sequence[str] = ()) -> d
         "levels": levels,
         "classes": len(class_names) or classes,
         "class_names": tuple(class_names),
+        "missing": any(_has_nan(arrays["x"]) for arrays in splits.values()),
         "digest": content_digest(splits),
     }
+
+
+def _has_nan(a: Any) -> bool:
+    return a.dtype.kind == "f" and any(bool(np.isnan(block).any()) for block in blocks(a))
+
+
+def value_range(a: Any) -> tuple[float, float]:
+    """The lowest and highest value; of a column of integers, of their type, without reading it."""
+    if isinstance(a, Column) and a.dtype.kind in "iu":
+        return float(np.iinfo(a.dtype).min), float(np.iinfo(a.dtype).max)
+    ranges = [(float(block.min()), float(block.max())) for block in blocks(a)]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def is_lazy(arrays: Arrays) -> bool:

@@ -198,7 +198,11 @@ def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str]) -> Ind
     for row in ranked:
         if not row[5]:
             first.setdefault(row[3], row[0])
-    files = [IndexedFile(*row[:4], Header(*row[4])) for row in rows if not row[5] and first[row[3]] == row[0]]
+    files = [
+        IndexedFile(row[0], row[1], row[2], row[3], Header(*row[4]))
+        for row in rows
+        if not row[5] and first[row[3]] == row[0]
+    ]
     unreadable = {row[0]: row[5] for row in rows if row[5]}
     duplicates = {row[0]: first[row[3]] for row in rows if not row[5] and first[row[3]] != row[0]}
     if not files:
@@ -225,7 +229,7 @@ def split_files(files: Sequence[IndexedFile], folder: Path | str) -> dict[str, l
     """
     named: dict[str, list[IndexedFile]] = {"train": [], "validation": [], "test": []}
     rest = []
-    for file in files:
+    for file in sorted(files, key=lambda file: fraction(file.digest)):
         (named[split] if (split := _split_of(file.name)) else rest).append(file)
     if not named["train"]:
         if any(named.values()):
@@ -237,9 +241,10 @@ def split_files(files: Sequence[IndexedFile], folder: Path | str) -> dict[str, l
 
 
 def content_splits(values: np.ndarray, missing: Sequence[str], where: Any) -> dict[str, np.ndarray]:
-    """{"train" and each missing split: places of its examples, in order}, by a number in [0, 1) of each example.
+    """{"train" and each missing split: places of its examples}, by a number in [0, 1) of each example, in its order.
 
-    Each missing split gets a tenth, and at least one example; the others keep theirs when examples are added.
+    Each missing split gets a tenth, and at least one example; the others keep theirs when examples are added. The
+    order is random but fixed, so that the first examples of a split stand for all.
     """
     size = len(values)
     if size <= len(missing):
@@ -248,8 +253,8 @@ def content_splits(values: np.ndarray, missing: Sequence[str], where: Any) -> di
     for number, split in enumerate(reversed(missing)):
         above = int((values[ranked] >= 0.9 - 0.1 * number).sum())
         count = min(max(1, above), len(ranked) - (len(missing) - number))
-        ranked, taken[split] = ranked[:-count], np.sort(ranked[-count:])
-    return {"train": np.sort(ranked), **{split: taken[split] for split in missing}}
+        ranked, taken[split] = ranked[:-count], ranked[-count:]
+    return {"train": ranked, **{split: taken[split] for split in missing}}
 
 
 def labels_of(
@@ -323,7 +328,7 @@ class Images(DecodedRecords):
         halves: bool = False,
     ):
         self.folders, self.halves = dict(folders), halves
-        self.files = {entry: [tuple(file[:3]) for file in some] for entry, some in files.items()}
+        self.files = {entry: [(file.name, file.size, file.modified) for file in some] for entry, some in files.items()}
         super().__init__(len(next(iter(files.values()))), to)
 
     def decoded(self, number: int) -> dict[str, np.ndarray]:

@@ -161,8 +161,8 @@ def _fitted(image: Image.Image, to: ImageFormat) -> np.ndarray:
     if to.bits == 16:
         planes = [image] if image.mode == "F" else [plane.convert("F") for plane in image.split()]
         scale = 1 if image.mode == "F" else 257
-        planes = [np.asarray(_resized(plane, size, to.fit)) * scale for plane in planes]
-        return np.clip(np.rint(np.stack(planes, axis=-1)), 0, 65535).astype(np.uint16)
+        deep = np.stack([np.asarray(_resized(plane, size, to.fit)) for plane in planes], axis=-1) * scale
+        return np.clip(np.rint(deep), 0, 65535).astype(np.uint16)
     a = np.asarray(image if image.size == size else _resized(image, size, to.fit))
     return a if a.ndim == 3 else a[..., None]
 

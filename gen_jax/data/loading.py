@@ -14,10 +14,9 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
-from urllib.parse import parse_qsl, quote, urlencode
+from typing import Any
 
 import numpy as np
 
@@ -37,88 +36,13 @@ from gen_jax.data.folders import (
 )
 from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
 from gen_jax.data.images import Tolerance
+from gen_jax.data.options import DataOptions, split_name
 from gen_jax.data.records import Arrays, columns, nbytes
 from gen_jax.errors import UserError
 
-__all__ = ["DataOptions", "load", "prepared_folders", "spell", "split_name"]
+__all__ = ["load", "prepared_folders"]
 
 DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How data is read. Which options apply depends on its kind.
-
-    Args:
-        size: of images: 64, or HEIGHTxWIDTH
-        fit: of images of other sizes: crop keeps the middle, pad adds black, stretch changes proportions
-        channels: of images: 1 (gray), 3 (RGB), 4 (RGBA); by default 1 if all are gray, else 3
-        bits: of images, per channel
-        labels: of images: the subfolders, or none
-        decode: of images: once, into the data folder, or stream: whenever they are read; by default by their size
-        partner: a second folder of images, the entry "y"
-        pairing: of images: names (equal ones, by default with a partner), unpaired, or the halves of each image
-        columns: of a table: names of those to use, with commas between them
-        targets: of a table: names of the columns of the entry "y"
-        label: of a table: the column with the classes
-        id: of a table of sequences: the column that tells them apart
-        time: of a table of sequences: the column that orders their steps
-        text: of a text file: its lines, or windows of one stream
-        length: of a text file: bytes of a window, or at most of a line
-    """
-
-    size: str = ""
-    fit: Literal["", "crop", "pad", "stretch"] = ""
-    channels: int = 0
-    bits: int = 8
-    labels: Literal["folders", "none"] = "folders"
-    decode: Literal["", "once", "stream"] = ""
-    partner: str = ""
-    pairing: Literal["", "names", "unpaired", "halves"] = ""
-    columns: str = ""
-    targets: str = ""
-    label: str = ""
-    id: str = ""
-    time: str = ""
-    text: Literal["lines", "stream"] = "lines"
-    length: int = 1024
-
-    def __post_init__(self):
-        for name, kind in get_type_hints(DataOptions).items():
-            value = getattr(self, name)
-            if kind is int:
-                try:
-                    object.__setattr__(self, name, int(value))
-                except ValueError:
-                    raise UserError(f"the data option {name} takes a whole number, got {value!r}") from None
-            elif kind is str:
-                object.__setattr__(self, name, str(value))
-            elif value not in get_args(kind):
-                raise UserError(
-                    f"the data option {name} is one of {', '.join(filter(None, get_args(kind)))}; got {value!r}"
-                )
-        if self.length < 1:
-            raise UserError(f"the data option length must be at least 1, got {self.length}")
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-
-
-def spell(source: str, options: Mapping[str, Any]) -> str:
-    """A data set and its options in one text, "photos?size=64&fit=crop"."""
-    name, given = split_name(source)
-    options = {**given, **{key: value for key, value in options.items() if value not in (None, "")}}
-    return name + ("?" + urlencode(options, quote_via=quote, safe=",/ ") if options else "")
-
-
-def split_name(source: str) -> tuple[str, dict[str, str]]:
-    """The name or path, and the options after its "?"; a path that exists as it is has none."""
-    name, mark, query = str(source).partition("?")
-    if not mark or Path(source).expanduser().exists():
-        return str(source), {}
-    return name, dict(parse_qsl(query, keep_blank_values=True))
 
 
 def load(
@@ -175,7 +99,8 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
         return shards.open_packed(folder)
     if is_saved_dataset(folder):
         splits, described = open_saved_dataset(folder, options)
-        splits = tables.filled_splits({SPLITS.get(s.lower(), s): a for s, a in splits.items()}, str(folder))
+        splits = {SPLITS.get(s.lower(), s): tables.in_random_order(a) for s, a in splits.items()}
+        splits = tables.filled_splits(splits, str(folder))
         return _kept(
             folder,
             Dataset(folder.name, splits, {**_described(splits, described), "digest": _key(folder, options)}),

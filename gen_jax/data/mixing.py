@@ -119,12 +119,12 @@ class Mixed(_Composed):
 
 def shares(weights: Sequence[float], batch: int) -> list[int]:
     """Whole numbers in the proportions of the weights that add up to the batch, each at least 1."""
-    weights = np.asarray(weights, float)
-    if not len(weights) or not np.isfinite(weights).all() or weights.min() <= 0:
-        raise UserError(f"weights of a mixture must be positive numbers, got {weights.tolist()}")
-    if batch < len(weights):
-        raise UserError(f"a batch of {batch} has no room for {len(weights)} sources")
-    exact = weights / weights.sum() * batch
+    given = np.asarray(weights, float)
+    if not len(given) or not np.isfinite(given).all() or given.min() <= 0:
+        raise UserError(f"weights of a mixture must be positive numbers, got {given.tolist()}")
+    if batch < len(given):
+        raise UserError(f"a batch of {batch} has no room for {len(given)} sources")
+    exact = given / given.sum() * batch
     found = np.maximum(1, np.floor(exact)).astype(int)
     while found.sum() != batch:
         change = 1 if found.sum() < batch else -1

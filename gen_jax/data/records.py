@@ -6,7 +6,7 @@ Slices and masks of a `Column` are views; integers and arrays of integers read t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -78,9 +78,13 @@ class Column:
             return replace(self, rows=self.rows[key])
         key = np.asarray(key)
         if key.dtype == bool:
-            return replace(self, rows=self.numbers(np.flatnonzero(key)))
+            return self.at(np.flatnonzero(key))
         found = self.records.read(self.numbers(np.atleast_1d(key)))[self.entry]
         return found[0] if key.ndim == 0 else found
+
+    def at(self, index: np.ndarray) -> Column:
+        """The column of the examples at these places, not read yet."""
+        return replace(self, rows=self.numbers(np.asarray(index)))
 
     def numbers(self, index: np.ndarray) -> np.ndarray:
         """The numbers of the records at these places of the column."""
@@ -160,7 +164,7 @@ class NpyRecords:
             flat = rows.reshape(len(index), -1).view(np.uint8)
             width = flat.shape[1]
             for row, number in zip(flat, index.tolist()):
-                if os.preadv(file, [row], offset + number * width) != width:
+                if os.preadv(file, [memoryview(row)], offset + number * width) != width:
                     raise OSError(f"{self.paths[name]} ends before example {number}")
             found[name] = rows
         return found
@@ -168,7 +172,7 @@ class NpyRecords:
 
 def read_ahead(
     read: Callable[[int], Value], start: int, stop: int, depth: int, threads: int, workers: int = 0
-) -> Iterator[Value]:
+) -> Generator[Value, None, None]:
     """Yields read(start), ..., read(stop - 1), with up to `depth` results read ahead in threads or worker processes."""
     import grain.python as grain
 

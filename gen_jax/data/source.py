@@ -8,7 +8,7 @@ ahead of the training step, in threads or worker processes. Both visit the examp
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -155,7 +155,7 @@ class Streamed:
     host: Sequence[HostTransform] = ()
     threads: int = 0
     workers: int = 0
-    _reader: Iterator[Arrays] | None = field(default=None, repr=False)
+    _reader: Generator[Arrays, None, None] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
 
     def __post_init__(self):
@@ -300,5 +300,6 @@ def _check_finite(a: Any, what: str, missing: bool) -> None:
     if count:
         raise UserError(
             f"{what} has {count} NaN or infinite values, the first at {first}: "
-            "remove or impute them (models that integrate over missing values take NaN with missing=True)"
+            "remove them (of a table: --missing drop) or impute them; models that integrate over missing values "
+            "take NaN with missing=True"
         )

@@ -20,7 +20,9 @@ from gen_jax.errors import UserError
 __all__ = [
     "SUFFIXES",
     "Table",
+    "align",
     "filled_splits",
+    "in_random_order",
     "open_arrays_files",
     "open_table",
     "pad",
@@ -145,6 +147,7 @@ def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     chosen = _Choice.of(first, options)
     parts = {s: chosen.sequences(table) if options.id else chosen.examples(table) for s, table in read.items()}
     splits = filled_splits(parts, name) if len(parts) > 1 else split_rows(next(iter(parts.values())), name)
+    splits = align(splits) if options.id else splits
     return Dataset(name, splits, {**describe(splits, chosen.class_names), **chosen.described()})
 
 
@@ -159,6 +162,7 @@ class _Choice:
     time: str
     categories: dict[str, tuple[str, ...]]
     class_names: tuple[str, ...]
+    drop: bool  # rows with missing cells
 
     @classmethod
     def of(cls, table: Table, options: Any) -> _Choice:
@@ -174,7 +178,16 @@ class _Choice:
         for name in (*columns, *targets):
             _check_numbers(table, name)
         names = cls._classes(table, options.label) if options.label else ()
-        return cls(columns, targets, options.label, options.id, options.time, table.categories, names)
+        return cls(
+            columns,
+            targets,
+            options.label,
+            options.id,
+            options.time,
+            table.categories,
+            names,
+            options.missing == "drop",
+        )
 
     @staticmethod
     def _classes(table: Table, label: str) -> tuple[str, ...]:
@@ -195,7 +208,12 @@ class _Choice:
             arrays["y"] = self._matrix(table, self.targets)
         if self.label:
             arrays["label"] = self._labels(table)
-        return arrays
+        if not self.drop:
+            return arrays
+        complete = ~np.isnan(arrays["x"]).any(axis=1)
+        if not complete.any():
+            raise UserError(f"{table.path}: every row has a missing cell, so --missing drop leaves none")
+        return {entry: a[complete] for entry, a in arrays.items()}
 
     def _matrix(self, table: Table, names: Sequence[str]) -> np.ndarray:
         for name in names:
@@ -260,6 +278,13 @@ def pad(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {"x": x, "length": lengths}
 
 
+def align(splits: Mapping[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """The splits with sequences padded to the longest of all of them."""
+    longest = max(arrays["x"].shape[1] for arrays in splits.values())
+    padding = lambda x: np.pad(x, [(0, 0), (0, longest - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+    return {split: {**arrays, "x": padding(arrays["x"])} for split, arrays in splits.items()}
+
+
 def split_rows(
     arrays: Mapping[str, np.ndarray], name: str, missing: Sequence[str] = ("validation", "test")
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -292,6 +317,7 @@ def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dat
     splits = {split: one.examples(names) for split, one in made.items()}
     splits = split_rows(splits[""], name) if "" in splits else filled_splits(splits, name)
     first = next(iter(made.values()))
+    splits = align(splits) if "length" in splits["train"] else splits
     return Dataset(name, splits, {**describe(splits, names or first.class_names), **first.described})
 
 
@@ -318,6 +344,12 @@ def _class_names(labels: Sequence[np.ndarray | None]) -> tuple[str, ...]:
     return tuple(str(value) for value in np.unique(np.concatenate(given)))
 
 
+def in_random_order(arrays: Arrays) -> dict[str, Any]:
+    """The examples in a random but fixed order, so that the first ones stand for all."""
+    order = np.random.default_rng(0).permutation(len(arrays["x"]))
+    return {entry: a[order] if not isinstance(a, Column) else a.at(order) for entry, a in arrays.items()}
+
+
 def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
     """The splits, with those that are missing taken from the training split: by content, or of columns by place."""
     if "train" not in splits:
@@ -330,7 +362,8 @@ def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
         return {**splits, **split_rows(train, name, missing)}
     size = len(train["x"])
     parts = content_splits(np.random.default_rng(0).permutation(size) / size, missing, name)
-    return {**splits, **{split: {entry: a[part] for entry, a in train.items()} for split, part in parts.items()}}
+    at = lambda a, part: a.at(part) if isinstance(a, Column) else a[part]
+    return {**splits, **{split: {entry: at(a, part) for entry, a in train.items()} for split, part in parts.items()}}
 
 
 class _Npz:
@@ -363,7 +396,7 @@ class _Npz:
     def described(self) -> dict[str, Any]:
         return self.table.described() if self.table is not None else {}
 
-    def examples(self, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def examples(self, class_names: tuple[str, ...]) -> dict[str, Any]:
         if self.table is not None:
             return self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
         x = self.x[:, None] if self.x.ndim == 1 else self.x

@@ -11,7 +11,7 @@ import numpy as np
 
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.folders import content_splits, fraction
-from gen_jax.data.tables import pad
+from gen_jax.data.tables import align, pad
 from gen_jax.errors import UserError
 
 __all__ = ["SUFFIXES", "open_text"]
@@ -31,7 +31,9 @@ def open_text(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
         parts = _split_lines(parts[""], name) if options.text == "lines" else _split_stream(parts[""], name)
     elif missing := {"train", "validation", "test"} - parts.keys():
         raise UserError(f"{name} has no text for the splits {', '.join(sorted(missing))}: give one file, or all three")
-    splits = {split: pad(some) if options.text == "lines" else {"x": np.stack(some)} for split, some in parts.items()}
+    lines = options.text == "lines"
+    splits = {split: pad(some) if lines else {"x": np.stack(some)} for split, some in parts.items()}
+    splits = align(splits) if lines else splits
     return Dataset(name, splits, {**describe(splits), "levels": 256})
 
 

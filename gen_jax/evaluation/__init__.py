@@ -15,7 +15,7 @@ from gen_jax.evaluation.modes import mode_coverage
 from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.quality import sample_quality
-from gen_jax.evaluation.suite import cost, suite
+from gen_jax.evaluation.suite import cost, sample_metrics, suite
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
@@ -45,6 +45,7 @@ __all__ = [
     "accuracy",
     "active_units",
     "class_coverage",
+    "sample_metrics",
     "cost",
     "elbo",
     "evaluator",

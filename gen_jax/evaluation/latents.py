@@ -75,7 +75,10 @@ def kl_per_dimension(model: Any) -> Measure:
 
 
 def latent_accuracy(model: Any) -> Measure:
-    """Accuracy of a logistic regression of "label" on posterior means, fitted on half the split, tested on the rest."""
+    """Accuracy of a logistic regression of "label" on posterior means, fitted on half the split, tested on the rest.
+
+    There is none if that half has examples of one class only.
+    """
     encoded = latents(model)
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -84,6 +87,8 @@ def latent_accuracy(model: Any) -> Measure:
 
         means, labels = encoded(state, split).means, np.asarray(split.arrays["label"])
         half = len(means) // 2
+        if len(np.unique(labels[:half])) < 2:
+            return {}
         scaler = StandardScaler().fit(means[:half])
         regression = LogisticRegression(max_iter=1000).fit(scaler.transform(means[:half]), labels[:half])
         right = regression.predict(scaler.transform(means[half:])) == labels[half:]

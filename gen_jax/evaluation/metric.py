@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, State
+from gen_jax.data.dataset import value_range
+from gen_jax.data.records import take
 from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
@@ -92,7 +94,8 @@ class Split(NamedTuple):
 
     def head(self, n: int) -> Batch:
         """The first n examples, transformed."""
-        raw = {name: jnp.asarray(a[:n]) for name, a in self.arrays.items()} | {"index": jnp.arange(min(n, self.size))}
+        index = np.arange(min(n, self.size), dtype=np.int32)
+        raw = {name: jnp.asarray(a) for name, a in take(self.arrays, index).items()} | {"index": jnp.asarray(index)}
         return apply_transforms(raw, self.transforms, 0, 0)
 
     @property
@@ -112,8 +115,8 @@ class Split(NamedTuple):
             low, high = stored[0]
             x = (x - low) / (high - low)
         elif raw.ndim == 4:
-            both = [np.asarray(a["x"]) for a in (self.arrays, self.training or self.arrays)]
-            low, high = min(a.min() for a in both), max(a.max() for a in both)
+            ranges = [value_range(a["x"]) for a in (self.arrays, self.training or self.arrays)]
+            low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)
         return x.astype(np.float32)
 

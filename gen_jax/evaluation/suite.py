@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State, is_sequential
+from gen_jax.data.dataset import DataInfo
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
@@ -29,6 +30,7 @@ __all__ = [
     "is_sequences",
     "open_encoder",
     "quality_encoder",
+    "sample_metrics",
     "suite",
     "undefined",
 ]
@@ -57,6 +59,13 @@ def suite(
         chosen.append(latent_accuracy)
     asked = {metric.__name__ for metric in chosen}  # with the requested encoder and number of samples
     return [*chosen, *(metric for metric in own if metric.__name__ not in asked), cost]
+
+
+def sample_metrics(info: DataInfo, samples: int) -> list[Metric]:
+    """The metrics of samples for a config: their quality and, of gray images with labels, the classes they cover."""
+    if info.classes and info.shape[-1] == 1:
+        return [class_coverage(info.classes, samples), sample_quality(small, samples)]
+    return [sample_quality(raw, samples)]
 
 
 def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoice | None:

@@ -23,6 +23,7 @@ __all__ = [
     "covering",
     "draw",
     "density",
+    "marginals",
     "ellipses",
     "learning_curves",
     "panels",
@@ -74,6 +75,22 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colors)
     for axis in figure.axes if isinstance(model, GaussianComponents) else ():
         ellipses(axis, *model.covariances(state))
+    return figure
+
+
+def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
+    """Histograms of the first 16 values of the examples, of the split and of as many samples."""
+    n = min(2000, split.size)
+    real = np.asarray(split.head(n)["x"]).reshape(n, -1)
+    made = np.asarray(draw(model, state, key, n)["x"]).reshape(n, -1)
+    figure, axes = panels(min(16, real.shape[1]))
+    for i, axis in enumerate(axes):
+        values = real[:, i][np.isfinite(real[:, i])]
+        edges = np.histogram_bin_edges(values, 40)
+        for x, label in ((values, split.name), (made[:, i], "samples")):
+            axis.hist(np.clip(x, edges[0], edges[-1]), edges, density=True, histtype="step", label=label)
+        axis.set_title(f"x[{i}]", fontsize=10)
+    axes[0].legend(fontsize=8)
     return figure
 
 

@@ -23,6 +23,7 @@ from jax import Array
 
 from gen_jax.algorithms import descent
 from gen_jax.core import Batch, Mean, Objective, State
+from gen_jax.data.dataset import is_lazy, value_range
 from gen_jax.data.source import Arrays, Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
@@ -50,6 +51,7 @@ __all__ = [
 
 PACKAGED = Path(__file__).with_name("encoders")
 KIND = "gen_jax small encoder 1"
+MANY = 20_000  # images that a small encoder is trained on, of sets that do not fit in memory
 
 
 class EncoderOutput(NamedTuple):
@@ -105,8 +107,23 @@ class Encoder(NamedTuple):
             raise UserError(f"the encoder {self.name} takes images in [0, 1], these go from {low:g} to {high:g}")
 
 
-raw = Encoder("raw", lambda x: x)
-"""Identity features: intensities of images, coordinates of points."""
+RAW = 1024  # values of an image up to which they are features as they are
+
+
+def _pooled(x: np.ndarray) -> np.ndarray:
+    """Images averaged over the smallest blocks that leave at most 1,024 values; anything else as it is."""
+    if x.ndim != 4 or np.prod(x.shape[1:]) <= RAW:
+        return x
+    n, height, width, channels = x.shape
+    side = next(s for s in range(2, max(height, width) + 1) if -(-height // s) * -(-width // s) * channels <= RAW)
+    rows, columns = np.arange(0, height, side), np.arange(0, width, side)
+    sums = np.add.reduceat(np.add.reduceat(x.astype(np.float32), rows, axis=1), columns, axis=2)
+    areas = np.outer(np.diff(np.r_[rows, height]), np.diff(np.r_[columns, width]))
+    return sums / areas[..., None].astype(np.float32)
+
+
+raw = Encoder("raw", _pooled)
+"""Intensities of images, large ones averaged over blocks to at most 1,024 values; coordinates of points."""
 
 
 class Classifier(nn.Module):
@@ -173,7 +190,11 @@ def with_accuracy(made: TrainedClassifier, test: Arrays) -> TrainedClassifier:
 
 
 def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
-    """Converts stored integers 0 .. top to images in [0, 1], all or the first n, with their labels."""
+    """Converts stored integers 0 .. top to images in [0, 1], all or the first n, with their labels.
+
+    Of images that are read when indexed, at most 20,000.
+    """
+    n = MANY if n is None and is_lazy(arrays) else n
     return {"x": np.asarray(arrays["x"][:n], np.float32) / np.float32(top), "label": arrays["label"][:n]}
 
 
@@ -189,7 +210,7 @@ def small(split: Split) -> Encoder:
 def fit_small_cnn(split: Split) -> TrainedClassifier:
     """Trains a classifier on the training split, tested on `split`. Its name holds the number of training examples."""
     key, training = _identity(split), split.reference.arrays
-    top = max(np.max(training["x"]), np.max(split.arrays["x"])) if training["x"].dtype.kind in "iu" else 1.0
+    top = max(value_range(a["x"])[1] for a in (training, split.arrays)) if training["x"].dtype.kind in "iu" else 1.0
     test = intensities(split.arrays, top, 2000)
     if key not in _TRAINED:
         name = f"{split.data or 'small'}_cnn_{len(training['x'])}"

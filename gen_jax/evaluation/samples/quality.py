@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import State, fold_in
+from gen_jax.data.records import Column
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_group
 from gen_jax.evaluation.samples.distances import (
@@ -32,6 +33,7 @@ __all__ = [
     "Reference",
     "encode_blocks",
     "examples_of",
+    "features_of",
     "inception_score",
     "quality",
     "resolve_encoder",
@@ -103,9 +105,18 @@ class Reference(NamedTuple):
 
     @classmethod
     def of(cls, encoder: Encoder, split: Split) -> Reference:
-        real = encoder(examples_of(split.reference, 50_000)).features
-        same = np.may_share_memory(split.arrays["x"], split.training["x"])
-        return cls(real, Moments.of(real), None if same else encoder(examples_of(split, 10_000)).features)
+        real, x = features_of(encoder, split.reference, 50_000), (split.arrays["x"], split.training["x"])
+        lazy = any(isinstance(a, Column) for a in x)
+        same = split.name in ("train", "training") if lazy else np.may_share_memory(*x)
+        return cls(real, Moments.of(real), None if same else features_of(encoder, split, 10_000))
+
+
+def features_of(encoder: Encoder, split: Split, n: int) -> np.ndarray:
+    """Features of the first n examples, at most 256 MB of which are in memory at once."""
+    n = min(n, split.size)
+    at_once = max(encoder.block, 2**28 // (4 * max(1, int(np.prod(split.arrays["x"].shape[1:])))))
+    parts = (split.part(start, min(n, start + at_once)) for start in range(0, n, at_once))
+    return np.concatenate([encoder(examples_of(part, part.size)).features for part in parts])
 
 
 def quality(

@@ -23,6 +23,7 @@ __all__ = [
     "ResidualEncoder",
     "TransposedDecoder",
     "downsampled_size",
+    "pyramid",
 ]
 
 
@@ -163,6 +164,19 @@ class ResidualDecoder(nn.Module):
             x_BHWC = depth_to_space(Conv(4 * features, dtype=self.dtype)(nn.relu(x_BHWC)))
             x_BHWC = Residual(features, dtype=self.dtype)(x_BHWC)
         return Conv(self.outputs, dtype=self.dtype)(nn.relu(x_BHWC)).astype(jnp.float32)
+
+
+def pyramid(size: tuple[int, int], width: int, most: int = 256) -> tuple[int, ...]:
+    """Channel widths of a network for images of this size: one per halving, doubling from `width` up to `most`.
+
+    Halves while both sides are even and longer than 4, but at least twice. Raises ValueError if that is impossible.
+    """
+    halvings, (height, width_) = 0, size
+    while height % 2 == width_ % 2 == 0 and (halvings < 2 or min(height, width_) > 4):
+        height, width_, halvings = height // 2, width_ // 2, halvings + 1
+    if halvings < 2:
+        raise ValueError(f"images of {size[0]}x{size[1]} cannot be halved twice: their sides must be multiples of 4")
+    return tuple(min(most, width * 2**i) for i in range(halvings))
 
 
 def downsampled_size(size: tuple[int, int], times: int) -> tuple[int, int]:

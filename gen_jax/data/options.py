@@ -1,0 +1,91 @@
+"""Options of how data is read, and their spelling in one text with a name or path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+from urllib.parse import parse_qsl, quote, urlencode
+
+from gen_jax.errors import UserError
+
+__all__ = ["DataOptions", "spell", "split_name"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How data is read. Which options apply depends on its kind.
+
+    Args:
+        size: of images: 64, or HEIGHTxWIDTH
+        fit: of images of other sizes: crop keeps the middle, pad adds black, stretch changes proportions
+        channels: of images: 1 (gray), 3 (RGB), 4 (RGBA); by default 1 if all are gray, else 3
+        bits: of images, per channel
+        labels: of images: the subfolders, or none
+        decode: of images: once, into the data folder, or stream: whenever they are read; by default by their size
+        partner: a second folder of images, the entry "y"
+        pairing: of images: names (equal ones, by default with a partner), unpaired, or the halves of each image
+        columns: of a table: names of those to use, with commas between them
+        targets: of a table: names of the columns of the entry "y"
+        label: of a table: the column with the classes
+        missing: of a table: keep rows with empty cells, as NaN, or drop them
+        id: of a table of sequences: the column that tells them apart
+        time: of a table of sequences: the column that orders their steps
+        text: of a text file: its lines, or windows of one stream
+        length: of a text file: bytes of a window, or at most of a line
+    """
+
+    size: str = ""
+    fit: Literal["", "crop", "pad", "stretch"] = ""
+    channels: int = 0
+    bits: int = 8
+    labels: Literal["folders", "none"] = "folders"
+    decode: Literal["", "once", "stream"] = ""
+    partner: str = ""
+    pairing: Literal["", "names", "unpaired", "halves"] = ""
+    columns: str = ""
+    targets: str = ""
+    label: str = ""
+    missing: Literal["keep", "drop"] = "keep"
+    id: str = ""
+    time: str = ""
+    text: Literal["lines", "stream"] = "lines"
+    length: int = 1024
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(DataOptions).items():
+            value = getattr(self, name)
+            if kind is int:
+                try:
+                    object.__setattr__(self, name, int(value))
+                except ValueError:
+                    raise UserError(f"the data option {name} takes a whole number, got {value!r}") from None
+            elif kind is str:
+                object.__setattr__(self, name, str(value))
+            elif value not in get_args(kind):
+                raise UserError(
+                    f"the data option {name} is one of {', '.join(filter(None, get_args(kind)))}; got {value!r}"
+                )
+        if self.length < 1:
+            raise UserError(f"the data option length must be at least 1, got {self.length}")
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+
+def spell(source: str, options: Mapping[str, Any]) -> str:
+    """A data set and its options in one text, "photos?size=64&fit=crop"."""
+    name, given = split_name(source)
+    options = {**given, **{key: value for key, value in options.items() if value not in (None, "")}}
+    return name + ("?" + urlencode(options, quote_via=quote, safe=",/ ") if options else "")
+
+
+def split_name(source: str) -> tuple[str, dict[str, str]]:
+    """The name or path, and the options after its "?"; a path that exists as it is has none."""
+    name, mark, query = str(source).partition("?")
+    if not mark or Path(source).expanduser().exists():
+        return str(source), {}
+    return name, dict(parse_qsl(query, keep_blank_values=True))
