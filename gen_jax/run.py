@@ -55,10 +55,12 @@ class Run:
         data_dir: Path | None = None,
         layout: Layout | None = None,
         training: bool = True,
+        stream: bool | None = None,
     ) -> Run:
         """Builds the experiment, loads its data and validates both.
 
         devices: how many to shard the batch over, overriding the experiment's layout (or `layout`).
+        stream: whether to stream the training data from the host, overriding the experiment and the choice by size.
         training: also run the checks needed for training only, which take longer: reading all data, tracing a step.
         """
         if not 0 <= seed < 2**32:
@@ -68,6 +70,7 @@ class Run:
         with use_data_dir(data_dir):
             experiment = config.build()
             data = load_data(experiment.data)
+        experiment = experiment if stream is None else replace(experiment, resident=not stream)
         layout = layout or experiment.layout
         layout = replace(layout, data=devices or layout.data)
         run = cls(config, workdir or default_workdir(config, seed), seed, experiment, data, layout)

@@ -15,6 +15,7 @@ from gen_jax import plots
 from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import averaged
+from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
@@ -36,7 +37,7 @@ def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Pat
     loaded = [load(path) for path in configs]  # load all before training the first
     loaded = [one.with_knobs({"data": data}) if data and "data" in one.defaults else one for one in loaded]
     for one in loaded:
-        _same({str(one.path): _data_of(one, data_dir)}, data)
+        _same({str(one.path): _data_of(one, data_dir)}, data, data_dir)
     folders = []
     for one in loaded:
         knobs = [f"--{name}={value}" for name, value in one.changed.items()]
@@ -72,7 +73,7 @@ def compared(
     for warning in filter(None, (warning for _, warning in opened)):
         print(f"warning: {warning}", file=sys.stderr)
     runs = [run for run, _ in opened]
-    _same({str(run.workdir): run.data.name for run in runs}, data)
+    _same({str(run.workdir): run.data.name for run in runs}, data, data_dir)
     if unready := [str(run.workdir) for run in runs if "step" not in run.folder.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
     whole = lambda run: run.data["train"] if "train" in run.data.splits else run.data[run.experiment.train]
@@ -121,9 +122,10 @@ def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 
 
-def _same(found: dict[str, str], data: str) -> None:
+def _same(found: dict[str, str], data: str, data_dir: Path | None) -> None:
     """Raises a UserError unless all runs use this data set, or, if "", the same one."""
     names = set(found.values())
+    data = load_data(data, data_dir).name if data and names != {data} else data
     if data and names - {data}:
         where = next(one for one, name in found.items() if name != data)
         raise UserError(f"{where} is of {found[where]}, not of {data}")

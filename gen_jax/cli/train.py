@@ -34,6 +34,10 @@ class Options:
     distributed: Annotated[
         bool, tyro.conf.arg(help="join the other processes of this run; see docs/guides/devices.md")
     ] = False
+    stream: Annotated[
+        bool | None,
+        tyro.conf.arg(help="read the data from the host, or keep it on the device; by default, by its size"),
+    ] = None
     force: Annotated[bool, tyro.conf.arg(help="continue in a working directory that holds other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
@@ -97,7 +101,7 @@ def train(path: str, arguments: Sequence[str]) -> None:
     use_compilation_cache(options.cache)
     if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         start_processes()
-    run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir)
+    run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir, stream=options.stream)
     if is_writer():
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)

@@ -20,9 +20,21 @@ from gen_jax.data.dataset import BLOCK, DataInfo, Dataset
 from gen_jax.data.records import Arrays, Column, NpyRecords, columns, take
 from gen_jax.errors import UserError
 
-__all__ = ["INFO", "as_info", "data_folder", "locked", "open_arrays", "use_data_dir", "write_arrays", "write_column"]
+__all__ = [
+    "DECODED_ONCE",
+    "INFO",
+    "as_info",
+    "blocks_of",
+    "data_folder",
+    "locked",
+    "open_arrays",
+    "use_data_dir",
+    "write_arrays",
+    "write_column",
+]
 
 INFO = "info.json"
+DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
 MAPPED = 2**30  # bytes of an array up to which it is mapped into memory
 _DATA_DIR: ContextVar[Path | None] = ContextVar("data_dir", default=None)
 

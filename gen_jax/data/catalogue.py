@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data.cache import data_folder, locked, open_arrays, write_arrays
+from gen_jax.data.cache import DECODED_ONCE, data_folder, locked, open_arrays, write_arrays
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.hub import EncodedImages
 from gen_jax.data.images import ImageFormat, parse_size
@@ -40,8 +40,6 @@ __all__ = [
     "prepared_size",
     "validation_split",
 ]
-
-DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
 
 
 @dataclass(frozen=True)

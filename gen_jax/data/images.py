@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gen_jax.data.records import Entry
 from gen_jax.errors import DataError, UserError
@@ -89,7 +90,8 @@ def read_header(data: bytes) -> Header:
             if image.mode == "F":
                 raise ValueError("floating-point pixels are not supported: save it with 8 or 16 bits")
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = image.size[::-1] if turned else image.size
+            stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
+            width, height = stored[::-1] if turned else stored
             alpha = image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info
             gray = image.mode in (*_GRAY, "LA", "La") or (image.mode == "P" and _gray_palette(image))
             return Header(height, width, gray, alpha, 16 if image.mode in _DEEP else 8)

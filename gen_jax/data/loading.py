@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data import catalogue, shards, tables, text
-from gen_jax.data.cache import data_folder, locked, open_arrays, use_data_dir, write_arrays
+from gen_jax.data import archives, catalogue, shards, tables, text
+from gen_jax.data.cache import DECODED_ONCE, data_folder, locked, open_arrays, use_data_dir, write_arrays
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.folders import (
     SPLITS,
@@ -41,8 +41,6 @@ from gen_jax.data.records import Arrays, columns, nbytes
 from gen_jax.errors import UserError
 
 __all__ = ["load", "prepared_folders"]
-
-DECODED_ONCE = 2**30  # bytes of decoded images up to which they are kept in the data folder
 
 
 def load(
@@ -106,6 +104,8 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
             Dataset(folder.name, splits, {**_described(splits, described), "digest": _key(folder, options)}),
             options,
         )
+    if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
+        return catalogue.load_catalogue(folder.name, options, folder)
     names = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     by_split = {SPLITS[f.stem.lower()]: f for f in names if f.is_file() and f.stem.lower() in SPLITS}
     if by_split and {f.suffix for f in by_split.values()} <= {*tables.SUFFIXES, *text.SUFFIXES}:
@@ -130,9 +130,11 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
     if suffix in text.SUFFIXES:
         made = text.open_text(paths, options, name)
     elif suffix in (".npz", ".npy"):
-        made = tables.open_arrays_files(paths, options, name)
+        made = archives.open_arrays_files(paths, options, name)
     elif suffix in tables.SUFFIXES:
         made = tables.open_table(paths, options, name)
+    elif suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".xz"):
+        raise UserError(f"{where} is an archive: unpack it, and give the folder")
     else:
         known = ", ".join((*tables.SUFFIXES, *text.SUFFIXES))
         raise UserError(f"{where} is of no known type: files end with {known}; images lie in a folder")

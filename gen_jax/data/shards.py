@@ -20,7 +20,7 @@ import numpy as np
 from gen_jax.data.cache import INFO, as_info
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.records import Arrays, Entry, columns, nbytes, read_ahead, take
-from gen_jax.errors import UserError
+from gen_jax.errors import DataError, UserError
 
 __all__ = ["Shards", "is_packed", "open_packed", "pack"]
 
@@ -50,7 +50,11 @@ class Shards:
     def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
         found = {name: np.empty((len(index), *shape), dtype) for name, (shape, dtype) in self.entries.items()}
         flat = [a.reshape(len(index), -1).view(np.uint8) for a in found.values()]
-        for row, record in enumerate(self._source.__getitems__(index.tolist())):
+        try:
+            records = self._source.__getitems__(index.tolist())
+        except Exception as error:  # of the reader, for damaged or missing files
+            raise DataError(f"{self.paths[0]} and its shards cannot be read: {str(error)[:200]}") from error
+        for row, record in enumerate(records):
             start, data = 0, np.frombuffer(record, np.uint8)
             for a in flat:
                 a[row] = data[start : start + a.shape[1]]

@@ -74,6 +74,9 @@ class Resident:
 
     def __post_init__(self):
         object.__setattr__(self, "transforms", as_transforms(self.transforms))
+        if any(isinstance(a, Column) for a in self.arrays.values()):
+            read = {name: np.asarray(a) if isinstance(a, Column) else a for name, a in self.arrays.items()}
+            object.__setattr__(self, "arrays", read)
 
     @property
     def size(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data.dataset import Dataset, describe
-from gen_jax.data.folders import SPLITS, content_splits, fraction
+from gen_jax.data.folders import content_splits, fraction
 from gen_jax.data.records import Arrays, Column
 from gen_jax.errors import UserError
 
 __all__ = [
     "SUFFIXES",
     "Table",
+    "TableColumns",
     "align",
+    "code_texts",
     "filled_splits",
     "in_random_order",
-    "open_arrays_files",
     "open_table",
     "pad",
     "read_table",
@@ -62,10 +62,10 @@ def read_table(paths: Sequence[Path]) -> list[Table]:
             raise UserError(f"{path} and {paths[0]} have different columns: {', '.join(different)}")
         if not columns or not len(next(iter(columns.values()))):
             raise UserError(f"{path} has no rows")
-    return _coded([Table(path, columns) for path, columns in zip(paths, raw)])
+    return code_texts([Table(path, columns) for path, columns in zip(paths, raw)])
 
 
-def _coded(tables: list[Table]) -> list[Table]:
+def code_texts(tables: list[Table]) -> list[Table]:
     """The tables with texts as codes, the same in all of them."""
     for name in list(tables[0].columns):
         parts = [table.columns[name] for table in tables]
@@ -91,24 +91,32 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _arrow(path: Path, kind: str, delimiter: str = ",") -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(f'{path} needs PyArrow: pip install "gen_jax[tables]"') from None
-    try:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    def read(threads: bool) -> Any:
         if kind == "parquet":
             return pa.parquet.read_table(path)
-        how = pa.csv.ParseOptions(delimiter=delimiter)
-        return pa.csv.read_csv(path, parse_options=how, convert_options=pa.csv.ConvertOptions(strings_can_be_null=True))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
-        text = str(error).partition("\n")[0]
-        if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
-            text = f"row {match[1]} has {match[3]} cells instead of {match[2]}"
-        elif "Empty CSV" in text:
-            text = "the file is empty"
-        raise UserError(f"{path} cannot be read: {text[:300]}") from None
+        texts = pa.csv.ConvertOptions(strings_can_be_null=True)
+        rows, columns = pa.csv.ReadOptions(use_threads=threads), pa.csv.ParseOptions(delimiter=delimiter)
+        return pa.csv.read_csv(path, rows, columns, texts)
+
+    wrong = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError)
+    try:
+        return read(threads=True)
+    except wrong as error:
+        found = error
+    try:
+        return read(threads=False)  # which tells the row
+    except wrong as error:
+        found = error
+    text = str(found).partition("\n")[0]
+    if match := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text):
+        text = f"row {match[1]} has {match[3]} cells instead of {match[2]}"
+    elif "Empty CSV" in text:
+        text = "the file is empty"
+    raise UserError(f"{path} cannot be read: {text[:300]}")
 
 
 def _from_arrow(path: Path, table: Any) -> dict[str, np.ndarray]:
@@ -144,7 +152,7 @@ def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     """A data set from one table, split by the content of its rows, or from a table per split."""
     read = dict(zip(paths, read_table(list(paths.values()))))
     first = next(iter(read.values()))
-    chosen = _Choice.of(first, options)
+    chosen = TableColumns.of(first, options)
     parts = {s: chosen.sequences(table) if options.id else chosen.examples(table) for s, table in read.items()}
     splits = filled_splits(parts, name) if len(parts) > 1 else split_rows(next(iter(parts.values())), name)
     splits = align(splits) if options.id else splits
@@ -152,7 +160,7 @@ def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
 
 
 @dataclass
-class _Choice:
+class TableColumns:
     """Which columns of a table become "x", "y" and "label"."""
 
     columns: tuple[str, ...]
@@ -165,7 +173,7 @@ class _Choice:
     drop: bool  # rows with missing cells
 
     @classmethod
-    def of(cls, table: Table, options: Any) -> _Choice:
+    def of(cls, table: Table, options: Any) -> TableColumns:
         listed = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
         targets, special = listed(options.targets), [o for o in (options.label, options.id, options.time) if o]
         for name in (*special, *targets):
@@ -296,54 +304,6 @@ def split_rows(
     return {split: {entry: a[part] for entry, a in arrays.items()} for split, part in parts.items()}
 
 
-def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
-    """A data set from .npy files, or from the arrays of .npz files by their names; one file, or one per split.
-
-    Names: "x" (also X, data, images); "label" (labels, y, target) for classes, or "y" for numbers; "length" (lengths)
-    for sequences; "columns" for the names of the columns of "x"; all with a prefix such as train_ where there are
-    several splits; or one array per column.
-    """
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    for split, path in paths.items():
-        for key, a in _load_arrays(path).items():
-            match = None if split else re.fullmatch(r"([A-Za-z]+)[_/](\w+)", key)
-            named = SPLITS.get(match[1].lower(), "") if match else ""
-            parts.setdefault(split or named, {})[match[2] if named else key] = a
-    path = next(iter(paths.values()))
-    common = parts.pop("", {}) if len(parts) > 1 else {}
-    shared = {"columns": common["columns"]} if "columns" in common else {}
-    made = {split: _Npz(path, some | shared, options) for split, some in parts.items()}
-    names = _class_names([one.label for one in made.values() if one.table is None])
-    splits = {split: one.examples(names) for split, one in made.items()}
-    splits = split_rows(splits[""], name) if "" in splits else filled_splits(splits, name)
-    first = next(iter(made.values()))
-    splits = align(splits) if "length" in splits["train"] else splits
-    return Dataset(name, splits, {**describe(splits, names or first.class_names), **first.described})
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        text = "it holds Python objects, not numbers" if "allow_pickle" in str(error) else str(error)
-        raise UserError(f"{path} cannot be read: {text.partition(chr(10))[0][:200]}") from None
-    for key, a in arrays.items():
-        if a.dtype.kind not in "biufU":
-            raise UserError(f"{path}: {key!r} has the type {a.dtype}; numbers are needed")
-        if not a.ndim:
-            raise UserError(f"{path}: {key!r} is a single number, not an array with an axis of examples")
-    return arrays
-
-
-def _class_names(labels: Sequence[np.ndarray | None]) -> tuple[str, ...]:
-    """The names of the classes of all splits; () if the labels are no classes."""
-    given = [label for label in labels if label is not None and label.ndim == 1 and label.dtype.kind in "iubU"]
-    if not given or len(given) < len(labels):
-        return ()
-    return tuple(str(value) for value in np.unique(np.concatenate(given)))
-
-
 def in_random_order(arrays: Arrays) -> dict[str, Any]:
     """The examples in a random but fixed order, so that the first ones stand for all."""
     order = np.random.default_rng(0).permutation(len(arrays["x"]))
@@ -359,69 +319,16 @@ def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
         return dict(splits)
     train = splits["train"]
     if not any(isinstance(a, Column) for a in train.values()):
-        return {**splits, **split_rows(train, name, missing)}
+        return _in_order({**splits, **split_rows(train, name, missing)})
     size = len(train["x"])
     parts = content_splits(np.random.default_rng(0).permutation(size) / size, missing, name)
     at = lambda a, part: a.at(part) if isinstance(a, Column) else a[part]
-    return {**splits, **{split: {entry: at(a, part) for entry, a in train.items()} for split, part in parts.items()}}
+    return _in_order({**splits, **{s: {entry: at(a, part) for entry, a in train.items()} for s, part in parts.items()}})
 
 
-class _Npz:
-    """The arrays of one split."""
-
-    def __init__(self, path: Path, arrays: dict[str, np.ndarray], options: Any):
-        self.path, self.options = path, options
-        columns = arrays.pop("columns", None)
-        pick = lambda *names: next((arrays[n] for n in names if n in arrays), None)
-        self.x, self.length = pick("x", "X", "data", "images"), pick("length", "lengths", "X_lengths", "x_lengths")
-        self.label = pick(*([options.label] if options.label else []), "label", "labels", "y", "target")
-        self.table: _Choice | None = None
-        if self.x is None or columns is not None:
-            self._from_columns(arrays, columns)
-        self.class_names = self.table.class_names if self.table else ()
-
-    def _from_columns(self, arrays: dict[str, np.ndarray], columns: np.ndarray | None) -> None:
-        if columns is not None and self.x is not None:
-            if self.x.ndim != 2 or len(columns) != self.x.shape[1]:
-                raise UserError(f'{self.path}: {len(columns)} names in "columns" for data of shape {self.x.shape}')
-            named = {str(name): a for name, a in zip(columns, self.x.T)}
-        else:
-            named = {key: a for key, a in arrays.items() if a.ndim == 1}
-        if len({len(a) for a in named.values()}) != 1:
-            raise UserError(f'{self.path} needs an array "x", or columns of one length; it has {", ".join(arrays)}')
-        [self.columns] = _coded([Table(self.path, named)])
-        self.table = _Choice.of(self.columns, self.options)
-
-    @property
-    def described(self) -> dict[str, Any]:
-        return self.table.described() if self.table is not None else {}
-
-    def examples(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-        if self.table is not None:
-            return self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
-        x = self.x[:, None] if self.x.ndim == 1 else self.x
-        x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 4 else x
-        x = x[..., None] if x.ndim == 3 and x.dtype == np.uint8 and self.length is None else x
-        if self.length is None:
-            arrays = {"x": x}
-        elif len(self.length) == len(x) and x.ndim > 1 and self.length.max() <= x.shape[1]:
-            arrays = {"x": x, "length": self.length.astype(np.int32)}
-        elif int(self.length.sum()) == len(x) and self.length.min() >= 1:
-            arrays = pad(np.split(x, np.cumsum(self.length)[:-1]))
-        else:
-            raise UserError(
-                f"{self.path}: the lengths of {len(self.length):,} sequences add up to {int(self.length.sum()):,}, "
-                f"but there are {len(x):,} steps"
-            )
-        if class_names:
-            numbers = {value: i for i, value in enumerate(class_names)}
-            arrays["label"] = np.array([numbers[str(value)] for value in self.label], np.int32)
-        elif self.label is not None:
-            arrays["y"] = self.label.astype(np.float32)
-        sizes = {entry: len(a) for entry, a in arrays.items()}
-        if len(set(sizes.values())) > 1:
-            raise UserError(f"{self.path}: entries differ in length: {sizes}")
-        return arrays
+def _in_order(splits: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The splits with the training split first."""
+    return {split: splits[split] for split in sorted(splits, key=("train", "validation", "test").index)}
 
 
 def write_csv(path: Path, batch: Mapping[str, np.ndarray], info: Any) -> None:

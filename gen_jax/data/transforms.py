@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, fold_in
+from gen_jax.data.dataset import blocks
 
 __all__ = [
     "Apply",
@@ -28,6 +30,7 @@ __all__ = [
     "on",
     "scale",
     "stack_images",
+    "standardize",
     "threshold",
     "together",
 ]
@@ -101,6 +104,29 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
 
     inverse = lambda x: np.clip(np.rint((x - low) / (high - low) * (levels - 1)), 0, levels - 1)
     return Transform(apply, inverse, protocol=f"gray levels in [{low:g}, {high:g}]", support=(0, levels - 1))
+
+
+def standardize(x: Any) -> Transform:
+    """Maps each value to zero mean and unit variance over the training examples `x` (N, ...); NaN stays NaN.
+
+    The inverse maps samples back to the units of the data. Log-likelihoods are of the standardized values.
+    """
+    mean, variance, count = 0.0, 0.0, 0.0
+    for block in blocks(x):  # merged block by block (Chan, Golub & LeVeque 1983)
+        known = np.isfinite(block)
+        n = known.sum(axis=0)
+        m = np.where(known, block, 0).sum(axis=0, dtype=np.float64) / np.maximum(n, 1)
+        squares = np.where(known, (block - m) ** 2, 0).sum(axis=0, dtype=np.float64)
+        total = np.maximum(count + n, 1)
+        variance, mean = variance + squares + (m - mean) ** 2 * count * n / total, mean + (m - mean) * n / total
+        count = count + n
+    scale = np.sqrt(variance / np.maximum(count, 1))
+    offset, scale = np.asarray(mean, np.float32), np.where(scale > 0, scale, 1).astype(np.float32)
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        return {**batch, "x": (batch["x"].astype(jnp.float32) - offset) / scale}
+
+    return Transform(apply, inverse=lambda x: x * scale + offset, protocol="standardized")
 
 
 def stack_images(n: int = 3, classes: int = 10) -> Transform:
