@@ -22,7 +22,7 @@ from gen_jax.data.images import (
     Header,
     ImageFormat,
     Undecodable,
-    decode,
+    decode_into,
     parse_size,
     read_header,
     reason,
@@ -327,27 +327,28 @@ class Images(DecodedRecords):
         to: Mapping[str, ImageFormat],
         halves: bool = False,
     ):
-        self.folders, self.halves = dict(folders), halves
+        self.folders, self.halves = {entry: os.fspath(folder) for entry, folder in folders.items()}, halves
         self.files = {entry: [(file.name, file.size, file.modified) for file in some] for entry, some in files.items()}
         super().__init__(len(next(iter(files.values()))), to)
 
-    def decoded(self, number: int) -> dict[str, np.ndarray]:
-        example: dict[str, np.ndarray] = {}
-        for entry, some in self.files.items():
-            name, size, modified = some[number]
-            path = self.folders[entry] / name
+    def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
+        for entry, files in self.files.items():
+            name, size, modified = files[number]
+            path = f"{self.folders[entry]}/{name}"
             try:
-                images = decode(_unchanged(path, size, modified), self.to[entry], self.halves)
+                images = [out["x"], out["y"]] if self.halves else [out[entry]]
+                decode_into(_unchanged(path, size, modified), self.to[entry], images)
             except Exception as error:  # Pillow's decoders raise errors of every type for damaged files
-                raise Undecodable(os.fspath(path), reason(error)) from error
-            example |= dict(zip(("x", "y") if self.halves else (entry,), images))
-        return example
+                raise Undecodable(path, reason(error)) from error
 
 
-def _unchanged(path: Path, size: int, modified: int) -> bytes:
+def _unchanged(path: str, size: int, modified: int) -> bytes:
     """The content of a file; OSError if it is not the file that was indexed."""
-    with open(path, "rb", buffering=0) as file:
-        about = os.fstat(file.fileno())
+    file = os.open(path, os.O_RDONLY)
+    try:
+        about = os.fstat(file)
         if (about.st_size, about.st_mtime_ns) != (size, modified):
             raise OSError("it has changed since it was indexed")
-        return file.read()
+        return os.read(file, size)
+    finally:
+        os.close(file)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data.folders import choose_format
-from gen_jax.data.images import DecodedRecords, ImageFormat, Undecodable, decode, read_header, reason
+from gen_jax.data.images import DecodedRecords, ImageFormat, Undecodable, decode_into, read_header, reason
 from gen_jax.data.records import columns
 from gen_jax.errors import UserError
 
@@ -24,9 +24,9 @@ class EncodedImages(DecodedRecords):
         self.name, self.fetch = name, fetch
         super().__init__(size, {"x": to})
 
-    def decoded(self, number: int) -> dict[str, np.ndarray]:
+    def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
         try:
-            return {"x": decode(self.fetch([number])[0], self.to["x"])[0]}
+            decode_into(self.fetch([number])[0], self.to["x"], [out["x"]])
         except Exception as error:  # Pillow's decoders raise errors of every type for damaged images
             raise Undecodable(f"{self.name}, image {number}", reason(error)) from error
 

@@ -9,9 +9,9 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,6 +28,7 @@ __all__ = [
     "Tolerance",
     "Undecodable",
     "decode",
+    "decode_into",
     "parse_size",
     "read_header",
     "reason",
@@ -106,28 +107,53 @@ def _gray_palette(image: Image.Image) -> bool:
 
 def decode(data: bytes, to: ImageFormat, halves: bool = False) -> list[np.ndarray]:
     """The image (H, W, C) in the format, or its left and right halves. Raises OSError or ValueError if damaged."""
-    image = _jpeg(data, to, halves) or _any(data, to)
+    out = [np.empty(to.shape, to.dtype) for _ in range(2 if halves else 1)]
+    decode_into(data, to, out)
+    return out
+
+
+def decode_into(data: bytes, to: ImageFormat, out: Sequence[np.ndarray]) -> None:
+    """As `decode`, into one array, or into two for the halves of the image."""
+    jpeg = _jpeg_header(data) if to.bits == 8 and to.channels != 4 else None
+    if jpeg and jpeg == (*to.shape,) and len(out) == 1 and out[0].flags.c_contiguous:
+        _decode_jpeg(data, to.channels, buffer=out[0])
+        return
+    image = _any(data, to) if jpeg is None else _scaled_jpeg(data, jpeg, to, len(out))
     width, height = image.size
-    parts = [(0, 0, width // 2, height), (width // 2, 0, width // 2 * 2, height)] if halves else [None]
-    return [_fitted(image.crop(part) if part else image, to) for part in parts]
+    parts = [(0, 0, width // 2, height), (width // 2, 0, width // 2 * 2, height)] if len(out) == 2 else [None]
+    for part, pixels in zip(parts, out):
+        pixels[...] = _fitted(image.crop(part) if part else image, to)
 
 
-def _jpeg(data: bytes, to: ImageFormat, halves: bool) -> Image.Image | None:
-    """A JPEG that needs no conversion, decoded at the smallest of its scales that is twice as large as needed."""
-    if data[:2] != b"\xff\xd8" or to.bits != 8 or to.channels == 4 or b"Exif\0" in data[:65536]:
+def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, channels) of a JPEG that libjpeg-turbo may decode: gray or colors, without an orientation tag."""
+    if data[:2] != b"\xff\xd8" or data.find(b"Exif\0", 0, 65536) >= 0:
         return None
     import simplejpeg
 
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if height * width > (Image.MAX_IMAGE_PIXELS or np.inf) or space not in ("Gray", "YCbCr"):
-            return None
-        gray = space == "Gray"
-        rows, columns = to.size[0] * 2, to.size[1] * (4 if halves else 2)
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if gray else "RGB", min_height=rows, min_width=columns)
     except ValueError as error:
         raise OSError(f"damaged JPEG: {error}") from None
-    return _converted(Image.fromarray(pixels[..., 0] if gray else pixels), to)
+    if height * width > (Image.MAX_IMAGE_PIXELS or np.inf) or space not in ("Gray", "YCbCr"):
+        return None
+    return height, width, 1 if space == "Gray" else 3
+
+
+def _decode_jpeg(data: bytes, channels: int, **options: Any) -> np.ndarray:
+    import simplejpeg
+
+    try:
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", **options)
+    except ValueError as error:
+        raise OSError(f"damaged JPEG: {error}") from None
+
+
+def _scaled_jpeg(data: bytes, header: tuple[int, int, int], to: ImageFormat, parts: int) -> Image.Image:
+    """A JPEG decoded at the smallest of its scales that is twice as large as needed."""
+    rows, columns, channels = to.size[0] * 2, to.size[1] * 2 * parts, header[2]
+    pixels = _decode_jpeg(data, channels, min_height=rows, min_width=columns)
+    return _converted(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), to)
 
 
 def _any(data: bytes, to: ImageFormat) -> Image.Image:
@@ -233,22 +259,22 @@ class DecodedRecords:
     def __len__(self) -> int:
         return self.size
 
-    def decoded(self, number: int) -> dict[str, np.ndarray]:
-        """The images of an example. Raises Undecodable."""
+    def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
+        """Writes the images of an example into an array for each entry. Raises Undecodable."""
         raise NotImplementedError
 
     def read(self, index: np.ndarray) -> dict[str, np.ndarray]:
         found = {entry: np.empty((len(index), *form.shape), form.dtype) for entry, form in self.to.items()}
         for place, number in enumerate(index.tolist()):
-            for entry, image in self._readable(number).items():
-                found[entry][place] = image
+            self._decode_readable(number, {entry: images[place] for entry, images in found.items()})
         return found
 
-    def _readable(self, number: int) -> dict[str, np.ndarray]:
+    def _decode_readable(self, number: int, out: Mapping[str, np.ndarray]) -> None:
         """The images of an example, or of the next one that can be decoded."""
         for other in range(self.size):
             try:
-                return self.decoded((number + other) % self.size)
+                self.decode_example((number + other) % self.size, out)
+                return
             except Undecodable as error:
                 self.tolerance.skip(*error.args)
         raise DataError("no image can be decoded")

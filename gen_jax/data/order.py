@@ -126,27 +126,28 @@ def permute(index, size, seed, epoch):
             xp.asarray(size, xp.uint32),
             _hash(_hash(xp.asarray(seed, xp.uint32)) + xp.asarray(epoch, xp.uint32)),
         )
+        numbers = 2 * xp.arange(_ROUNDS, dtype=xp.uint32) + 1
+        keys = _hash(key + numbers.reshape(-1, *(1,) * key.ndim))  # (rounds, ...)
+        pivots, salts = keys % size, _hash(keys)
 
     def exchange(i, x):
-        with np.errstate(over="ignore"):
-            round_key = _hash(key + xp.asarray(2 * i + 1, xp.uint32))
-        pivot = round_key % size
+        pivot = pivots[i]
         partner = xp.where(x <= pivot, pivot - x, pivot + size - x)
-        swap = _hash(xp.maximum(x, partner) ^ _hash(round_key)) >> 31
+        swap = _hash(xp.maximum(x, partner) ^ salts[i]) >> 31
         return xp.where(swap == 1, partner, x)
 
     x = index.astype(xp.uint32)
     if xp is np:
-        for i in range(_ROUNDS):
-            x = exchange(i, x)
+        with np.errstate(over="ignore"):
+            for i in range(_ROUNDS):
+                x = exchange(i, x)
     else:  # a loop: some versions of XLA take minutes to compile it unrolled
         x = lax.fori_loop(0, _ROUNDS, exchange, x)
     return x.astype(xp.int32)
 
 
 def _hash(x):
-    """The 32-bit finalizer of MurmurHash3: every input bit affects every output bit."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-        return x ^ (x >> 16)
+    """The 32-bit finalizer of MurmurHash3: every input bit affects every output bit. It overflows."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

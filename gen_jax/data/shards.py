@@ -152,7 +152,7 @@ def _write_shard(path: Path, arrays: Arrays, start: int, stop: int, width: int, 
     at_once = max(1, min(256, 2**23 // width))
     read = lambda i: take(arrays, np.arange(start + i * at_once, min(stop, start + (i + 1) * at_once)))
     try:
-        writer = ArrayRecordWriter(os.fspath(draft), "group_size:1,zstd:1")
+        writer = ArrayRecordWriter(os.fspath(draft), "group_size:1,uncompressed")
         for block in read_ahead(read, 0, -(-(stop - start) // at_once), depth=4, threads=os.cpu_count() or 1):
             rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in block.values()]
             for parts in zip(*rows):

@@ -226,7 +226,9 @@ class Streamed:
         return raw
 
     def _window(self, step: int, rows: list[Arrays]) -> Window:
-        stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        stacked = {
+            name: np.stack([row[name] for row in rows]) if len(rows) > 1 else a[None] for name, a in rows[0].items()
+        }
         if self.sharding is None:
             batches = jax.device_put(stacked)
         else:

@@ -168,7 +168,9 @@ BAD = [
     (["animate", "nowhere"], "fewer than two pictures"),
     (["animate", "nowhere", "--out", "a.mp4"], "must be .gif"),
     (["data", "prepare", "mnits"], "did you mean mnist"),
-    (["data", "prepare"], "which data set?"),
+    (["data", "prepare"], "needs a name or a path"),
+    (["data", "pack", "digits"], "needs a folder to pack into"),
+    (["data", "show", "./nowhere"], "no file or folder"),
     (["configs", "nowhere"], "there are no configs"),
 ]
 
