@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from gen_jax.data.images import (
     ImageFormat,
     Undecodable,
     decode_into,
+    decode_jpeg,
     parse_size,
     read_header,
     reason,
@@ -98,7 +100,8 @@ def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = Non
     kept = _Kept.of(folder, data_dir)
     known = kept.read()
     rows = _examined(folder, images, known, progress)
-    kept.write(rows)
+    if rows != list(known.values()):
+        kept.write(rows)
     return _sorted_out(folder, rows, others)
 
 
@@ -159,9 +162,11 @@ def _examined(
         except Exception as error:  # Pillow's decoders raise errors of every type for damaged files
             return [name, size, modified, "", None, reason(error)]
 
+    ordered = sorted(images)
+    blocks = [ordered[start : start + 256] for start in range(0, len(ordered), 256)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        examined = pool.map(examine, sorted(images), chunksize=64)
-        return [one for one in (progress(examined, len(images)) if progress else examined)]
+        examined = chain.from_iterable(pool.map(lambda block: [examine(one) for one in block], blocks))
+        return list(progress(examined, len(ordered)) if progress else examined)
 
 
 class _Kept(NamedTuple):
@@ -328,7 +333,10 @@ class Images(DecodedRecords):
         halves: bool = False,
     ):
         self.folders, self.halves = {entry: os.fspath(folder) for entry, folder in folders.items()}, halves
-        self.files = {entry: [(file.name, file.size, file.modified) for file in some] for entry, some in files.items()}
+        self.files = {entry: [(f.name, f.size, f.modified) for f in some] for entry, some in files.items()}
+        self.direct = {
+            entry: [not halves and _is_direct(f.header, to[entry]) for f in some] for entry, some in files.items()
+        }
         super().__init__(len(next(iter(files.values()))), to)
 
     def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
@@ -336,10 +344,19 @@ class Images(DecodedRecords):
             name, size, modified = files[number]
             path = f"{self.folders[entry]}/{name}"
             try:
-                images = [out["x"], out["y"]] if self.halves else [out[entry]]
-                decode_into(_unchanged(path, size, modified), self.to[entry], images)
+                data = _unchanged(path, size, modified)
+                if self.direct[entry][number]:
+                    decode_jpeg(data, self.to[entry].channels, buffer=out[entry])
+                else:
+                    decode_into(data, self.to[entry], [out["x"], out["y"]] if self.halves else [out[entry]])
             except Exception as error:  # Pillow's decoders raise errors of every type for damaged files
                 raise Undecodable(path, reason(error)) from error
+
+
+def _is_direct(header: Header, to: ImageFormat) -> bool:
+    """Whether a file is a JPEG that has the format already."""
+    shape = (header.height, header.width, 1 if header.gray else 3)
+    return header.plain and shape == to.shape and to.bits == 8
 
 
 def _unchanged(path: str, size: int, modified: int) -> bytes:

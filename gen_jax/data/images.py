@@ -29,6 +29,7 @@ __all__ = [
     "Undecodable",
     "decode",
     "decode_into",
+    "decode_jpeg",
     "parse_size",
     "read_header",
     "reason",
@@ -48,6 +49,7 @@ class Header(NamedTuple):
     gray: bool
     alpha: bool
     bits: int
+    plain: bool = False  # a JPEG that libjpeg-turbo may decode: gray or colors, without an orientation tag
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def parse_size(text: str) -> tuple[int, int] | None:
 
 def read_header(data: bytes) -> Header:
     """The header of an image file. Raises OSError or ValueError if it is none, or too large to be decoded safely."""
+    if jpeg := _jpeg_header(data):
+        return Header(jpeg[0], jpeg[1], jpeg[2] == 1, False, 8, plain=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(data)) as image:
@@ -115,8 +119,8 @@ def decode(data: bytes, to: ImageFormat, halves: bool = False) -> list[np.ndarra
 def decode_into(data: bytes, to: ImageFormat, out: Sequence[np.ndarray]) -> None:
     """As `decode`, into one array, or into two for the halves of the image."""
     jpeg = _jpeg_header(data) if to.bits == 8 and to.channels != 4 else None
-    if jpeg and jpeg == (*to.shape,) and len(out) == 1 and out[0].flags.c_contiguous:
-        _decode_jpeg(data, to.channels, buffer=out[0])
+    if jpeg == to.shape and len(out) == 1 and out[0].flags.c_contiguous:
+        decode_jpeg(data, to.channels, buffer=out[0])
         return
     image = _any(data, to) if jpeg is None else _scaled_jpeg(data, jpeg, to, len(out))
     width, height = image.size
@@ -126,7 +130,7 @@ def decode_into(data: bytes, to: ImageFormat, out: Sequence[np.ndarray]) -> None
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
-    """(height, width, channels) of a JPEG that libjpeg-turbo may decode: gray or colors, without an orientation tag."""
+    """(height, width, channels) of a plain JPEG; see `Header`."""
     if data[:2] != b"\xff\xd8" or data.find(b"Exif\0", 0, 65536) >= 0:
         return None
     import simplejpeg
@@ -140,7 +144,8 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
     return height, width, 1 if space == "Gray" else 3
 
 
-def _decode_jpeg(data: bytes, channels: int, **options: Any) -> np.ndarray:
+def decode_jpeg(data: bytes, channels: int, **options: Any) -> np.ndarray:
+    """The pixels of a plain JPEG. Raises OSError if it is damaged."""
     import simplejpeg
 
     try:
@@ -152,7 +157,7 @@ def _decode_jpeg(data: bytes, channels: int, **options: Any) -> np.ndarray:
 def _scaled_jpeg(data: bytes, header: tuple[int, int, int], to: ImageFormat, parts: int) -> Image.Image:
     """A JPEG decoded at the smallest of its scales that is twice as large as needed."""
     rows, columns, channels = to.size[0] * 2, to.size[1] * 2 * parts, header[2]
-    pixels = _decode_jpeg(data, channels, min_height=rows, min_width=columns)
+    pixels = decode_jpeg(data, channels, min_height=rows, min_width=columns)
     return _converted(Image.fromarray(pixels[..., 0] if channels == 1 else pixels), to)
 
 

@@ -106,9 +106,9 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
         )
     if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
         return catalogue.load_catalogue(folder.name, options, folder)
-    names = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    by_split = {SPLITS[f.stem.lower()]: f for f in names if f.is_file() and f.stem.lower() in SPLITS}
-    if by_split and {f.suffix for f in by_split.values()} <= {*tables.SUFFIXES, *text.SUFFIXES}:
+    suffixes = (*tables.SUFFIXES, *text.SUFFIXES)
+    paths = [(split, folder / f"{stem}{suffix}") for stem, split in SPLITS.items() for suffix in suffixes]
+    if by_split := {split: path for split, path in paths if path.is_file()}:
         return _of_files(by_split, folder, options)
     read = _with_partner if options.partner else _of_images
     while True:

@@ -22,7 +22,7 @@ class Order(Protocol):
     """Which examples each step visits."""
 
     def rows(self, step: Any, size: int, batch: int, seed: Any) -> Any:
-        """(B,) indices of the examples of a step; NumPy arrays if the step is a Python or NumPy number."""
+        """(B,) indices of the examples of a step, on the host for a Python number; (S, B) for steps (S, 1) in NumPy."""
 
     def check(self, size: int, batch: int) -> None:
         """Raises UserError if batches of this size cannot be made."""
@@ -63,7 +63,7 @@ class Repeated:
         return (
             rows.repeat(self.times, total_repeat_length=batch)
             if isinstance(rows, jax.Array)
-            else rows.repeat(self.times)
+            else rows.repeat(self.times, axis=-1)
         )
 
     def check(self, size: int, batch: int) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "too_large_for_device",
 ]
 
+_BLOCK = 64  # steps whose examples are determined together
 _FAR = 2**40  # more steps than any run has
 
 
@@ -158,8 +159,12 @@ class Streamed:
     host: Sequence[HostTransform] = ()
     threads: int = 0
     workers: int = 0
-    _reader: Generator[Arrays, None, None] | None = field(default=None, repr=False)
+    grouped: int = 1  # batches that are read and put on the device together, where they are small
+    _reader: Generator[list[Arrays], None, None] | None = field(default=None, repr=False)
     _expected: int = field(default=-1, repr=False)
+    _group: tuple[int, list[Arrays]] = field(default=(0, []), repr=False)  # the last one read, from its first step on
+    _held: Window | None = field(default=None, repr=False)  # that group on the device
+    _visits: tuple[int, np.ndarray] | None = field(default=None, repr=False)  # of a block of steps
 
     def __post_init__(self):
         self.transforms = as_transforms(self.transforms)
@@ -169,8 +174,9 @@ class Streamed:
     def of(cls, arrays: Arrays, batch: int | None, transforms: Sequence[Transform] = (), **more: Any) -> Streamed:
         """A source of arrays and columns; with `batch=None`, all examples at every step, in order."""
         size = len(arrays["x"])
-        depth = int(np.clip(2**28 * size // max(1, nbytes(arrays) * (batch or size)), 2, 8))
-        more = {"prefetch": depth, "shuffle": batch is not None, **more}
+        width = max(1, nbytes(arrays) * (batch or size) // size)  # bytes of a batch
+        depth, grouped = int(np.clip(2**28 // width, 2, 8)), int(np.clip(2**20 // width, 1, 16))
+        more = {"prefetch": depth, "grouped": grouped, "shuffle": batch is not None, **more}
         return cls(partial(take, arrays), size, batch or size, tuple(transforms), **more)
 
     @property
@@ -188,10 +194,28 @@ class Streamed:
         """The n batches from `step` on, prefetched as long as calls are consecutive."""
         if self._reader is None or self._expected != step:
             self.close()
-            threads = self.threads or os.cpu_count() or 1
-            self._reader = read_ahead(replace(self)._read, step, _FAR, self.prefetch, threads, self.workers)
+            reader, threads = replace(self), self.threads or os.cpu_count() or 1
+            read = partial(reader._read_group, step)
+            self._reader = read_ahead(read, 0, _FAR, self.prefetch, threads, self.workers)
+            self._group = step, []
         self._expected = step + n
-        return self._window(step, [next(self._reader) for _ in range(n)])
+        if n == 1:
+            self._batch_of(step)
+            self._held = self._held or self._window(*self._group)
+            return self._held
+        return self._window(step, [self._batch_of(i) for i in range(step, step + n)])
+
+    def _batch_of(self, step: int) -> Arrays:
+        """The raw batch of a step of the last group, or of the next one."""
+        start, rows = self._group
+        if step >= start + len(rows):
+            start, rows = self._group = step, next(self._reader)
+            self._held = None
+        return rows[step - start]
+
+    def _read_group(self, start: int, number: int) -> list[Arrays]:
+        first = start + number * self.grouped
+        return [self._read(step) for step in range(first, first + self.grouped)]
 
     def check(self) -> None:
         if not 1 <= self.batch <= self.size:
@@ -208,15 +232,15 @@ class Streamed:
                 "streamed data needs a mesh whose data axis has equal parts in all processes, in their order"
             )
         sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
-        return replace(self, sharding=sharding, shard=(jax.process_index(), processes), _reader=None)
+        return replace(self, sharding=sharding, shard=(jax.process_index(), processes), _reader=None, _held=None)
 
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-            self._reader = None
+            self._reader = self._held = None
 
     def _read(self, step: int) -> Arrays:
-        index = _order(self).rows(step, self.size, self.batch, self.seed)
+        index = self._index(step)
         process, processes = self.shard
         mine = np.array_split(np.arange(self.batch), processes)[process]
         raw = {**self.records(index[mine]), "index": index[mine]}
@@ -224,6 +248,14 @@ class Streamed:
             rngs = generators(self.seed, step, index)
             raw["x"] = transform_images(raw["x"], self.host, [rngs[i] for i in mine])
         return raw
+
+    def _index(self, step: int) -> np.ndarray:
+        """The examples of a step; those of many steps, determined together, cost little more."""
+        block, visits = step // _BLOCK, self._visits
+        if visits is None or visits[0] != block:
+            steps = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.int64)[:, None]
+            visits = self._visits = block, _order(self).rows(steps, self.size, self.batch, self.seed)
+        return visits[1][step % _BLOCK]
 
     def _window(self, step: int, rows: list[Arrays]) -> Window:
         stacked = {

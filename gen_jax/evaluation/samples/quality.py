@@ -112,9 +112,9 @@ class Reference(NamedTuple):
 
 
 def features_of(encoder: Encoder, split: Split, n: int) -> np.ndarray:
-    """Features of the first n examples, at most 256 MB of which are in memory at once."""
+    """Features of the first n examples, about 64 MB of which are in memory at once."""
     n = min(n, split.size)
-    at_once = max(encoder.block, 2**28 // (4 * max(1, int(np.prod(split.arrays["x"].shape[1:])))))
+    at_once = max(encoder.block, 2**26 // (4 * max(1, int(np.prod(split.arrays["x"].shape[1:])))))
     parts = (split.part(start, min(n, start + at_once)) for start in range(0, n, at_once))
     return np.concatenate([encoder(examples_of(part, part.size)).features for part in parts])
 
