@@ -175,7 +175,7 @@ class Streamed:
         """A source of arrays and columns; with `batch=None`, all examples at every step, in order."""
         size = len(arrays["x"])
         width = max(1, nbytes(arrays) * (batch or size) // size)  # bytes of a batch
-        depth, grouped = int(np.clip(2**28 // width, 2, 8)), int(np.clip(2**20 // width, 1, 16))
+        depth, grouped = int(np.clip(2**28 // width, 2, 8)), int(np.clip(2**20 // width, 1, 32))
         more = {"prefetch": depth, "grouped": grouped, "shuffle": batch is not None, **more}
         return cls(partial(take, arrays), size, batch or size, tuple(transforms), **more)
 
