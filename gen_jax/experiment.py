@@ -123,4 +123,4 @@ class Experiment:
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
         train, part = (fixed(counted(data[one]), self.host_transforms) for one in (self.train, name))
-        return Split(name, part, tuple(self.transforms), batch, train, data.name)
+        return Split(name, part, tuple(self.transforms), batch, train, data.name, data.info.levels)

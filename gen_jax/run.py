@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
@@ -19,6 +21,7 @@ from gen_jax.core import Diagnosed, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.dataset import Dataset, is_lazy
 from gen_jax.data.loading import load as load_data
+from gen_jax.data.options import spell, split_name
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator
@@ -88,24 +91,30 @@ class Run:
             return
         for name in dict.fromkeys((experiment.train, experiment.validation, experiment.test)):
             split = experiment.split(self.data, name)
-            for start in range(0, 10_000 if is_lazy(split.arrays) else split.size, 10_000):
-                part = split.part(start, start + 10_000)
+            at_once = max(1, min(10_000, 2**24 // max(1, int(np.prod(split.arrays["x"].shape[1:])))))
+            for start in range(0, min(split.size, 10_000) if is_lazy(split.arrays) else split.size, at_once):
+                part = split.part(start, start + at_once)
                 batch = {entry: np.asarray(a) for entry, a in part.head(part.size).items()}
                 if reason := model.unsupported(batch):
                     raise UserError(f"{self.data.name} [{split.name}]: {reason}")
 
     @cached_property
     def folder(self) -> Workdir:
-        found = {"name": self.data.name, "digest": self.data.info.digest, "resident": not self.streaming_reason}
+        found = {"name": self.data.name, "digest": self.data.digest, "resident": not self.streaming_reason}
+        if "data" in self.config.knobs and os.path.exists(path := split_name(self.config.knobs["data"])[0]):
+            found["path"] = os.path.abspath(path)
         return Workdir(self.workdir, self.config, self.seed, found)
 
     @cached_property
     def streaming_reason(self) -> str:
         """Why the training data is streamed; "" if it is kept on the device. A resumed run goes on as it began."""
         begun = (read_record(self.workdir) or {}).get("data", {}).get("resident")
-        if begun is None or self.experiment.resident is not None or self.experiment.host_transforms:
-            return self.experiment.streaming_reason(self.data)
-        return "" if begun else "as when the run began"
+        if begun is not None and self.experiment.resident is None and not self.experiment.host_transforms:
+            return "" if begun else "as when the run began"
+        reason = self.experiment.streaming_reason(self.data)
+        if jax.process_count() > 1 and np.any(process_allgather(np.array(bool(reason)))):  # all do the same
+            reason = reason or "another process streams it"
+        return reason
 
     @property
     def notes(self) -> list[str]:
@@ -258,6 +267,9 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
         )
     file = load(path)
     knobs = {name: _as(file.defaults[name], v) for name, v in record["knobs"].items() if name in file.defaults}
+    absolute = record.get("data", {}).get("path")
+    if "data" in knobs and absolute and not os.path.exists((parts := split_name(knobs["data"]))[0]):
+        knobs["data"] = spell(absolute, parts[1])  # from another folder
     one = Layout(data=1)  # whatever layout the run was trained with
     run = Run.prepare(file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False)
     changes, other = run.folder.changes(), run.folder.changed_data(record)

@@ -24,7 +24,7 @@ def config(
     groups: int = 3,
     depth: int = 1,
     width: int = 32,
-    channels: int = 4,
+    latent_channels: int = 4,
     warm_up: int = 300,
     free_bits: float = 0.0,
     balance: bool = True,
@@ -41,7 +41,7 @@ def config(
         groups: latent resolutions
         depth: latent images per group
         width: features of the blocks
-        channels: of each latent image
+        latent_channels: of each latent image
         warm_up: steps in which the weight of the KL grows from 0 to 1
         free_bits: nats of KL per group that cost nothing
         balance: while it grows, groups with more KL weigh more
@@ -57,7 +57,7 @@ def config(
         2 if smoke else groups,
         depth,
         4 if smoke else width,
-        2 if smoke else channels,
+        2 if smoke else latent_channels,
         beta=bounds.linear(1.0, warm_up),
         bound=partial(bounds.elbo, free_bits=free_bits, balanced=balance),
     )

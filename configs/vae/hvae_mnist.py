@@ -26,7 +26,7 @@ def config(
     groups: int = 3,
     depth: int = 3,
     width: int = 64,
-    channels: int = 8,
+    latent_channels: int = 8,
     warm_up: int = 5000,
     lr: float = 1e-3,
     batch: int = 128,
@@ -41,7 +41,7 @@ def config(
         groups: latent resolutions
         depth: latent images per group
         width: features of the blocks
-        channels: of each latent image
+        latent_channels: of each latent image
         warm_up: steps in which the weight of the KL grows from 0 to 1
         lr: learning rate of Adamax at the start of its cosine decay
         batch: examples per step
@@ -49,7 +49,7 @@ def config(
     """
     images = load(data)
     info = images.images(multiple=2 ** ((2 if smoke else groups) - 1))
-    sizes = (2, 1, 4, 2) if smoke else (groups, depth, width, channels)
+    sizes = (2, 1, 4, 2) if smoke else (groups, depth, width, latent_channels)
     model = HVAE(
         info.shape,
         Bernoulli(),

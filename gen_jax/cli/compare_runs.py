@@ -15,6 +15,7 @@ from gen_jax import plots
 from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import averaged
+from gen_jax.data.catalogue import CATALOGUE
 from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
@@ -125,7 +126,7 @@ def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
 def _same(found: dict[str, str], data: str, data_dir: Path | None) -> None:
     """Raises a UserError unless all runs use this data set, or, if "", the same one."""
     names = set(found.values())
-    data = load_data(data, data_dir).name if data and names != {data} else data
+    data = load_data(data, data_dir).name if data and data not in CATALOGUE else data
     if data and names - {data}:
         where = next(one for one, name in found.items() if name != data)
         raise UserError(f"{where} is of {found[where]}, not of {data}")

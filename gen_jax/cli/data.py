@@ -51,9 +51,16 @@ def data(
     from gen_jax.data import load
 
     found = load(source, data_dir, **options.changed)
+    if action == "show":
+        _note(found)
+        _show(found, out or Path("data.png"))
+    else:
+        _pack(source, found, destination, data_dir, options)
+
+
+def _note(found: Any) -> None:
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    _show(found, out or Path("data.png")) if action == "show" else _pack(found, destination)
 
 
 def _list(data_dir: Path | None) -> None:
@@ -175,13 +182,15 @@ def _cell(value: float, names: tuple[str, ...]) -> str:
     return "" if value != value else names[int(value)] if names else f"{value:g}"
 
 
-def _pack(found: Any, destination: Path) -> None:
+def _pack(source: str, found: Any, destination: Path, data_dir: Path | None, options: DataOptions) -> None:
     from tqdm import tqdm
 
-    from gen_jax.data.shards import pack
+    from gen_jax.data.loading import pack
 
     total = sum(len(arrays["x"]) for arrays in found.splits.values())
     with tqdm(total=total, desc=f"packing {found.name}", unit=" examples", dynamic_ncols=True, leave=False) as bar:
-        sizes = pack(found, destination, bar.update)
+        packed, sizes = pack(source, destination, bar.update, data_dir=data_dir, **options.changed)
+    _note(packed)
+    total = sum(len(arrays["x"]) for arrays in packed.splits.values())
     listed = ", ".join(f"{split} {_size(size)}" for split, size in sizes.items())
     print(f"{total:,} examples in {destination} ({listed}); use it as --data {os.fspath(destination)}")

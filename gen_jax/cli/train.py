@@ -82,11 +82,9 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
 def _data_options(knobs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, tuple[Any, Any, str]]:
     """{option: (type, default, help)} of how data is read, for configs with the knob "data"."""
     found = knob_help(DataOptions)
-    return {
-        name: (kind | None, None, f"data: {text}")
-        for name, (kind, _, text) in found.items()
-        if name not in {*knobs, *options}
-    }
+    if clash := sorted(found.keys() & {*knobs, *options}):
+        raise UserError(f"--{clash[0]} is an option of every config with the knob --data: rename the knob")
+    return {name: (kind | None, None, f"data: {text}") for name, (kind, _, text) in found.items()}
 
 
 def train(path: str, arguments: Sequence[str]) -> None:

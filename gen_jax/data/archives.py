@@ -16,6 +16,9 @@ from gen_jax.errors import UserError
 
 __all__ = ["open_arrays_files"]
 
+OBSERVATIONS = {"x", "X", "data", "images"}
+SHARED = ("columns", "categories_")  # beginnings of names that are of all splits
+
 
 def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     """A data set from .npy files, or from the arrays of .npz files by their names; one file, or one per split.
@@ -28,12 +31,12 @@ def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dat
     parts: dict[str, dict[str, np.ndarray]] = {}
     for split, path in paths.items():
         for key, a in _load_arrays(path).items():
-            first, mark, rest = key.replace("/", "_", 1).partition("_")
-            named = "" if split else SPLITS.get(first.lower(), "")
-            parts.setdefault(split or named, {})[(rest if mark else "x") if named else key] = a
+            parts.setdefault(split, {})[key] = a
+    if list(parts) == [""]:
+        parts = _by_prefix(parts[""])
     path = next(iter(paths.values()))
     common = parts.pop("", {}) if len(parts) > 1 else {}
-    shared = {key: a for key, a in common.items() if key.startswith(("columns", "categories_"))}
+    shared = {key: a for key, a in common.items() if key.startswith(SHARED)}
     made = {split: _Part(path, some | shared, options) for split, some in parts.items()}
     names = _class_names([one.label for one in made.values() if one.table is None])
     splits = {split: one.examples(names) for split, one in made.items()}
@@ -43,6 +46,19 @@ def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dat
     if table is None:
         return Dataset(name, splits, describe(splits, names))
     return Dataset(name, splits, {**describe(splits, table.class_names), **table.described()})
+
+
+def _by_prefix(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of each split where all names begin with one, as train_x; else all of them as one part, ""."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, a in arrays.items():
+        first, mark, rest = key.replace("/", "_", 1).partition("_")
+        split = "" if key.startswith(SHARED) else SPLITS.get(first.lower(), "none")
+        parts.setdefault(split, {})[key if not split else rest if mark else "x"] = a
+    named = [part for split, part in parts.items() if split]
+    if "none" in parts or not all(OBSERVATIONS & part.keys() for part in named):
+        return {"": arrays}
+    return parts
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -72,7 +88,7 @@ class _Part:
     """The arrays of one split."""
 
     def __init__(self, path: Path, arrays: dict[str, np.ndarray], options: Any):
-        self.path, self.options = path, options
+        self.path, self.options, self.arrays = path, options, arrays
         columns = arrays.pop("columns", None)
         pick = lambda *names: next((arrays[n] for n in names if n in arrays), None)
         named = [one if one in arrays and arrays[one].ndim > 1 else "" for one in (options.columns, options.targets)]
@@ -101,13 +117,16 @@ class _Part:
 
     def examples(self, class_names: tuple[str, ...]) -> dict[str, Any]:
         if self.table is not None:
-            return self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
+            made = self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
+            return made[0]
+        applicable = [name for name in ("columns", "targets") if getattr(self.options, name) in self.arrays]
+        self.options.only(self.path, "label", *applicable)
         x = _observations(self.x, self.length is None)
         if self.length is None:
             arrays = {"x": x}
-        elif len(self.length) == len(x) and x.ndim > 1 and self.length.max() <= x.shape[1]:
+        elif len(x) and len(self.length) == len(x) and x.ndim > 1 and self.length.max() <= x.shape[1]:
             arrays = {"x": x, "length": self.length.astype(np.int32)}
-        elif int(self.length.sum()) == len(x) and self.length.min() >= 1:
+        elif len(self.length) and int(self.length.sum()) == len(x) and self.length.min() >= 1:
             arrays = pad(np.split(x, np.cumsum(self.length)[:-1]))
         else:
             raise UserError(
@@ -130,5 +149,9 @@ class _Part:
 def _observations(x: np.ndarray, images: bool) -> np.ndarray:
     """Values as float32 or at most 32-bit integers; gray images of 8 bits with an axis of channels."""
     x = x[:, None] if x.ndim == 1 else x
+    if x.dtype.kind == "U":
+        raise UserError("the observations of an array file must be numbers, got texts")
+    if x.dtype.itemsize > 4 and x.dtype.kind in "iu" and x.size and not -(2**31) <= x.min() <= x.max() < 2**31:
+        raise UserError(f"whole numbers must fit in 32 bits, got {x.min()} to {x.max()}: store them as floats")
     x = x.astype(np.float32) if x.dtype.kind == "f" else x.astype(np.int32) if x.dtype.itemsize > 4 else x
     return x[..., None] if x.ndim == 3 and x.dtype == np.uint8 and images else x

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,36 +208,52 @@ def load_catalogue(name: str, options: Any, folder: Path | None = None) -> Datas
     Images are fitted to `options.size`, and decoded into the data folder unless they are too many: then they are
     decoded whenever they are read.
     """
-    if folder is not None:
-        builder = _tfds().builder_from_directory(str(folder))
-    else:
-        builder = _catalogue_builder(name, None)
+    builder = _catalogue_builder(name, None) if folder is None else _tfds().builder_from_directory(str(folder))
+    name = name if folder is None else builder.info.name
     if folder is None and not builder.is_prepared():
         raise UserError(
             f"{name} is not prepared in {data_folder()}: run `pip install tensorflow-cpu` and "
             f"`python -m gen_jax data prepare {name}`"
         )
-    arrays_folder = Path(builder.data_dir) / "gen_jax_arrays"
-    image = _image_feature(builder)
+    image, to = _image_feature(builder), None
     if image is None:
-        if options.changed:
-            raise UserError(f"{name} has no images that could be read with {next(iter(options.changed))}")
+        options.only(name)
     else:
         to = _format_of(dict(builder.info.features)[image], options, name)
+    key = hashlib.sha256(f"{_version(builder)} {to}".encode()).hexdigest()
+    arrays_folder = data_folder() / "gen_jax" / "prepared" / name.replace("/", "_") / key[:16] / "arrays"
+    if to is not None:
+        name = f"{name}-{key[:8]}"
         size = sum(split.num_examples for split in builder.info.splits.values()) * int(np.prod(to.shape)) * to.bits // 8
-        key = hashlib.sha256(repr(to).encode()).hexdigest()[:12]
-        arrays_folder = arrays_folder.with_name(f"gen_jax_arrays-{key}")
         if options.decode == "stream" or (options.decode == "" and size > DECODED_ONCE):
-            return _streamed(name, builder, image, to)
+            return _with_validation(_streamed(name, builder, image, to, key, arrays_folder.with_name("single")))
     if not arrays_folder.is_dir():
         with locked(arrays_folder.parent), _explained(name):
             if not arrays_folder.is_dir():
-                if image is None:
+                if to is None:
                     _write_all(arrays_folder, builder)
                 else:
-                    lazy = _streamed(name, builder, image, to)
+                    lazy = _streamed(name, builder, image, to, key, arrays_folder.with_name("single"))
                     write_arrays(arrays_folder, lazy.splits, lazy.described or {})
-    return open_arrays(name, arrays_folder)
+    return _with_validation(open_arrays(name, arrays_folder))
+
+
+def _version(builder: Any) -> str:
+    """What identifies the content of a prepared builder."""
+    splits = {name: (split.num_examples, split.num_bytes) for name, split in builder.info.splits.items()}
+    return f"{builder.info.full_name} {sorted(splits.items())}"
+
+
+def _with_validation(data: Dataset) -> Dataset:
+    """The data set with a validation split: its own, or the last tenth of the training split."""
+    splits = dict(data.splits)
+    if "validation" in splits or "train" not in splits:
+        return data
+    start = len(splits["train"]["x"]) * 9 // 10
+    part = lambda rows: {entry: a[rows] for entry, a in splits["train"].items()}
+    made = {"train": part(slice(start)), "validation": part(slice(start, None))}
+    rest = {split: arrays for split, arrays in splits.items() if split != "train"}
+    return replace(data, splits={**made, "test": made["validation"], **rest})
 
 
 def _image_feature(builder: Any) -> str | None:
@@ -258,23 +274,37 @@ def _format_of(feature: Any, options: Any, name: str) -> ImageFormat:
     return ImageFormat(size, options.channels or channels or 3, options.bits, options.fit or "stretch")
 
 
-def _streamed(name: str, builder: Any, image: str, to: ImageFormat) -> Dataset:
-    """A set whose images are decoded whenever they are read."""
+def _streamed(name: str, builder: Any, image: str, to: ImageFormat, key: str, folder: Path) -> Dataset:
+    """A set whose images are decoded whenever they are read; labels and other single numbers are kept in the folder."""
     tfds = _tfds()
     splits: dict[str, dict[str, Any]] = {}
     for split, about in builder.info.splits.items():
         source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
         fetch = lambda index, source=source: [row[image] for row in source.__getitems__(index)]
-        splits[split] = {**columns(EncodedImages(f"{name} [{split}]", fetch, about.num_examples, to))}
-        others = Examples(source, about.num_examples)
-        single = {entry for entry, (shape, _) in others.entries.items() if shape == ()}
-        if single:
-            rows = others.read(np.arange(about.num_examples))
-            splits[split] |= {entry: rows[entry] for entry in single}
-    version = f"{builder.info.full_name} {dict(builder.info.splits)} {to}"
-    digest = hashlib.sha256(version.encode()).hexdigest()
-    said = {"shape": to.shape, "levels": 2**to.bits, "digest": digest, **_labels_of(builder)}
+        images = EncodedImages(f"{name} [{split}]", fetch, about.num_examples, to)
+        splits[split] = {**columns(images), **_single_numbers(source, about.num_examples, folder / f"{split}.npz")}
+        images.labels = splits[split].get("label")
+    said = {"shape": to.shape, "levels": 2**to.bits, "digest": key, **_labels_of(builder)}
     return Dataset(name, splits, said)
+
+
+def _single_numbers(source: Any, size: int, path: Path) -> dict[str, np.ndarray]:
+    """The features of a data source that are one number for each example, read once and kept."""
+    if not path.is_file():
+        examples = Examples(source, size)
+        single = [entry for entry, (shape, _) in examples.entries.items() if shape == ()]
+        found: dict[str, Any] = {entry: [] for entry in single}
+        for start in range(0, size if single else 0, 500):
+            block = examples.read(np.arange(start, min(size, start + 500)))
+            for entry, values in found.items():
+                values.append(block[entry])
+        found = {entry: np.concatenate(values) for entry, values in found.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez(draft, **found)
+        draft.replace(path)
+    with np.load(path, allow_pickle=False) as kept:
+        return {entry: kept[entry] for entry in kept.files}
 
 
 def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
@@ -285,7 +315,9 @@ def _catalogue_builder(name: str, data_dir: str | os.PathLike | None):
         known = {*CATALOGUE, *re.findall(r"^\s*- (\w+)", str(error), re.MULTILINE)}
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`python -m gen_jax data list` lists what there is"
-        raise UserError(f"there is no data set {name!r}: {hint}") from None
+        raise UserError(f"there is no data set {name!r}, and no file or folder of that name: {hint}") from None
+    except ValueError:
+        raise UserError(f"there is no data set {name!r}, and no file or folder of that name") from None
     except (ImportError, AttributeError) as error:
         raise UserError(f"{name} needs TensorFlow to be prepared: run `pip install tensorflow-cpu` ({error})") from None
 

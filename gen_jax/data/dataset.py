@@ -52,6 +52,12 @@ class Dataset:
     partner: Dataset | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """The content hash of the data, of both domains where there are two."""
+        own = self.info.digest
+        return own if self.partner is None else hashlib.sha256(f"{own}{self.partner.digest}".encode()).hexdigest()
+
     @cached_property
     def info(self) -> DataInfo:
         """Shape, levels, classes, names and content hash of the data."""
@@ -194,10 +200,10 @@ def _has_nan(a: Any) -> bool:
     return a.dtype.kind == "f" and any(bool(np.isnan(block).any()) for block in blocks(a))
 
 
-def value_range(a: Any) -> tuple[float, float]:
-    """The lowest and highest value; of a column of integers, of their type, without reading it."""
-    if isinstance(a, Column) and a.dtype.kind in "iu":
-        return float(np.iinfo(a.dtype).min), float(np.iinfo(a.dtype).max)
+def value_range(a: Any, levels: int | None = None) -> tuple[float, float]:
+    """The lowest and highest value; of a column of integers 0 .. levels - 1 these, without reading it."""
+    if isinstance(a, Column) and levels:
+        return 0.0, levels - 1.0
     ranges = [(float(block.min()), float(block.max())) for block in blocks(a)]
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 

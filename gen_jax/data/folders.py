@@ -39,6 +39,7 @@ __all__ = [
     "choose_format",
     "content_splits",
     "fraction",
+    "has_splits",
     "index_folder",
     "labels_of",
     "mark_unreadable",
@@ -85,8 +86,11 @@ class Index:
         )
 
 
-def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = None) -> Index:
-    """Indexes the images below a folder. Files that have not changed since the last time are not read again."""
+def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = None, unique: bool = True) -> Index:
+    """Indexes the images below a folder. Files that have not changed since the last time are not read again.
+
+    unique: leave out all but one of the files with the same content.
+    """
     folder = folder.expanduser()
     try:
         found = list(_walk(folder))
@@ -102,7 +106,7 @@ def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = Non
     rows = _examined(folder, images, known, progress)
     if rows != list(known.values()):
         kept.write(rows)
-    return _sorted_out(folder, rows, others)
+    return _sorted_out(folder, rows, others, unique)
 
 
 def mark_unreadable(folder: Path, reasons: Mapping[str, str], data_dir: Path | None = None) -> None:
@@ -111,7 +115,7 @@ def mark_unreadable(folder: Path, reasons: Mapping[str, str], data_dir: Path | N
     rows = kept.read()
     for path, why in reasons.items():
         name = Path(path).relative_to(folder.expanduser()).as_posix()
-        rows[name] = [*rows[name][:3], "", None, why]
+        rows[name] = [*rows[name][:4], None, why]
     kept.write(list(rows.values()))
 
 
@@ -129,12 +133,12 @@ def _walk(folder: Path) -> Iterator[tuple[str, int, int]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    pending.append((entry.path, f"{prefix}{entry.name}/"))
-                    continue
                 try:
+                    if entry.is_dir():
+                        pending.append((entry.path, f"{prefix}{entry.name}/"))
+                        continue
                     about = entry.stat()
-                except OSError:  # a dangling link
+                except OSError:  # a link to nowhere, or to itself
                     about = entry.stat(follow_symlinks=False)
                 yield f"{prefix}{entry.name}", about.st_size, about.st_mtime_ns
 
@@ -146,7 +150,8 @@ def _examined(
 
     def examine(one: tuple[str, int, int]) -> list[Any]:
         name, size, modified = one
-        if (old := known.get(name)) and old[1:3] == [size, modified]:
+        old = known.get(name)
+        if old and old[1:3] == [size, modified] and old[3]:  # what could not be read may be readable now
             return old
         try:
             with open(folder / name, "rb") as file:
@@ -192,7 +197,7 @@ class _Kept(NamedTuple):
             draft.replace(self.path)
 
 
-def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str]) -> Index:
+def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str], unique: bool) -> Index:
     """The index, without unreadable files and without the second of two files of the same content.
 
     Of duplicates in several splits the one for testing stays, so that nothing is tested that was trained on.
@@ -202,14 +207,15 @@ def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str]) -> Ind
     ranked = sorted(rows, key=lambda row: (order.get(_split_of(row[0]), 3), row[0]))
     for row in ranked:
         if not row[5]:
-            first.setdefault(row[3], row[0])
+            first.setdefault(row[3] if unique else row[0], row[0])
+    of = lambda row: first[row[3] if unique else row[0]]
     files = [
         IndexedFile(row[0], row[1], row[2], row[3], Header(*row[4]))
         for row in rows
-        if not row[5] and first[row[3]] == row[0]
+        if not row[5] and of(row) == row[0]
     ]
     unreadable = {row[0]: row[5] for row in rows if row[5]}
-    duplicates = {row[0]: first[row[3]] for row in rows if not row[5] and first[row[3]] != row[0]}
+    duplicates = {row[0]: of(row) for row in rows if not row[5] and of(row) != row[0]}
     if not files:
         name, why = next(iter(unreadable.items()))
         raise UserError(f"none of the {len(rows):,} images in {folder} can be read; {name}: {why}")
@@ -233,16 +239,19 @@ def split_files(files: Sequence[IndexedFile], folder: Path | str) -> dict[str, l
     A validation or test split that has no subfolder is taken from the training files in the same way.
     """
     named: dict[str, list[IndexedFile]] = {"train": [], "validation": [], "test": []}
-    rest = []
-    for file in sorted(files, key=lambda file: fraction(file.digest)):
-        (named[split] if (split := _split_of(file.name)) else rest).append(file)
+    ordered, by_folder = sorted(files, key=lambda file: fraction(file.digest)), has_splits(files)
+    for file in ordered:
+        named[_split_of(file.name) if by_folder else "train"].append(file)
     if not named["train"]:
-        if any(named.values()):
-            raise UserError(f"{folder} has no train/ beside val/ and test/: rename them, or give one split as --data")
-        named["train"] = rest
+        raise UserError(f"{folder} has no train/ beside val/ and test/: rename them, or give one split as --data")
     missing = [split for split in ("validation", "test") if not named[split]]
     parts = content_splits(np.array([fraction(file.digest) for file in named["train"]]), missing, folder)
     return named | {split: [named["train"][i] for i in part] for split, part in parts.items()}
+
+
+def has_splits(files: Sequence[IndexedFile]) -> bool:
+    """Whether all files lie in folders that are named as splits."""
+    return all(_split_of(file.name) for file in files)
 
 
 def content_splits(values: np.ndarray, missing: Sequence[str], where: Any) -> dict[str, np.ndarray]:
@@ -266,7 +275,8 @@ def labels_of(
     splits: Mapping[str, Sequence[IndexedFile]], folder: Path
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Labels from the subfolders of each split, and their names; ({}, ()) if files do not lie in class folders."""
-    named = {split: [_class_of(file.name) for file in files] for split, files in splits.items()}
+    by_folder = has_splits([file for files in splits.values() for file in files])
+    named = {split: [_class_of(file.name, by_folder) for file in files] for split, files in splits.items()}
     counts = Counter(name for names in named.values() for name in names)
     if "" in counts or len(counts) < 2:
         return {}, ()
@@ -280,10 +290,10 @@ def labels_of(
     return {split: np.array([numbers[name] for name in some], np.int32) for split, some in named.items()}, names
 
 
-def _class_of(name: str) -> str:
+def _class_of(name: str, by_folder: bool) -> str:
     """The class folder of a file: its first folder, or the first below that of its split; "" if there is none."""
     parts = name.split("/")[:-1]
-    parts = parts[1:] if _split_of(name) else parts
+    parts = parts[1:] if by_folder else parts
     return parts[0] if parts else ""
 
 
@@ -331,13 +341,14 @@ class Images(DecodedRecords):
         files: Mapping[str, Sequence[IndexedFile]],
         to: Mapping[str, ImageFormat],
         halves: bool = False,
+        labels: np.ndarray | None = None,
     ):
         self.folders, self.halves = {entry: os.fspath(folder) for entry, folder in folders.items()}, halves
         self.files = {entry: [(f.name, f.size, f.modified) for f in some] for entry, some in files.items()}
         self.direct = {
             entry: [not halves and _is_direct(f.header, to[entry]) for f in some] for entry, some in files.items()
         }
-        super().__init__(len(next(iter(files.values()))), to)
+        super().__init__(len(next(iter(files.values()))), to, labels)
 
     def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
         for entry, files in self.files.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +47,35 @@ def open_saved_dataset(folder: Path, options: Any) -> tuple[dict[str, dict[str, 
     except Exception as error:  # of any kind, for damaged files
         raise UserError(f"{folder} cannot be read: {str(error).partition(chr(10))[0][:200]}") from error
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    made = {split: _entries_of(one, options, folder) for split, one in splits.items()}
+    try:
+        made = {split: _entries_of(one, options, folder, splits.values()) for split, one in splits.items()}
+    except UserError:
+        raise
+    except Exception as error:  # of the library, or of Pillow
+        raise UserError(f"{folder} cannot be read: {str(error).partition(chr(10))[0][:200]}") from error
     label = next(iter(splits.values())).features.get(options.label or "label")
     names = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
     return made, {"class_names": names} if names else {}
 
 
-def _entries_of(saved: Any, options: Any, folder: Path) -> dict[str, Any]:
+def _entries_of(saved: Any, options: Any, folder: Path, all_splits: Iterable[Any]) -> dict[str, Any]:
     """The image column of a split as "x", or its numeric columns, and the label."""
     import datasets
 
     features = saved.features
     label = options.label or ("label" if "label" in features else "")
+    if label and (label not in features or "int" not in getattr(features[label], "dtype", "")):
+        raise UserError(f"{folder} has no labels of whole numbers called {label!r}; it has {', '.join(features)}")
     labels = {"label": np.asarray(saved.with_format("numpy")[label][:], np.int32)} if label else {}
     if image := next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None):
-        encoded = saved.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        fetch = lambda index: [_bytes_of(one) for one in encoded[index][image]]
-        headers = [read_header(fetch([i])[0]) for i in range(len(saved))]
+        encoded = lambda one: one.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        headers = [read_header(_bytes_of(row[image])) for one in all_splits for row in encoded(one)]
+        mine = encoded(saved)
+        fetch = lambda index: [_bytes_of(one) for one in mine[index][image]]
         to = choose_format(headers, options, folder)
-        return {**columns(EncodedImages(folder.name, fetch, len(saved), to)), **labels}
+        images = EncodedImages(folder.name, fetch, len(saved), to)
+        images.labels = labels.get("label")
+        return {**columns(images), **labels}
     listed = [part.strip() for part in options.columns.split(",") if part.strip()]
     numeric = [
         n

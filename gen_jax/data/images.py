@@ -89,17 +89,16 @@ def read_header(data: bytes) -> Header:
     """The header of an image file. Raises OSError or ValueError if it is none, or too large to be decoded safely."""
     if jpeg := _jpeg_header(data):
         return Header(jpeg[0], jpeg[1], jpeg[2] == 1, False, 8, plain=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode == "F":
-                raise ValueError("floating-point pixels are not supported: save it with 8 or 16 bits")
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
-            width, height = stored[::-1] if turned else stored
-            alpha = image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info
-            gray = image.mode in (*_GRAY, "LA", "La") or (image.mode == "P" and _gray_palette(image))
-            return Header(height, width, gray, alpha, 16 if image.mode in _DEEP else 8)
+    with Image.open(io.BytesIO(data)) as image:
+        _check_size(image)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels are not supported: save it with 8 or 16 bits")
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
+        width, height = stored[::-1] if turned else stored
+        alpha = image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info
+        gray = image.mode in (*_GRAY, "LA", "La") or (image.mode == "P" and _gray_palette(image))
+        return Header(height, width, gray, alpha, 16 if image.mode in _DEEP else 8)
 
 
 def _gray_palette(image: Image.Image) -> bool:
@@ -162,11 +161,16 @@ def _scaled_jpeg(data: bytes, header: tuple[int, int, int], to: ImageFormat, par
 
 
 def _any(data: bytes, to: ImageFormat) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            return _converted(ImageOps.exif_transpose(opened), to)
+    with Image.open(io.BytesIO(data)) as opened:
+        _check_size(opened)
+        opened.load()
+        return _converted(ImageOps.exif_transpose(opened), to)
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raises ValueError above Pillow's limit, which by itself only warns up to twice of it."""
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width * image.height:,} pixels could be a decompression bomb")
 
 
 def _converted(image: Image.Image, to: ImageFormat) -> Image.Image:
@@ -251,10 +255,13 @@ class Tolerance:
 
 
 class DecodedRecords:
-    """Images that are decoded when read. One that has become unreadable is replaced by the next, up to a limit."""
+    """Images that are decoded when read.
 
-    def __init__(self, size: int, to: Mapping[str, ImageFormat]):
-        self.size, self.to = size, dict(to)
+    One that has become unreadable is replaced by the next, of its label where there are labels (N,), up to a limit.
+    """
+
+    def __init__(self, size: int, to: Mapping[str, ImageFormat], labels: np.ndarray | None = None):
+        self.size, self.to, self.labels = size, dict(to), labels
         self.tolerance = Tolerance(max(10, size // 100))
 
     @property
@@ -276,9 +283,11 @@ class DecodedRecords:
 
     def _decode_readable(self, number: int, out: Mapping[str, np.ndarray]) -> None:
         """The images of an example, or of the next one that can be decoded."""
-        for other in range(self.size):
+        for other in range(number, number + self.size):
+            if self.labels is not None and self.labels[other % self.size] != self.labels[number]:
+                continue
             try:
-                self.decode_example((number + other) % self.size, out)
+                self.decode_example(other % self.size, out)
                 return
             except Undecodable as error:
                 self.tolerance.skip(*error.args)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -35,12 +37,15 @@ from gen_jax.data.folders import (
     split_files,
 )
 from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
-from gen_jax.data.images import Tolerance
+from gen_jax.data.images import DecodedRecords, Tolerance
 from gen_jax.data.options import DataOptions, split_name
-from gen_jax.data.records import Arrays, columns, nbytes
+from gen_jax.data.records import Arrays, Column, columns, nbytes
 from gen_jax.errors import UserError
 
-__all__ = ["load", "prepared_folders"]
+__all__ = ["load", "pack", "prepared_folders"]
+
+CATALOGUE_NAME = re.compile(r"\w+(/\w[\w.]*)?(:\d+\.\d+\.\d+)?")  # as tensorflow-datasets writes names
+TABLE_OPTIONS = ("columns", "targets", "label", "missing", "id", "time")
 
 
 def load(
@@ -62,22 +67,25 @@ def load(
     chosen = DataOptions(**{**given, **options})
     with use_data_dir(data_dir):
         if name in catalogue.CATALOGUE and not isinstance(source, Path):
-            if chosen.changed:
-                raise UserError(f"{name} is read as it is: it takes no options such as {next(iter(chosen.changed))}")
+            chosen.only(name)
             return catalogue.load_named(name)
-        path = Path(name).expanduser()
-        if path.exists() or isinstance(source, Path) or "/" in name or name.startswith(("~", ".")) or path.suffix:
+        path = Path(os.path.expanduser(name))
+        if path.exists() or isinstance(source, Path) or not CATALOGUE_NAME.fullmatch(name):
             return _of_path(path, chosen)
+        chosen.only(name, "size", "fit", "channels", "bits", "decode")
         return catalogue.load_catalogue(name, chosen)
 
 
 def _of_arrays(source: Mapping[str, Any]) -> Dataset:
     """A data set from {split: arrays}, or from the arrays of one, which are split by content."""
-    if source and all(isinstance(one, Mapping) for one in source.values()):
-        splits = {split: dict(arrays) for split, arrays in source.items()}
-    else:
-        splits = tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data")
-    return Dataset("arrays", splits)
+    nested = bool(source) and all(isinstance(one, Mapping) for one in source.values())
+    parts = {SPLITS.get(s, s): dict(arrays) for s, arrays in source.items()} if nested else {"": dict(source)}
+    for split, arrays in parts.items():
+        if "x" not in arrays:
+            raise UserError(f'the data{f" [{split}]" if split else ""} needs an entry "x", got {sorted(arrays)}')
+    if nested:
+        return Dataset("arrays", tables.filled_splits(parts, "the data") if "train" in parts else parts)
+    return Dataset("arrays", tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data"))
 
 
 def _of_path(path: Path, options: DataOptions) -> Dataset:
@@ -92,10 +100,10 @@ def _of_path(path: Path, options: DataOptions) -> Dataset:
 
 def _of_folder(folder: Path, options: DataOptions) -> Dataset:
     if shards.is_packed(folder):
-        if options.changed:
-            raise UserError(f"{folder} is packed already and takes no options such as {next(iter(options.changed))}")
+        options.only(folder)
         return shards.open_packed(folder)
     if is_saved_dataset(folder):
+        options.only(folder, "size", "fit", "channels", "bits", "decode", "label", "columns")
         splits, described = open_saved_dataset(folder, options)
         splits = {SPLITS.get(s.lower(), s): tables.in_random_order(a) for s, a in splits.items()}
         splits = tables.filled_splits(splits, str(folder))
@@ -105,19 +113,20 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
             options,
         )
     if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
+        options.only(folder, "size", "fit", "channels", "bits", "decode")
         return catalogue.load_catalogue(folder.name, options, folder)
     suffixes = (*tables.SUFFIXES, *text.SUFFIXES)
     paths = [(split, folder / f"{stem}{suffix}") for stem, split in SPLITS.items() for suffix in suffixes]
-    if by_split := {split: path for split, path in paths if path.is_file()}:
+    by_split = {split: path for split, path in paths if path.is_file()}
+    if by_split and not any((folder / stem).is_dir() for stem in SPLITS):  # else they may list the images there
         return _of_files(by_split, folder, options)
+    options.only(folder, "size", "fit", "channels", "bits", "labels", "decode", "partner", "pairing")
     read = _with_partner if options.partner else _of_images
     while True:
         try:
             return read(folder, options)
-        except _Damaged as found:  # by decoding all of them: left out from now on
-            for root in (folder, *([Path(options.partner).expanduser()] if options.partner else [])):
-                inside = {path: why for path, why in found.args[0].items() if Path(path).is_relative_to(root)}
-                mark_unreadable(root, inside)
+        except _Damaged as found:
+            found.leave_out()
 
 
 def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> Dataset:
@@ -128,10 +137,13 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
     [suffix] = suffixes
     name = where.stem
     if suffix in text.SUFFIXES:
+        options.only(where, "text", "length")
         made = text.open_text(paths, options, name)
     elif suffix in (".npz", ".npy"):
+        options.only(where, *TABLE_OPTIONS)
         made = archives.open_arrays_files(paths, options, name)
     elif suffix in tables.SUFFIXES:
+        options.only(where, *TABLE_OPTIONS)
         made = tables.open_table(paths, options, name)
     elif suffix in (".zip", ".tar", ".gz", ".tgz", ".7z", ".xz"):
         raise UserError(f"{where} is an archive: unpack it, and give the folder")
@@ -150,11 +162,11 @@ def _bar(label: str, total: int, unit: str = "images"):
         yield bar.update
 
 
-def _indexed(folder: Path) -> Index:
+def _indexed(folder: Path, unique: bool = True) -> Index:
     from tqdm import tqdm
 
     bar = lambda rows, total: tqdm(rows, f"indexing {folder.name}", total, False, delay=2, unit=" files")
-    return index_folder(folder, progress=bar)
+    return index_folder(folder, progress=bar, unique=unique)
 
 
 def _of_images(folder: Path, options: DataOptions) -> Dataset:
@@ -169,31 +181,36 @@ def _of_images(folder: Path, options: DataOptions) -> Dataset:
     forms = {"x": to, "y": to} if halves else {"x": to}
     arrays = {
         split: {
-            **columns(Images({"x": folder}, {"x": files}, forms, halves)),
+            **columns(Images({"x": folder}, {"x": files}, forms, halves, labels.get(split))),
             **({"label": labels[split]} if names else {}),
         }
         for split, files in splits.items()
     }
-    return _images_dataset(folder, arrays, splits, options, names, index.notes)
+    notes = index.notes
+    if options.labels == "folders" and not halves and not names and any("/" in file.name for file in index.files):
+        notes = (*notes, f"{folder}: without labels, as not all images lie in one of several class folders")
+    return _images_dataset(folder, arrays, splits, options, names, notes)
 
 
 def _with_partner(folder: Path, options: DataOptions) -> Dataset:
     """Two folders of images: pairs of the same name, or unpaired domains."""
-    other = Path(options.partner).expanduser()
+    other = Path(os.path.expanduser(options.partner))
     if not other.is_dir():
         raise UserError(f"--partner {other} is not a folder")
     if options.pairing == "unpaired":
         alone = replace(options, partner="", pairing="")
         first, second = _of_images(folder, alone), _of_images(other, alone)
         return replace(first, partner=second, notes=(*first.notes, *second.notes))
-    indexes = {"x": _indexed(folder), "y": _indexed(other)}
+    indexes = {"x": _indexed(folder, unique=False), "y": _indexed(other, unique=False)}
     stems = {entry: {file.name.rpartition(".")[0]: file for file in index.files} for entry, index in indexes.items()}
+    for entry, index in indexes.items():
+        if len(stems[entry]) < len(index.files):
+            raise UserError(f"{index.folder} has images whose names differ in their ending only: pairs go by the name")
     if alone := sorted(stems["x"].keys() ^ stems["y"].keys()):
         there, missing = (folder, other) if alone[0] in stems["x"] else (other, folder)
         raise UserError(
             f"{len(alone):,} images have no partner; {there / alone[0]} has none in {missing} "
-            "(duplicates and unreadable files count as missing)"
-            + "".join(f"; {n}" for i in indexes.values() for n in i.notes)
+            "(unreadable files count as missing)" + "".join(f"; {n}" for i in indexes.values() for n in i.notes)
         )
     splits = split_files([stems["x"][stem] for stem in sorted(stems["x"])], folder)
     files = {s: {"x": some, "y": [stems["y"][f.name.rpartition(".")[0]] for f in some]} for s, some in splits.items()}
@@ -270,21 +287,47 @@ def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
 
 
 class _Damaged(Exception):
-    """Files that turned out to be damaged, {path: reason}."""
+    """Files that turned out to be damaged when all of them were decoded: {folder: {path: reason}}."""
+
+    def leave_out(self) -> None:
+        """Leaves them out from now on, until they change."""
+        for folder, reasons in self.args[0].items():
+            mark_unreadable(Path(folder), reasons)
 
 
 def _all_decoded(data: Dataset) -> Callable[[], None]:
-    """A check that raises _Damaged if an image could not be decoded."""
-    found = [arrays["x"].records for arrays in data.splits.values()]
-    records = list({id(one): one for one in found if isinstance(one, Images)}.values())
+    """A check that raises _Damaged if an image could not be decoded. Images of other libraries raise at once."""
+    lazy = [a.records for arrays in data.splits.values() for a in arrays.values() if isinstance(a, Column)]
+    records = list({id(one): one for one in lazy if isinstance(one, DecodedRecords)}.values())
     for one in records:
-        one.tolerance = Tolerance(None)
+        one.tolerance = Tolerance(None if isinstance(one, Images) else 0)
 
     def check() -> None:
-        if damaged := {path: why for one in records for path, why in one.tolerance.failed.items()}:
+        damaged: dict[str, dict[str, str]] = {}
+        for one in (one for one in records if isinstance(one, Images)):
+            for path, why in one.tolerance.failed.items():
+                folder = next(folder for folder in one.folders.values() if path.startswith(f"{folder}/"))
+                damaged.setdefault(folder, {})[path] = why
+        if damaged:
             raise _Damaged(damaged)
 
     return check
+
+
+def pack(
+    source: str | os.PathLike | Dataset, folder: Path, progress: Callable[[int], Any] = lambda n: None, **options: Any
+) -> tuple[Dataset, dict[str, int]]:
+    """Packs a data set into shards; returns it, and {split: its bytes}. Damaged images are left out.
+
+    progress is called with the number of examples of each block.
+    """
+    while True:
+        data = load(source, **options)
+        try:
+            return data, shards.pack(data, folder, progress, _all_decoded(data))
+        except _Damaged as found:
+            found.leave_out()
+            shutil.rmtree(folder)  # only shards of this data lie there: `shards.pack` refuses other folders
 
 
 def prepared_folder(data: Dataset) -> Path:

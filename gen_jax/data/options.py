@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -70,6 +70,12 @@ class DataOptions:
         if self.length < 1:
             raise UserError(f"the data option length must be at least 1, got {self.length}")
 
+    def only(self, where: Any, *applicable: str) -> None:
+        """Raises UserError if an option is set that does not apply to this data."""
+        if unused := sorted(self.changed.keys() - set(applicable)):
+            possible = ", ".join(applicable) or "none"
+            raise UserError(f"{where} is not read with the option {unused[0]}; options of its kind: {possible}")
+
     @property
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
@@ -79,13 +85,13 @@ class DataOptions:
 def spell(source: str, options: Mapping[str, Any]) -> str:
     """A data set and its options in one text, "photos?size=64&fit=crop"."""
     name, given = split_name(source)
-    options = {**given, **{key: value for key, value in options.items() if value not in (None, "")}}
+    options = dict(sorted({**given, **{k: value for k, value in options.items() if value not in (None, "")}}.items()))
     return name + ("?" + urlencode(options, quote_via=quote, safe=",/ ") if options else "")
 
 
 def split_name(source: str) -> tuple[str, dict[str, str]]:
     """The name or path, and the options after its "?"; a path that exists as it is has none."""
-    name, mark, query = str(source).partition("?")
-    if not mark or Path(source).expanduser().exists():
+    name, mark, query = str(source).rpartition("?")
+    if not mark or "=" not in query or os.path.exists(os.path.expanduser(source)):
         return str(source), {}
     return name, dict(parse_qsl(query, keep_blank_values=True))

@@ -96,10 +96,12 @@ class Balanced:
         table, starts, counts = (xp.asarray(a) for a in (self.table, self.starts, self.counts))
         classes = len(starts)
         whole, rest = divmod(batch, classes)
-        turn = rest * (step % classes) + xp.arange(batch, dtype=xp.int32)
+        step = xp.asarray(step, xp.uint32)  # which wraps alike on host and device
+        turn = rest * (step % classes) + xp.arange(batch, dtype=xp.uint32)
         round_ = whole * step + rest * (step // classes) + turn // classes  # of (step * batch + i) // classes
         one = permute(turn % classes, classes, seed, round_)
-        place = permute(round_ % counts[one], counts[one], seed + 1 + one.astype(xp.uint32), round_ // counts[one])
+        count = counts[one].astype(xp.uint32)
+        place = permute(round_ % count, count, seed + 1 + one.astype(xp.uint32), round_ // count)
         return table[starts[one] + place]
 
     def check(self, size: int, batch: int) -> None:

@@ -62,11 +62,16 @@ class Shards:
         return found
 
 
-def pack(data: Dataset, folder: Path, progress: Callable[[int], Any] = lambda n: None) -> dict[str, int]:
+def pack(
+    data: Dataset,
+    folder: Path,
+    progress: Callable[[int], Any] = lambda n: None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, int]:
     """Writes a data set as ArrayRecord shards; returns {split: its bytes on disk}.
 
     What was interrupted goes on where it stopped: a shard gets its name when it is complete, and info.json is written
-    last. progress is called with the number of examples of each shard.
+    last. progress is called with the number of examples of each block; check at the end, and may refuse the data.
     """
     if data.partner is not None:
         raise UserError(f"{data.name} has two unpaired domains: pack each of them")
@@ -86,10 +91,11 @@ def pack(data: Dataset, folder: Path, progress: Callable[[int], Any] = lambda n:
         except OSError:
             raise UserError(f"another process is packing into {folder}") from None
         _check_destination(folder, plan)
-        (folder / MANIFEST).write_text(json.dumps(plan))
+        _write_atomically(folder / MANIFEST, json.dumps(plan))
         splits = {}
         for split, arrays in data.splits.items():
             splits[split] = _pack_split(arrays, split, folder, progress)
+        check()
         _write_atomically(folder / INFO, json.dumps({**asdict(data.info), "packed": FORMAT, "splits": splits}))
         (folder / MANIFEST).unlink()
     (folder / "lock").unlink()

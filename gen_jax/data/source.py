@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -275,11 +276,22 @@ def too_large_for_device(arrays: Arrays) -> str:
     """
     size, device = nbytes(arrays), jax.local_devices()[0]
     stats = device.memory_stats() or {}
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    free, where = (stats["bytes_limit"], f"{device.device_kind}'s") if "bytes_limit" in stats else (host, "free")
+    if "bytes_limit" in stats:
+        free, where = stats["bytes_limit"], f"{device.device_kind}'s"
+    else:  # devices of the host share its memory
+        free, where = _available() // jax.local_device_count(), "free"
     if size <= free // 4:
         return ""
     return f"{size / 2**30:.2g} GiB are more than a quarter of the {free / 2**30:.2g} GiB of {where} memory"
+
+
+def _available() -> int:
+    """Bytes of memory that programs can still have, caches of files included."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:

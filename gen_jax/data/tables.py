@@ -37,11 +37,19 @@ CATEGORIES = 1000  # different texts of a column up to which they are categories
 
 @dataclass
 class Table:
-    """Columns of one length. categories: {column: the texts that its codes stand for}."""
+    """Columns of one length.
+
+    categories: {column: the texts that its codes stand for}. refused: {column: its type}, of those without numbers.
+    rows_at: for each row a number in [0, 1) by its content, in all columns.
+    """
 
     path: Path
     columns: dict[str, np.ndarray]
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.rows_at = _fractions(list(self.columns.values()))
 
     @property
     def rows(self) -> int:
@@ -55,14 +63,15 @@ class Table:
 
 def read_table(paths: Sequence[Path]) -> list[Table]:
     """Reads tables of the same columns, their categories with common codes."""
-    raw = [_read(path) for path in paths]
+    read = [_read(path) for path in paths]
+    raw = [columns for columns, _ in read]
     for path, columns in zip(paths, raw):
         if list(columns) != list(raw[0]):
             different = sorted(set(columns) ^ set(raw[0])) or ["their order"]
             raise UserError(f"{path} and {paths[0]} have different columns: {', '.join(different)}")
         if not columns or not len(next(iter(columns.values()))):
             raise UserError(f"{path} has no rows")
-    return code_texts([Table(path, columns) for path, columns in zip(paths, raw)])
+    return code_texts([Table(path, columns, {}, refused) for path, (columns, refused) in zip(paths, read)])
 
 
 def code_texts(tables: list[Table]) -> list[Table]:
@@ -82,11 +91,19 @@ def _codes(texts: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     return np.where(texts == "", np.nan, codes)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """{column: numbers (N,), or texts with "" where missing}"""
-    if path.suffix == ".parquet":
+def _fractions(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """A number in [0, 1) for each row, by a hash of its values."""
+    texts = [column.astype(str) if column.dtype.kind == "U" else column.astype(np.float64) for column in columns]
+    encoded = [[t.encode() for t in a.tolist()] if a.dtype.kind == "U" else [v.tobytes() for v in a] for a in texts]
+    digest = lambda row: fraction(hashlib.blake2b(b"\0".join(row), digest_size=16).hexdigest())
+    return np.array([digest(row) for row in zip(*encoded)])
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """{column: numbers (N,), or texts with "" where missing}, and {column: its type} where that is neither."""
+    if path.suffix.lower() == ".parquet":
         return _from_arrow(path, _arrow(path, "parquet"))
-    delimiter = "\t" if path.suffix == ".tsv" else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     return _from_arrow(path, _arrow(path, "csv", delimiter))
 
 
@@ -119,14 +136,14 @@ def _arrow(path: Path, kind: str, delimiter: str = ",") -> Any:
     raise UserError(f"{path} cannot be read: {text[:300]}")
 
 
-def _from_arrow(path: Path, table: Any) -> dict[str, np.ndarray]:
+def _from_arrow(path: Path, table: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     import pyarrow as pa
 
     names = table.column_names
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"{path} has several columns named {', '.join(map(repr, twice))}: rename them")
-    columns = {}
+    columns, refused = {}, {}
     for name, column in zip(names, table.columns):
         kind = column.type
         if pa.types.is_dictionary(kind):
@@ -139,13 +156,15 @@ def _from_arrow(path: Path, table: Any) -> dict[str, np.ndarray]:
             columns[name] = _numbers(column.cast(pa.float64()) if pa.types.is_decimal(kind) else column)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             columns[name] = np.array(column.fill_null("").to_pylist(), dtype=str)
-        else:
-            columns[name] = np.array([str(kind)], dtype=object)  # refused by name once it is asked for
-    return columns
+        else:  # times can order sequences; anything else is refused once it is asked for
+            refused[name] = str(kind)
+            whole = pa.int32() if pa.types.is_date32(kind) or pa.types.is_time32(kind) else pa.int64()
+            columns[name] = _numbers(column.cast(whole)) if pa.types.is_temporal(kind) else np.zeros(len(column))
+    return columns, refused
 
 
 def _numbers(column: Any) -> np.ndarray:
-    return column.to_numpy() if column.null_count == 0 else column.cast("float64").to_numpy()
+    return column.to_numpy() if column.null_count == 0 else column.cast("float64", safe=False).to_numpy()
 
 
 def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
@@ -154,14 +173,18 @@ def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     first = next(iter(read.values()))
     chosen = TableColumns.of(first, options)
     parts = {s: chosen.sequences(table) if options.id else chosen.examples(table) for s, table in read.items()}
-    splits = filled_splits(parts, name) if len(parts) > 1 else split_rows(next(iter(parts.values())), name)
+    if len(parts) == 1:
+        arrays, values = next(iter(parts.values()))
+        splits = split_rows(arrays, name, values=values)
+    else:
+        splits = filled_splits({split: arrays for split, (arrays, _) in parts.items()}, name)
     splits = align(splits) if options.id else splits
     return Dataset(name, splits, {**describe(splits, chosen.class_names), **chosen.described()})
 
 
 @dataclass
 class TableColumns:
-    """Which columns of a table become "x", "y" and "label"."""
+    """The columns of a table that become "x", "y" and "label"."""
 
     columns: tuple[str, ...]
     targets: tuple[str, ...]
@@ -200,6 +223,8 @@ class TableColumns:
     @staticmethod
     def _classes(table: Table, label: str) -> tuple[str, ...]:
         values = table.column(label)
+        if label in table.refused:
+            raise UserError(f"{table.path}: the labels in {label!r} are of the type {table.refused[label]}")
         if label in table.categories:
             names = table.categories[label]
         elif values.dtype.kind in "iub" or (np.isfinite(values).all() and (values == np.rint(values)).all()):
@@ -210,18 +235,24 @@ class TableColumns:
             raise UserError(f"{table.path}: {label!r} has {len(names):,} classes; 2 to {CATEGORIES} are possible")
         return names
 
-    def examples(self, table: Table) -> dict[str, np.ndarray]:
+    def examples(self, table: Table) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The rows as examples, and a number in [0, 1) for each, by which it falls into a split."""
         arrays = {"x": self._matrix(table, self.columns)}
         if self.targets:
             arrays["y"] = self._matrix(table, self.targets)
         if self.label:
             arrays["label"] = self._labels(table)
+        complete = self._complete(table, arrays)
+        return {entry: a[complete] for entry, a in arrays.items()}, table.rows_at[complete]
+
+    def _complete(self, table: Table, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The rows that are kept: all of them, or those without missing cells."""
         if not self.drop:
-            return arrays
-        complete = ~np.isnan(arrays["x"]).any(axis=1)
+            return np.ones(table.rows, bool)
+        complete = ~np.any([np.isnan(a).any(axis=1) for a in arrays.values() if a.dtype.kind == "f"], axis=0)
         if not complete.any():
             raise UserError(f"{table.path}: every row has a missing cell, so --missing drop leaves none")
-        return {entry: a[complete] for entry, a in arrays.items()}
+        return complete
 
     def _matrix(self, table: Table, names: Sequence[str]) -> np.ndarray:
         for name in names:
@@ -240,20 +271,24 @@ class TableColumns:
         except (KeyError, ValueError) as error:
             raise UserError(f"{table.path}: the label {error} is not among those of the first table") from None
 
-    def sequences(self, table: Table) -> dict[str, np.ndarray]:
-        """One sequence per value of the id, its steps ordered by the time, or as in the table."""
+    def sequences(self, table: Table) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """One sequence per value of the id, its steps ordered by the time or as in the table; and a number for each."""
         x, ids = self._matrix(table, self.columns), table.column(self.id)
+        times = table.column(self.time) if self.time else np.arange(table.rows)
+        kept = self._complete(table, {"x": x})
+        x, ids, times = x[kept], ids[kept], times[kept]
         if ids.dtype.kind == "f" and np.isnan(ids).any():
             raise UserError(f"{table.path}: row {int(np.argmax(np.isnan(ids))) + 1} has no {self.id!r}")
-        order = np.lexsort((table.column(self.time), ids)) if self.time else np.argsort(ids, kind="stable")
+        order = np.lexsort((times, ids))
         starts = np.flatnonzero(np.r_[True, ids[order][1:] != ids[order][:-1]])
         arrays = pad(np.split(x[order], starts[1:]))
         if self.label:
-            labels = np.split(self._labels(table)[order], starts[1:])
+            labels = np.split(self._labels(table)[kept][order], starts[1:])
             if any((one != one[0]).any() for one in labels):
                 raise UserError(f"{table.path}: {self.label!r} changes within a sequence, which has one label")
             arrays["label"] = np.array([one[0] for one in labels])
-        return arrays
+        names = table.categories.get(self.id, ())
+        return arrays, _fractions([np.array([names[int(i)] if names else str(i) for i in ids[order][starts]])])
 
     def described(self) -> dict[str, Any]:
         names = tuple(self.categories.get(name, ()) for name in self.columns)
@@ -262,9 +297,10 @@ class TableColumns:
 
 def _check_numbers(table: Table, name: str) -> None:
     column = table.column(name)
-    if column.dtype == object:
+    if name in table.refused:
         raise UserError(
-            f"{table.path}: the column {name!r} has the type {column[0]}, not numbers: leave it out of --columns"
+            f"{table.path}: the column {name!r} has the type {table.refused[name]}, not numbers: name the others with "
+            "--columns"
         )
     texts = len(table.categories.get(name, ()))
     if texts > min(CATEGORIES, max(10, table.rows // 2)):
@@ -294,13 +330,20 @@ def align(splits: Mapping[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np
 
 
 def split_rows(
-    arrays: Mapping[str, np.ndarray], name: str, missing: Sequence[str] = ("validation", "test")
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    missing: Sequence[str] = ("validation", "test"),
+    values: np.ndarray | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """80/10/10 % of the examples by their content: equal rows fall into the same split, also when rows are added."""
+    """Splits 80/10/10 % by content: equal rows fall into the same split, also when others are added.
+
+    values: a number in [0, 1) for each example; by default from a hash of "x".
+    """
     size = len(arrays["x"])
-    rows = np.ascontiguousarray(arrays["x"]).reshape(size, -1).view(np.uint8).reshape(size, -1)
-    values = [fraction(hashlib.blake2b(row, digest_size=16).hexdigest()) for row in rows]
-    parts = content_splits(np.array(values), missing, name)
+    if values is None and size:
+        rows = np.ascontiguousarray(arrays["x"]).reshape(size, -1).view(np.uint8).reshape(size, -1)
+        values = np.array([fraction(hashlib.blake2b(row, digest_size=16).hexdigest()) for row in rows])
+    parts = content_splits(np.zeros(0) if values is None else values, missing, name)
     return {split: {entry: a[part] for entry, a in arrays.items()} for split, part in parts.items()}
 
 

@@ -74,6 +74,7 @@ class Split(NamedTuple):
     batch: int = 256
     training: Arrays | None = None  # training data of the model
     data: str = ""  # name of the data set
+    levels: int | None = None  # of stored integers 0 .. levels - 1, where known
 
     @property
     def size(self) -> int:
@@ -115,7 +116,7 @@ class Split(NamedTuple):
             low, high = stored[0]
             x = (x - low) / (high - low)
         elif raw.ndim == 4:
-            ranges = [value_range(a["x"]) for a in (self.arrays, self.training or self.arrays)]
+            ranges = [value_range(a["x"], self.levels) for a in (self.arrays, self.training or self.arrays)]
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)
         return x.astype(np.float32)

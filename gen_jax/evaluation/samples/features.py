@@ -192,9 +192,10 @@ def with_accuracy(made: TrainedClassifier, test: Arrays) -> TrainedClassifier:
 def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
     """Converts stored integers 0 .. top to images in [0, 1], all or the first n, with their labels.
 
-    Of images that are read when indexed, at most 20,000.
+    Of images that are read when indexed, at most 20,000 and 256 MB.
     """
-    n = MANY if n is None and is_lazy(arrays) else n
+    if n is None and is_lazy(arrays):
+        n = min(MANY, 2**26 // max(1, int(np.prod(arrays["x"].shape[1:]))))
     return {"x": np.asarray(arrays["x"][:n], np.float32) / np.float32(top), "label": arrays["label"][:n]}
 
 
@@ -210,7 +211,11 @@ def small(split: Split) -> Encoder:
 def fit_small_cnn(split: Split) -> TrainedClassifier:
     """Trains a classifier on the training split, tested on `split`. Its name holds the number of training examples."""
     key, training = _identity(split), split.reference.arrays
-    top = max(value_range(a["x"])[1] for a in (training, split.arrays)) if training["x"].dtype.kind in "iu" else 1.0
+    top = (
+        max(value_range(a["x"], split.levels)[1] for a in (training, split.arrays))
+        if training["x"].dtype.kind in "iu"
+        else 1.0
+    )
     test = intensities(split.arrays, top, 2000)
     if key not in _TRAINED:
         name = f"{split.data or 'small'}_cnn_{len(training['x'])}"

@@ -106,7 +106,7 @@ BAD = {
     "--data ./nowhere": "no file or folder",
     "--data photos --size 65 --fit crop": "multiples of 4",
     "--data people.csv": "images .* are needed",
-    "--data digits --size 16": "takes no options such as size",
+    "--data digits --size 16": "digits is not read with the option size",
     "--data photos --sise 64": "no knob --sise: did you mean --size",
     "--data photos --fit squash": "fit",
 }
