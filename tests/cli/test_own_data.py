@@ -101,6 +101,13 @@ def test_samples_of_a_table_and_resuming_on_changed_data(workspace, monkeypatch,
         run(line, monkeypatch)
 
 
+def test_a_run_is_opened_from_another_folder(workspace, monkeypatch):
+    run("python train.py gmm_blobs --data people.csv --label team --workdir w", monkeypatch)
+    monkeypatch.chdir(workspace.parent)
+    run(f"python -m gen_jax sample {workspace / 'w'} --config {ROOT}/configs/mixture/gmm_blobs.py --n 9", monkeypatch)
+    assert (workspace / "w" / "samples.png").is_file()
+
+
 BAD = {
     "--data nowhere": "no data set 'nowhere'",
     "--data ./nowhere": "no file or folder",

@@ -301,3 +301,97 @@ def test_many_files_are_indexed_once(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr("gen_jax.data.folders.read_header", lambda data: pytest.fail("read again"))
     assert index_folder(folder).files == first.files
     assert 0 <= min(map(lambda file: fraction(file.digest), first.files)) < 0.1
+
+
+def test_a_class_may_be_called_train(tmp_path, data_dir):
+    data = load(folder_of(tmp_path / "vehicles", 60, classes=("bus", "car", "train")))
+    assert data.info.class_names == ("bus", "car", "train")
+    assert sum(len(arrays["x"]) for arrays in data.splits.values()) == 60
+
+
+def test_a_replaced_image_is_of_the_same_class(tmp_path, data_dir):
+    folder = tmp_path / "f"
+    for i in range(60):
+        write(folder / ("dark", "light")[i % 2] / f"{i}.png", rng.integers(0, 100, (4, 4, 3), np.uint8) + 150 * (i % 2))
+    train = load(folder, decode="stream")["train"]
+    for name, *_ in train["x"].records.files["x"][:8]:
+        (folder / name).write_bytes(b"gone bad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bright = np.asarray(train["x"]).mean(axis=(1, 2, 3)) > 120
+    np.testing.assert_array_equal(bright, train["label"] == 1)
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path, data_dir, monkeypatch):
+    folder, opened = folder_of(tmp_path / "f", 10, classes=()), open
+    refuse = lambda path, *more, **options: (_ for _ in ()).throw(PermissionError(13, "Permission denied", str(path)))
+    monkeypatch.setattr(
+        "builtins.open", lambda p, *m, **o: (refuse if str(p).endswith("003.png") else opened)(p, *m, **o)
+    )
+    assert index_folder(folder).unreadable == {"003.png": "Permission denied"}
+    monkeypatch.undo()
+    assert not index_folder(folder, data_dir).unreadable
+
+
+def test_equal_images_may_have_different_partners(tmp_path, data_dir):
+    folder_of(tmp_path / "a", 20, classes=())
+    for i in range(20):
+        write(tmp_path / "b" / f"{i:03d}.png", np.zeros((8, 12, 3), np.uint8))
+    data = load(tmp_path / "a", partner=str(tmp_path / "b"))
+    assert sum(len(arrays["y"]) for arrays in data.splits.values()) == 20
+
+
+def test_lists_beside_folders_of_splits_are_no_data(tmp_path, data_dir):
+    folder_of(tmp_path / "f" / "train", 20)
+    (tmp_path / "f" / "train.txt").write_text("000.png\n")
+    (tmp_path / "f" / "self").symlink_to("self")
+    assert load(tmp_path / "f").info.shape == (8, 12, 3)
+
+
+def catalogue_set(folder):
+    """A set with images of several sizes, as a builder of tensorflow-datasets prepares it."""
+    import tensorflow_datasets as tfds
+
+    class Pets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, downloads):
+            return {"train": self._generate_examples(40), "test": self._generate_examples(10)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                image = Image.fromarray(noise(np.random.default_rng(i), 20 + i % 3, 30))
+                yield i, {"image": io.BytesIO(encoded(image)), "label": i % 2}
+
+    builder = Pets(data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_dir
+
+
+def test_sets_of_the_catalogue_have_images_of_any_size(tmp_path, data_dir):
+    folder = catalogue_set(tmp_path / "tfds")
+    with pytest.raises(UserError, match="images of several sizes: give --size"):
+        load(folder)
+    once, streamed = (load(folder, size="8x12", fit="crop", decode=decode) for decode in ("once", "stream"))
+    assert once.info == streamed.info and once.info.class_names == ("cat", "dog")
+    for split, size in (("train", 36), ("validation", 4), ("test", 10)):
+        assert once[split]["x"].shape == (size, 8, 12, 3)
+        np.testing.assert_array_equal(once[split]["x"], np.asarray(streamed[split]["x"]))
+        np.testing.assert_array_equal(once[split]["label"], streamed[split]["label"])
+    with pytest.raises(UserError, match="not read with the option partner"):
+        load(folder, size="8", fit="crop", partner="x")
+
+
+def test_saved_hugging_face_sets(tmp_path, data_dir):
+    datasets = pytest.importorskip("datasets", reason="the library Hugging Face Datasets is not installed")
+    images = [Image.fromarray(noise(rng, 10 + i % 2, 10)) for i in range(30)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": images, "label": [i % 2 for i in range(30)]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    data = load(tmp_path / "saved", size="8", fit="crop")
+    assert data.info.class_names == ("cat", "dog") and data["train"]["x"].shape[1:] == (8, 8, 3)
+    assert sum(len(arrays["x"]) for arrays in data.splits.values()) == 30

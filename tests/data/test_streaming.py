@@ -18,6 +18,7 @@ from gen_jax.data import load
 from gen_jax.data.cache import open_arrays, write_arrays
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.host import ColorJitter, RandomCrop, RandomFlip, Resize, fixed, generators
+from gen_jax.data.loading import pack as pack_source
 from gen_jax.data.mixing import Mixed, Unpaired, shares
 from gen_jax.data.order import Balanced, InOrder, Repeated
 from gen_jax.data.records import NpyRecords, columns, take
@@ -303,6 +304,32 @@ def test_damaged_shards_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match="train-00000"):
         x[np.arange(60)]
+
+
+def test_packed_images_keep_their_levels(tmp_path):
+    digits = load("digits")
+    pack(digits, tmp_path / "p")
+    pixels = [
+        experiment(data).split(data, "test").pixels(data["test"]["x"][:9]) for data in (digits, load(tmp_path / "p"))
+    ]
+    np.testing.assert_array_equal(*pixels)
+
+
+def test_damaged_images_are_left_out_of_shards(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    folder = folder_of(tmp_path / "f", 30, size=(40, 40), classes=())
+    whole = (folder / "007.png").read_bytes()
+    (folder / "007.png").write_bytes(whole[: len(whole) // 2])
+    packed, _ = pack_source(folder, tmp_path / "p", decode="stream")
+    assert "007.png" in packed.notes[0]
+    assert sum(len(a["x"]) for a in load(tmp_path / "p").splits.values()) == 29
+
+
+def test_balanced_sampling_is_the_same_on_host_and_device_after_many_steps():
+    order = Balanced.of(IMAGES["label"])
+    traced = jax.jit(lambda step: order.rows(step, 60, 4096, jax.numpy.uint32(3)))
+    for step in (10**6, 3 * 10**6, 10**7):
+        np.testing.assert_array_equal(traced(step), order.rows(step, 60, 4096, 3))
 
 
 def test_large_arrays_are_read_in_pieces(tmp_path, monkeypatch):

@@ -214,3 +214,64 @@ def test_objects_and_dicts(tmp_path):
     assert len(load({"x": x})["test"]["x"]) >= 1
     data = load({"train": {"x": x}, "validation": {"x": x}, "test": {"x": x}})
     assert load(data) is data and data.info.shape == (3,)
+
+
+def test_splits_do_not_depend_on_the_chosen_columns(tmp_path, columns):
+    path = stored(tmp_path / "t.csv", columns)
+    whole, part = load(path, columns="height,weight"), load(path, columns="height")
+    np.testing.assert_array_equal(whole["test"]["x"][:, :1], part["test"]["x"])
+
+
+def test_dates_order_sequences_but_are_no_numbers(tmp_path):
+    days = np.datetime64("2024-01-01") + np.arange(60)[::-1] % 20
+    table = pa.table({"day": days, "who": np.repeat([1, 2, 3], 20), "x": np.arange(60.0)})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    data = load(tmp_path / "t.parquet", id="who", time="day")
+    first = next(x for arrays in data.splits.values() for x in arrays["x"] if 0 in x)
+    np.testing.assert_array_equal(first[:, 0], np.arange(20)[::-1])
+    with pytest.raises(UserError, match="'day' has the type date32.*name the others with --columns"):
+        load(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="labels in 'day' are of the type"):
+        load(tmp_path / "t.parquet", columns="x", label="day")
+
+
+def test_names_of_columns_are_not_taken_for_splits(tmp_path):
+    np.savez(tmp_path / "log.npz", epoch=np.arange(30.0), train_loss=np.arange(30.0), val_loss=np.arange(30.0))
+    assert load(tmp_path / "log.npz").info.columns == ("epoch", "train_loss", "val_loss")
+
+
+@pytest.mark.parametrize(
+    "name, arrays, options, message",
+    [
+        ("a.npz", {"x": np.array([2**40] * 9)}, {}, "fit in 32 bits"),
+        ("a.npz", {"x": np.array(["1"] * 9)}, {}, "texts|no array|numbers"),
+        ("a.npz", {"x": np.zeros((9, 2))}, {"id": "who"}, "not read with the option id"),
+        ("a.npz", {"x": np.zeros((0, 2)), "lengths": np.zeros(0, int)}, {}, "a-|too few|add up"),
+        ("a.npz", {"x": np.zeros((9, 2))}, {"size": "64"}, "not read with the option size"),
+    ],
+)
+def test_array_files_that_cannot_be_read_as_asked(tmp_path, name, arrays, options, message):
+    np.savez(tmp_path / name, **arrays)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / name, **options)
+
+
+def test_incomplete_rows_are_dropped_from_sequences_and_targets(tmp_path):
+    x = np.where(np.arange(60) % 7 == 0, np.nan, np.arange(60.0))
+    stored(tmp_path / "t.csv", {"who": np.repeat(np.arange(6), 10), "x": x, "y": x[::-1].copy()})
+    data = load(tmp_path / "t.csv", id="who", columns="x", missing="drop")
+    assert not data.info.missing and sum(int(a["length"].sum()) for a in data.splits.values()) == 60 - 9
+    pairs = load(tmp_path / "t.csv", columns="x", targets="y", missing="drop")
+    assert all(np.isfinite(a[entry]).all() for a in pairs.splits.values() for entry in ("x", "y"))
+
+
+@pytest.mark.parametrize("source", [{}, {"y": np.zeros(9)}, {"train": {"y": np.zeros(9)}}])
+def test_dicts_without_observations_are_refused(source):
+    with pytest.raises(UserError, match='needs an entry "x"'):
+        load(source)
+
+
+@pytest.mark.parametrize("name", ["my-photos", "my photos", "~nosuch/x", "imagenet_resized/64x64", "no/such/folder"])
+def test_names_that_are_nothing(name, tmp_path):
+    with pytest.raises(UserError):
+        load(name, data_dir=tmp_path)
