@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"  # a folder per device
 SPEED = (
     "loop",
+    "data",
     "mixture",
     "hmm",
     "estimators",

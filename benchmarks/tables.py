@@ -55,6 +55,13 @@ PAGES = {
         "within 1,000 short steps; `chunk` saves the cost of a call and leaves the work of the step. Start-up is "
         "measured without TensorFlow: where that is installed, importing distrax imports it too, which takes seconds.",
     ),
+    "data": Page(
+        "Input",
+        "Images from files to the device, in batches of 128, in a new order every epoch, against PyTorch's DataLoader "
+        "with two workers and tf.data; both read JPEG files. Then waiting in `fit`, starts, packing, and the memory of "
+        "a run on a set larger than that (`benchmarks/speed/data.py`). The time of `fit` spent in the source includes "
+        "the copies to the device, which overlap with steps in flight.",
+    ),
     "mixture": Page(
         "Mixtures",
         'The same data and parameters, with equal likelihoods first ("quality" is the difference). "Products alone" '

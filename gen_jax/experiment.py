@@ -86,7 +86,7 @@ class Experiment:
             raise UserError("balanced and repeats need a batch, and exclude each other; repeats must be at least 1")
 
     def streaming_reason(self, data: Dataset) -> str:
-        """Why the training split is streamed from the host; "" if it is kept on the device."""
+        """The reason to stream the training split from the host; "" to keep it on the device."""
         if self.host_transforms:
             return "images are transformed on the host"
         if self.resident is not None:

@@ -107,7 +107,7 @@ class Run:
 
     @cached_property
     def streaming_reason(self) -> str:
-        """Why the training data is streamed; "" if it is kept on the device. A resumed run goes on as it began."""
+        """The reason to stream the training data; "" to keep it on the device. A resumed run goes on as it began."""
         begun = (read_record(self.workdir) or {}).get("data", {}).get("resident")
         if begun is not None and self.experiment.resident is None and not self.experiment.host_transforms:
             return "" if begun else "as when the run began"

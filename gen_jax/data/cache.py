@@ -30,7 +30,7 @@ __all__ = [
     "open_arrays",
     "use_data_dir",
     "write_arrays",
-    "write_column",
+    "write_split",
 ]
 
 INFO = "info.json"
@@ -85,7 +85,7 @@ def write_arrays(
     try:
         for split, arrays in splits.items():
             (draft / split).mkdir(parents=True)
-            write_column(draft / split, arrays, progress)
+            write_split(draft / split, arrays, progress)
         (draft / INFO).write_text(json.dumps(asdict(DataInfo(**info))))
         check()
         draft.rename(folder)
@@ -94,7 +94,7 @@ def write_arrays(
         raise
 
 
-def write_column(folder: Path, arrays: Arrays, progress: Callable[[int], Any]) -> None:
+def write_split(folder: Path, arrays: Arrays, progress: Callable[[int], Any]) -> None:
     """Writes the entries of one split, each example read once."""
     size = len(arrays["x"])
     lazy = {name: a for name, a in arrays.items() if isinstance(a, Column)}

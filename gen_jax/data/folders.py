@@ -210,9 +210,7 @@ def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str], unique
             first.setdefault(row[3] if unique else row[0], row[0])
     of = lambda row: first[row[3] if unique else row[0]]
     files = [
-        IndexedFile(row[0], row[1], row[2], row[3], Header(*row[4]))
-        for row in rows
-        if not row[5] and of(row) == row[0]
+        IndexedFile(row[0], row[1], row[2], row[3], Header(*row[4])) for row in rows if not row[5] and of(row) == row[0]
     ]
     unreadable = {row[0]: row[5] for row in rows if row[5]}
     duplicates = {row[0]: of(row) for row in rows if not row[5] and of(row) != row[0]}

@@ -19,7 +19,7 @@ _ROUNDS = 32
 
 
 class Order(Protocol):
-    """Which examples each step visits."""
+    """The examples that each step visits."""
 
     def rows(self, step: Any, size: int, batch: int, seed: Any) -> Any:
         """(B,) indices of the examples of a step, on the host for a Python number; (S, B) for steps (S, 1) in NumPy."""
@@ -31,7 +31,7 @@ class Order(Protocol):
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclass(frozen=True)
 class Shuffled:
-    """Each epoch in a new order, every example at most once. The few that do not fill a batch differ between epochs."""
+    """A new order in each epoch, with every example at most once; the few that do not fill a batch differ."""
 
     def rows(self, step: Any, size: int, batch: int, seed: Any) -> Any:
         return permute(_places(step, size, batch), size, seed, step // (size // batch))
@@ -42,7 +42,7 @@ class Shuffled:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclass(frozen=True)
 class InOrder:
-    """As stored, from the first example on."""
+    """The stored order, from the first example on."""
 
     def rows(self, step: Any, size: int, batch: int, seed: Any) -> Any:
         return _places(step, size, batch)

@@ -270,7 +270,7 @@ class Streamed:
 
 
 def too_large_for_device(arrays: Arrays) -> str:
-    """Why a split should be streamed instead of being kept on the device; "" if it should not.
+    """The reason to stream a split instead of keeping it on the device; "" if there is none.
 
     It may take a quarter of the memory of the device, or of what is free in the memory of the host.
     """

@@ -207,7 +207,7 @@ def test_runs_of_two_families_in_one_table(run, tmp_path):
         ([str(tmp_path / "a"), str(tmp_path / "c")], "models of different data cannot be compared"),
         ([str(tmp_path / "a"), str(tmp_path / "b"), "--split", "train"], "mean different examples by this split"),
         ([str(tmp_path / "a"), "--data", "mnist"], "is of digits, not of mnist"),
-        (["--configs", GMM, "--data", "digits"], "is of blobs, not of digits"),
+        (["--configs", GMM, "--data", "digits"], "where vectors of at most"),
     ]:
         code, _, err = run("compare", *more)
         assert code == 2 and message in err
