@@ -135,5 +135,5 @@ def knob_help(config: Config) -> dict[str, tuple[Any, Any, str]]:
 
 def unknown_knob(path: Path, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean --{near[0]}? " if near else ""
-    return f"{path} has no knob --{name}: {hint}It has {', '.join('--' + k for k in known)}"
+    listed = f"it has {', '.join('--' + k for k in known)}"
+    return f"{path} has no knob --{name}: {f'did you mean --{near[0]}?' if near else listed}"

@@ -116,6 +116,12 @@ def _show(found: Any, out: Path) -> None:
     for column, names in zip(info.columns, info.categories):
         if names:
             print(f"  categories of {column}: {_some(names)}")
+    if info.missing and info.columns:
+        for split, arrays in found.splits.items():
+            empty = np.isnan(np.asarray(arrays["x"])).reshape(-1, len(info.columns)).sum(axis=0)
+            shown = [f"{name} {count:,}" for name, count in zip(info.columns, empty) if count]
+            if shown:
+                print(f"  empty cells in {split}: {_some(shown)}")
     if info.classes:
         for split, arrays in found.splits.items():
             counts = np.bincount(np.asarray(arrays["label"]), minlength=info.classes)
@@ -137,7 +143,7 @@ def _show(found: Any, out: Path) -> None:
         one = take(first, np.arange(1))
         steps = one["x"][0][: one["length"][0]] if "length" in one else one["x"][0]
         if steps.ndim == 2:
-            print(f"the first of {len(steps):,} steps of the first sequence")
+            print(f"the first sequence, {min(8, len(steps))} of its {len(steps):,} steps")
             _rows(info, {"x": steps[:8]})
 
 

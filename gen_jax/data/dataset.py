@@ -16,7 +16,17 @@ from gen_jax.core import is_sequential
 from gen_jax.data.records import Arrays, Column
 from gen_jax.errors import UserError
 
-__all__ = ["BLOCK", "DataInfo", "Dataset", "blocks", "content_digest", "describe", "is_lazy", "value_range"]
+__all__ = [
+    "BLOCK",
+    "DataInfo",
+    "Dataset",
+    "blocks",
+    "content_digest",
+    "describe",
+    "has_missing",
+    "is_lazy",
+    "value_range",
+]
 
 BLOCK = 64 * 2**20  # bytes read at once of what need not fit in memory
 
@@ -191,12 +201,13 @@ def describe(splits: Mapping[str, Arrays], class_names: Sequence[str] = ()) -> d
         "levels": levels,
         "classes": len(class_names) or classes,
         "class_names": tuple(class_names),
-        "missing": any(_has_nan(arrays["x"]) for arrays in splits.values()),
+        "missing": any(has_missing(arrays["x"]) for arrays in splits.values()),
         "digest": content_digest(splits),
     }
 
 
-def _has_nan(a: Any) -> bool:
+def has_missing(a: Any) -> bool:
+    """Whether NaN marks missing values in an array."""
     return a.dtype.kind == "f" and any(bool(np.isnan(block).any()) for block in blocks(a))
 
 

@@ -100,7 +100,8 @@ def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = Non
     others = sorted(name for name, *_ in found if not name.lower().endswith(SUFFIXES))
     if not images:
         has = f"; it has {len(others):,} other files, such as {others[0]}" if others else ""
-        raise UserError(f"there are no images ({', '.join(SUFFIXES)}) in {folder}{has}")
+        kinds = ", ".join(SUFFIXES)
+        raise UserError(f"there are no images ({kinds}) in {folder}{has}; of a table or text, give the file itself")
     kept = _Kept.of(folder, data_dir)
     known = kept.read()
     rows = _examined(folder, images, known, progress)

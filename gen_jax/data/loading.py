@@ -40,7 +40,7 @@ from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
 from gen_jax.data.images import DecodedRecords, Tolerance
 from gen_jax.data.options import DataOptions, split_name
 from gen_jax.data.records import Arrays, Column, columns, nbytes
-from gen_jax.errors import UserError
+from gen_jax.errors import DataError, UserError
 
 __all__ = ["load", "pack", "prepared_folders"]
 
@@ -278,8 +278,15 @@ def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
         with locked(home):
             if not (home / "arrays").is_dir():
                 total = sum(len(arrays["x"]) for arrays in data.splits.values())
-                with _bar(f"decoding {folder.name}", total) as advance:
-                    write_arrays(home / "arrays", data.splits, data.described, advance, _all_decoded(data))
+                try:
+                    with _bar(f"decoding {folder.name}", total) as advance:
+                        write_arrays(home / "arrays", data.splits, data.described, advance, _all_decoded(data))
+                except DataError:
+                    raise
+                except OSError as error:
+                    raise UserError(
+                        f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to another folder"
+                    ) from None
                 (home / "source.json").write_text(
                     json.dumps({"source": os.fspath(folder.resolve()), **options.changed})
                 )

@@ -327,7 +327,7 @@ def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", miss
     if sizes["x"] == 0:
         raise UserError(f"{name} is empty")
     if batch is not None and not 1 <= batch <= sizes["x"]:
-        raise UserError(f"batch = {batch}, but {name} has {sizes['x']} examples: choose 1 to {sizes['x']}")
+        raise UserError(f"batch = {batch}, but {name} has {sizes['x']} examples: choose 1 to {sizes['x']} (--batch)")
     for key, a in arrays.items():
         a = a if isinstance(a, Column) else np.asarray(a)
         if a.dtype.kind not in "biuf":

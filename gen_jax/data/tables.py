@@ -179,7 +179,8 @@ def open_table(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     else:
         splits = filled_splits({split: arrays for split, (arrays, _) in parts.items()}, name)
     splits = align(splits) if options.id else splits
-    return Dataset(name, splits, {**describe(splits, chosen.class_names), **chosen.described()})
+    notes = tuple(f"{first.path}: left out the column {column!r}, which is empty" for column in chosen.empty)
+    return Dataset(name, splits, {**describe(splits, chosen.class_names), **chosen.described()}, notes=notes)
 
 
 @dataclass
@@ -194,6 +195,7 @@ class TableColumns:
     categories: dict[str, tuple[str, ...]]
     class_names: tuple[str, ...]
     drop: bool  # rows with missing cells
+    empty: tuple[str, ...]  # columns without any value, which are left out
 
     @classmethod
     def of(cls, table: Table, options: Any) -> TableColumns:
@@ -203,7 +205,9 @@ class TableColumns:
             table.column(name)
         if options.time and not options.id:
             raise UserError("--time orders the steps of sequences, which --id tells apart: give --id too")
-        columns = listed(options.columns) or tuple(n for n in table.columns if n not in (*special, *targets))
+        rest = [name for name in table.columns if name not in (*special, *targets)]
+        empty = tuple(n for n in rest if n not in table.refused and np.isnan(table.column(n).astype(float)).all())
+        columns = listed(options.columns) or tuple(name for name in rest if name not in empty)
         if not columns:
             raise UserError(f"{table.path} has no columns left for the observations")
         for name in (*columns, *targets):
@@ -218,6 +222,7 @@ class TableColumns:
             table.categories,
             names,
             options.missing == "drop",
+            () if listed(options.columns) else empty,
         )
 
     @staticmethod

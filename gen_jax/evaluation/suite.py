@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State, is_sequential
-from gen_jax.data.dataset import DataInfo
+from gen_jax.data.dataset import DataInfo, has_missing
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
@@ -69,8 +69,9 @@ def sample_metrics(info: DataInfo, samples: int) -> list[Metric]:
 
 
 def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoice | None:
-    """The encoder for samples of this data; None for sequences, which no encoder accepts."""
-    if is_sequences(split) or split.arrays["x"].ndim not in (2, 4):
+    """The encoder for samples of this data; None for sequences and missing values, which no encoder accepts."""
+    x = split.arrays["x"]
+    if is_sequences(split) or x.ndim not in (2, 4) or has_missing(x) or has_missing(split.reference.arrays["x"]):
         return None
     return encoder or (small if has_classes(split) else raw)
 

@@ -79,7 +79,10 @@ def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Histograms of the first 16 values of the examples, of the split and of as many samples."""
+    """Histograms of the first 16 values of the examples, of the split and of as many samples.
+
+    Samples outside the range of the split are counted in the titles.
+    """
     n = min(2000, split.size)
     real = np.asarray(split.head(n)["x"]).reshape(n, -1)
     made = np.asarray(draw(model, state, key, n)["x"]).reshape(n, -1)
@@ -87,9 +90,10 @@ def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
     for i, axis in enumerate(axes):
         values = real[:, i][np.isfinite(real[:, i])]
         edges = np.histogram_bin_edges(values, 40)
+        outside = np.mean((made[:, i] < edges[0]) | (made[:, i] > edges[-1]))
         for x, label in ((values, split.name), (made[:, i], "samples")):
-            axis.hist(np.clip(x, edges[0], edges[-1]), edges, density=True, histtype="step", label=label)
-        axis.set_title(f"x[{i}]", fontsize=10)
+            axis.hist(x, edges, weights=np.full(len(x), 1 / len(x)), histtype="step", label=label)
+        axis.set_title(f"x[{i}]" + (f", {outside:.0%} of samples outside" if outside >= 0.005 else ""), fontsize=8)
     axes[0].legend(fontsize=8)
     return figure
 

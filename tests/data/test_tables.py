@@ -275,3 +275,10 @@ def test_dicts_without_observations_are_refused(source):
 def test_names_that_are_nothing(name, tmp_path):
     with pytest.raises(UserError):
         load(name, data_dir=tmp_path)
+
+
+def test_empty_columns_are_left_out_and_named(tmp_path):
+    rows = {"a": np.arange(30.0), "note": np.full(30, np.nan)}
+    data = load(stored(tmp_path / "t.csv", rows))
+    assert data.info.columns == ("a",) and not data.info.missing and "'note', which is empty" in data.notes[0]
+    assert load(tmp_path / "t.csv", columns="a,note").info.missing

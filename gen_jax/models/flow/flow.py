@@ -69,7 +69,7 @@ class Flow:
         if x.dtype.kind in "iub":
             return "x holds integers, of which a density has no bound: add a transform such as dequantize()"
         if not np.isfinite(x).all():
-            return "x holds values that are not finite"
+            return "x holds NaN or infinite values: impute them, or drop those rows (of a table: --missing drop)"
         low, high = self.chain.support or (-np.inf, np.inf)
         if x.min() < low or x.max() > high:
             return f"x goes from {x.min():.4g} to {x.max():.4g}, but the last layer gives data in [{low:g}, {high:g}]"
