@@ -199,13 +199,15 @@ def test_two_processes_agree_with_one_and_one_resumes_them(tmp_path, same):
 
 
 @pytest.mark.slow
-def test_two_processes_read_their_parts_of_a_stream(tmp_path, same):
-    outcomes = [finish(p, 240) for p in pair(tmp_path / "w", "--steps", "50", "--no-resident")]
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_two_processes_read_their_parts_of_a_stream(tmp_path, same, repeats):
+    words = ("--steps", "50", "--no-resident", "--repeats", str(repeats))
+    outcomes = [finish(p, 240) for p in pair(tmp_path / "w", *words)]
     assert [code for code, _ in outcomes] == [0, 0], outcomes
-    knobs = {"steps": 50, "resident": False}
+    knobs = {"steps": 50, "repeats": repeats}
     same(
-        final(tmp_path / "w", **knobs).params,
-        final(straight(tmp_path, steps=50), steps=50).params,
+        final(tmp_path / "w", **knobs, resident=False).params,
+        final(straight(tmp_path, **knobs), **knobs).params,
         rtol=1e-3,
         atol=1e-5,
     )

@@ -23,7 +23,12 @@ class Sleep(Hook):
 
 
 def config(
-    steps: int = 400, lr: float = 1e-3, checkpoint_every: int = 25, resident: bool = True, smoke: bool = False
+    steps: int = 400,
+    lr: float = 1e-3,
+    checkpoint_every: int = 25,
+    resident: bool = True,
+    repeats: int = 1,
+    smoke: bool = False,
 ) -> Experiment:
     model = GAN(MLP((8,), 2), MLP((8,), 1), latent=2)
     tx = optax.adam(lr)
@@ -39,4 +44,5 @@ def config(
         checkpoint_every=checkpoint_every,
         hooks=[Sleep()],
         resident=resident,
+        repeats=repeats,
     )
