@@ -233,7 +233,7 @@ def train_on_large() -> None:
     model = VAE(ConvEncoder((8, 8), 16, 8), ConvDecoder((64, 64), (8, 8), 6), DiscretizedLogistic(256), 4)
     ready = program(descent(model, {"vae": optax.adam(1e-3)}), Streamed.of(data["train"], 128))
     state = ready.run(200)
-    split = Split("train", data["train"], batch=256, training=data["train"])
+    split = Split("train", data["train"], batch=256, training=data["train"], levels=256)
     few = split.part(0, 20_000)
     for metric in (elbo, sample_quality(raw, 2000)):
         print(metric(model)(state, few._replace(training=data["train"]), jax.random.key(0)))
