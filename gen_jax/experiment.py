@@ -16,7 +16,7 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.data.host import HostTransform, fixed
 from gen_jax.data.mixing import Unpaired
 from gen_jax.data.order import Balanced, Order, Repeated
-from gen_jax.data.records import Arrays, Column
+from gen_jax.data.records import Arrays, is_lazy
 from gen_jax.data.source import Resident, Streamed, check_arrays, too_large_for_device
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
@@ -93,7 +93,7 @@ class Experiment:
             return "" if self.resident else "resident = False"
         arrays = [one[self.train] for one in (data, data.partner) if one is not None]
         large = too_large_for_device({f"{i}/{name}": a for i, one in enumerate(arrays) for name, a in one.items()})
-        if not large and any(isinstance(a, Column) for one in arrays for a in one.values()):
+        if not large and any(map(is_lazy, arrays)):
             return "it is read from files"
         return large
 

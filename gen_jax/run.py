@@ -19,9 +19,10 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import Diagnosed, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
-from gen_jax.data.dataset import Dataset, is_lazy
+from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import spell, split_name
+from gen_jax.data.records import is_lazy
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator

@@ -119,7 +119,8 @@ class _Part:
         if self.table is not None:
             made = self.table.sequences(self.columns) if self.options.id else self.table.examples(self.columns)
             return made[0]
-        applicable = [name for name in ("columns", "targets") if getattr(self.options, name) in self.arrays]
+        asked = {"columns": self.options.columns, "targets": self.options.targets}
+        applicable = [option for option, name in asked.items() if name in self.arrays]
         self.options.only(self.path, "label", *applicable)
         x = _observations(self.x, self.length is None)
         if self.length is None:

@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data.dataset import BLOCK, DataInfo, Dataset
-from gen_jax.data.records import Arrays, Column, NpyRecords, columns, take
+from gen_jax.data.records import Arrays, Column, NpyRecords, columns, nbytes, read_blocks
 from gen_jax.errors import UserError
 
 __all__ = [
     "DECODED_ONCE",
     "INFO",
     "as_info",
-    "blocks_of",
     "data_folder",
+    "folder_size",
     "locked",
     "open_arrays",
     "use_data_dir",
     "write_arrays",
     "write_split",
+    "write_text",
 ]
 
 INFO = "info.json"
@@ -108,8 +109,8 @@ def write_split(folder: Path, arrays: Arrays, progress: Callable[[int], Any]) ->
         for name, a in lazy.items():
             header = {"descr": np.lib.format.dtype_to_descr(a.dtype), "fortran_order": False, "shape": a.shape}
             np.lib.format.write_array_header_1_0(files[name], header)
-        at_once = max(1, BLOCK // 8 // max(1, sum(a.nbytes for a in lazy.values()) // max(1, size)))
-        for block in blocks_of(lazy, min(at_once, 1024)):
+        at_once = max(1, BLOCK // 8 // max(1, nbytes(lazy) // max(1, size)))
+        for block in read_blocks(lazy, min(at_once, 1024)):
             for name, rows in block.items():
                 files[name].write(np.ascontiguousarray(rows).data)
             progress(len(rows))
@@ -118,13 +119,19 @@ def write_split(folder: Path, arrays: Arrays, progress: Callable[[int], Any]) ->
             file.close()
 
 
-def blocks_of(arrays: Arrays, at_once: int) -> Iterator[dict[str, np.ndarray]]:
-    """All examples in order, `at_once` at a time, read ahead in threads."""
-    from gen_jax.data.records import read_ahead
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears only once it is complete and on disk."""
+    draft = path.with_name(f"{path.name}-{os.getpid()}-incomplete")
+    with open(draft, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
-    size = len(next(iter(arrays.values())))
-    read = lambda i: take(arrays, np.arange(i * at_once, min(size, (i + 1) * at_once)))
-    yield from read_ahead(read, 0, -(-size // at_once), depth=4, threads=os.cpu_count() or 1)
+
+def folder_size(folder: Path) -> int:
+    """The bytes of all files below a folder; 0 if there is none."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def open_arrays(name: str, folder: Path, notes: tuple[str, ...] = ()) -> Dataset:

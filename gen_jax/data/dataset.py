@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.core import is_sequential
-from gen_jax.data.records import Arrays, Column
+from gen_jax.data.records import Arrays, Column, select
 from gen_jax.errors import UserError
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "content_digest",
     "describe",
     "has_missing",
-    "is_lazy",
     "value_range",
 ]
 
@@ -103,7 +102,7 @@ class Dataset:
 
     def sequences(self, labels: bool = False) -> DataInfo:
         """The description of a set of sequences, for configs. labels: whether classes are needed. Raises UserError."""
-        if not is_sequential({name: a for name, a in next(iter(self.splits.values())).items()}):
+        if not is_sequential(next(iter(self.splits.values()))):
             raise UserError(
                 f"{self.name} has examples of shape {self.info.shape}, where sequences are needed: of a table, name "
                 "the column that tells them apart with --id"
@@ -122,8 +121,7 @@ class Dataset:
         if match[2] is None:
             return arrays
         rows = self._rows(match[2], arrays, split)
-        lazy = lambda a: isinstance(a, Column) and not isinstance(rows, slice)
-        part = {key: a.at(rows) if lazy(a) else a[rows] for key, a in arrays.items()}
+        part = select(arrays, rows)
         if not len(part["x"]):
             raise UserError(f"{self.name} [{split}] is empty: {name} has {size} examples")
         return part
@@ -217,8 +215,3 @@ def value_range(a: Any, levels: int | None = None) -> tuple[float, float]:
         return 0.0, levels - 1.0
     ranges = [(float(block.min()), float(block.max())) for block in blocks(a)]
     return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def is_lazy(arrays: Arrays) -> bool:
-    """Whether any entry is read only when indexed."""
-    return any(isinstance(a, Column) for a in arrays.values())

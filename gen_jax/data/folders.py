@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from gen_jax.data.cache import data_folder, locked
+from gen_jax.data.cache import data_folder, locked, write_text
 from gen_jax.data.images import (
-    FITS,
     SUFFIXES,
     DecodedRecords,
     Header,
@@ -91,6 +91,7 @@ def index_folder(folder: Path, data_dir: Path | None = None, progress: Any = Non
 
     unique: leave out all but one of the files with the same content.
     """
+    Image.init()  # once, before several threads open images
     folder = folder.expanduser()
     try:
         found = list(_walk(folder))
@@ -193,9 +194,7 @@ class _Kept(NamedTuple):
 
     def write(self, rows: Sequence[Any]) -> None:
         with locked(self.path.parent):
-            draft = self.path.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps({"files": rows}))
-            draft.replace(self.path)
+            write_text(self.path, json.dumps({"files": rows}))
 
 
 def _sorted_out(folder: Path, rows: Sequence[Any], others: Sequence[str], unique: bool) -> Index:
@@ -298,8 +297,6 @@ def _class_of(name: str, by_folder: bool) -> str:
 
 def choose_format(headers: Sequence[Header], options: Any, where: Any, halves: bool = False) -> ImageFormat:
     """The common format of images; a UserError if they differ in size and the options do not say what to do."""
-    if options.fit not in ("", *FITS):
-        raise UserError(f"fit is one of {', '.join(FITS)}, got {options.fit!r}")
     if options.channels not in (0, 1, 3, 4):
         raise UserError(f"channels must be 1 (gray), 3 (RGB) or 4 (with alpha), got {options.channels}")
     if options.bits not in (8, 16):

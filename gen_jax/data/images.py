@@ -36,9 +36,7 @@ __all__ = [
 ]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-FITS = ("crop", "pad", "stretch")
 _GRAY, _DEEP = ("1", "L", "I;16", "I;16B", "I"), ("I;16", "I;16B", "I")
-Image.init()
 
 
 class Header(NamedTuple):
@@ -224,6 +222,7 @@ class Undecodable(Exception):
 
 
 def reason(error: BaseException) -> str:
+    """The first line of an error, for a note on a file."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).partition("\n")[0]
     if "cannot identify image file" in text:
         return "not an image, or damaged"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 from urllib.parse import parse_qsl, quote, urlencode
 
 from gen_jax.errors import UserError
 
-__all__ = ["DataOptions", "spell", "split_name"]
+__all__ = ["DataOptions", "listed", "spell", "split_name"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class DataOptions:
     length: int = 1024
 
     def __post_init__(self):
-        for name, kind in get_type_hints(DataOptions).items():
-            value = getattr(self, name)
+        kinds = get_type_hints(DataOptions)
+        for name, value in asdict(self).items():
+            kind = kinds[name]
             if kind is int:
                 try:
                     object.__setattr__(self, name, int(value))
@@ -79,7 +80,13 @@ class DataOptions:
     @property
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        values = asdict(self)
+        return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The names in a text, with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def spell(source: str, options: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Slices and masks of a `Column` are views; integers and arrays of integers read t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,20 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-__all__ = ["Arrays", "Column", "Entry", "NpyRecords", "Records", "columns", "nbytes", "read_ahead", "take"]
+__all__ = [
+    "Arrays",
+    "Column",
+    "Entry",
+    "NpyRecords",
+    "Records",
+    "columns",
+    "is_lazy",
+    "nbytes",
+    "read_ahead",
+    "read_blocks",
+    "select",
+    "take",
+]
 
 Arrays = Mapping[str, Any]  # arrays or columns, all with the same leading axis; "x" holds the observations
 Value = TypeVar("Value")
@@ -123,6 +136,17 @@ def take(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:
     return taken
 
 
+def select(arrays: Arrays, rows: slice | np.ndarray) -> dict[str, Any]:
+    """The examples at these places; columns, and slices of arrays, are views."""
+    view = lambda a: a.at(rows) if isinstance(a, Column) and not isinstance(rows, slice) else a[rows]
+    return {entry: view(a) for entry, a in arrays.items()}
+
+
+def is_lazy(arrays: Arrays) -> bool:
+    """Whether any entry is read only when indexed."""
+    return any(isinstance(a, Column) for a in arrays.values())
+
+
 def nbytes(arrays: Arrays) -> int:
     """The memory that the arrays and columns would take."""
     return sum(int(a.nbytes) for a in arrays.values())
@@ -168,6 +192,15 @@ class NpyRecords:
                     raise OSError(f"{self.paths[name]} ends before example {number}")
             found[name] = rows
         return found
+
+
+def read_blocks(
+    arrays: Arrays, at_once: int, start: int = 0, stop: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The examples from `start` to `stop` in order, `at_once` at a time, read ahead in threads."""
+    stop = len(next(iter(arrays.values()))) if stop is None else stop
+    read = lambda i: take(arrays, np.arange(start + i * at_once, min(stop, start + (i + 1) * at_once)))
+    return read_ahead(read, 0, -(-(stop - start) // at_once), depth=4, threads=os.cpu_count() or 1)
 
 
 def read_ahead(

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data.cache import INFO, as_info
+from gen_jax.data.cache import INFO, as_info, write_text
 from gen_jax.data.dataset import Dataset
-from gen_jax.data.records import Arrays, Entry, columns, nbytes, read_ahead, take
+from gen_jax.data.records import Arrays, Entry, columns, nbytes, read_blocks
 from gen_jax.errors import DataError, UserError
 
 __all__ = ["Shards", "is_packed", "open_packed", "pack"]
@@ -91,12 +91,12 @@ def pack(
         except OSError:
             raise UserError(f"another process is packing into {folder}") from None
         _check_destination(folder, plan)
-        _write_atomically(folder / MANIFEST, json.dumps(plan))
+        write_text(folder / MANIFEST, json.dumps(plan))
         splits = {}
         for split, arrays in data.splits.items():
             splits[split] = _pack_split(arrays, split, folder, progress)
         check()
-        _write_atomically(folder / INFO, json.dumps({**asdict(data.info), "packed": FORMAT, "splits": splits}))
+        write_text(folder / INFO, json.dumps({**asdict(data.info), "packed": FORMAT, "splits": splits}))
         (folder / MANIFEST).unlink()
     (folder / "lock").unlink()
     return {split: sum((folder / name).stat().st_size for name in said["files"]) for split, said in splits.items()}
@@ -123,15 +123,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f"{path.name}-incomplete")
-    with open(draft, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
-
-
 def _pack_split(arrays: Arrays, split: str, folder: Path, progress: Callable[[int], Any]) -> dict[str, Any]:
     size, single = len(arrays["x"]), {name: a for name, a in arrays.items() if a.ndim == 1 and name != "x"}
     for name, a in single.items():
@@ -156,10 +147,9 @@ def _write_shard(path: Path, arrays: Arrays, start: int, stop: int, width: int, 
 
     draft = path.with_name(f"{path.name}-incomplete")
     at_once = max(1, min(256, 2**23 // width))
-    read = lambda i: take(arrays, np.arange(start + i * at_once, min(stop, start + (i + 1) * at_once)))
     try:
         writer = ArrayRecordWriter(os.fspath(draft), "group_size:1,uncompressed")
-        for block in read_ahead(read, 0, -(-(stop - start) // at_once), depth=4, threads=os.cpu_count() or 1):
+        for block in read_blocks(arrays, at_once, start, stop):
             rows = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for a in block.values()]
             for parts in zip(*rows):
                 if not writer.write(b"".join(part.tobytes() for part in parts)) and not writer.ok():

@@ -24,7 +24,7 @@ from gen_jax.core import Batch, fold_in
 from gen_jax.data.dataset import blocks
 from gen_jax.data.host import HostTransform, generators, transform_images
 from gen_jax.data.order import InOrder, Order, Shuffled, permute
-from gen_jax.data.records import Arrays, Column, nbytes, read_ahead, take
+from gen_jax.data.records import Arrays, Column, is_lazy, nbytes, read_ahead, take
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
@@ -76,7 +76,7 @@ class Resident:
 
     def __post_init__(self):
         object.__setattr__(self, "transforms", as_transforms(self.transforms))
-        if any(isinstance(a, Column) for a in self.arrays.values()):
+        if is_lazy(self.arrays):
             read = {name: np.asarray(a) if isinstance(a, Column) else a for name, a in self.arrays.items()}
             object.__setattr__(self, "arrays", read)
 
@@ -299,7 +299,7 @@ def epoch(arrays: Arrays, batch: int) -> Iterator[tuple[Arrays, np.ndarray]]:
     size = len(arrays["x"])
     indices = [np.arange(start, start + batch, dtype=np.int32) for start in range(0, size, batch)]
     read = lambda i: take(arrays, np.minimum(indices[i], size - 1))
-    if any(isinstance(a, Column) for a in arrays.values()):
+    if is_lazy(arrays):
         batches = read_ahead(read, 0, len(indices), depth=4, threads=os.cpu_count() or 1)
     else:
         batches = map(read, range(len(indices)))

@@ -13,7 +13,8 @@ import numpy as np
 
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.folders import content_splits, fraction
-from gen_jax.data.records import Arrays, Column
+from gen_jax.data.options import listed
+from gen_jax.data.records import Arrays, is_lazy, select
 from gen_jax.errors import UserError
 
 __all__ = [
@@ -199,7 +200,6 @@ class TableColumns:
 
     @classmethod
     def of(cls, table: Table, options: Any) -> TableColumns:
-        listed = lambda text: tuple(part.strip() for part in text.split(",") if part.strip())
         targets, special = listed(options.targets), [o for o in (options.label, options.id, options.time) if o]
         for name in (*special, *targets):
             table.column(name)
@@ -349,13 +349,12 @@ def split_rows(
         rows = np.ascontiguousarray(arrays["x"]).reshape(size, -1).view(np.uint8).reshape(size, -1)
         values = np.array([fraction(hashlib.blake2b(row, digest_size=16).hexdigest()) for row in rows])
     parts = content_splits(np.zeros(0) if values is None else values, missing, name)
-    return {split: {entry: a[part] for entry, a in arrays.items()} for split, part in parts.items()}
+    return {split: select(arrays, part) for split, part in parts.items()}
 
 
 def in_random_order(arrays: Arrays) -> dict[str, Any]:
     """The examples in a random but fixed order, so that the first ones stand for all."""
-    order = np.random.default_rng(0).permutation(len(arrays["x"]))
-    return {entry: a[order] if not isinstance(a, Column) else a.at(order) for entry, a in arrays.items()}
+    return select(arrays, np.random.default_rng(0).permutation(len(arrays["x"])))
 
 
 def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
@@ -366,12 +365,11 @@ def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
     if not missing:
         return dict(splits)
     train = splits["train"]
-    if not any(isinstance(a, Column) for a in train.values()):
+    if not is_lazy(train):
         return _in_order({**splits, **split_rows(train, name, missing)})
     size = len(train["x"])
     parts = content_splits(np.random.default_rng(0).permutation(size) / size, missing, name)
-    at = lambda a, part: a.at(part) if isinstance(a, Column) else a[part]
-    return _in_order({**splits, **{s: {entry: at(a, part) for entry, a in train.items()} for s, part in parts.items()}})
+    return _in_order({**splits, **{split: select(train, part) for split, part in parts.items()}})
 
 
 def _in_order(splits: dict[str, Arrays]) -> dict[str, Arrays]:

@@ -23,7 +23,8 @@ from jax import Array
 
 from gen_jax.algorithms import descent
 from gen_jax.core import Batch, Mean, Objective, State
-from gen_jax.data.dataset import is_lazy, value_range
+from gen_jax.data.dataset import value_range
+from gen_jax.data.records import is_lazy
 from gen_jax.data.source import Arrays, Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
