@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
-from gen_jax.cli.options import DataDir, check_ending
+from gen_jax.cli.options import PICTURES, DataDir, check_ending
 from gen_jax.data.options import DataOptions
 from gen_jax.errors import UserError
 
@@ -96,55 +96,73 @@ def _size(size: float) -> str:
 
 def _show(found: Any, out: Path) -> None:
     """Prints the description of a data set, and draws examples or prints rows."""
-    check_ending(out, (".png", ".pdf", ".svg"))
-    import numpy as np
-
-    from gen_jax.core import is_sequential
-    from gen_jax.data.records import nbytes, take
-
-    info, first = found.info, next(iter(found.splits.values()))
-    print(found.name)
-    for split, arrays in found.splits.items():
-        entries = ", ".join(
-            f"{name} {'x'.join(map(str, a.shape[1:])) or 'number'} {a.dtype}" for name, a in arrays.items()
-        )
-        print(f"  {split}: {len(arrays['x']):,} examples, {_size(nbytes(arrays))}: {entries}")
-    for name in ("levels", "classes", "columns", "targets", "label"):
-        value = getattr(info, name)
-        if value:
-            print(f"  {name}: {', '.join(value) if isinstance(value, tuple) else value}")
-    for column, names in zip(info.columns, info.categories):
-        if names:
-            print(f"  categories of {column}: {_some(names)}")
-    if info.missing and info.columns:
-        for split, arrays in found.splits.items():
-            empty = np.isnan(np.asarray(arrays["x"])).reshape(-1, len(info.columns)).sum(axis=0)
-            shown = [f"{name} {count:,}" for name, count in zip(info.columns, empty) if count]
-            if shown:
-                print(f"  empty cells in {split}: {_some(shown)}")
-    if info.classes:
-        for split, arrays in found.splits.items():
-            counts = np.bincount(np.asarray(arrays["label"]), minlength=info.classes)
-            names = info.class_names or tuple(map(str, range(info.classes)))
-            print(f"  classes in {split}: {_some([f'{n} {c:,}' for n, c in zip(names, counts)])}")
-    print(f"  digest: {info.digest}")
+    check_ending(out, PICTURES)
+    _describe(found)
     if found.partner is not None:
         print("unpaired with ", end="")
         _show(found.partner, out.with_stem(f"{out.stem}_y"))
+    from gen_jax.core import is_sequential
+
+    first = next(iter(found.splits.values()))
     if first["x"].ndim == 4:
         _draw(found, out)
-    elif first["x"].ndim == 2 and not is_sequential(first):
-        _rows(info, take(first, np.arange(min(8, len(first["x"])))))
-    elif info.levels == 256:
-        few = take(first, np.arange(min(8, len(first["x"]))))
-        for line, length in zip(few["x"], few.get("length", [None] * 8)):
+    elif is_sequential(first):
+        _sequences(found.info, first)
+    elif first["x"].ndim == 2:
+        _rows(found.info, _head(first, 8))
+
+
+def _describe(found: Any) -> None:
+    """Prints sizes, columns, classes and empty cells of a data set."""
+    import numpy as np
+
+    from gen_jax.data.records import nbytes
+
+    info = found.info
+    print(found.name)
+    for split, arrays in found.splits.items():
+        shapes = {name: "x".join(map(str, a.shape[1:])) or "number" for name, a in arrays.items()}
+        entries = ", ".join(f"{name} {shapes[name]} {a.dtype}" for name, a in arrays.items())
+        print(f"  {split}: {len(arrays['x']):,} examples, {_size(nbytes(arrays))}: {entries}")
+    facts = {"levels": info.levels, "classes": info.classes, "columns": ", ".join(info.columns)}
+    for name, value in (facts | {"targets": ", ".join(info.targets), "label": info.label}).items():
+        if value:
+            print(f"  {name}: {value}")
+    for column, names in zip(info.columns, info.categories):
+        if names:
+            print(f"  categories of {column}: {_some(names)}")
+    for split, arrays in found.splits.items() if info.missing and info.columns else ():
+        empty = np.isnan(np.asarray(arrays["x"])).reshape(-1, len(info.columns)).sum(axis=0)
+        if shown := [f"{name} {count:,}" for name, count in zip(info.columns, empty) if count]:
+            print(f"  empty cells in {split}: {_some(shown)}")
+    for split, arrays in found.splits.items() if info.classes else ():
+        counts = np.bincount(np.asarray(arrays["label"]), minlength=info.classes)
+        names = info.class_names or tuple(map(str, range(info.classes)))
+        print(f"  classes in {split}: {_some([f'{n} {c:,}' for n, c in zip(names, counts)])}")
+    print(f"  digest: {info.digest}")
+
+
+def _head(arrays: Any, n: int) -> Any:
+    """The first n examples."""
+    import numpy as np
+
+    from gen_jax.data.records import take
+
+    return take(arrays, np.arange(min(n, len(arrays["x"]))))
+
+
+def _sequences(info: Any, arrays: Any) -> None:
+    """Prints the first lines of a text, or the first steps of the first sequence."""
+    few = _head(arrays, 8)
+    lengths = few.get("length", [None] * 8)
+    if info.levels == 256:
+        for line, length in zip(few["x"], lengths):
             print(f"  {bytes(line[:length]).decode(errors='replace')!r}")
-    else:
-        one = take(first, np.arange(1))
-        steps = one["x"][0][: one["length"][0]] if "length" in one else one["x"][0]
-        if steps.ndim == 2:
-            print(f"the first sequence, {min(8, len(steps))} of its {len(steps):,} steps")
-            _rows(info, {"x": steps[:8]})
+        return
+    steps = few["x"][0][: lengths[0]]
+    if steps.ndim == 2:
+        print(f"the first sequence, {min(8, len(steps))} of its {len(steps):,} steps")
+        _rows(info, {"x": steps[:8]})
 
 
 def _some(items: Any) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data.cache import DECODED_ONCE, data_folder, locked, open_arrays, write_arrays
+from gen_jax.data.cache import data_folder, folder_size, locked, open_arrays, write_arrays
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.hub import EncodedImages
 from gen_jax.data.images import ImageFormat, parse_size
@@ -116,8 +116,7 @@ def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
 
 def prepared_size(name: str, data_dir: str | os.PathLike | None = None) -> int:
     """Bytes of the prepared arrays of one of our own sets; 0 if it is not prepared."""
-    arrays = _home(name, CATALOGUE[name], data_dir) / "arrays"
-    return sum(file.stat().st_size for file in arrays.rglob("*") if file.is_file())
+    return folder_size(_home(name, CATALOGUE[name], data_dir) / "arrays")
 
 
 def first_available(*names: str) -> str:
@@ -205,8 +204,7 @@ def _labels_of(builder: Any) -> dict[str, Any]:
 def load_catalogue(name: str, options: Any, folder: Path | None = None) -> Dataset:
     """Loads a prepared set of the tensorflow-datasets catalogue, or of a folder that one of its builders wrote.
 
-    Images are fitted to `options.size`, and decoded into the data folder unless they are too many: then they are
-    decoded whenever they are read.
+    Images are fitted to `options.size` and decoded whenever they are read; what has none is kept as arrays.
     """
     builder = _catalogue_builder(name, None) if folder is None else _tfds().builder_from_directory(str(folder))
     name = name if folder is None else builder.info.name
@@ -215,33 +213,26 @@ def load_catalogue(name: str, options: Any, folder: Path | None = None) -> Datas
             f"{name} is not prepared in {data_folder()}: run `pip install tensorflow-cpu` and "
             f"`python -m gen_jax data prepare {name}`"
         )
-    image, to = _image_feature(builder), None
-    if image is None:
-        options.only(name)
-    else:
+    if image := _image_feature(builder):
         to = _format_of(dict(builder.info.features)[image], options, name)
-    key = hashlib.sha256(f"{_version(builder)} {to}".encode()).hexdigest()
-    arrays_folder = data_folder() / "gen_jax" / "prepared" / name.replace("/", "_") / key[:16] / "arrays"
-    if to is not None:
-        name = f"{name}-{key[:8]}"
-        size = sum(split.num_examples for split in builder.info.splits.values()) * int(np.prod(to.shape)) * to.bits // 8
-        if options.decode == "stream" or (options.decode == "" and size > DECODED_ONCE):
-            return _with_validation(_streamed(name, builder, image, to, key, arrays_folder.with_name("single")))
-    if not arrays_folder.is_dir():
-        with locked(arrays_folder.parent), _explained(name):
-            if not arrays_folder.is_dir():
-                if to is None:
-                    _write_all(arrays_folder, builder)
-                else:
-                    lazy = _streamed(name, builder, image, to, key, arrays_folder.with_name("single"))
-                    write_arrays(arrays_folder, lazy.splits, lazy.described or {})
-    return _with_validation(open_arrays(name, arrays_folder))
+        return _with_validation(_streamed(name, builder, image, to))
+    options.only(name)
+    home = _prepared(name, _key(builder))
+    with locked(home), _explained(name):
+        if not (home / "arrays").is_dir():
+            _write_all(home / "arrays", builder)
+    return _with_validation(open_arrays(name, home / "arrays"))
 
 
-def _version(builder: Any) -> str:
-    """What identifies the content of a prepared builder."""
+def _prepared(name: str, key: str) -> Path:
+    """The folder below the data folder for what was read of a set."""
+    return data_folder() / "gen_jax" / "prepared" / name.replace("/", "_") / key[:16]
+
+
+def _key(builder: Any, to: ImageFormat | None = None) -> str:
+    """A digest of a prepared builder's version and sizes, and of the format of its images."""
     splits = {name: (split.num_examples, split.num_bytes) for name, split in builder.info.splits.items()}
-    return f"{builder.info.full_name} {sorted(splits.items())}"
+    return hashlib.sha256(f"{builder.info.full_name} {sorted(splits.items())} {to}".encode()).hexdigest()
 
 
 def _with_validation(data: Dataset) -> Dataset:
@@ -274,18 +265,19 @@ def _format_of(feature: Any, options: Any, name: str) -> ImageFormat:
     return ImageFormat(size, options.channels or channels or 3, options.bits, options.fit or "stretch")
 
 
-def _streamed(name: str, builder: Any, image: str, to: ImageFormat, key: str, folder: Path) -> Dataset:
-    """A set whose images are decoded whenever they are read; labels and other single numbers are kept in the folder."""
-    tfds = _tfds()
+def _streamed(name: str, builder: Any, image: str, to: ImageFormat) -> Dataset:
+    """A set whose images are decoded whenever they are read; labels and other single numbers are kept on disk."""
+    tfds, key = _tfds(), _key(builder, to)
+    folder = _prepared(name, _key(builder))  # whatever the format of the images
     splits: dict[str, dict[str, Any]] = {}
     for split, about in builder.info.splits.items():
         source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
         fetch = lambda index, source=source: [row[image] for row in source.__getitems__(index)]
-        images = EncodedImages(f"{name} [{split}]", fetch, about.num_examples, to)
-        splits[split] = {**columns(images), **_single_numbers(source, about.num_examples, folder / f"{split}.npz")}
-        images.labels = splits[split].get("label")
+        single = _single_numbers(source, about.num_examples, folder / f"{split}.npz")
+        images = EncodedImages(f"{name} [{split}]", fetch, about.num_examples, to, single.get("label"))
+        splits[split] = {**columns(images), **single}
     said = {"shape": to.shape, "levels": 2**to.bits, "digest": key, **_labels_of(builder)}
-    return Dataset(name, splits, said)
+    return Dataset(f"{name.replace('/', '_')}-{key[:8]}", splits, said)
 
 
 def _single_numbers(source: Any, size: int, path: Path) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from gen_jax.data.folders import choose_format
 from gen_jax.data.images import DecodedRecords, ImageFormat, Undecodable, decode_into, read_header, reason
+from gen_jax.data.options import listed
 from gen_jax.data.records import columns
 from gen_jax.errors import UserError
 
@@ -20,9 +21,16 @@ __all__ = ["EncodedImages", "is_saved_dataset", "open_saved_dataset"]
 class EncodedImages(DecodedRecords):
     """Encoded images that a function fetches by number, decoded and fitted when read."""
 
-    def __init__(self, name: str, fetch: Callable[[Sequence[int]], Sequence[bytes]], size: int, to: ImageFormat):
+    def __init__(
+        self,
+        name: str,
+        fetch: Callable[[Sequence[int]], Sequence[bytes]],
+        size: int,
+        to: ImageFormat,
+        labels: np.ndarray | None = None,
+    ):
         self.name, self.fetch = name, fetch
-        super().__init__(size, {"x": to})
+        super().__init__(size, {"x": to}, labels)
 
     def decode_example(self, number: int, out: Mapping[str, np.ndarray]) -> None:
         try:
@@ -47,45 +55,40 @@ def open_saved_dataset(folder: Path, options: Any) -> tuple[dict[str, dict[str, 
     except Exception as error:  # of any kind, for damaged files
         raise UserError(f"{folder} cannot be read: {str(error).partition(chr(10))[0][:200]}") from error
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    features = next(iter(splits.values())).features
     try:
-        made = {split: _entries_of(one, options, folder, splits.values()) for split, one in splits.items()}
+        image = next((n for n, kind in features.items() if isinstance(kind, datasets.Image)), "")
+        encoded = lambda one: one.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        read = {split: encoded(one) for split, one in splits.items()} if image else {}
+        headers = [read_header(_bytes_of(row[image])) for one in read.values() for row in one]
+        to = choose_format(headers, options, folder) if image else None
+        made = {split: _entries_of(one, options, folder, read.get(split), to) for split, one in splits.items()}
     except UserError:
         raise
     except Exception as error:  # of the library, or of Pillow
         raise UserError(f"{folder} cannot be read: {str(error).partition(chr(10))[0][:200]}") from error
-    label = next(iter(splits.values())).features.get(options.label or "label")
+    label = features.get(options.label or "label")
     names = tuple(label.names) if isinstance(label, datasets.ClassLabel) else ()
     return made, {"class_names": names} if names else {}
 
 
-def _entries_of(saved: Any, options: Any, folder: Path, all_splits: Iterable[Any]) -> dict[str, Any]:
-    """The image column of a split as "x", or its numeric columns, and the label."""
-    import datasets
-
+def _entries_of(saved: Any, options: Any, folder: Path, encoded: Any, to: ImageFormat | None) -> dict[str, Any]:
+    """The images of a split as "x", or its numeric columns, and the label. encoded: its images, not decoded."""
     features = saved.features
     label = options.label or ("label" if "label" in features else "")
     if label and (label not in features or "int" not in getattr(features[label], "dtype", "")):
         raise UserError(f"{folder} has no labels of whole numbers called {label!r}; it has {', '.join(features)}")
-    labels = {"label": np.asarray(saved.with_format("numpy")[label][:], np.int32)} if label else {}
-    if image := next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None):
-        encoded = lambda one: one.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        headers = [read_header(_bytes_of(row[image])) for one in all_splits for row in encoded(one)]
-        mine = encoded(saved)
-        fetch = lambda index: [_bytes_of(one) for one in mine[index][image]]
-        to = choose_format(headers, options, folder)
-        images = EncodedImages(folder.name, fetch, len(saved), to)
-        images.labels = labels.get("label")
-        return {**columns(images), **labels}
-    listed = [part.strip() for part in options.columns.split(",") if part.strip()]
-    numeric = [
-        n
-        for n, kind in features.items()
-        if n != label and getattr(kind, "dtype", "")[:3] in ("int", "uin", "flo", "boo")
-    ]
-    wanted = listed or numeric
+    table = saved.with_format("numpy")
+    labels = {"label": np.asarray(table[label][:], np.int32)} if label else {}
+    if to is not None:
+        [image] = encoded.column_names
+        fetch = lambda index: [_bytes_of(one) for one in encoded[index][image]]
+        return {**columns(EncodedImages(folder.name, fetch, len(saved), to, labels.get("label"))), **labels}
+    numbers = ("int", "uin", "flo", "boo")
+    numeric = [n for n, kind in features.items() if n != label and getattr(kind, "dtype", "")[:3] in numbers]
+    wanted = listed(options.columns) or numeric
     if not wanted or (unknown := [name for name in wanted if name not in numeric]):
         raise UserError(f"{folder} has no numeric columns {unknown if wanted else ''}; it has {', '.join(features)}")
-    table = saved.with_format("numpy")
     return {"x": np.stack([np.asarray(table[name][:], np.float32) for name in wanted], axis=1), **labels}
 
 

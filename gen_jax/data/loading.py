@@ -23,7 +23,16 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data import archives, catalogue, shards, tables, text
-from gen_jax.data.cache import DECODED_ONCE, data_folder, locked, open_arrays, use_data_dir, write_arrays
+from gen_jax.data.cache import (
+    DECODED_ONCE,
+    data_folder,
+    folder_size,
+    locked,
+    open_arrays,
+    use_data_dir,
+    write_arrays,
+    write_text,
+)
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.folders import (
     SPLITS,
@@ -39,12 +48,13 @@ from gen_jax.data.folders import (
 from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
 from gen_jax.data.images import DecodedRecords, Tolerance
 from gen_jax.data.options import DataOptions, split_name
-from gen_jax.data.records import Arrays, Column, columns, nbytes
+from gen_jax.data.records import Arrays, Column, columns, is_lazy, nbytes
 from gen_jax.errors import DataError, UserError
 
 __all__ = ["load", "pack", "prepared_folders"]
 
 CATALOGUE_NAME = re.compile(r"\w+(/\w[\w.]*)?(:\d+\.\d+\.\d+)?")  # as tensorflow-datasets writes names
+IMAGE_OPTIONS = ("size", "fit", "channels", "bits", "decode")
 TABLE_OPTIONS = ("columns", "targets", "label", "missing", "id", "time")
 
 
@@ -72,8 +82,8 @@ def load(
         path = Path(os.path.expanduser(name))
         if path.exists() or isinstance(source, Path) or not CATALOGUE_NAME.fullmatch(name):
             return _of_path(path, chosen)
-        chosen.only(name, "size", "fit", "channels", "bits", "decode")
-        return catalogue.load_catalogue(name, chosen)
+        chosen.only(name, *IMAGE_OPTIONS)
+        return _kept(name, catalogue.load_catalogue(name, chosen), chosen)
 
 
 def _of_arrays(source: Mapping[str, Any]) -> Dataset:
@@ -103,7 +113,7 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
         options.only(folder)
         return shards.open_packed(folder)
     if is_saved_dataset(folder):
-        options.only(folder, "size", "fit", "channels", "bits", "decode", "label", "columns")
+        options.only(folder, *IMAGE_OPTIONS, "label", "columns")
         splits, described = open_saved_dataset(folder, options)
         splits = {SPLITS.get(s.lower(), s): tables.in_random_order(a) for s, a in splits.items()}
         splits = tables.filled_splits(splits, str(folder))
@@ -113,14 +123,14 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
             options,
         )
     if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
-        options.only(folder, "size", "fit", "channels", "bits", "decode")
-        return catalogue.load_catalogue(folder.name, options, folder)
+        options.only(folder, *IMAGE_OPTIONS)
+        return _kept(folder, catalogue.load_catalogue(folder.name, options, folder), options)
     suffixes = (*tables.SUFFIXES, *text.SUFFIXES)
     paths = [(split, folder / f"{stem}{suffix}") for stem, split in SPLITS.items() for suffix in suffixes]
     by_split = {split: path for split, path in paths if path.is_file()}
     if by_split and not any((folder / stem).is_dir() for stem in SPLITS):  # else they may list the images there
         return _of_files(by_split, folder, options)
-    options.only(folder, "size", "fit", "channels", "bits", "labels", "decode", "partner", "pairing")
+    options.only(folder, *IMAGE_OPTIONS, "labels", "partner", "pairing")
     read = _with_partner if options.partner else _of_images
     while True:
         try:
@@ -265,8 +275,10 @@ def _key(folder: Path, options: DataOptions) -> str:
     return hashlib.sha256(json.dumps([about, options.changed]).encode()).hexdigest()
 
 
-def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
+def _kept(source: str | Path, data: Dataset, options: DataOptions) -> Dataset:
     """The data set with its images decoded into the data folder, unless they are too many or to be streamed."""
+    if not any(map(is_lazy, data.splits.values())):
+        return data
     size = sum(nbytes(arrays) for arrays in data.splits.values())
     if options.decode == "stream" or (options.decode == "" and size > DECODED_ONCE):
         note = (
@@ -279,7 +291,7 @@ def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
             if not (home / "arrays").is_dir():
                 total = sum(len(arrays["x"]) for arrays in data.splits.values())
                 try:
-                    with _bar(f"decoding {folder.name}", total) as advance:
+                    with _bar(f"decoding {Path(source).name}", total) as advance:
                         write_arrays(home / "arrays", data.splits, data.described, advance, _all_decoded(data))
                 except DataError:
                     raise
@@ -287,9 +299,8 @@ def _kept(folder: Path, data: Dataset, options: DataOptions) -> Dataset:
                     raise UserError(
                         f"cannot write data to {home}: {error.strerror}; set TFDS_DATA_DIR to another folder"
                     ) from None
-                (home / "source.json").write_text(
-                    json.dumps({"source": os.fspath(folder.resolve()), **options.changed})
-                )
+                where = os.fspath(source.resolve()) if isinstance(source, Path) else source
+                write_text(home / "source.json", json.dumps({"source": where, **options.changed}))
     return replace(open_arrays(data.name, home / "arrays", data.notes), partner=data.partner)
 
 
@@ -347,9 +358,7 @@ def prepared_folders(data_dir: str | os.PathLike | None = None) -> list[tuple[st
     found = []
     for home in sorted((data_folder(data_dir) / "gen_jax" / "prepared").glob("*/*")):
         if (home / "arrays").is_dir():
-            size = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
-            source = (
-                json.loads((home / "source.json").read_text())["source"] if (home / "source.json").is_file() else ""
-            )
-            found.append((home.parent.name, source, size))
+            said = home / "source.json"
+            source = json.loads(said.read_text())["source"] if said.is_file() else ""
+            found.append((home.parent.name, source, folder_size(home)))
     return found

@@ -105,7 +105,9 @@ def pack(
 def _check_destination(folder: Path, plan: Mapping[str, Any]) -> None:
     before = _read_json(folder / MANIFEST) or _read_json(folder / INFO)
     if before is None:
-        if others := sorted(path.name for path in folder.iterdir() if path.name != "lock"):
+        if others := sorted(
+            path.name for path in folder.iterdir() if path.name != "lock" and "-incomplete" not in path.name
+        ):
             raise UserError(f"{folder} is not empty ({others[0]}): choose another folder to pack into")
         return
     if before.get("digest") != plan["digest"]:

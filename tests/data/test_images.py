@@ -161,7 +161,8 @@ def test_splits_by_content_stay_when_files_are_added_or_renamed(tmp_path, data_d
     folder = folder_of(tmp_path / "f", 60, classes=())
     before = {split: {x.tobytes() for x in arrays["x"]} for split, arrays in load(folder).splits.items()}
     os.rename(folder / "000.png", folder / "zzz.png")
-    for i, x in enumerate(rng.integers(0, 256, (30, 8, 12, 3), np.uint8)):
+    added = np.random.default_rng(1).integers(0, 256, (60, 8, 12, 3), np.uint8)  # some for every split
+    for i, x in enumerate(added):
         write(folder / f"new{i}.png", x)
     after = {split: {x.tobytes() for x in arrays["x"]} for split, arrays in load(folder).splits.items()}
     for split in before:
