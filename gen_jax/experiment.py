@@ -78,12 +78,12 @@ class Experiment:
             raise UserError("to keep the best checkpoint, checkpoint_every must be a multiple of evaluate_every")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch must be at least 1, got {self.batch}")
-        if (
-            self.repeats < 1
-            or (self.repeats > 1 or self.balanced)
-            and (self.batch is None or self.repeats > 1 and self.balanced)
-        ):
-            raise UserError("balanced and repeats need a batch, and exclude each other; repeats must be at least 1")
+        if self.repeats < 1:
+            raise UserError(f"repeats must be at least 1, got {self.repeats}")
+        if self.balanced and self.repeats > 1:
+            raise UserError("balanced and repeats exclude each other")
+        if self.batch is None and (self.balanced or self.repeats > 1):
+            raise UserError("balanced and repeats need a batch")
 
     def streaming_reason(self, data: Dataset) -> str:
         """The reason to stream the training split from the host; "" to keep it on the device."""

@@ -48,14 +48,14 @@ def data(
         return
     if action == "pack" and destination is None:
         raise UserError("data pack needs a folder to pack into: data pack SOURCE DESTINATION")
+    if action == "pack":
+        _pack(source, destination, data_dir, options)
+        return
     from gen_jax.data import load
 
     found = load(source, data_dir, **options.changed)
-    if action == "show":
-        _note(found)
-        _show(found, out or Path("data.png"))
-    else:
-        _pack(source, found, destination, data_dir, options)
+    _note(found)
+    _show(found, out or Path("data.png"))
 
 
 def _note(found: Any) -> None:
@@ -206,14 +206,10 @@ def _cell(value: float, names: tuple[str, ...]) -> str:
     return "" if value != value else names[int(value)] if names else f"{value:g}"
 
 
-def _pack(source: str, found: Any, destination: Path, data_dir: Path | None, options: DataOptions) -> None:
-    from tqdm import tqdm
-
+def _pack(source: str, destination: Path, data_dir: Path | None, options: DataOptions) -> None:
     from gen_jax.data.loading import pack
 
-    total = sum(len(arrays["x"]) for arrays in found.splits.values())
-    with tqdm(total=total, desc=f"packing {found.name}", unit=" examples", dynamic_ncols=True, leave=False) as bar:
-        packed, sizes = pack(source, destination, bar.update, data_dir=data_dir, **options.changed)
+    packed, sizes = pack(source, destination, data_dir=data_dir, **options.changed)
     _note(packed)
     total = sum(len(arrays["x"]) for arrays in packed.splits.values())
     listed = ", ".join(f"{split} {_size(size)}" for split, size in sizes.items())

@@ -332,17 +332,17 @@ def _all_decoded(data: Dataset) -> Callable[[], None]:
     return check
 
 
-def pack(
-    source: str | os.PathLike | Dataset, folder: Path, progress: Callable[[int], Any] = lambda n: None, **options: Any
-) -> tuple[Dataset, dict[str, int]]:
+def pack(source: str | os.PathLike | Dataset, folder: Path, **options: Any) -> tuple[Dataset, dict[str, int]]:
     """Packs a data set into shards; returns it, and {split: its bytes}. Damaged images are left out.
 
-    progress is called with the number of examples of each block.
+    options: those of `load`.
     """
     while True:
         data = load(source, **options)
+        total = sum(len(arrays["x"]) for arrays in data.splits.values())
         try:
-            return data, shards.pack(data, folder, progress, _all_decoded(data))
+            with _bar(f"packing {data.name}", total, "examples") as advance:
+                return data, shards.pack(data, folder, advance, _all_decoded(data))
         except _Damaged as found:
             found.leave_out()
             shutil.rmtree(folder)  # only shards of this data lie there: `shards.pack` refuses other folders
