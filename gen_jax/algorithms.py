@@ -17,6 +17,7 @@ from jax import Array, lax
 from gen_jax.core import (
     Algorithm,
     Batch,
+    ClosedForm,
     ExpectationMaximization,
     Extra,
     MaximumAPosteriori,
@@ -37,6 +38,7 @@ __all__ = [
     "Gather",
     "add",
     "chunk",
+    "closed_form",
     "descent",
     "em",
     "first_examples",
@@ -163,6 +165,20 @@ def em(model: ExpectationMaximization, every: int = 1, microbatches: int = 1) ->
         return lax.cond(last, lambda: _maximize(model, state, stats), wait), metrics
 
     return Algorithm(partial(_em_init, model), step)
+
+
+def closed_form(model: ClosedForm) -> Algorithm:
+    """Parameters in closed form from each batch; one step is enough where the batch is all data."""
+
+    def init(key: Array, batch: Batch) -> State:
+        params, extra = model.init(fold_in(key, "init"), batch)
+        return State(jnp.int32(0), key, params, (), extra)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        params, extra, metrics = model.solve(state, batch)
+        return state._replace(step=state.step + 1, params=params, extra={**state.extra, **extra}), metrics
+
+    return Algorithm(init, step)
 
 
 def stepwise_em(model: Recentered, rate: optax.Schedule, microbatches: int = 1) -> Algorithm:

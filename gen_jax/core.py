@@ -35,6 +35,7 @@ __all__ = [
     "Bound",
     "BoundsIntegers",
     "Classifier",
+    "ClosedForm",
     "Conditional",
     "Density",
     "Diagnosed",
@@ -53,6 +54,7 @@ __all__ = [
     "Model",
     "Objective",
     "Params",
+    "Prefilled",
     "PyTree",
     "Recentered",
     "Reconstructing",
@@ -60,6 +62,7 @@ __all__ = [
     "Source",
     "State",
     "Supported",
+    "TokenDensity",
     "Trainable",
     "as_mean",
     "averaged",
@@ -178,6 +181,14 @@ class MaximumAPosteriori(ExpectationMaximization, Protocol):
 
     def log_prior(self, state: State) -> Array | None:
         """The log-density of the parameters up to a constant, in nats; None if it is flat."""
+
+
+@runtime_checkable
+class ClosedForm(Model, Protocol):
+    """A model trained by `closed_form`: its best parameters for a batch have a closed form."""
+
+    def solve(self, state: State, batch: Batch) -> tuple[Params, Extra, Metrics]:
+        """Parameters, new values for extras, and metrics."""
 
 
 @runtime_checkable
@@ -304,14 +315,33 @@ class Adversarial(Model, Protocol):
 
 
 @runtime_checkable
+class TokenDensity(Density, Protocol):
+    """A density of sequences with the log-probability of each token."""
+
+    def log_probs(self, state: State, batch: Batch) -> Array:
+        """(B, T) log-probabilities in nats of tokens "x" (B, T), each given those before it; 0 for the first."""
+
+
+@runtime_checkable
 class Autoregressive(Protocol):
-    """A model that generates sequences token by token; see `gen_jax.models.common.autoregressive`."""
+    """A model that generates sequences token by token; see `gen_jax.models.common.autoregressive`.
 
-    def start(self, condition: PyTree, n: int) -> tuple[PyTree, Array]:
-        """The initial cache for n sequences, and the token (n,) before the first."""
+    condition: anything that all tokens depend on, with leading axis n, or None.
+    """
 
-    def next(self, params: PyTree, cache: PyTree, token: Array) -> tuple[PyTree, Array]:
+    def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[PyTree, Array]:
+        """The initial cache for n sequences of at most `size` tokens, and the token (n,) before the first."""
+
+    def next(self, params: Params, condition: PyTree, cache: PyTree, token: Array) -> tuple[PyTree, Array]:
         """The cache after token (n,), and the logits (n, V) of the next token."""
+
+
+@runtime_checkable
+class Prefilled(Autoregressive, Protocol):
+    """An autoregressive model that reads many tokens at once."""
+
+    def extend(self, params: Params, condition: PyTree, cache: PyTree, tokens: Array, lengths: Array) -> PyTree:
+        """The cache after the first `lengths` (n,) of tokens (n, P)."""
 
 
 @runtime_checkable

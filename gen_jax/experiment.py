@@ -14,10 +14,12 @@ from gen_jax.checkpoint import Best
 from gen_jax.core import Algorithm, Source
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.host import HostTransform, fixed
-from gen_jax.data.mixing import Unpaired
+from gen_jax.data.mixing import TokenWindows, Unpaired
 from gen_jax.data.order import Balanced, Order, Repeated
+from gen_jax.data.pairs import pack_pairs
 from gen_jax.data.records import Arrays, is_lazy
 from gen_jax.data.source import Resident, Streamed, check_arrays, too_large_for_device
+from gen_jax.data.text import Windows, evaluation_windows
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Metric, Split, counted
@@ -41,6 +43,8 @@ class Experiment:
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host; by
     default what fits into a quarter of the memory is kept.
     keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
+    windows: how a stream of tokens is cut into the sequences of a batch; see `gen_jax.data.text.Windows`.
+    packed: of pairs of token sequences: the lengths of the rows into which several pairs are packed for training.
     hooks: additional hooks, e.g. `StopWhen`. missing: NaN in "x" marks missing values, which the model accepts.
     """
 
@@ -66,6 +70,8 @@ class Experiment:
     balanced: bool = False
     repeats: int = 1
     missing: bool = False
+    windows: Windows | None = None
+    packed: tuple[int, int] | None = None
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
@@ -107,6 +113,11 @@ class Experiment:
 
     def _source(self, data: Dataset, seed: int, resident: bool) -> Source:
         arrays, name, transforms = data[self.train], f"{data.name} [{self.train}]", tuple(self.transforms)
+        if self.windows and not self.windows.whole:
+            length, skip = self.windows.length + 1, data.uncounted_token
+            batch = self.batch or TokenWindows(arrays["x"], length, 1, overlap=1).windows
+            return TokenWindows(arrays["x"], length, batch, self.batch is not None, seed, 1, skip)
+        arrays = pack_pairs(arrays, *self.packed) if self.packed else arrays
         order = self._order(arrays, name)
         if resident and not self.host_transforms:
             return Resident(arrays, self.batch, transforms, seed=seed, missing=self.missing, name=name, order=order)
@@ -122,5 +133,10 @@ class Experiment:
         """A split for evaluation; "validation", "test" and "train" refer to the splits that the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
-        train, part = (fixed(counted(data[one]), self.host_transforms) for one in (self.train, name))
-        return Split(name, part, tuple(self.transforms), batch, train, data.name, data.info.levels)
+        train, part = (fixed(counted(self._examples(data, one)), self.host_transforms) for one in (self.train, name))
+        return Split(name, part, tuple(self.transforms), batch, train, data.name, data.info.levels, data.info, self.windows)
+
+    def _examples(self, data: Dataset, name: str) -> Arrays:
+        """The examples of a split; of a stream of tokens its windows."""
+        arrays = data[name]
+        return evaluation_windows(arrays["x"], self.windows, data.uncounted_token) if self.windows else arrays

@@ -1,13 +1,16 @@
-"""Optimizers that several configs use."""
+"""Optimizers and schedules that several configs use."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers
+from optax.contrib import muon as optax_muon
 
 from gen_jax.core import PyTree
 
-__all__ = ["adamw", "kernels"]
+__all__ = ["adamw", "inverse_sqrt", "kernels", "matrices", "muon", "warm_down"]
 
 
 def adamw(
@@ -29,3 +32,50 @@ def adamw(
 def kernels(params: PyTree) -> PyTree:
     """Mask that selects the kernels of networks, not biases, scales or statistics."""
     return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)
+
+
+def matrices(params: PyTree) -> PyTree:
+    """Mask that selects weights of two or more dimensions, as GPT-2's decay does: embeddings too."""
+    stacked = lambda path: any(getattr(part, "key", "") == "layers" for part in path)
+    return jax.tree_util.tree_map_with_path(lambda path, a: a.ndim - stacked(path) >= 2, params)
+
+
+def warm_down(lr: float, steps: int, warm_up: int = 0, share: float = 0.65, last: float = 0.0) -> optax.Schedule:
+    """Linear warm-up, a constant rate, and a linear decay to `last * lr` over the last `share` of the steps."""
+    start = int(steps * (1 - share))
+    up = optax.linear_schedule(0.0, lr, warm_up) if warm_up else optax.constant_schedule(lr)
+    down = optax.linear_schedule(lr, last * lr, max(1, steps - start))
+    return lambda step: jnp.where(step < start, up(step + 1), down(step - start))
+
+
+def inverse_sqrt(lr: float, warm_up: int) -> optax.Schedule:
+    """Linear warm-up to `lr`, then lr * sqrt(warm_up / step) (Vaswani et al. 2017, section 5.3)."""
+    return lambda step: lr * jnp.minimum((step + 1) / warm_up, jnp.sqrt(warm_up / (step + 1)))
+
+
+def muon(
+    lr: optax.ScalarOrSchedule, adam_lr: optax.ScalarOrSchedule, weight_decay: float = 0.0, clip: float = 0.0
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels of stacked layers, AdamW at the rate `adam_lr` for all else.
+
+    Updates of a kernel are its momentum with all singular values near 1, times sqrt(max(1, outputs / inputs)).
+    """
+
+    def dimensions(params: PyTree) -> PyTree:
+        def of(path, a):
+            names = [getattr(part, "key", "") for part in path]
+            inside = "layers" in names and names[-1] == "kernel" and a.ndim == 3
+            return MuonDimensionNumbers(reduction_axis=1, output_axis=2) if inside else None
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    tx = optax_muon(
+        lr,
+        weight_decay=weight_decay,
+        adam_learning_rate=adam_lr,
+        adam_b1=0.9,
+        adam_b2=0.95,
+        adam_weight_decay=weight_decay,
+        muon_weight_dimension_numbers=dimensions,
+    )
+    return optax.chain(optax.clip_by_global_norm(clip), tx) if clip else tx

@@ -14,6 +14,7 @@ import numpy as np
 
 from gen_jax.core import is_sequential
 from gen_jax.data.records import Arrays, Column, select
+from gen_jax.data.tokenizers import read_tokenizer
 from gen_jax.errors import UserError
 
 __all__ = [
@@ -39,6 +40,8 @@ class DataInfo:
     classes: int | None = None  # number of values of "label"
     class_names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()  # token strings
+    tokenizer: str = ""  # of tokens: the JSON of the tokenizer; see `gen_jax.data.tokenizers`
+    documents: bool = False  # of tokens: whether the text has several documents, each with an end
     columns: tuple[str, ...] = ()  # of a table: the names of the entries of "x"
     categories: tuple[tuple[str, ...], ...] = ()  # per column: the names of its codes, () for numbers
     targets: tuple[str, ...] = ()  # of a table: the names of the entries of "y"
@@ -50,7 +53,7 @@ class DataInfo:
 @dataclass(frozen=True)
 class Dataset:
     """Named splits of arrays. `data["train"]`, or a part of one: `data["train[:50000]"]`, `data["train[90%:]"]`,
-    `data["train[label=3,7]"]`, `data["train[@rows.txt]"]`.
+    `data["train[label=3,7]"]`, `data["train[@rows.txt]"]`; or several, `data["train+validation"]`.
 
     partner: of unpaired domains, the other one. notes: remarks for the user, e.g. on files that were left out.
     """
@@ -111,7 +114,23 @@ class Dataset:
             raise UserError(f"{self.name} has no labels: name their column with --label")
         return self.info
 
+    def tokens(self, pairs: bool = False) -> Any:
+        """The tokenizer of a text, for configs. pairs: whether pairs of texts are needed. Raises UserError."""
+        x = next(iter(self.splits.values()))
+        if not self.info.tokenizer or (x["x"].ndim == 2) != pairs:
+            wanted = "pairs of texts, a table with two columns," if pairs else "a text file, or a folder of such files,"
+            raise UserError(f"{self.name} has examples of shape {self.info.shape}, where {wanted} is needed")
+        return read_tokenizer(self.info.tokenizer)
+
+    @property
+    def uncounted_token(self) -> int | None:
+        """The token that no likelihood counts: the end, of a text that is a single document."""
+        return None if self.info.documents or not self.info.tokenizer else self.info.levels - 1
+
     def __getitem__(self, split: str) -> Arrays:
+        if "+" in split and "[" not in split:
+            parts = [self[name.strip()] for name in split.split("+")]
+            return {name: np.concatenate([np.asarray(one[name]) for one in parts]) for name in parts[0]}
         match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", split)
         name = match and match[1]
         if name not in self.splits:

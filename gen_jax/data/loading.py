@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data import archives, catalogue, shards, tables, text
+from gen_jax.data import archives, catalogue, pairs, shards, tables, text
+from gen_jax.data.builders.texts import TEXTS
 from gen_jax.data.cache import (
     DECODED_ONCE,
     data_folder,
@@ -47,7 +48,7 @@ from gen_jax.data.folders import (
 )
 from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
 from gen_jax.data.images import DecodedRecords, Tolerance
-from gen_jax.data.options import DataOptions, split_name
+from gen_jax.data.options import DataOptions, listed, split_name
 from gen_jax.data.records import Arrays, Column, columns, is_lazy, nbytes
 from gen_jax.errors import DataError, UserError
 
@@ -55,6 +56,7 @@ __all__ = ["load", "pack", "prepared_folders"]
 
 CATALOGUE_NAME = re.compile(r"\w+(/\w[\w.]*)?(:\d+\.\d+\.\d+)?")  # as tensorflow-datasets writes names
 IMAGE_OPTIONS = ("size", "fit", "channels", "bits", "decode")
+TOKEN_OPTIONS = ("text", "length", "tokenizer", "vocabulary")
 TABLE_OPTIONS = ("columns", "targets", "label", "missing", "id", "time")
 
 
@@ -79,6 +81,8 @@ def load(
         if name in catalogue.CATALOGUE and not isinstance(source, Path):
             chosen.only(name)
             return catalogue.load_named(name)
+        if name in TEXTS and not isinstance(source, Path):
+            return _of_rules(name, chosen)
         path = Path(os.path.expanduser(name))
         if path.exists() or isinstance(source, Path) or not CATALOGUE_NAME.fullmatch(name):
             return _of_path(path, chosen)
@@ -96,6 +100,16 @@ def _of_arrays(source: Mapping[str, Any]) -> Dataset:
     if nested:
         return Dataset("arrays", tables.filled_splits(parts, "the data") if "train" in parts else parts)
     return Dataset("arrays", tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data"))
+
+
+def _of_rules(name: str, options: DataOptions) -> Dataset:
+    """An embedded text, made by rules."""
+    kind, make, _ = TEXTS[name]
+    options.only(name, *TOKEN_OPTIONS)
+    if options.text not in ("lines", kind):
+        raise UserError(f"{name} is read with --text {kind}, not {options.text}")
+    made = (pairs.as_pairs if kind == "pairs" else text.as_corpus)(make(), options, name)
+    return replace(made, name=name if not options.tokenizer else f"{name}-{made.info.digest[:8]}")
 
 
 def _of_path(path: Path, options: DataOptions) -> Dataset:
@@ -125,11 +139,17 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
     if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
         options.only(folder, *IMAGE_OPTIONS)
         return _kept(folder, catalogue.load_catalogue(folder.name, options, folder), options)
+    if options.text == "pairs" and (files := pairs.parallel_files(folder, listed(options.columns))):
+        options.only(folder, *TOKEN_OPTIONS, "columns")
+        return _named(folder, pairs.open_parallel(files, options, folder.name))
     suffixes = (*tables.SUFFIXES, *text.SUFFIXES)
     paths = [(split, folder / f"{stem}{suffix}") for stem, split in SPLITS.items() for suffix in suffixes]
     by_split = {split: path for split, path in paths if path.is_file()}
     if by_split and not any((folder / stem).is_dir() for stem in SPLITS):  # else they may list the images there
         return _of_files(by_split, folder, options)
+    if options.text == "tokens" and (documents := text.text_files(folder)):
+        options.only(folder, *TOKEN_OPTIONS)
+        return _named(folder, text.open_documents(folder, documents, options))
     options.only(folder, *IMAGE_OPTIONS, "labels", "partner", "pairing")
     read = _with_partner if options.partner else _of_images
     while True:
@@ -146,8 +166,11 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
         raise UserError(f"the splits in {where} have different types: {', '.join(sorted(suffixes))}")
     [suffix] = suffixes
     name = where.stem
-    if suffix in text.SUFFIXES:
-        options.only(where, "text", "length")
+    if options.text == "pairs":
+        options.only(where, *TOKEN_OPTIONS, "columns", "partner")
+        made = pairs.open_pairs(paths, options, name)
+    elif suffix in text.SUFFIXES:
+        options.only(where, *TOKEN_OPTIONS)
         made = text.open_text(paths, options, name)
     elif suffix in (".npz", ".npy"):
         options.only(where, *TABLE_OPTIONS)
@@ -160,7 +183,11 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
     else:
         known = ", ".join((*tables.SUFFIXES, *text.SUFFIXES))
         raise UserError(f"{where} is of no known type: files end with {known}; images lie in a folder")
-    return replace(made, name=f"{name}-{made.info.digest[:8]}")
+    return _named(where, made)
+
+
+def _named(where: Path, data: Dataset) -> Dataset:
+    return replace(data, name=f"{where.stem}-{data.info.digest[:8]}")
 
 
 @contextmanager

@@ -133,13 +133,18 @@ def shares(weights: Sequence[float], batch: int) -> list[int]:
     return found.tolist()
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["tokens", "seed"], meta_fields=["length", "batch", "shuffle"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "seed"],
+    meta_fields=["length", "batch", "shuffle", "overlap", "uncounted"],
+)
 @dataclass(frozen=True)
 class TokenWindows:
     """Windows of one token stream (N,): "x" (B, length), each window visited once per epoch, in a new order.
 
-    Windows begin at multiples of `length` plus an offset that changes every epoch, so that over the epochs every
-    position is predicted from contexts of every length.
+    Windows begin at multiples of `length - overlap` plus an offset that changes every epoch, so that over the epochs
+    every position is predicted from contexts of every length. overlap: how many of the last tokens of a window also
+    begin the next. uncounted: a token that "mask" (B, length) leaves out.
     """
 
     tokens: Any
@@ -147,15 +152,21 @@ class TokenWindows:
     batch: int
     shuffle: bool = True
     seed: Any = 0
+    overlap: int = 0
+    uncounted: int | None = None
 
     @property
     def batch_size(self) -> int:
         return self.batch
 
     @property
+    def stride(self) -> int:
+        return self.length - self.overlap
+
+    @property
     def windows(self) -> int:
-        """Windows per epoch, valid for any offset below `length`."""
-        return (len(self.tokens) - self.length + 1) // self.length
+        """Windows per epoch, valid for any offset below the stride."""
+        return (len(self.tokens) - self.length - self.stride + 1) // self.stride + 1
 
     def batch_at(self, step: Array | int) -> Batch:
         step = jnp.asarray(step, jnp.int32)
@@ -164,9 +175,11 @@ class TokenWindows:
         offset = 0
         if self.shuffle:
             index = permute(index, self.windows, self.seed, epoch)
-            offset = permute((epoch % self.length)[None].astype(jnp.int32), self.length, self.seed, 0)[0]
-        at = index[:, None] * self.length + offset + jnp.arange(self.length)
-        return {"x": jnp.asarray(self.tokens)[at], "index": index}
+            offset = permute((epoch % self.stride)[None].astype(jnp.int32), self.stride, self.seed, 0)[0]
+        at = index[:, None] * self.stride + offset + jnp.arange(self.length)
+        x = jnp.asarray(self.tokens)[at]
+        batch = {"x": x, "index": index}
+        return batch if self.uncounted is None else {**batch, "mask": (x != self.uncounted).astype(jnp.float32)}
 
     def example(self) -> TokenWindows:
         return self
@@ -177,6 +190,8 @@ class TokenWindows:
     def check(self) -> None:
         if self.length < 1 or np.ndim(self.tokens) != 1 or np.asarray(self.tokens).dtype.kind not in "iu":
             raise UserError("tokens must be integers (N,) and the length of windows at least 1")
+        if not 0 <= self.overlap < self.length:
+            raise UserError(f"the overlap of windows must be below their length {self.length}, got {self.overlap}")
         if not 1 <= self.batch <= self.windows:
             raise UserError(
                 f"batch = {self.batch}, but {len(self.tokens)} tokens have {max(self.windows, 0)} windows of "

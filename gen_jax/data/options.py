@@ -24,16 +24,18 @@ class DataOptions:
         bits: of images, per channel
         labels: of images: the subfolders, or none
         decode: of images: once, into the data folder, or stream: whenever they are read; by default by their size
-        partner: a second folder of images, the entry "y"
+        partner: a second folder of images, or a second text with as many lines, the entry "y"
         pairing: of images: names (equal ones, by default with a partner), unpaired, or the halves of each image
-        columns: of a table: names of those to use, with commas between them
+        columns: of a table, or of texts in pairs: names of those to use, with commas between them
         targets: of a table: names of the columns of the entry "y"
         label: of a table: the column with the classes
         missing: of a table: keep rows with empty cells, as NaN, or drop them
         id: of a table of sequences: the column that tells them apart
         time: of a table of sequences: the column that orders their steps
-        text: of a text file: its lines, or windows of one stream
-        length: of a text file: bytes of a window, or at most of a line
+        text: of a text file: its lines or windows of one stream, as bytes; tokens; or pairs of lines, as tokens
+        length: of a text: bytes of a window, or at most of a line; of pairs: tokens of a row
+        tokenizer: of tokens and pairs: characters, bytes, bpe, unigram, or a file such as WORKDIR/tokenizer.json
+        vocabulary: of bpe and unigram: number of tokens
     """
 
     size: str = ""
@@ -50,8 +52,10 @@ class DataOptions:
     missing: Literal["keep", "drop"] = "keep"
     id: str = ""
     time: str = ""
-    text: Literal["lines", "stream"] = "lines"
+    text: Literal["lines", "stream", "tokens", "pairs"] = "lines"
     length: int = 1024
+    tokenizer: str = ""
+    vocabulary: int = 2048
 
     def __post_init__(self):
         kinds = get_type_hints(DataOptions)

@@ -16,6 +16,7 @@ from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.quality import sample_quality
 from gen_jax.evaluation.suite import cost, sample_metrics, suite
+from gen_jax.evaluation.text import text_likelihood, text_quality
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
@@ -34,6 +35,7 @@ METRICS: tuple[Metric, ...] = (  # those that need only the model; available by 
     log_likelihood_per_step,
     reconstruction_error,
     stability,
+    text_likelihood,
     train_on_synthetic,
 )
 
@@ -64,5 +66,7 @@ __all__ = [
     "sample_quality",
     "stability",
     "suite",
+    "text_likelihood",
+    "text_quality",
     "train_on_synthetic",
 ]

@@ -16,9 +16,10 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, State
-from gen_jax.data.dataset import value_range
+from gen_jax.data.dataset import DataInfo, value_range
 from gen_jax.data.records import take
 from gen_jax.data.source import Arrays, apply_transforms, epoch
+from gen_jax.data.text import Windows
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
@@ -75,6 +76,8 @@ class Split(NamedTuple):
     training: Arrays | None = None  # training data of the model
     data: str = ""  # name of the data set
     levels: int | None = None  # of stored integers 0 .. levels - 1, where known
+    info: DataInfo | None = None
+    windows: Windows | None = None  # of a stream of tokens, of which the examples are windows
 
     @property
     def size(self) -> int:

@@ -21,6 +21,7 @@ from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_gro
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
+from gen_jax.evaluation.text import text_likelihood
 
 __all__ = [
     "ENOUGH",
@@ -28,6 +29,7 @@ __all__ = [
     "cost",
     "has_classes",
     "is_sequences",
+    "is_text",
     "open_encoder",
     "quality_encoder",
     "sample_metrics",
@@ -46,7 +48,9 @@ def suite(
     encoder: for sample quality; by default the small one for images with labels, else raw values.
     """
     chosen = _likelihoods(model, own)
-    if is_sequences(split) and isinstance(model, Density):
+    if is_text(split) and isinstance(model, Density):
+        chosen = [text_likelihood]
+    elif is_sequences(split) and isinstance(model, Density):
         chosen.append(log_likelihood_per_step)
     if encode := quality_encoder(split, encoder):
         chosen.append(sample_quality(encode, samples))
@@ -79,6 +83,11 @@ def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoic
 def is_sequences(split: Split) -> bool:
     """Whether the examples are sequences."""
     return is_sequential(split.arrays)
+
+
+def is_text(split: Split) -> bool:
+    """Whether the examples are windows of a text."""
+    return split.windows is not None and split.info is not None and bool(split.info.tokenizer)
 
 
 def has_classes(split: Split) -> bool:

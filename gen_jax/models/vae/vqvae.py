@@ -181,21 +181,21 @@ class VQVAE:
         """(B, h, w) the codes of x."""
         return self._encode(state.params["vqvae"], state.extra["codebook"], batch["x"])[1]
 
-    def start(self, condition: PyTree, n: int) -> tuple[Array, Array]:
+    def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Array, Array]:
         """The initial memory of the code prior for n grids, and the code (n,) that stands before the first."""
         return self.prior.start(n)
 
-    def next(self, params: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
+    def next(self, params: Params, condition: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
         """The memory after code `token` (n,), and the logits (n, codes) of the next."""
-        return self.prior.apply({"params": params["prior"]}, cache, token, method=CodePrior.next)
+        return self.prior.apply({"params": params["vqvae"]["prior"]}, cache, token, method=CodePrior.next)
 
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()
     ) -> Batch:
         """n samples, with codes drawn autoregressively; see `common.autoregressive.Sampling`."""
         params = state.params["vqvae"]
-        memory, first = self.start(condition, n)
-        codes = generate(partial(self.next, params), memory, first, key, math.prod(self.grid), sampling)
+        memory, first = self.start(state.params, condition, n, math.prod(self.grid))
+        codes = generate(partial(self.next, state.params, condition), memory, first, key, math.prod(self.grid), sampling)
         codes = codes.reshape(n, *self.grid)
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))
         return {"x": x, "codes": codes}

@@ -1,0 +1,189 @@
+"""Metrics of text: likelihood per token, character and byte; diversity and memorization of generated text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Autoregressive, Density, State, TokenDensity
+from gen_jax.data.source import epoch
+from gen_jax.data.tokenizers import read_tokenizer
+from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
+from gen_jax.models.common.autoregressive import Sampling, advance, begin
+
+__all__ = ["distinct", "grams", "longest_copies", "self_bleu", "text_likelihood", "text_quality"]
+
+
+def text_likelihood(model: Density) -> Measure:
+    """The likelihood of a text, each token counted once: nats/token, perplexity, bits/character and bits/byte.
+
+    `how` says the context of the tokens and the tokenizer. Bits are those of the original text, with the ends of
+    documents counted where there are several. With subwords they bound those of the text, which has other segmentations.
+    Standard errors are those of a ratio of sums over windows.
+    """
+    ask(model, Density, "text_likelihood")
+    per_token = isinstance(model, TokenDensity)
+    run = jax.jit(model.log_probs if per_token else partial(_of_counted, model))
+
+    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+        tokenizer, how = _protocol(split)
+        total, count = [], []  # (windows,) nats; (windows, 3) tokens, bytes, characters
+        for raw, real in epoch(split.arrays, min(split.batch, split.size, 128)):
+            counted = raw["mask"] * real[:, None]
+            values = np.asarray(run(state, {**raw, "x": raw["x"].astype(np.int32)}), np.float64)
+            total.append(np.where(counted > 0, values, 0).sum(axis=1) if per_token else values * real)
+            lengths = np.concatenate([np.ones((tokenizer.size, 1)), tokenizer.lengths], axis=1)
+            count.append((lengths[raw["x"]] * counted[..., None]).sum(axis=1))
+        return _per_unit(np.concatenate(total), np.concatenate(count), tokenizer, how)
+
+    return measure
+
+
+def _protocol(split: Split) -> tuple[Any, str]:
+    """The tokenizer of a split of text, and how it is predicted."""
+    if split.info is None or not split.info.tokenizer or split.windows is None:
+        raise UserError("text_likelihood needs windows of a text: an Experiment with `windows`")
+    tokenizer, windows = read_tokenizer(split.info.tokenizer), split.windows
+    stride = f", stride {windows.step}" if windows.step < windows.length else ", disjoint windows"
+    ends = "ends counted" if split.info.documents else "no ends"
+    return tokenizer, f"context {windows.length}{stride}, {ends}, {tokenizer.kind} {tokenizer.digest[:6]}"
+
+
+def _of_counted(model: Density, state: State, batch: Any) -> Array:
+    """(B,) log-probabilities of the counted tokens given those before, which are a run within each window."""
+    places = jnp.arange(batch["x"].shape[1])
+    first = jnp.min(jnp.where(batch["mask"] > 0, places, len(places)), axis=1)
+    last = jnp.max(jnp.where(batch["mask"] > 0, places + 1, 0), axis=1)
+    of = lambda length: model.log_prob(state, {"x": batch["x"], "length": length})
+    return jnp.where(last > first, of(jnp.maximum(last, 1)) - of(jnp.minimum(first, len(places))), 0.0)
+
+
+def _per_unit(total: np.ndarray, count: np.ndarray, tokenizer: Any, how: str) -> dict[str, Estimate]:
+    exact = "exact" if tokenizer.kind in ("characters", "bytes") else "bound"
+    tokens = int(count[:, 0].sum())
+
+    def ratio(unit: int) -> tuple[float, float]:
+        n, units = len(total), count[:, unit].sum()
+        value = -total.sum() / units
+        spread = np.sum((total + value * count[:, unit]) ** 2) * n / (n - 1) if n > 1 else math.nan
+        return float(value), float(math.sqrt(spread) / units)
+
+    nats, error = ratio(0)
+    bits = {name: tuple(v / math.log(2) for v in ratio(i)) for name, i in (("byte", 1), ("character", 2))}
+    perplexity = math.exp(min(nats, 700))
+    found = {
+        "nats_per_token": Estimate(nats, error, "nats/token", "exact", tokens, how),
+        "perplexity": Estimate(perplexity, perplexity * error, "tokens", "exact", tokens, how),
+        "bits_per_character": Estimate(*bits["character"], "bits/char", exact, tokens, how),
+        "bits_per_byte": Estimate(*bits["byte"], "bits/byte", exact, tokens, how),
+    }
+    found = with_group(found, "likelihood", nats_per_token="lower", perplexity="lower")
+    return with_group(found, "likelihood", True, bits_per_character="lower", bits_per_byte="lower")
+
+
+def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Sampling()) -> Metric:
+    """Makes the metric of generated texts of `length` tokens, each beside the same number of held-out text.
+
+    distinct_2: share of pairs of words that occur once at most. self_bleu: of each text against the others. copied_20:
+    share of runs of 20 characters that occur in the training text. longest_copy: mean length, in characters, of the
+    longest run of a text that occurs in the training text.
+    """
+
+    def metric(model: Autoregressive) -> Measure:
+        ask(model, Autoregressive, "text_quality")
+        draw = jax.jit(partial(_texts, model, samples, length, sampling))
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            tokenizer, how = read_tokenizer(split.info.tokenizer), f"{length} tokens, {sampling.protocol}"
+            made = [tokenizer.decode(row) for row in np.asarray(draw(state, key))]
+            stream = lambda split: np.concatenate([row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])])
+            held_out, training = stream(split), tokenizer.decode(stream(split.reference))
+            starts = np.linspace(0, max(0, len(held_out) - length), min(samples, max(1, len(held_out) // length)))
+            human = [tokenizer.decode(held_out[int(s) : int(s) + length]) for s in starts]
+            found = {}
+            for name, texts in (("", made), ("_of_data", human)):
+                copies = longest_copies(texts, training)
+                shares = [float(np.isin(grams(t, 20), grams(training, 20)).mean()) for t in texts if len(t) >= 20]
+                of = lambda v, unit: Estimate(float(np.mean(v)), _error(v), unit, "estimate", len(v), how)
+                found |= {
+                    f"distinct_2{name}": Estimate(distinct(texts, 2), math.nan, "share", "estimate", len(texts), how),
+                    f"self_bleu{name}": Estimate(self_bleu(texts), math.nan, "BLEU", "estimate", len(texts), how),
+                    f"copied_20{name}": of(shares or [0.0], "share"),
+                    f"longest_copy{name}": of(copies, "characters"),
+                }
+            return with_group(found, "sample quality", distinct_2="", self_bleu="", copied_20="", longest_copy="")
+
+        return measure
+
+    metric.__name__ = "text_quality"
+    return metric
+
+
+def _texts(model: Any, samples: int, length: int, sampling: Sampling, state: State, key: Array) -> Array:
+    """(samples, length) tokens from the start of a document."""
+    params = next(iter(state.params.values())) if len(state.params) == 1 else state.params
+    cache, first = model.start(params, None, samples, length)
+    return advance(partial(model.next, params, None), begin(cache, first, length), key, length, sampling).tokens
+
+
+def _error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def distinct(texts: Sequence[bytes], n: int) -> float:
+    """Distinct n-grams of words divided by all of them (Li et al. 2016); falls with the amount of text."""
+    words = [text.split() for text in texts]
+    all_grams = [tuple(one[i : i + n]) for one in words for i in range(len(one) - n + 1)]
+    return len(set(all_grams)) / max(1, len(all_grams))
+
+
+def self_bleu(texts: Sequence[bytes], most: int = 64) -> float:
+    """The mean BLEU of each text with the others as references (Zhu et al. 2018); higher is less diverse."""
+    import sacrebleu
+
+    some = [text.decode(errors="replace") for text in texts[:most]]
+    if len(some) < 2:
+        return math.nan
+    score = lambda i: sacrebleu.sentence_bleu(some[i], some[:i] + some[i + 1 :]).score
+    return float(np.mean([score(i) for i in range(len(some))]))
+
+
+def grams(text: bytes, n: int) -> np.ndarray:
+    """Hashes (N - n + 1,) of all runs of n bytes."""
+    values = np.frombuffer(text, np.uint8).astype(np.uint64) + np.uint64(1)
+    found = np.zeros(max(0, len(values) - n + 1), np.uint64)
+    with np.errstate(over="ignore"):
+        for i in range(n):
+            found = found * np.uint64(0x9E3779B97F4A7C15) + values[i : i + len(found)]
+            found ^= found >> np.uint64(29)
+    return found
+
+
+def longest_copies(texts: Sequence[bytes], training: bytes) -> list[int]:
+    """For each text the length of its longest run that occurs in the training text, in bytes."""
+    low, high = np.zeros(len(texts), int), np.array([len(text) for text in texts])
+    known: dict[int, np.ndarray] = {}
+
+    def occurs(i: int, n: int) -> bool:
+        if n not in known:
+            known[n] = np.unique(grams(training, n))
+        mine = grams(texts[i], n)
+        place = np.searchsorted(known[n], mine).clip(max=max(0, len(known[n]) - 1))
+        return bool(len(known[n]) and np.any(known[n][place] == mine))
+
+    while np.any(low < high):
+        for i in np.flatnonzero(low < high):
+            middle = int(low[i] + high[i] + 1) // 2
+            if occurs(i, middle):
+                low[i] = middle
+            else:
+                high[i] = middle - 1
+    return low.tolist()
