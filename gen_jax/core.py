@@ -47,6 +47,7 @@ __all__ = [
     "ImportanceWeighted",
     "Invertible",
     "Latent",
+    "LimitedContext",
     "Loss",
     "MaximumAPosteriori",
     "Mean",
@@ -58,6 +59,7 @@ __all__ = [
     "PyTree",
     "Recentered",
     "Reconstructing",
+    "Seq2Seq",
     "SharesNoise",
     "Source",
     "State",
@@ -342,6 +344,23 @@ class Prefilled(Autoregressive, Protocol):
 
     def extend(self, params: Params, condition: PyTree, cache: PyTree, tokens: Array, lengths: Array) -> PyTree:
         """The cache after the first `lengths` (n,) of tokens (n, P)."""
+
+
+@runtime_checkable
+class Seq2Seq(Autoregressive, Protocol):
+    """An autoregressive model of targets "y" given sources "x"."""
+
+    def encode(self, params: Params, batch: Batch) -> PyTree:
+        """The condition for `start` and `next`, from sources "x" (n, S) with "length"."""
+
+
+@runtime_checkable
+class LimitedContext(Autoregressive, Protocol):
+    """An autoregressive model that sees a limited number of tokens."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens, with the one before the text, that its cache may hold."""
 
 
 @runtime_checkable

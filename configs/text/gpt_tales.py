@@ -1,17 +1,17 @@
-"""Transformer language model of characters: GPT-2's block with rotary positions and Muon, on embedded tales.
+"""Transformer language model of characters with rotary positions and Muon, on embedded tales.
 
 python train.py gpt_tales
 python train.py gpt_tales --data my.txt --tokenizer bpe
 """
 
+from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.checkpoint import Best
 from gen_jax.data import load
 from gen_jax.data.text import Windows
 from gen_jax.evaluation import text_likelihood
 from gen_jax.experiment import Experiment
-from gen_jax.models.common.transformer import Stack, modern_parts
-from gen_jax.models.text import Embedding, LanguageModel
+from gen_jax.models.text import modern_lm
 from gen_jax.optimizers import muon, warm_down
 
 
@@ -26,7 +26,7 @@ def config(
     adam_lr: float = 0.003,
     weight_decay: float = 0.1,
     batch: int = 16,
-    steps: int = 1000,
+    steps: int = 600,
     train: str = "train",
     smoke: bool = False,
 ) -> Experiment:
@@ -50,11 +50,8 @@ def config(
         width, depth, context, batch, steps = 16, 2, 16, 4, min(steps, 20)
     text = load(data, text="tokens")
     tokenizer = text.tokens()
-    parts = modern_parts(width, heads, dropout=dropout)
-    model = LanguageModel(
-        Embedding(tokenizer.size, context, parts, "none", tied=False, std=1.0, head_std=0.001, normed=True, soft_cap=15.0),
-        Stack(parts, depth),
-        end=tokenizer.end,
+    model = modern_lm(
+        tokenizer.size, tokenizer.end, context, width, depth, heads, text.info.documents, dropout=dropout
     )
     tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
     return Experiment(
@@ -66,9 +63,11 @@ def config(
         steps=steps,
         chunk=10,
         metrics=[text_likelihood],
-        evaluate_every=250,
-        checkpoint_every=250,
-        best=Best("validation/bits_per_character", "min"),
+        plots=[plots.loss_by_position, plots.text_samples],
         report_every=50,
+        evaluate_every=200,
+        plot_every=200,
+        checkpoint_every=200,
+        best=Best("validation/bits_per_character", "min"),
         train=train,
     )

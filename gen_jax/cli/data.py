@@ -66,6 +66,9 @@ def _note(found: Any) -> None:
 def _list(data_dir: Path | None) -> None:
     """Prints the catalogue, and the folders and tables that were prepared."""
     from gen_jax.data import catalogue
+    from gen_jax.data.builders.corpora import CORPORA
+    from gen_jax.data.builders.texts import TEXTS
+    from gen_jax.data.cache import use_data_dir
     from gen_jax.data.loading import prepared_folders
 
     table = Table()
@@ -75,6 +78,10 @@ def _list(data_dir: Path | None) -> None:
         ready = catalogue.prepared_size(key, data_dir)
         state = f"{_size(ready)}" if ready else "on first use" if row.embedded else "to prepare"
         table.add_row(key, row.summary, state)
+    with use_data_dir(data_dir):
+        for key, (_, _, summary) in {**TEXTS, **CORPORA}.items():
+            ready = catalogue.is_text_prepared(key)
+            table.add_row(key, summary, "embedded" if key in TEXTS else "prepared" if ready else "to prepare")
     Console().print(table)
     if folders := prepared_folders(data_dir):
         table = Table()
@@ -104,7 +111,9 @@ def _show(found: Any, out: Path) -> None:
     from gen_jax.core import is_sequential
 
     first = next(iter(found.splits.values()))
-    if first["x"].ndim == 4:
+    if found.info.tokenizer:
+        _texts(found.info, first)
+    elif first["x"].ndim == 4:
         _draw(found, out)
     elif is_sequential(first):
         _sequences(found.info, first)
@@ -163,6 +172,22 @@ def _sequences(info: Any, arrays: Any) -> None:
     if steps.ndim == 2:
         print(f"the first sequence, {min(8, len(steps))} of its {len(steps):,} steps")
         _rows(info, {"x": steps[:8]})
+
+
+def _texts(info: Any, arrays: Any) -> None:
+    """Prints the tokenizer and the first tokens of a text, or the first pairs."""
+    from gen_jax.data.tokenizers import read_tokenizer
+
+    tokenizer = read_tokenizer(info.tokenizer)
+    print(f"  tokenizer: {tokenizer.kind}, {tokenizer.size:,} tokens, {tokenizer.digest}")
+    if arrays["x"].ndim == 1:
+        pieces = [tokenizer.names[i] for i in arrays["x"][:40]]
+        print(f"  first tokens: {' | '.join(repr(piece)[1:-1] for piece in pieces)}")
+        return
+    for i in range(min(5, len(arrays["x"]))):
+        source = tokenizer.text(arrays["x"][i, : arrays["length"][i] - 1])
+        target = tokenizer.text(arrays["y"][i, 1 : arrays["y_length"][i] - 1])
+        print(f"  {source!r} -> {target!r}")
 
 
 def _some(items: Any) -> str:

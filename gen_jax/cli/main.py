@@ -14,15 +14,17 @@ from gen_jax.cli.compare import compare
 from gen_jax.cli.data import data
 from gen_jax.cli.encoder import encoder
 from gen_jax.cli.evaluate import evaluate
+from gen_jax.cli.generate import generate
 from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.sample import sample
+from gen_jax.cli.translate import translate
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.errors import UserError
 
 __all__ = ["COMMANDS", "main", "train", "train_main"]
 
-COMMANDS = (sample, evaluate, compare, bench, encoder, plot, animate, data, configs)
+COMMANDS = (sample, generate, translate, evaluate, compare, bench, encoder, plot, animate, data, configs)
 
 
 def train(config: str) -> None:

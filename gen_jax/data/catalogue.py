@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data.cache import data_folder, folder_size, locked, open_arrays, write_arrays
+from gen_jax.data.builders.corpora import CORPORA
+from gen_jax.data.builders.texts import TEXTS
+from gen_jax.data.cache import data_folder, folder_size, locked, open_arrays, use_data_dir, write_arrays, write_text
 from gen_jax.data.dataset import Dataset, describe
 from gen_jax.data.hub import EncodedImages
 from gen_jax.data.images import ImageFormat, parse_size
@@ -34,10 +37,12 @@ __all__ = [
     "Row",
     "first_available",
     "is_prepared",
+    "is_text_prepared",
     "load_catalogue",
     "load_named",
     "prepare",
     "prepared_size",
+    "prepared_text",
     "validation_split",
 ]
 
@@ -91,10 +96,13 @@ def load_named(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
 def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: str | os.PathLike | None = None) -> Path:
     """Prepares a data set for `load`; files found in `manual_dir` are not downloaded. Returns its folder."""
     row = CATALOGUE.get(name)
-    if row is None:
-        return _prepare_catalogue(name, data_dir, manual_dir)
     if manual_dir is not None and not Path(manual_dir).is_dir():
         raise UserError(f"--manual-dir {manual_dir} is not a folder")
+    if name in CORPORA:
+        with use_data_dir(data_dir):
+            return _prepare_text(name, manual_dir)
+    if row is None:
+        return _prepare_catalogue(name, data_dir, manual_dir)
     home = _home(name, row, data_dir)
     with locked(home):
         if is_prepared(name, data_dir):
@@ -109,6 +117,32 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
     return home
 
 
+def _prepare_text(name: str, manual_dir: str | os.PathLike | None) -> Path:
+    """Keeps the texts of a published corpus, from its original files, as JSON."""
+    if manual_dir is None:
+        raise UserError(f"{name} is prepared from its original files: give their folder as --manual-dir")
+    path = data_folder() / "gen_jax" / "texts" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(CORPORA[name][1](Path(manual_dir)), ensure_ascii=False))
+    return path
+
+
+def is_text_prepared(name: str) -> bool:
+    """Whether a text is embedded, or prepared in the data folder."""
+    return name in TEXTS or (data_folder() / "gen_jax" / "texts" / f"{name}.json").is_file()
+
+
+def prepared_text(name: str) -> dict[str, list[Any]]:
+    """The texts of a prepared corpus: documents, or pairs, of each split."""
+    path = data_folder() / "gen_jax" / "texts" / f"{name}.json"
+    if not path.is_file():
+        raise UserError(
+            f"{name} is not prepared in {data_folder()}: run `python -m gen_jax data prepare {name} --manual-dir DIR` "
+            "with the folder of its files"
+        )
+    return json.loads(path.read_text())
+
+
 def is_prepared(name: str, data_dir: str | os.PathLike | None = None) -> bool:
     """Whether one of our own sets is prepared in `data_dir`."""
     return (_home(name, CATALOGUE[name], data_dir) / "arrays").is_dir()
@@ -121,7 +155,8 @@ def prepared_size(name: str, data_dir: str | os.PathLike | None = None) -> int:
 
 def first_available(*names: str) -> str:
     """The first of these sets that is prepared or embedded: the real one, or a stand-in for it."""
-    return next(name for name in names if CATALOGUE[name].embedded or is_prepared(name))
+    there = lambda name: CATALOGUE[name].embedded or is_prepared(name) if name in CATALOGUE else is_text_prepared(name)
+    return next(name for name in names if there(name))
 
 
 def validation_split(name: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data import archives, catalogue, pairs, shards, tables, text
+from gen_jax.data.builders.corpora import CORPORA
 from gen_jax.data.builders.texts import TEXTS
 from gen_jax.data.cache import (
     DECODED_ONCE,
@@ -61,12 +62,16 @@ TABLE_OPTIONS = ("columns", "targets", "label", "missing", "id", "time")
 
 
 def load(
-    source: str | os.PathLike | Dataset | Mapping[str, Any], data_dir: str | os.PathLike | None = None, **options: Any
+    source: str | os.PathLike | Dataset | Mapping[str, Any],
+    data_dir: str | os.PathLike | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Dataset:
     """Loads a data set: by its name, from a folder or a file, or from arrays.
 
     source: a name of the catalogue; a path to a folder of images, a table, a text, or shards; a `Dataset`; or arrays,
-    as {"x": ...} or {split: {"x": ...}}. options: see `DataOptions`.
+    as {"x": ...} or {split: {"x": ...}}. options: see `DataOptions`. defaults: options that those in `source` override.
     """
     if isinstance(source, Dataset):
         return source
@@ -76,13 +81,13 @@ def load(
     known = {field.name for field in fields(DataOptions)}
     if unknown := (given.keys() | options.keys()) - known:
         raise UserError(f"there is no data option {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
-    chosen = DataOptions(**{**given, **options})
+    chosen = DataOptions(**{**(defaults or {}), **given, **options})
     with use_data_dir(data_dir):
         if name in catalogue.CATALOGUE and not isinstance(source, Path):
             chosen.only(name)
             return catalogue.load_named(name)
-        if name in TEXTS and not isinstance(source, Path):
-            return _of_rules(name, chosen)
+        if name in (*TEXTS, *CORPORA) and not isinstance(source, Path):
+            return _of_texts(name, chosen)
         path = Path(os.path.expanduser(name))
         if path.exists() or isinstance(source, Path) or not CATALOGUE_NAME.fullmatch(name):
             return _of_path(path, chosen)
@@ -102,14 +107,15 @@ def _of_arrays(source: Mapping[str, Any]) -> Dataset:
     return Dataset("arrays", tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data"))
 
 
-def _of_rules(name: str, options: DataOptions) -> Dataset:
-    """An embedded text, made by rules."""
-    kind, make, _ = TEXTS[name]
+def _of_texts(name: str, options: DataOptions) -> Dataset:
+    """An embedded text, made by rules, or a prepared one."""
+    kind, make, _ = TEXTS.get(name) or CORPORA[name]
     options.only(name, *TOKEN_OPTIONS)
     if options.text not in ("lines", kind):
         raise UserError(f"{name} is read with --text {kind}, not {options.text}")
-    made = (pairs.as_pairs if kind == "pairs" else text.as_corpus)(make(), options, name)
-    return replace(made, name=name if not options.tokenizer else f"{name}-{made.info.digest[:8]}")
+    texts = make() if name in TEXTS else catalogue.prepared_text(name)
+    made = (pairs.as_pairs if kind == "pairs" else text.as_corpus)(texts, options, name)
+    return made if not options.tokenizer else replace(made, name=f"{name}-{made.info.digest[:8]}")
 
 
 def _of_path(path: Path, options: DataOptions) -> Dataset:

@@ -16,7 +16,7 @@ from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.quality import sample_quality
 from gen_jax.evaluation.suite import cost, sample_metrics, suite
-from gen_jax.evaluation.text import text_likelihood, text_quality
+from gen_jax.evaluation.text import text_likelihood, text_quality, text_to_text_quality
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
@@ -68,5 +68,6 @@ __all__ = [
     "suite",
     "text_likelihood",
     "text_quality",
+    "text_to_text_quality",
     "train_on_synthetic",
 ]

@@ -12,14 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Autoregressive, Density, State, TokenDensity
+from gen_jax.core import Autoregressive, Density, Seq2Seq, State, TokenDensity
 from gen_jax.data.source import epoch
 from gen_jax.data.tokenizers import read_tokenizer
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
 from gen_jax.models.common.autoregressive import Sampling, advance, begin
+from gen_jax.models.text.translation import Translator
 
-__all__ = ["distinct", "grams", "longest_copies", "self_bleu", "text_likelihood", "text_quality"]
+__all__ = [
+    "compare_texts",
+    "distinct",
+    "edit_distance",
+    "grams",
+    "grouped",
+    "longest_copies",
+    "self_bleu",
+    "text_likelihood",
+    "text_quality",
+    "text_to_text_quality",
+    "texts_of",
+]
 
 
 def text_likelihood(model: Density) -> Measure:
@@ -187,3 +200,114 @@ def longest_copies(texts: Sequence[bytes], training: bytes) -> list[int]:
             else:
                 high[i] = middle - 1
     return low.tolist()
+
+
+def text_to_text_quality(
+    *scores: str, beams: int = 5, penalty: str = "mean", alpha: float = 1.0, examples: int | None = None
+) -> Metric:
+    """Makes the metric of targets found by beam search, beside those that copy their source; see `compare_texts`.
+
+    scores: exact_match, word_error, bleu, bleu_lower, chrf, rouge_1, rouge_2, rouge_l. Several targets of one source
+    are its references. examples: how many pairs, by default all.
+    """
+    unknown = [name for name in scores if name not in SCORES]
+    if unknown or not scores:
+        raise ValueError(f"scores of texts are {', '.join(SCORES)}, got {', '.join(unknown) or 'none'}")
+
+    def metric(model: Seq2Seq) -> Measure:
+        ask(model, Seq2Seq, "text_to_text_quality")
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            tokenizer = read_tokenizer(split.info.tokenizer)
+            part = split if examples is None else split.part(0, examples)
+            sources, references = grouped(*(texts_of(part.arrays, entry, tokenizer) for entry in ("x", "y")))
+            translate = Translator(model, tokenizer, beams, penalty, alpha)
+            found = [best[0].text for best in translate(state, sources)]
+            how = f"beam {beams}, {penalty} {alpha:g}" if beams > 1 else "greedy"
+            copies = compare_texts(sources, references, scores, "source copied")
+            made = compare_texts(found, references, scores, how)
+            made = {n: e._replace(group="use", better=SCORES[n], headline=n == scores[0]) for n, e in made.items()}
+            return made | {f"{name}_of_copy": e for name, e in copies.items()}
+
+        return measure
+
+    metric.__name__ = "text_to_text_quality"
+    return metric
+
+
+def texts_of(arrays: Any, entry: str, tokenizer: Any) -> list[str]:
+    """The texts of an entry, without the ends around them."""
+    first, length = int(entry == "y"), arrays["length" if entry == "x" else f"{entry}_length"]
+    return [tokenizer.text(row[first : n - 1]) for row, n in zip(np.asarray(arrays[entry]), np.asarray(length))]
+
+
+def grouped(sources: Sequence[str], targets: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Distinct sources, and all targets of each."""
+    found: dict[str, list[str]] = {}
+    for source, target in zip(sources, targets):
+        found.setdefault(source, []).append(target)
+    return list(found), list(found.values())
+
+
+SCORES = {"exact_match": "higher", "word_error": "lower", "bleu": "higher", "bleu_lower": "higher", "chrf": "higher"}
+SCORES |= {"rouge_1": "higher", "rouge_2": "higher", "rouge_l": "higher"}
+
+
+def compare_texts(
+    texts: Sequence[str], references: Sequence[Sequence[str]], scores: Sequence[str], how: str = ""
+) -> dict[str, Estimate]:
+    """Scores of texts against one or more references each.
+
+    exact_match: share of texts that equal a reference. word_error: edits per word of the nearest reference. bleu,
+    chrf: by sacreBLEU, of the texts as they are; bleu_lower: the same in lower case. rouge_1, rouge_2, rouge_l: F1 of
+    stemmed words, with the best reference; undefined outside ASCII, which the scorer drops. Signatures are in `how`.
+    """
+    made = {"exact_match": _exact_match, "word_error": _word_error, "bleu": _bleu, "bleu_lower": _bleu, "chrf": _bleu}
+    return {name: made.get(name, _rouge)(name, texts, references, how) for name in scores}
+
+
+def _exact_match(name: str, texts, references, how: str) -> Estimate:
+    exact = [float(text in refs) for text, refs in zip(texts, references)]
+    return Estimate(float(np.mean(exact)), _error(exact), "share", "exact", len(exact), how)
+
+
+def _word_error(name: str, texts, references, how: str) -> Estimate:
+    edits = np.zeros(2)
+    for text, refs in zip(texts, references):
+        edits += min((edit_distance(text.split(), ref.split()), len(ref.split())) for ref in refs)
+    return Estimate(float(edits[0] / max(1, edits[1])), math.nan, "share", "exact", len(texts), how)
+
+
+def _bleu(name: str, texts, references, how: str) -> Estimate:
+    import sacrebleu
+
+    score = {"bleu": sacrebleu.BLEU(), "bleu_lower": sacrebleu.BLEU(lowercase=True), "chrf": sacrebleu.CHRF()}[name]
+    most = max(map(len, references))
+    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+    value = score.corpus_score(list(texts), streams).score
+    said = ", ".join(filter(None, [how, str(score.get_signature())]))
+    return Estimate(value, math.nan, "points", "exact", len(texts), said)
+
+
+def _rouge(name: str, texts, references, how: str) -> Estimate:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    if not all(text.isascii() for refs in references for text in refs):
+        return Estimate(math.nan, math.nan, "points", "undefined", len(texts), "ROUGE drops all but ASCII")
+    kind = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}[name]
+    scorer = RougeScorer([kind], use_stemmer=True)
+    best = [
+        100 * max(scorer.score(ref, text)[kind].fmeasure for ref in refs) for text, refs in zip(texts, references)
+    ]
+    said = ", ".join(filter(None, [how, "F1, stemmed, best reference, rouge-score"]))
+    return Estimate(float(np.mean(best)), _error(best), "points", "exact", len(best), said)
+
+
+def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Insertions, deletions and substitutions that turn a into b (Levenshtein 1966)."""
+    row = list(range(len(b) + 1))
+    for i, one in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (one != other))
+    return row[-1]

@@ -26,9 +26,12 @@ from gen_jax.plots.latents import (
     traversals,
 )
 from gen_jax.plots.mixtures import components, restarts
+from gen_jax.plots.text import attention_maps, calibration, loss_by_position, text_samples, text_to_text_samples
 
 __all__ = [
     "PlotFn",
+    "attention_maps",
+    "calibration",
     "components",
     "density",
     "marginals",
@@ -40,6 +43,7 @@ __all__ = [
     "latent_space",
     "latent_usage",
     "learning_curves",
+    "loss_by_position",
     "manifold",
     "noise_interpolations",
     "real_and_fake",
@@ -52,6 +56,8 @@ __all__ = [
     "state_sequence",
     "states",
     "temperatures",
+    "text_samples",
+    "text_to_text_samples",
     "tiled",
     "traversals",
     "warped_grid",

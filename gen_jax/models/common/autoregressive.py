@@ -128,10 +128,10 @@ class Draft(NamedTuple):
 def begin(cache: PyTree, first: Array, steps: int, seen: Array | None = None) -> Draft:
     """A draft of n sequences that continue `first` (n,) by at most `steps` tokens."""
     n = len(first)
-    zeros = jnp.zeros((n, steps), jnp.float32)
+    zeros = lambda dtype: jnp.zeros((n, steps), dtype)
     seen = jnp.zeros((n, 0), bool) if seen is None else seen
-    tokens = jnp.zeros((n, steps), first.dtype)
-    return Draft(cache, first, jnp.int32(0), tokens, zeros, zeros, jnp.zeros(n, bool), seen)
+    done = jnp.zeros(n, bool)
+    return Draft(cache, first, jnp.int32(0), zeros(first.dtype), zeros(jnp.float32), zeros(jnp.float32), done, seen)
 
 
 def advance(

@@ -186,6 +186,14 @@ class Block(nn.Module):
         x = self._mlp(self._cross(x + self.out(a), None, memory, False), False)
         return x, (keys, values)
 
+    def maps(self, x, positions, segments, bias=None):
+        """The attention weights (B, H, T, T) of whole sequences."""
+        h, length = self.heads(self.norm(x), positions), x.shape[1]
+        values = jnp.broadcast_to(jnp.eye(length)[None, :, None], (len(x), length, self.parts.groups, length))
+        seen = None if segments is None else (segments, segments)
+        a = self._attend(h["query"], h["key"], values, self.causal, segments=seen, bias=bias)
+        return a.reshape(len(x), length, self.parts.heads, length).swapaxes(1, 2)
+
     def remember(self, memory):
         """Keys and values (B, S, K, D) of a memory (B, S, D), for cross-attention."""
         h = self.cross_keys(memory, None)
@@ -302,6 +310,16 @@ class Stack:
         x, kept = lax.scan(body, x, (params["layers"], jnp.arange(self.depth)), unroll=unroll)
         return self._norm.apply({"params": params["norm"]}, x), kept
 
+    def maps(self, params: PyTree, x: Array, positions: Array, segments: Array | None = None) -> Array:
+        """(depth, B, H, T, T) the attention weights of whole sequences (B, T, D), without memory."""
+        here = jnp.arange(x.shape[1])
+        bias, found = self._bias(params, here - here[:, None]), []
+        for i in range(self.depth):
+            variables = {"params": _layer(params, i)}
+            found.append(self.block.apply(variables, x, positions, segments, bias, method=Block.maps))
+            x, _ = self.block.apply(variables, x, positions, segments, bias)
+        return jnp.stack(found)
+
     def _bias(self, params: PyTree, distance: Array) -> Array | None:
         """Learned relative positions as biases (..., H, T, S) of scores, for distances (..., T, S) key - query."""
         if not self.parts.relative:
@@ -312,8 +330,8 @@ class Stack:
     def empty(self, n: int, size: int, memory: PyTree = ()) -> Cache:
         """A cache for n sequences of at most `size` positions."""
         shape = (n, size, self.parts.groups, self.parts.size)
-        zeros = tuple(jnp.zeros(shape, self.parts.dtype) for _ in range(self.depth))
-        return Cache(zeros, zeros, jnp.zeros(n, jnp.int32), memory)
+        zeros = lambda: tuple(jnp.zeros(shape, self.parts.dtype) for _ in range(self.depth))
+        return Cache(zeros(), zeros(), jnp.zeros(n, jnp.int32), memory)
 
     def remember(self, params: PyTree, memory: Array, segments: Array) -> PyTree:
         """What decoding needs of a memory (n, S, D) with segments (n, S)."""

@@ -1,6 +1,23 @@
 """Text: language models, n-grams, and text-to-text."""
 
+from gen_jax.models.text.generation import Continuation, Generator, Row
 from gen_jax.models.text.language_model import Embedding, LanguageModel
 from gen_jax.models.text.ngram import NGram
+from gen_jax.models.text.recipes import gpt2, modern_lm, transformer
+from gen_jax.models.text.text_to_text import TextToText
+from gen_jax.models.text.translation import Translation, Translator
 
-__all__ = ["Embedding", "LanguageModel", "NGram"]
+__all__ = [
+    "Continuation",
+    "Embedding",
+    "Generator",
+    "LanguageModel",
+    "NGram",
+    "Row",
+    "TextToText",
+    "Translation",
+    "Translator",
+    "gpt2",
+    "modern_lm",
+    "transformer",
+]

@@ -126,6 +126,13 @@ class LanguageModel:
         params = state.params["lm"]
         return self.embedding.logits(params["embedding"], self._hidden(params, tokens))
 
+    def attention(self, state: State, tokens: Array) -> Array:
+        """(depth, B, H, T, T) the attention weights of every position of tokens (B, T)."""
+        params, positions = state.params["lm"], jnp.arange(tokens.shape[1])
+        segments = jnp.cumsum(tokens == self.end, axis=1) if self.documents else None
+        h = self.embedding(params["embedding"], tokens, positions)
+        return self.stack.maps(params["stack"], h, positions, segments)
+
     def log_probs(self, state: State, batch: Batch) -> Array:
         """(B, T + 1) log-probabilities of tokens given those before, in nats; 0 for the first."""
         x = batch["x"].astype(jnp.int32)

@@ -38,13 +38,13 @@ class NGram:
 
     Levels below the highest count in how many contexts a k-gram occurs instead of how often; k-grams that begin with
     `end` keep their counts. Each level has three discounts, for counts of 1, 2 and more. Contexts end at `end`. The
-    lowest level is interpolated with the uniform distribution. context: tokens of a sample.
+    lowest level is interpolated with the uniform distribution. length: tokens of a sample.
     """
 
     vocabulary: int
     end: int
     order: int = 7
-    context: int = 256
+    length: int = 256
 
     def __post_init__(self):
         if not 1 <= self.order <= 32:
@@ -126,9 +126,9 @@ class NGram:
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()
     ) -> Batch:
-        """n texts "x" (n, context + 1) from the start of a document."""
-        cache, first = self.start(state.params, None, n, self.context)
-        tokens = generate(partial(self.next, state.params, None), cache, first, key, self.context, sampling)
+        """n texts "x" (n, length + 1) from the start of a document."""
+        cache, first = self.start(state.params, None, n, self.length)
+        tokens = generate(partial(self.next, state.params, None), cache, first, key, self.length, sampling)
         return {"x": jnp.concatenate([first[:, None], tokens], axis=1)}
 
 

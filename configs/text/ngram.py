@@ -1,0 +1,39 @@
+"""N-gram model with modified Kneser-Ney smoothing (Chen & Goodman 1999), exact, counted in one step.
+
+python train.py ngram
+python train.py ngram --data my.txt --order 5 --tokenizer bpe
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import closed_form
+from gen_jax.data import load
+from gen_jax.data.text import Windows
+from gen_jax.evaluation import text_likelihood
+from gen_jax.experiment import Experiment
+from gen_jax.models.text import NGram
+
+
+def config(
+    data: str = "tales", order: int = 7, train: str = "train", steps: int = 1, smoke: bool = False
+) -> Experiment:
+    """The baseline of every language model: the same tokens, the same windows, no seed.
+
+    Args:
+        data: a text, or a folder of texts, by name or path
+        order: the longest n-grams
+        train: split to count; train+validation uses both
+        steps: one is enough
+    """
+    text = load(data, text="tokens")
+    tokenizer = text.tokens()
+    model = NGram(tokenizer.size, tokenizer.end, 2 if smoke else order, 16 if smoke else 256)
+    return Experiment(
+        model,
+        closed_form(model),
+        data=text,
+        windows=Windows(256, 128, whole=True),
+        steps=steps,
+        metrics=[text_likelihood],
+        plots=[plots.text_samples],
+        train=train,
+    )

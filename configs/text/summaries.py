@@ -1,0 +1,73 @@
+"""One-sentence summaries of abstracts (SciTLDR, Cachola et al. 2020); numbers in words where it is not prepared.
+
+python -m gen_jax data prepare scitldr --manual-dir DIR
+python train.py summaries
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent
+from gen_jax.checkpoint import Best
+from gen_jax.data import load
+from gen_jax.data.catalogue import first_available
+from gen_jax.evaluation import log_likelihood, text_to_text_quality
+from gen_jax.experiment import Experiment
+from gen_jax.models.text import transformer
+from gen_jax.optimizers import muon, warm_down
+
+
+def config(
+    data: str = first_available("scitldr", "numbers"),
+    width: int = 128,
+    depth: int = 2,
+    heads: int = 2,
+    dropout: float = 0.3,
+    smoothing: float = 0.1,
+    lr: float = 0.02,
+    adam_lr: float = 0.003,
+    weight_decay: float = 0.2,
+    source: int = 512,
+    target: int = 96,
+    batch: int = 8,
+    steps: int = 1000,
+    smoke: bool = False,
+) -> Experiment:
+    """1,992 examples are too few: see docs/families/text.md.
+
+    Args:
+        data: pairs of texts, by name or path
+        width: of the network
+        depth: number of blocks, of the encoder and of the decoder
+        heads: of attention
+        dropout: share of activations dropped in training
+        smoothing: of labels
+        lr: learning rate of Muon, for the kernels of the blocks
+        adam_lr: learning rate of Adam, for all else
+        weight_decay: of all weights
+        source: tokens in a row of sources
+        target: tokens in a row of targets
+        batch: rows per step
+        steps: training steps
+    """
+    if smoke:
+        data, width, depth, heads, source, target, batch, steps = "numbers", 16, 1, 2, 144, 24, 4, min(steps, 20)
+    pairs = load(data, text="pairs", defaults={"tokenizer": "bpe", "vocabulary": 4000})
+    tokenizer = pairs.tokens(pairs=True)
+    length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
+    model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)
+    tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
+    return Experiment(
+        model,
+        descent(model, {"text_to_text": tx}),
+        data=pairs,
+        packed=(source, target),
+        batch=batch,
+        steps=steps,
+        chunk=10,
+        metrics=[log_likelihood, text_to_text_quality("rouge_1", "rouge_2", "rouge_l", beams=4, examples=618)],
+        plots=[plots.text_to_text_samples],
+        report_every=50,
+        evaluate_every=250,
+        plot_every=250,
+        checkpoint_every=250,
+        best=Best("validation/rouge_1", "max"),
+    )

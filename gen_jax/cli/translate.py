@@ -1,0 +1,122 @@
+"""The command `translate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from gen_jax.cli.options import ConfigPath, DataDir, Step, Workdir, open_workdir, parse_step
+from gen_jax.errors import Preempted, UserError
+
+__all__ = ["translate"]
+
+
+def translate(
+    workdir: Workdir,
+    source: Annotated[str, arg(name="in")] = "-",
+    out: Path | None = None,
+    beams: int = 5,
+    penalty: str = "mean",
+    alpha: float = 1.0,
+    best: int = 1,
+    length: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch: int = 32,
+    json: bool = False,
+    seed: int = 0,
+    step: Step = None,
+    config: ConfigPath = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Maps every line of a text to another one, by a trained text-to-text model.
+
+    A file that is there already is continued after its last line.
+
+    Args:
+        source: a file with one text per line, or - for standard input
+        out: write to this file instead of standard output, line by line
+        beams: width of the beam search; 1 is greedy; 0 draws a target at random
+        penalty: what log-probabilities are divided by: mean (length^alpha), wu (((5 + length) / 6)^alpha), or none
+        alpha: exponent of the length penalty
+        best: how many targets of each line, best first, on lines of their own
+        length: tokens of a target at most; by default 1.5 times those of its source and 20 more
+        temperature: of random targets
+        top_k: of random targets
+        top_p: of random targets
+        batch: lines that are processed together
+        json: lines of JSON, with log-probabilities in nats
+        seed: random seed
+    """
+    from gen_jax.core import averaged
+    from gen_jax.models.common.autoregressive import Sampling
+    from gen_jax.models.text.translation import Translator
+
+    if batch < 1 or length < 0:
+        raise UserError(f"--batch must be at least 1 and --length not negative, got {batch} and {length}")
+    lines = _read_lines(source)
+    done = _count_lines(out) if out else 0
+    if done % best or done > best * len(lines):
+        raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
+    run = open_workdir(workdir, config, data_dir)
+    try:
+        sampling = Sampling(temperature, top_k, top_p)
+        made = Translator(
+            run.experiment.model, run.data.tokens(pairs=True), beams, penalty, alpha, sampling, length, best, batch, seed
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    todo = lines[done // best :]
+    if done:
+        print(f"note: {out} already has the first {done // best:,} of {len(lines):,} lines", file=sys.stderr)
+    _check_characters(made.tokenizer, todo, done // best)
+    found = made(averaged(run.state(parse_step(step))), todo)
+    try:
+        with open(out, "a") if out else os.fdopen(os.dup(1), "w") as file:
+            for line, targets in zip(todo, _with_bar(found, len(todo), out is not None)):
+                for one in targets:
+                    said = {"source": line, **one._asdict()}
+                    file.write((dumps(said, ensure_ascii=False) if json else one.text.replace("\n", " ")) + "\n")
+                file.flush()
+    except KeyboardInterrupt:
+        raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None
+    if out:
+        print(f"{len(lines):,} lines in {out}")
+
+
+def _read_lines(source: str) -> list[str]:
+    from gen_jax.data.text import read_text
+
+    if source == "-":
+        return sys.stdin.read().splitlines()
+    if not Path(source).is_file():
+        raise UserError(f"--in {source}: there is no such file")
+    lines = read_text(Path(source)).split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _count_lines(out: Path) -> int:
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    return out.read_bytes().count(b"\n") if out.is_file() else 0
+
+
+def _check_characters(tokenizer, lines: list[str], start: int) -> None:
+    """Raises UserError for a line with characters that the tokenizer does not know, before any work starts."""
+    for number, line in enumerate(lines, start + 1):
+        try:
+            tokenizer.encode(line)
+        except UserError as error:
+            raise UserError(f"--in, line {number:,}: {error}") from None
+
+
+def _with_bar(found, total: int, shown: bool):
+    from tqdm import tqdm
+
+    return tqdm(found, "translating", total, leave=False, delay=2, disable=not shown, unit=" lines", dynamic_ncols=True)

@@ -1,0 +1,120 @@
+"""Text-to-text: targets of source texts by beam search or sampling, in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gen_jax.core import Params, PyTree, Seq2Seq, State
+from gen_jax.errors import UserError
+from gen_jax.models.common.autoregressive import Beams, Sampling, advance, beam_search, begin, length_penalty
+
+__all__ = ["Translation", "Translator"]
+
+
+class Translation(NamedTuple):
+    """A target text with its log-probability in nats, and what beams are ranked by."""
+
+    text: str
+    log_prob: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Translator:
+    """Finds targets of source texts.
+
+    beams: width of the beam search; 1 is greedy; 0 draws with `sampling`. penalty, alpha: see `length_penalty`; lengths
+    count the end. length: tokens of a target at most; by default 1.5 times those of the source and 20 more. best: how
+    many targets of each source.
+    """
+
+    model: Seq2Seq
+    tokenizer: Any
+    beams: int = 5
+    penalty: str = "mean"
+    alpha: float = 1.0
+    sampling: Sampling = Sampling()
+    length: int = 0
+    best: int = 1
+    batch: int = 32
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.model, Seq2Seq):
+            raise UserError(f"{type(self.model).__name__} is no text-to-text model")
+        vocabulary = self.tokenizer.size
+        if not 0 <= self.beams <= vocabulary:
+            raise UserError(f"--beams must be between 0 and the {vocabulary} tokens, got {self.beams}")
+        if not 1 <= self.best <= max(1, self.beams):
+            raise UserError(f"--best must be between 1 and --beams {self.beams}, got {self.best}")
+        length_penalty(self.penalty, self.alpha)
+
+    def __call__(self, state: State, texts: Sequence[str]) -> Iterator[list[Translation]]:
+        """The best targets of each text, in the order of the texts. An empty text gives empty targets."""
+        sources = [self.tokenizer.encode(text) for text in texts]
+        run = jax.jit(self._run, static_argnums=4)
+        waiting: dict[int, list[Translation]] = {}
+        shown = 0
+        for rows in self._batches([len(source) for source in sources]):
+            found = self._batch(run, state.params, [sources[i] for i in rows], rows)
+            waiting |= dict(zip(rows, found))
+            while shown in waiting:
+                yield waiting.pop(shown)
+                shown += 1
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of similar length, out of many that follow each other."""
+        many = 32 * self.batch
+        for start in range(0, len(lengths), many):
+            rows = sorted(range(start, min(start + many, len(lengths))), key=lambda i: lengths[i])
+            yield from (rows[i : i + self.batch] for i in range(0, len(rows), self.batch))
+
+    def _batch(self, run: Any, params: Params, sources: Sequence[np.ndarray], rows: Sequence[int]):
+        longest = max(map(len, sources)) + 1
+        width = -(-longest // 16) * 16
+        steps = self.length or -(-(longest * 3 // 2 + 20) // 16) * 16
+        x = np.zeros((self.batch, width), np.int32)
+        length = np.ones(self.batch, np.int32)
+        numbers = np.zeros(self.batch, np.int32)
+        for i, (source, row) in enumerate(zip(sources, rows)):
+            x[i, : len(source) + 1] = [*source.tolist(), self.tokenizer.end]
+            length[i], numbers[i] = len(source) + 1, row
+        found = Beams(*map(np.asarray, run(params, x, length, numbers, steps)))
+        return [self._targets(found, i) if len(source) else self._nothing() for i, source in enumerate(sources)]
+
+    def _run(self, params: Params, x: Array, length: Array, numbers: Array, steps: int) -> Beams:
+        condition = self.model.encode(params, {"x": x, "length": length})
+        cache, first = self.model.start(params, condition, len(x), steps)
+        end = self.tokenizer.end
+        if self.beams > 1:
+            repeated: PyTree = jax.tree.map(lambda a: jnp.repeat(a, self.beams, axis=0), condition)
+            follow = partial(self.model.next, params, repeated)
+            return beam_search(follow, cache, first, steps, self.beams, end, length_penalty(self.penalty, self.alpha))
+        follow, sampling = partial(self.model.next, params, condition), self.sampling if self.beams == 0 else _GREEDY
+        key, draft = jax.random.key(self.seed), begin(cache, first, steps)
+        draft = advance(follow, draft, key, steps, sampling, end=end, rows=numbers)
+        log_probs = draft.log_probs.sum(axis=1, keepdims=True)
+        return Beams(draft.tokens[:, None], log_probs, log_probs)
+
+    def _targets(self, found: Beams, i: int) -> list[Translation]:
+        targets = []
+        for tokens, log_prob, score in zip(found.tokens[i], found.log_probs[i], found.scores[i]):
+            if len(targets) < self.best and np.isfinite(score):
+                tokens = tokens.tolist()
+                tokens = tokens[: tokens.index(self.tokenizer.end)] if self.tokenizer.end in tokens else tokens
+                targets.append(Translation(self.tokenizer.text(tokens), float(log_prob), float(score)))
+        return targets
+
+    def _nothing(self) -> list[Translation]:
+        return [Translation("", 0.0, 0.0)] * self.best
+
+
+_GREEDY = Sampling(temperature=0)
