@@ -31,7 +31,7 @@ def config(
     steps: int = 1500,
     smoke: bool = False,
 ) -> Experiment:
-    """Words are tokens, as far as 300 subwords hold them.
+    """Words are tokens.
 
     Args:
         data: pairs of texts, by name or path
@@ -50,7 +50,7 @@ def config(
     """
     if smoke:
         data, width, depth, heads, source, target, batch, steps = "numbers", 16, 1, 2, 144, 24, 4, min(steps, 20)
-    pairs = load(data, text="pairs", defaults={"tokenizer": "bpe", "vocabulary": 300})
+    pairs = load(data, text="pairs", defaults={"tokenizer": "words", "vocabulary": 400})
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
     model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)

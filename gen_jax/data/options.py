@@ -34,8 +34,8 @@ class DataOptions:
         time: of a table of sequences: the column that orders their steps
         text: of a text file: its lines or windows of one stream, as bytes; tokens; or pairs of lines, as tokens
         length: of a text: bytes of a window, or at most of a line; of pairs: tokens of a row
-        tokenizer: of tokens and pairs: characters, bytes, bpe, unigram, or a file such as WORKDIR/tokenizer.json
-        vocabulary: of bpe and unigram: number of tokens
+        tokenizer: of tokens and pairs: characters, bytes, bpe, unigram, words, or a file such as WORKDIR/tokenizer.json
+        vocabulary: of bpe, unigram and words: number of tokens
     """
 
     size: str = ""

@@ -1,5 +1,7 @@
 """Tokenizers: characters, bytes, and subwords by byte-level BPE or unigram; all lossless, and stored as JSON.
 
+"bpe" and "unigram" keep letters, digits and marks apart; "words" is BPE of all that is between spaces.
+
 The ids of a tokenizer are 0 .. size - 1; the last one, `end`, stands between documents and is no text.
 """
 
@@ -20,7 +22,7 @@ from gen_jax.errors import UserError
 
 __all__ = ["KINDS", "Bytes", "Characters", "Subwords", "Tokenizer", "open_tokenizer", "read_tokenizer", "train_tokenizer"]
 
-KINDS = ("characters", "bytes", "bpe", "unigram")
+KINDS = ("characters", "bytes", "bpe", "unigram", "words")
 
 
 class Tokenizer(Protocol):
@@ -191,8 +193,8 @@ def train_tokenizer(kind: str, texts: Sequence[str], size: int) -> Any:
 
     options = {"vocab_size": size - 1, "initial_alphabet": sorted(_bytes_of_letters()), "show_progress": False}
     lines = [line for text in texts for line in text.splitlines(keepends=True)]
-    if kind == "bpe":
-        library = _library(models.BPE())
+    if kind in ("bpe", "words"):
+        library = _library(models.BPE(), whole_words=kind == "words")
         library.train_from_iterator(lines, trainers.BpeTrainer(special_tokens=[], **options))
         return _subwords(library, kind)
     library = _library(models.Unigram())
@@ -200,12 +202,15 @@ def train_tokenizer(kind: str, texts: Sequence[str], size: int) -> Any:
     return _subwords(_reestimated(sorted(library.get_vocab()), lines), kind)
 
 
-def _library(model: Any) -> Any:
+def _library(model: Any, whole_words: bool = False) -> Any:
+    """A tokenizer whose pieces lie within words; whole_words: of letters, digits and marks alike, between spaces."""
+    from tokenizers import Regex, pre_tokenizers
     from tokenizers import Tokenizer as Library
-    from tokenizers import pre_tokenizers
 
     library = Library(model)
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.Split(Regex(r"\s?\S+|\s+"), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole_words)
+    library.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level]) if whole_words else byte_level
     return library
 
 
