@@ -13,14 +13,14 @@ from pathlib import Path
 import jax
 
 from gen_jax.configs import load
-from gen_jax.core import Conditional, Trainable
+from gen_jax.core import Conditional, Seq2Seq, Trainable
 from gen_jax.data import load as load_data
 from gen_jax.loop import Program, program
 from gen_jax.models.common import normalization
 from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*/*.py"))
-COMBINATORS = {"em", "stepwise_em", "descent", "with_ema", "best_restart", "until_converged", "population", "staged"}
+COMBINATORS = {"closed_form", "em", "stepwise_em", "descent", "with_ema", "best_restart", "until_converged", "population", "staged"}
 
 
 def kind_of(path: Path) -> tuple:
@@ -43,7 +43,16 @@ def _holds_batch_norm(value) -> bool:
     return False
 
 
-QUICK = {"vae_digits", "realnvp_moons", "cgan_digits", "hmm_gaussian"}  # chosen before others that cover as much
+def without_dropout(value):
+    """A tree of dataclasses with every dropout at 0."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = [field.name for field in dataclasses.fields(value) if field.init and field.name not in ("parent", "name")]
+    found = {name: 0.0 if name == "dropout" else without_dropout(value.__dict__.get(name)) for name in names}
+    return dataclasses.replace(value, **found)
+
+
+QUICK = {"vae_digits", "realnvp_moons", "cgan_digits", "hmm_gaussian", "gpt_tales", "numbers"}  # chosen before others that cover as much
 
 
 def representatives() -> set[Path]:
@@ -73,7 +82,10 @@ class Case:
         data = self.experiment.data
         self.data = load_data(data) if isinstance(data, str) else data
         self.source = self.experiment.source(self.data)
-        self.batch = self.source.batch_at(0)
+        self.trained_on = self.source.batch_at(0)
+        windows = self.experiment.windows
+        self.whole = windows is not None and windows.whole  # a stream of tokens is one example
+        self.batch = dict(self.split.head(16)) if self.whole else self.trained_on
         # players may move only on every n-th step
         objectives = self.model.objectives if isinstance(self.model, Trainable) else ()
         self.cycle = max([1, *(objective.every for objective in objectives)])
@@ -96,8 +108,15 @@ class Case:
         return jax.tree.map(jax.numpy.copy, self.first)
 
     @property
+    def drawn(self) -> str:
+        """The entry that samples hold anew."""
+        return "y" if isinstance(self.model, Seq2Seq) else "x"
+
+    @property
     def condition(self):
         """The conditioning inputs of seven examples, None for an unconditional model."""
+        if isinstance(self.model, Seq2Seq):
+            return {name: self.split.head(7)[name] for name in ("x", "length")}
         conditional = isinstance(self.model, Conditional) and self.model.conditioning is not None
         return {self.model.conditioning.entry: self.batch[self.model.conditioning.entry][:7]} if conditional else None
 

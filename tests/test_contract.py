@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import CONFIGS, Case, kind_of, representatives
+from laws import CONFIGS, Case, kind_of, representatives, without_dropout
 
 from gen_jax.algorithms import chunk, descent, em
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import load
-from gen_jax.core import Bound, Density, ExpectationMaximization, as_mean, averaged
+from gen_jax.core import Bound, ClosedForm, Density, ExpectationMaximization, Trainable, as_mean, averaged
 from gen_jax.loop import Hook
 from gen_jax.models.vae.bounds import elbo
 
@@ -55,9 +55,9 @@ def test_the_others_are_traced(path):
     """Laws 1, 2 and 10 without compiling: the State keeps its structure, samples have the shape of the data."""
     case = Case(path)
     check_structure(case)
-    draw = lambda state, key: case.model.sample(state, key, 7, case.condition)["x"]
+    draw = lambda state, key: case.model.sample(state, key, 7, case.condition)[case.drawn]
     x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
-    assert x.shape == (7, *case.batch["x"].shape[1:])
+    assert x.shape == (7, *case.split.head(1)[case.drawn].shape[1:])
 
 
 def averaged_shapes(shapes):
@@ -66,7 +66,7 @@ def averaged_shapes(shapes):
 
 def check_structure(case):
     shapes = case.program.shapes
-    after, _ = jax.eval_shape(case.program.algorithm.step, shapes, case.batch)
+    after, _ = jax.eval_shape(case.program.algorithm.step, shapes, case.trained_on)
     describe = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
     assert jax.tree.structure(shapes) == jax.tree.structure(after)
     assert describe(shapes) == describe(after)
@@ -133,6 +133,8 @@ def test_law_07_chunk_equals_step_by_step(case, same):
 def test_law_08_two_devices_equal_one(case, same):
     """From the same State: the first step of Adam divides gradients by themselves, so that where they are 0 but for
     rounding it moves by the learning rate to either side."""
+    if case.whole:
+        pytest.skip("one stream is not divided")
     divided = case.divided(2)
     one, two = case.run(2, case.start), divided.run(2, state=case.start)
     same(jax.device_get(two.opt), jax.device_get(one.opt), rtol=5e-3, atol=1e-4)  # sums of gradients, or of statistics
@@ -154,11 +156,13 @@ def test_law_09_checkpoint_round_trips(case, same, tmp_path):
 def test_law_10_samples_look_like_data(case):
     draw = jax.jit(case.model.sample, static_argnums=2)
     state, condition = averaged(case.first), case.condition
-    first, second = (np.asarray(draw(state, jax.random.key(i), 7, condition)["x"]) for i in (0, 1))
-    x = np.asarray(case.batch["x"])
+    first, second = (np.asarray(draw(state, jax.random.key(i), 7, condition)[case.drawn]) for i in (0, 1))
+    x = np.asarray(case.split.head(64)[case.drawn])
     assert first.shape == (7, *x.shape[1:])
     assert first.dtype.kind == x.dtype.kind or {first.dtype.kind, x.dtype.kind} == {"i", "u"}
-    if x.dtype.kind in "iu":
+    if case.data.info.tokenizer:
+        assert first.min() >= 0 and first.max() < case.data.info.levels
+    elif x.dtype.kind in "iu":
         assert first.min() >= x.min() and first.max() <= x.max()
     assert np.isfinite(first).all() and not np.array_equal(first, second)
 
@@ -172,11 +176,25 @@ def test_law_11_likelihoods_are_per_example_in_nats_and_agree_with_the_loss(case
     else:
         pytest.skip("a model without a likelihood")
     assert values.shape == (len(case.batch["x"]),)
+    if isinstance(case.model, ClosedForm):
+        return
+    if case.data.info.tokenizer:  # whose loss is per token
+        check_token_loss(case, values)
+        return
     bare = {"beta": 1.0, "bound": elbo, "samples": 1, "commitment": 0.0}  # without what training adds to the bound
     model = replace(case.model, **{f.name: bare[f.name] for f in fields(case.model) if f.name in bare})
     (objective,) = model.objectives
     loss, _ = jax.jit(objective.loss)(state.params[objective.player], state, case.batch, key)
     np.testing.assert_allclose(-values.mean(), as_mean(loss).value, rtol=1e-4)
+
+
+def check_token_loss(case, values):
+    if isinstance(case.model, ExpectationMaximization):
+        return
+    smooth = any(f.name == "smoothing" for f in fields(case.model))
+    (objective,) = (replace(case.model, smoothing=0.0) if smooth else case.model).objectives
+    loss, _ = jax.jit(objective.loss)(case.first.params[objective.player], case.first, case.batch, None)
+    np.testing.assert_allclose(-values.sum(), as_mean(loss).total, rtol=1e-4)
 
 
 def test_law_12_training_improves(case):
@@ -187,6 +205,9 @@ def test_law_12_training_improves(case):
         curve = np.array([row.get("log_posterior", row["log_likelihood"]) for row in see.rows])
         assert np.all(np.diff(curve) >= -1e-5 * abs(curve[0]))
         assert curve[-1] > curve[0]
+    elif isinstance(case.model, ClosedForm):
+        before, after = (case.model.log_prob(state, case.batch).mean() for state in (case.program.initial_state(), case.first))
+        assert after > before
     elif len(case.model.objectives) == 1:
         case.run(40, report_every=1, hooks=[see])
         assert np.mean([r["loss"] for r in see.rows[-10:]]) < np.mean([r["loss"] for r in see.rows[:10]])
@@ -208,9 +229,10 @@ def test_law_13_microbatches_equal_the_whole_batch(case, same):
         algorithms = [em(case.model, microbatches=parts) for parts in (1, 2)]
         pairs = [jax.jit(algorithm.step)(case.first, batch) for algorithm in algorithms]
         tolerance = {"rtol": 2e-3, "atol": 2e-4}
-    elif isinstance(case.model, Density) and "ema" not in case.first.extra:
+    elif isinstance(case.model, Density) and isinstance(case.model, Trainable) and "ema" not in case.first.extra:
         tx = {player: optax.sgd(1e-3) for player in case.first.params}
-        algorithms = [descent(case.model, tx, microbatches=parts) for parts in (1, 2)]
+        model = without_dropout(case.model) if case.data.info.tokenizer else case.model
+        algorithms = [descent(model, tx, microbatches=parts) for parts in (1, 2)]
         state = case.first._replace(opt={player: tx[player].init(p) for player, p in case.first.params.items()})
         pairs = [jax.jit(algorithm.step)(state, batch) for algorithm in algorithms]
         tolerance = {"rtol": 1e-3, "atol": 1e-5}
@@ -223,9 +245,9 @@ def test_law_13_microbatches_equal_the_whole_batch(case, same):
 def test_law_14_the_average_is_what_is_sampled(case):
     if "ema" not in case.first.extra:
         pytest.skip("keeps no average")
-    draw = jax.jit(lambda state: case.model.sample(averaged(state), jax.random.key(0), 7, case.condition)["x"])
+    draw = jax.jit(lambda state: case.model.sample(averaged(state), jax.random.key(0), 7, case.condition)[case.drawn])
     state, average = case.first, case.first.extra["ema"]["params"]
-    nudge = lambda tree: jax.tree.map(lambda a: a + 0.1, tree)
+    nudge = lambda tree: jax.tree.map(lambda a: a + 0.1 + 0.3 * jnp.sin(jnp.arange(a.size).reshape(a.shape)), tree)
     ema = {**state.extra["ema"], "params": nudge(average)}
     assert not np.array_equal(draw(state), draw(state._replace(extra={**state.extra, "ema": ema})))
     current = {player: nudge(p) if player in average else p for player, p in state.params.items()}
@@ -261,7 +283,7 @@ def test_law_17_float64_enabled_changes_no_dtype(path):
         check_structure(case)
         if case.batch["x"].dtype.kind == "f":  # integers say nothing about the type of parameters
             assert jax.tree.map(lambda a: a.dtype, case.program.shapes) == expected
-        draw = lambda state, key: case.model.sample(state, key, 7, case.condition)["x"]
+        draw = lambda state, key: case.model.sample(state, key, 7, case.condition)[case.drawn]
         x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
         assert (x.dtype.kind != "f") or x.dtype == jnp.float32
 

@@ -26,12 +26,13 @@ def config(
     """
     text = load(data, text="tokens")
     tokenizer = text.tokens()
-    model = NGram(tokenizer.size, tokenizer.end, 2 if smoke else order, 16 if smoke else 256)
+    order, context = (2, 32) if smoke else (order, 256)
+    model = NGram(tokenizer.size, tokenizer.end, order, context)
     return Experiment(
         model,
         closed_form(model),
         data=text,
-        windows=Windows(256, 128, whole=True),
+        windows=Windows(context, context // 2, whole=True),
         steps=steps,
         metrics=[text_likelihood],
         plots=[plots.text_samples],

@@ -154,7 +154,7 @@ class LanguageModel:
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Cache, Array]:
         """An empty cache for n sequences of at most `size` tokens, and the token before the first."""
-        return self.stack.empty(n, size), jnp.full(n, self.end)
+        return self.stack.empty(n, size), jnp.full(n, self.end, jnp.int32)
 
     def next(self, params: Params, condition: PyTree, cache: Cache, token: Array) -> tuple[Cache, Array]:
         """The cache after tokens (n,), and the logits (n, V) of the next."""

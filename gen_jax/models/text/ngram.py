@@ -61,7 +61,7 @@ class NGram:
             raise ValueError(f"an n-gram model is counted on one stream of tokens (N,), got {x.dtype} {list(x.shape)}")
         sizes = self._sizes(len(x))
         levels = [
-            Level(jnp.zeros(size, jnp.int32), jnp.zeros(before + 1, jnp.int32), jnp.zeros(size), jnp.ones(before))
+            Level(jnp.zeros(size, jnp.int32), jnp.zeros(before + 1, jnp.int32), jnp.zeros(size, jnp.float32), jnp.ones(before, jnp.float32))
             for before, size in zip(sizes, sizes[1:])
         ]
         return {"ngram": [level._asdict() for level in levels]}, {}
@@ -69,7 +69,7 @@ class NGram:
     def solve(self, state: State, batch: Batch) -> tuple[Params, Extra, Metrics]:
         """Parameters from the counts of a stream "x" (N,)."""
         x = batch["x"].astype(jnp.int32)
-        sizes, here = self._sizes(len(x)), jnp.arange(len(x))
+        sizes, here = self._sizes(len(x)), jnp.arange(len(x), dtype=jnp.int32)
         since_end = here - lax.cummax(jnp.where(x == self.end, here, -len(x)))  # tokens since the last end
         found = [_Counted(x, x, jnp.zeros(len(x), jnp.int32), jnp.ones(len(x), bool), jnp.int32(self.vocabulary))]
         for k in range(2, self.order + 1):
@@ -82,7 +82,7 @@ class NGram:
                 left = jnp.roll(since_end, k - 1) > 0  # whether it does not begin with an end
                 counts = _contexts(one, found[k], counts, sizes[k], left)
             levels.append(_smoothed(one, counts, sizes[k - 1], sizes[k], self.vocabulary))
-            total = total + jnp.sum(counts > 0)
+            total = total + jnp.sum(counts > 0, dtype=jnp.int32)
         return {"ngram": [level._asdict() for level in levels]}, {}, {"n_grams": Mean.of(total)}
 
     def _follow(self, params: PyTree, token: Array, contexts: Callable[[int, Array], Array]) -> tuple[Array, Array]:
@@ -115,12 +115,12 @@ class NGram:
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Array, Array]:
         """No context (n, order - 1), and the token before the first."""
-        return jnp.full((n, max(self.order - 1, 1)), -1), jnp.full(n, self.end)
+        return jnp.full((n, max(self.order - 1, 1)), -1, jnp.int32), jnp.full(n, self.end, jnp.int32)
 
     def next(self, params: Params, condition: PyTree, cache: Array, token: Array) -> tuple[Array, Array]:
         """The numbers of the k-grams that end with tokens (n,), and the log-probabilities (n, V) of the next."""
         cache, _ = self._follow(params["ngram"], token, lambda k, numbers: cache[:, k])
-        every = jnp.broadcast_to(jnp.arange(self.vocabulary), (len(token), self.vocabulary))
+        every = jnp.broadcast_to(jnp.arange(self.vocabulary, dtype=jnp.int32), (len(token), self.vocabulary))
         return cache, jnp.log(self._follow(params["ngram"], every, lambda k, numbers: cache[:, k, None])[1])
 
     def sample(
@@ -144,17 +144,17 @@ class _Counted(NamedTuple):
 
 def _number(below: _Counted, x: Array, k: int, context: Array, size: int) -> _Counted:
     """Numbers the k-grams by sorting (number of the first k - 1 tokens, last token)."""
-    here = jnp.arange(len(x))
+    here = jnp.arange(len(x), dtype=jnp.int32)
     there = context & (here >= k - 1) & jnp.roll(below.there, 1)
     parent = jnp.where(there, jnp.roll(below.numbers, 1), jnp.iinfo(jnp.int32).max)
     parents, tokens, place = lax.sort((parent, x, here), num_keys=2)
     valid = parents < jnp.iinfo(jnp.int32).max
     new = valid & ((parents != jnp.roll(parents, 1)) | (tokens != jnp.roll(tokens, 1)) | (here == 0))
-    rank = jnp.cumsum(new) - 1
+    rank = jnp.cumsum(new, dtype=jnp.int32) - 1
     numbers = jnp.zeros(len(x), jnp.int32).at[place].set(jnp.where(valid, rank, 0))
     at = jnp.where(new, rank, len(x))
     pick = lambda a: jnp.zeros(len(x), jnp.int32).at[at].set(a, mode="drop")
-    return _Counted(numbers, pick(tokens), pick(parents), there, new.sum())
+    return _Counted(numbers, pick(tokens), pick(parents), there, new.sum(dtype=jnp.int32))
 
 
 def _counts(one: _Counted, size: int) -> Array:
@@ -164,7 +164,7 @@ def _counts(one: _Counted, size: int) -> Array:
 
 def _contexts(one: _Counted, above: _Counted, counts: Array, size: int, left: Array) -> Array:
     """(size,) how many tokens occur before each k-gram; of k-grams that begin with an end, how often they occur."""
-    here = jnp.arange(len(one.numbers))
+    here = jnp.arange(len(one.numbers), dtype=jnp.int32)
     first = jnp.full(len(here), len(here)).at[jnp.where(above.there, above.numbers, len(here))].min(here, mode="drop")
     distinct = above.there & (first[above.numbers] == here)  # one position of each (k + 1)-gram
     found = jnp.zeros(size, jnp.int32).at[jnp.where(distinct, one.numbers, size)].add(1, mode="drop")
@@ -178,11 +178,11 @@ def _smoothed(one: _Counted, counts: Array, contexts: int, size: int, vocabulary
     real = jnp.arange(size) < (vocabulary if lowest else one.distinct)
     parents = jnp.zeros(size, jnp.int32) if lowest else one.parents[:size]
     parents = jnp.where(real, parents, contexts)
-    tokens = jnp.arange(size) if lowest else one.tokens[:size]
+    tokens = jnp.arange(size, dtype=jnp.int32) if lowest else one.tokens[:size]
     discount = jnp.where(real, _discounts(counts)[jnp.minimum(counts, 3)], 0.0)
-    total = jnp.zeros(contexts).at[parents].add(counts.astype(jnp.float32), mode="drop")
-    left = jnp.zeros(contexts).at[parents].add(discount, mode="drop")
-    alpha = (counts - discount) / jnp.maximum(total, 1)[jnp.minimum(parents, contexts - 1)]
+    total = jnp.zeros(contexts, jnp.float32).at[parents].add(counts.astype(jnp.float32), mode="drop")
+    left = jnp.zeros(contexts, jnp.float32).at[parents].add(discount, mode="drop")
+    alpha = (counts.astype(jnp.float32) - discount) / jnp.maximum(total, 1)[jnp.minimum(parents, contexts - 1)]
     starts = jnp.searchsorted(parents, jnp.arange(contexts + 1)).astype(jnp.int32)
     return Level(tokens, starts, jnp.where(real, alpha, 0.0), jnp.where(total > 0, left / jnp.maximum(total, 1), 1.0))
 
@@ -195,7 +195,7 @@ def _discounts(counts: Array) -> Array:
     y = n[0] / jnp.maximum(n[0] + 2 * n[1], 1)
     found = jnp.stack([c - (c + 1) * y * n[c] / safe[c - 1] for c in (1, 2, 3)])
     enough = jnp.all(jnp.stack(n) > 0) & jnp.all(found > 0) & jnp.all(found < jnp.arange(1, 4))
-    return jnp.concatenate([jnp.zeros(1), jnp.where(enough, found, 0.5)])
+    return jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.where(enough, found, 0.5)])
 
 
 def _find(level: Level, parent: Array, token: Array, vocabulary: int) -> Array:
