@@ -8,7 +8,7 @@ IMPORTED = _time.time()  # when this process started importing, for start-up tim
 __version__ = "0.1.0"
 
 if _TYPE_CHECKING:
-    from gen_jax.algorithms import chunk, descent, em, staged, stepwise_em, with_ema
+    from gen_jax.algorithms import chunk, closed_form, descent, em, staged, stepwise_em, with_ema
     from gen_jax.applications.imputation import impute
     from gen_jax.core import Mean, Objective, State, averaged, fold_in
     from gen_jax.data import Resident, Streamed, load
@@ -19,12 +19,13 @@ if _TYPE_CHECKING:
     from gen_jax.models.gan import GAN
     from gen_jax.models.hmm import HMM
     from gen_jax.models.mixture import GMM
+    from gen_jax.models.text import LanguageModel, NGram, TextToText
     from gen_jax.models.vae import HVAE, VAE, VQVAE
     from gen_jax.restarts import best_restart, member, population, until_converged
     from gen_jax.sharding import Layout
 
 _MODULES = {
-    "algorithms": ("chunk", "descent", "em", "staged", "stepwise_em", "with_ema"),
+    "algorithms": ("chunk", "closed_form", "descent", "em", "staged", "stepwise_em", "with_ema"),
     "applications.imputation": ("impute",),
     "core": ("Mean", "Objective", "State", "averaged", "fold_in"),
     "data": ("Resident", "Streamed", "load"),
@@ -35,6 +36,7 @@ _MODULES = {
     "models.gan": ("GAN",),
     "models.hmm": ("HMM",),
     "models.mixture": ("GMM",),
+    "models.text": ("LanguageModel", "NGram", "TextToText"),
     "models.vae": ("HVAE", "VAE", "VQVAE"),
     "restarts": ("best_restart", "member", "population", "until_converged"),
     "sharding": ("Layout",),

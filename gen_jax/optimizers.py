@@ -56,10 +56,10 @@ def inverse_sqrt(lr: float, warm_up: int) -> optax.Schedule:
 def muon(
     lr: optax.ScalarOrSchedule, adam_lr: optax.ScalarOrSchedule, weight_decay: float = 0.0, clip: float = 0.0
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the kernels of stacked layers, AdamW with Nesterov momentum at the rate `adam_lr` for all
-    else.
+    """Muon (Jordan et al. 2024) for the kernels of stacked layers, AdamW at the rate `adam_lr` for all else.
 
-    Updates of a kernel are its momentum with all singular values near 1, times sqrt(max(1, outputs / inputs)).
+    Both have Nesterov momentum. Updates of a kernel are its momentum with all singular values near 1, times
+    sqrt(max(1, outputs / inputs)).
     """
 
     def dimensions(params: PyTree) -> PyTree:

@@ -104,7 +104,7 @@ class Run:
         found = {"name": self.data.name, "digest": self.data.digest, "resident": not self.streaming_reason}
         if "data" in self.config.knobs and os.path.exists(path := split_name(self.config.knobs["data"])[0]):
             found["path"] = os.path.abspath(path)
-        return Workdir(self.workdir, self.config, self.seed, found)
+        return Workdir(self.workdir, self.config, self.seed, found, self.data.info.tokenizer)
 
     @cached_property
     def streaming_reason(self) -> str:

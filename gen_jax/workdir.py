@@ -7,6 +7,7 @@ workdir/
   checkpoints/        the newest and the best
   plots/              figures, by step; final ones without a number
   evaluation.json     metrics on the test split
+  tokenizer.json      of a text: the tokenizer
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ def default_workdir(config: ConfigFile, seed: int) -> Path:
 class Workdir:
     """The folder of a run, and the identity by which the run is resumed: config, knobs, seed and data.
 
-    data: {"name", "digest", "resident"} of the data set.
+    data: {"name", "digest", "resident"} of the data set. tokenizer: of a text, as JSON.
     """
 
     folder: Path
     config: ConfigFile
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str = ""
 
     def claim(self, force: bool) -> None:
         """Creates the folder; a UserError if it is not writable or holds another run (unless forced)."""
@@ -92,6 +94,8 @@ class Workdir:
             **({"summary": before["summary"]} if before and "summary" in before else {}),
         }
         (self.folder / "config.py").write_text(self.config.text)
+        if self.tokenizer:
+            (self.folder / "tokenizer.json").write_text(self.tokenizer)
         write_json(self.folder / "run.json", record)
 
     def recorded(self) -> dict[str, Any]:

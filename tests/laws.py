@@ -20,7 +20,17 @@ from gen_jax.models.common import normalization
 from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*/*.py"))
-COMBINATORS = {"closed_form", "em", "stepwise_em", "descent", "with_ema", "best_restart", "until_converged", "population", "staged"}
+COMBINATORS = {
+    "closed_form",
+    "em",
+    "stepwise_em",
+    "descent",
+    "with_ema",
+    "best_restart",
+    "until_converged",
+    "population",
+    "staged",
+}
 
 
 def kind_of(path: Path) -> tuple:
@@ -52,7 +62,14 @@ def without_dropout(value):
     return dataclasses.replace(value, **found)
 
 
-QUICK = {"vae_digits", "realnvp_moons", "cgan_digits", "hmm_gaussian", "gpt_tales", "numbers"}  # chosen before others that cover as much
+QUICK = {
+    "vae_digits",
+    "realnvp_moons",
+    "cgan_digits",
+    "hmm_gaussian",
+    "gpt_tales",
+    "numbers",
+}  # chosen before others that cover as much
 
 
 def representatives() -> set[Path]:

@@ -206,7 +206,9 @@ def test_law_12_training_improves(case):
         assert np.all(np.diff(curve) >= -1e-5 * abs(curve[0]))
         assert curve[-1] > curve[0]
     elif isinstance(case.model, ClosedForm):
-        before, after = (case.model.log_prob(state, case.batch).mean() for state in (case.program.initial_state(), case.first))
+        before, after = (
+            case.model.log_prob(state, case.batch).mean() for state in (case.program.initial_state(), case.first)
+        )
         assert after > before
     elif len(case.model.objectives) == 1:
         case.run(40, report_every=1, hooks=[see])

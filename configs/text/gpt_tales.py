@@ -50,9 +50,7 @@ def config(
         width, depth, context, batch, steps = 16, 2, 16, 4, min(steps, 20)
     text = load(data, text="tokens")
     tokenizer = text.tokens()
-    model = modern_lm(
-        tokenizer.size, tokenizer.end, context, width, depth, heads, text.info.documents, dropout=dropout
-    )
+    model = modern_lm(tokenizer.size, tokenizer.end, context, width, depth, heads, text.info.documents, dropout=dropout)
     tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
     return Experiment(
         model,

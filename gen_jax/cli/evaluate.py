@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from gen_jax.cli.options import (
     ConfigPath,
     DataDir,
@@ -24,6 +27,7 @@ def evaluate(
     split: str = "test",
     encoder: EncoderName = "",
     samples: Samples = 10_000,
+    mix: Path | None = None,
     seed: int = 0,
     step: Step = None,
     config: ConfigPath = None,
@@ -34,6 +38,8 @@ def evaluate(
     Args:
         metrics: names of metrics, instead of all applicable ones and those of the config
         split: train, validation, test, or a part such as test[:100]
+        mix: the run of another model of the same tokens: also the likelihood of the mixture of both, whose weight is
+            the best on the validation split
         seed: random seed for samples and everything else random
     """
     from gen_jax.evaluation.report import as_json, console, evaluator, find_metrics, table
@@ -49,5 +55,30 @@ def evaluate(
     measure = evaluator(run.experiment.model, wanted, seed)
     state = run.state(parse_step(step))
     found = measure(state, part)
+    if mix is not None:
+        found |= _mixed(run, open_workdir(mix, None, data_dir), state, part)
     run.folder.keep_evaluation(part.name, int(state.step), as_json(found), seed)
     console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
+
+
+def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:
+    """The likelihood of the mixture of the models of two runs."""
+    from gen_jax.core import averaged
+    from gen_jax.evaluation.text import mixture_likelihood, mixture_weight, stream_log_probs
+
+    if not run.data.info.tokenizer or run.data.info.tokenizer != other.data.info.tokenizer:
+        raise UserError(f"--mix {other.workdir}: mixtures need models of the same tokens")
+
+    def both(name: str) -> Any:
+        splits = [one.experiment.split(one.data, name) for one in (run, other)]
+        states = [averaged(state), averaged(other.state(None))]
+        models = [one.experiment.model for one in (run, other)]
+        return [stream_log_probs(*each) for each in zip(models, states, splits)]
+
+    (a, _), (b, _) = both("validation")
+    weight = mixture_weight(a, b)
+    (a, tokens), (b, again) = both(part.name)
+    if len(tokens) != len(again) or (tokens != again).any():
+        raise UserError(f"--mix {other.workdir}: the {part.name} splits of both runs differ")
+    how = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}"
+    return mixture_likelihood(a, b, weight, part, tokens, how)

@@ -66,9 +66,9 @@ def generate(
     if stream and (json or out):
         raise UserError("--stream writes to the terminal: leave out --json and --out")
     prompts = [_read_prompt(prompt_file)] if prompt_file else prompt or [""]
-    from gen_jax.models.text.generation import Generator, Row
-    from gen_jax.core import averaged
+    from gen_jax.core import Seq2Seq, averaged
     from gen_jax.models.common.autoregressive import ORDER, Sampling
+    from gen_jax.models.text.generation import Generator, Row
 
     names = tuple(name.strip() for name in order.split(",")) if order else ORDER
     try:
@@ -76,6 +76,8 @@ def generate(
     except ValueError as error:
         raise UserError(str(error)) from None
     run = open_workdir(workdir, config, data_dir)
+    if isinstance(run.experiment.model, Seq2Seq):
+        raise UserError(f"{workdir} holds a text-to-text model: use `gen_jax translate`")
     tokenizer, info = run.data.tokens(), run.data.info
     made = Generator(
         run.experiment.model, tokenizer, sampling, length, minimum, info.documents, tuple(stop or ()), seed
@@ -122,7 +124,9 @@ def _note_cut(model: Any, rows: Any) -> None:
     longest = max(len(row.prompt) for row in rows) + 1
     if isinstance(model, LimitedContext) and longest > model.context:
         cut = longest - model.context
-        print(f"note: the model sees the last {model.context} tokens, not the first {cut} of the prompt", file=sys.stderr)
+        print(
+            f"note: the model sees the last {model.context} tokens, not the first {cut} of the prompt", file=sys.stderr
+        )
 
 
 def _stream(made: Any, state: Any, rows: Any, prompts: list[str], n: int) -> None:

@@ -54,7 +54,7 @@ def translate(
         json: lines of JSON, with log-probabilities in nats
         seed: random seed
     """
-    from gen_jax.core import averaged
+    from gen_jax.core import Seq2Seq, averaged
     from gen_jax.models.common.autoregressive import Sampling
     from gen_jax.models.text.translation import Translator
 
@@ -65,10 +65,21 @@ def translate(
     if done % best or done > best * len(lines):
         raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
     run = open_workdir(workdir, config, data_dir)
+    if not isinstance(run.experiment.model, Seq2Seq):
+        raise UserError(f"{workdir} holds no text-to-text model: use `gen_jax generate` or `sample`")
     try:
         sampling = Sampling(temperature, top_k, top_p)
         made = Translator(
-            run.experiment.model, run.data.tokens(pairs=True), beams, penalty, alpha, sampling, length, best, batch, seed
+            run.experiment.model,
+            run.data.tokens(pairs=True),
+            beams,
+            penalty,
+            alpha,
+            sampling,
+            length,
+            best,
+            batch,
+            seed,
         )
     except ValueError as error:
         raise UserError(str(error)) from None

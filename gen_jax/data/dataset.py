@@ -125,7 +125,7 @@ class Dataset:
     @property
     def uncounted_token(self) -> int | None:
         """The token that no likelihood counts: the end, of a text that is a single document."""
-        return None if self.info.documents or not self.info.tokenizer else self.info.levels - 1
+        return None if self.info.documents or not self.info.tokenizer else len(self.info.vocabulary) - 1
 
     def __getitem__(self, split: str) -> Arrays:
         if "+" in split and "[" not in split:

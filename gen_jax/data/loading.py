@@ -109,11 +109,11 @@ def _of_arrays(source: Mapping[str, Any]) -> Dataset:
 
 def _of_texts(name: str, options: DataOptions) -> Dataset:
     """An embedded text, made by rules, or a prepared one."""
-    kind, make, _ = TEXTS.get(name) or CORPORA[name]
+    kind = (TEXTS.get(name) or CORPORA[name])[0]
     options.only(name, *TOKEN_OPTIONS)
     if options.text not in ("lines", kind):
         raise UserError(f"{name} is read with --text {kind}, not {options.text}")
-    texts = make() if name in TEXTS else catalogue.prepared_text(name)
+    texts = TEXTS[name][1]() if name in TEXTS else catalogue.prepared_text(name)
     made = (pairs.as_pairs if kind == "pairs" else text.as_corpus)(texts, options, name)
     return made if not options.tokenizer else replace(made, name=f"{name}-{made.info.digest[:8]}")
 

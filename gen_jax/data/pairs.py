@@ -75,7 +75,7 @@ def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
     if columns:
-        if len(columns) != 2 or (unknown := [name for name in columns if name not in rows[0]]):
+        if len(columns) != 2 or not set(columns) <= set(rows[0]):
             there = ", ".join(rows[0][:8])
             raise UserError(f"{path}: --columns takes the names of two columns; there are {there}")
         places, rows = [rows[0].index(name) for name in columns], rows[1:]
@@ -131,7 +131,8 @@ def _tokens(pairs: Pairs, tokenizer: Any, length: int, drop: bool) -> tuple[dict
     both = [(tokenizer.encode(x), tokenizer.encode(y)) for x, y in pairs]
     kept = [pair for pair in both if max(map(len, pair)) <= length - 2] if drop else both
     if not kept:
-        raise UserError(f"all pairs are longer than {length} tokens: raise --length")
+        why = f"all pairs are longer than {length} tokens: raise --length" if both else "a split has no pairs"
+        raise UserError(why)
     x = pad([np.append(one, end).astype(kind) for one, _ in kept])
     y = pad([np.concatenate([[end], one, [end]]).astype(kind) for _, one in kept])
     return {**x, "y": y["x"], "y_length": y["length"]}, len(both) - len(kept)
@@ -144,7 +145,9 @@ def pack_pairs(arrays: Arrays, source: int, target: int) -> dict[str, np.ndarray
     """
     lengths = np.stack([arrays["length"], arrays["y_length"]], axis=1)
     if np.any(lengths > [source, target]):
-        raise UserError(f"a pair has {lengths.max(axis=0).tolist()} tokens: rows of {source} and {target} are too short")
+        raise UserError(
+            f"a pair has {lengths.max(axis=0).tolist()} tokens: rows of {source} and {target} are too short"
+        )
     rows: list[list[int]] = []
     room: list[list[int]] = []
     for i in np.random.default_rng(0).permutation(len(lengths)).tolist():
@@ -156,8 +159,14 @@ def pack_pairs(arrays: Arrays, source: int, target: int) -> dict[str, np.ndarray
             room.append([source, target])
         rows[place].append(i)
         room[place] = [room[place][0] - n, room[place][1] - m]
-    found = {"x": np.zeros((len(rows), source), arrays["x"].dtype), "y": np.zeros((len(rows), target), arrays["x"].dtype)}
-    found |= {"segments": np.zeros((len(rows), source), np.int16), "y_segments": np.zeros((len(rows), target), np.int16)}
+    found = {
+        "x": np.zeros((len(rows), source), arrays["x"].dtype),
+        "y": np.zeros((len(rows), target), arrays["x"].dtype),
+    }
+    found |= {
+        "segments": np.zeros((len(rows), source), np.int16),
+        "y_segments": np.zeros((len(rows), target), np.int16),
+    }
     for r, members in enumerate(rows):
         for entry, segments, length in (("x", "segments", "length"), ("y", "y_segments", "y_length")):
             at = 0

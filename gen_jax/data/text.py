@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,8 +97,8 @@ def open_text(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, unchanged; .gz and .xz are unpacked. Raises UserError that names a bad byte's line."""
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    """The text of a file in UTF-8, unchanged; .gz and .xz are unpacked. A UserError names the line of a bad byte."""
+    opener: Callable[..., Any] = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
         with opener(path, "rb") as file:
             data = file.read()
@@ -111,7 +111,8 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{path} is not UTF-8: byte {error.start:,}, in line {line:,}, is 0x{data[error.start]:02x}; convert it first"
+            f"{path} is not UTF-8: byte {error.start:,}, in line {line:,}, is 0x{data[error.start]:02x}; "
+            "convert it first"
         ) from None
 
 
@@ -133,7 +134,7 @@ def open_documents(folder: Path, paths: Sequence[Path], options: Any) -> Dataset
 
 
 def as_corpus(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Dataset:
-    """Streams of tokens "x" (N,): documents with `end` before the first and between them, and after the last of several.
+    """Streams of tokens "x" (N,): documents with `end` before each, and after the last of several.
 
     texts: the documents of each split, or of "": these are split 80/10/10 % by their content; of a single document the
     last tenth is for testing, and eight blocks from the rest of it, 2 %, for validation.

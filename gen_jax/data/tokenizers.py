@@ -20,7 +20,16 @@ import numpy as np
 
 from gen_jax.errors import UserError
 
-__all__ = ["KINDS", "Bytes", "Characters", "Subwords", "Tokenizer", "open_tokenizer", "read_tokenizer", "train_tokenizer"]
+__all__ = [
+    "KINDS",
+    "Bytes",
+    "Characters",
+    "Subwords",
+    "Tokenizer",
+    "open_tokenizer",
+    "read_tokenizer",
+    "train_tokenizer",
+]
 
 KINDS = ("characters", "bytes", "bpe", "unigram", "words")
 
@@ -42,9 +51,11 @@ class Tokenizer(Protocol):
 
 
 class _Ids:
-    """What follows from the pieces."""
+    """Sizes, names and decoding, from the pieces."""
 
-    pieces: Sequence[bytes]
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        raise NotImplementedError
 
     @property
     def size(self) -> int:
@@ -92,8 +103,12 @@ class Characters(_Ids):
     def of(cls, text: str) -> Characters:
         return cls("".join(sorted(set(text))))
 
-    @cached_property
+    @property
     def pieces(self) -> Sequence[bytes]:
+        return self._pieces
+
+    @cached_property
+    def _pieces(self) -> Sequence[bytes]:
         return [*(symbol.encode() for symbol in self.symbols), b""]
 
     @cached_property
@@ -125,8 +140,12 @@ class Bytes(_Ids):
 
     kind = "bytes"
 
-    @cached_property
+    @property
     def pieces(self) -> Sequence[bytes]:
+        return self._pieces
+
+    @cached_property
+    def _pieces(self) -> Sequence[bytes]:
         return [*(bytes([i]) for i in range(256)), b""]
 
     def encode(self, text: str) -> np.ndarray:
@@ -157,8 +176,12 @@ class Subwords(_Ids):
 
         return Library.from_str(self.model)
 
-    @cached_property
+    @property
     def pieces(self) -> Sequence[bytes]:
+        return self._pieces
+
+    @cached_property
+    def _pieces(self) -> Sequence[bytes]:
         vocabulary = self._library.get_vocab()
         table = _bytes_of_letters()
         ordered = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -181,7 +204,7 @@ def _bytes_of_letters() -> dict[str, int]:
 
 
 def train_tokenizer(kind: str, texts: Sequence[str], size: int) -> Any:
-    """A tokenizer for texts: of their characters; of bytes; or of at most `size` subwords, the same for the same texts."""
+    """A tokenizer for texts: of characters, bytes, or at most `size` subwords; always the same for the same texts."""
     match kind:
         case "characters":
             return Characters("".join(sorted(set().union(*map(set, texts)))))

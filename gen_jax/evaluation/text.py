@@ -27,7 +27,10 @@ __all__ = [
     "grams",
     "grouped",
     "longest_copies",
+    "mixture_likelihood",
+    "mixture_weight",
     "self_bleu",
+    "stream_log_probs",
     "text_likelihood",
     "text_quality",
     "text_to_text_quality",
@@ -39,12 +42,12 @@ def text_likelihood(model: Density) -> Measure:
     """The likelihood of a text, each token counted once: nats/token, perplexity, bits/character and bits/byte.
 
     `how` says the context of the tokens and the tokenizer. Bits are those of the original text, with the ends of
-    documents counted where there are several. With subwords they bound those of the text, which has other segmentations.
+    documents counted where there are several. With subwords they are bounds, as other cuts are possible.
     Standard errors are those of a ratio of sums over windows.
     """
     ask(model, Density, "text_likelihood")
     per_token = isinstance(model, TokenDensity)
-    run = jax.jit(model.log_probs if per_token else partial(_of_counted, model))
+    run = jax.jit(model.log_probs if isinstance(model, TokenDensity) else partial(_of_counted, model))
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
         tokenizer, how = _protocol(split)
@@ -95,8 +98,8 @@ def _per_unit(total: np.ndarray, count: np.ndarray, tokenizer: Any, how: str) ->
     found = {
         "nats_per_token": Estimate(nats, error, "nats/token", "exact", tokens, how),
         "perplexity": Estimate(perplexity, perplexity * error, "tokens", "exact", tokens, how),
-        "bits_per_character": Estimate(*bits["character"], "bits/char", exact, tokens, how),
-        "bits_per_byte": Estimate(*bits["byte"], "bits/byte", exact, tokens, how),
+        "bits_per_character": Estimate(bits["character"][0], bits["character"][1], "bits/char", exact, tokens, how),
+        "bits_per_byte": Estimate(bits["byte"][0], bits["byte"][1], "bits/byte", exact, tokens, how),
     }
     found = with_group(found, "likelihood", nats_per_token="lower", perplexity="lower")
     return with_group(found, "likelihood", True, bits_per_character="lower", bits_per_byte="lower")
@@ -117,7 +120,9 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             tokenizer, how = read_tokenizer(split.info.tokenizer), f"{length} tokens, {sampling.protocol}"
             made = [tokenizer.decode(row) for row in np.asarray(draw(state, key))]
-            stream = lambda split: np.concatenate([row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])])
+            stream = lambda split: np.concatenate(
+                [row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])]
+            )
             held_out, training = stream(split), tokenizer.decode(stream(split.reference))
             starts = np.linspace(0, max(0, len(held_out) - length), min(samples, max(1, len(held_out) // length)))
             human = [tokenizer.decode(held_out[int(s) : int(s) + length]) for s in starts]
@@ -296,9 +301,7 @@ def _rouge(name: str, texts, references, how: str) -> Estimate:
         return Estimate(math.nan, math.nan, "points", "undefined", len(texts), "ROUGE drops all but ASCII")
     kind = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}[name]
     scorer = RougeScorer([kind], use_stemmer=True)
-    best = [
-        100 * max(scorer.score(ref, text)[kind].fmeasure for ref in refs) for text, refs in zip(texts, references)
-    ]
+    best = [100 * max(scorer.score(ref, text)[kind].fmeasure for ref in refs) for text, refs in zip(texts, references)]
     said = ", ".join(filter(None, [how, "F1, stemmed, best reference, rouge-score"]))
     return Estimate(float(np.mean(best)), _error(best), "points", "exact", len(best), said)
 
@@ -311,3 +314,36 @@ def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
         for j, other in enumerate(b, 1):
             before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (one != other))
     return row[-1]
+
+
+def stream_log_probs(model: TokenDensity, state: State, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (N,) of the counted tokens of a split, in the order of the text, and those tokens (N,)."""
+    ask(model, TokenDensity, "stream_log_probs")
+    run, values, tokens = jax.jit(model.log_probs), [], []
+    for raw, real in epoch(split.arrays, min(split.batch, split.size, 128)):
+        counted = raw["mask"] * real[:, None] > 0
+        found = np.asarray(run(state, {**raw, "x": raw["x"].astype(np.int32)}), np.float64)
+        values.append(found[counted])
+        tokens.append(np.asarray(raw["x"])[counted])
+    return np.concatenate(values), np.concatenate(tokens)
+
+
+def mixture_weight(a: np.ndarray, b: np.ndarray) -> float:
+    """The weight w of the most probable mixture w exp(a) + (1 - w) exp(b) of log-probabilities (N,), by EM."""
+    w = 0.5
+    for _ in range(100):
+        responsibility = 1 / (1 + (1 - w) / w * np.exp(np.clip(b - a, -700, 700)))
+        w = float(np.clip(responsibility.mean(), 1e-6, 1 - 1e-6))
+    return w
+
+
+def mixture_likelihood(a: np.ndarray, b: np.ndarray, w: float, split: Split, tokens: np.ndarray, how: str):
+    """The likelihood per token, character and byte of a mixture of two models, of tokens (N,)."""
+    tokenizer, protocol = _protocol(split)
+    values = np.logaddexp(a + np.log(w), b + np.log1p(-w))
+    lengths = np.concatenate([np.ones((tokenizer.size, 1)), tokenizer.lengths], axis=1)[tokens]
+    block = max(1, split.windows.length)
+    edges = np.arange(0, len(values), block)
+    sums = np.add.reduceat(values, edges), np.add.reduceat(lengths, edges, axis=0)
+    found = _per_unit(*sums, tokenizer, f"{how}; {protocol}")
+    return {f"mixture_{name}": estimate for name, estimate in found.items()}

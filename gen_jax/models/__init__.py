@@ -1,1 +1,1 @@
-"""Models, one package per family: mixture, hmm, vae, flow (with bijections), and gan."""
+"""Models, one package per family: mixture, hmm, vae, flow (with bijections), gan, and text."""

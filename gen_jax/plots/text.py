@@ -50,7 +50,9 @@ def _page(titles: list[str], texts: list[str]) -> Figure:
     texts = [wrap(text.replace("$", r"\$"), 62) for text in texts]
     titles = [wrap(title.replace("$", r"\$"), 58) for title in titles]
     rows = -(-len(texts) // 2)
-    heights = [max(t.count("\n") + s.count("\n") + 4 for t, s in zip(texts[i::rows], titles[i::rows])) for i in range(rows)]
+    heights = [
+        max(t.count("\n") + s.count("\n") + 4 for t, s in zip(texts[i::rows], titles[i::rows])) for i in range(rows)
+    ]
     figure = Figure(figsize=(11, 0.17 * sum(heights)), layout="constrained", dpi=110)
     axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axis in axes.flat:

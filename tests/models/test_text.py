@@ -118,7 +118,11 @@ def test_padding_of_sources_reaches_nothing():
     params = start_of(model, batch).params["text_to_text"]
     segments = (jnp.arange(batch["x"].shape[1]) < batch["length"][:, None]).astype(jnp.int32)
     h = model.embedding(params["embedding"], batch["x"], jnp.arange(batch["x"].shape[1]))
-    grad = jax.grad(lambda h: jnp.sum(jnp.sin(model.encoder(params["encoder"], h, jnp.arange(h.shape[1]), segments)) * segments[..., None]))(h)
+    grad = jax.grad(
+        lambda h: jnp.sum(
+            jnp.sin(model.encoder(params["encoder"], h, jnp.arange(h.shape[1]), segments)) * segments[..., None]
+        )
+    )(h)
     assert np.all(np.asarray(grad)[np.asarray(segments) == 0] == 0)
 
 
@@ -238,7 +242,11 @@ def test_relative_buckets_are_those_of_the_paper():
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(data=2, model=2, rules=[("(query|key|value|up)/kernel", P(None, None, "model")), ("(out|down)/kernel", P(None, "model"))]),
+        Layout(
+            data=2,
+            model=2,
+            rules=[("(query|key|value|up)/kernel", P(None, None, "model")), ("(out|down)/kernel", P(None, "model"))],
+        ),
         Layout(data=4, fsdp=True),
     ],
     ids=["tensor-parallel", "fsdp"],
@@ -396,7 +404,9 @@ def test_stop_strings_end_a_text_before_them_and_never_leak_into_a_stream(writer
     whole = make(state, [Row(0, [])])[0].text
     stop = whole[10:13]
     said = []
-    stopped = replace(make, stop=(stop, "never there"))(state, [Row(0, [])], on_text=lambda _, text: said.append(text))[0]
+    stopped = replace(make, stop=(stop, "never there"))(state, [Row(0, [])], on_text=lambda _, text: said.append(text))[
+        0
+    ]
     assert stopped.reason == "stop" and stopped.text == whole[: whole.find(stop)] == "".join(said)
 
 

@@ -68,7 +68,7 @@ def _scan(kind: str) -> Callable[[Path], Texts]:
 
 
 def cmudict(folder: Path) -> Texts:
-    """Letters and phonemes with spaces between them; words whose CRC-32 is 0 modulo 20 are for testing, 1 to validate."""
+    """Words and phonemes with spaces between them; by the CRC-32 of the word, 5 % each for testing and validation."""
     parts: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
     for line in _lines(_file(folder, "cmudict.dict")):
         word, _, phonemes = line.partition("#")[0].strip().partition(" ")

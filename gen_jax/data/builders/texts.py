@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 __all__ = ["TEXTS", "numbers", "tales"]
 
@@ -41,7 +42,8 @@ def _tale(rng: random.Random) -> str:
     said = rng.choice(["asked", "said", "whispered", "cried"])
     article = "an" if animal == "owl" else "a"
     lines = [
-        f"{one} the {job} lived {rng.choice(_PLACES)} with {article} {animal} that could count to {rng.choice(_COUNTS)}.",
+        f"{one} the {job} lived {rng.choice(_PLACES)} with {article} {animal} "
+        f"that could count to {rng.choice(_COUNTS)}.",
         f"One {rng.choice(['morning', 'winter', 'spring', 'night'])} {rng.choice(_WEATHER)} {rng.choice(_DAYS)}, "
         f"and {she} found {thing} {rng.choice(_SPOTS)}.",
         f'"Whose {bare} is this?" {said} {one}. "It is not mine, and it is not {her[she]}s," '
@@ -59,14 +61,15 @@ def _tale(rng: random.Random) -> str:
 
 def _event(rng: random.Random, one: str, other: str, bare: str, animal: str, job: str) -> str:
     they = _PEOPLE[other]
-    number = rng.choice(_COUNTS)
+    number, mood, spot = rng.choice(_COUNTS), rng.choice(_MOODS), rng.choice(_SPOTS)
+    until, weather = rng.choice(["the snow melts", "the moon is full", "I return"]), rng.choice(_WEATHER)
     return rng.choice(
         [
             f"So {one} {rng.choice(_VERBS)} the {bare} to {other} the {job}, who lived {rng.choice(_PLACES)}.",
-            f"{other} looked at the {bare} for {number} days, and after {number} days {they} was still {rng.choice(_MOODS)}.",
-            f'"Keep the {bare}," said {other}, "until {rng.choice(["the snow melts", "the moon is full", "I return"])}."',
-            f"The {animal} counted to {number} and hid the {bare} {rng.choice(_SPOTS)}.",
-            f"When {rng.choice(_WEATHER)} {rng.choice(_DAYS)}, {one} and {other} went to look for the {bare} {rng.choice(_SPOTS)}.",
+            f"{other} looked at the {bare} for {number} days, and after {number} days {they} was still {mood}.",
+            f'"Keep the {bare}," said {other}, "until {until}."',
+            f"The {animal} counted to {number} and hid the {bare} {spot}.",
+            f"When {weather} {rng.choice(_DAYS)}, {one} and {other} went to look for the {bare} {spot}.",
         ]
     )
 
@@ -95,7 +98,7 @@ def _words(n: int) -> str:
     return _TENS[n // 10 - 2] + (f" {_ONES[n % 10]}" if n % 10 else "")
 
 
-TEXTS: Mapping[str, tuple[str, Sequence]] = {
+TEXTS: Mapping[str, tuple[str, Callable[[], dict[str, list[Any]]], str]] = {
     "tales": ("tokens", tales, "700 short tales from a grammar, 400 kB: a text for language models"),
     "numbers": ("pairs", numbers, "12,000 numbers in English words and in digits: text-to-text"),
 }

@@ -1,4 +1,4 @@
-"""Attention: softmax(q k^T) v with grouped queries, causal, windowed and segmented masks; rotary and relative positions.
+"""Attention with grouped queries and causal, windowed and segmented masks; rotary and relative positions.
 
 Dimensions: B batch, T queries, S keys, H query heads, K key heads (H a multiple of K), D head width.
 """

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gen_jax.core import PyTree, fold_in
+from gen_jax.core import PyTree
 
 __all__ = [
     "ORDER",
@@ -187,7 +187,7 @@ def advance(
 def generate(
     next: Next, cache: PyTree, first: Array, key: Array, steps: int, sampling: Sampling = Sampling(), **more: Any
 ) -> Array:
-    """Continues n sequences by `steps` tokens (n, steps); `first` (n,) are the last known tokens. more: see `advance`."""
+    """Continues `first` (n,), the last known tokens, by `steps` tokens (n, steps). more: see `advance`."""
     return advance(next, begin(cache, first, steps), key, steps, sampling, **more).tokens
 
 
@@ -225,7 +225,7 @@ class Beams(NamedTuple):
 
 
 def length_penalty(kind: str, alpha: float) -> Callable[[Array], Array]:
-    """What log-probabilities of L tokens are divided by; L counts the end token, not the prompt.
+    """The divisor of log-probabilities of L tokens, which count the end token but not the prompt.
 
     "wu": ((5 + L) / 6)^alpha (Wu et al. 2016). "mean": L^alpha, as in fairseq and Marian. "none": 1.
     """

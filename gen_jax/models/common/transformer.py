@@ -105,7 +105,7 @@ def modern_parts(width: int, heads: int, **more: Any) -> Parts:
 
 
 def t5_parts(width: int, heads: int, **more: Any) -> Parts:
-    """The block of T5 (Raffel et al. 2020): RMSNorm, relative positions, scores not scaled but queries by their init."""
+    """The block of T5 (Raffel et al. 2020): RMSNorm, relative positions, scores scaled by the initial queries only."""
     given = {"activation": "relu", "norm": "rms", "epsilon": 1e-6, "relative": 32, "scaled": False}
     return Parts(width, heads, **{**given, "std": width**-0.5, **more})
 
@@ -204,7 +204,9 @@ class Block(nn.Module):
 
     def _attend(self, q, k, v, causal, **more):
         p = self.parts
-        found = attention(q, k, v, causal=causal, window=p.window if causal else 0, scale=None if p.scaled else 1.0, **more)
+        found = attention(
+            q, k, v, causal=causal, window=p.window if causal else 0, scale=None if p.scaled else 1.0, **more
+        )
         return found.reshape(*found.shape[:2], -1)
 
     def _cross(self, x, segments, memory, train):
@@ -300,9 +302,7 @@ class Stack:
             if memory is not None:
                 of_layer = (*self.block.apply(variables, memory[0], method=Block.remember), memory[1])
             rngs = {"dropout": fold_in(key, number)} if key is not None and self.parts.dropout else {}
-            x, kept = self.block.apply(
-                variables, x, positions, segments, bias, of_layer, train=bool(rngs), rngs=rngs
-            )
+            x, kept = self.block.apply(variables, x, positions, segments, bias, of_layer, train=bool(rngs), rngs=rngs)
             return x, (kept if keep else None)
 
         body = jax.checkpoint(body) if self.remat else body
@@ -334,7 +334,7 @@ class Stack:
         return Cache(zeros(), zeros(), jnp.zeros(n, jnp.int32), memory)
 
     def remember(self, params: PyTree, memory: Array, segments: Array) -> PyTree:
-        """What decoding needs of a memory (n, S, D) with segments (n, S)."""
+        """Keys, values and segments of a memory (n, S, D), for decoding."""
         make = lambda i: self.block.apply({"params": _layer(params, i)}, memory, method=Block.remember)
         return tuple(make(i) for i in range(self.depth)), segments
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -61,7 +60,12 @@ class NGram:
             raise ValueError(f"an n-gram model is counted on one stream of tokens (N,), got {x.dtype} {list(x.shape)}")
         sizes = self._sizes(len(x))
         levels = [
-            Level(jnp.zeros(size, jnp.int32), jnp.zeros(before + 1, jnp.int32), jnp.zeros(size, jnp.float32), jnp.ones(before, jnp.float32))
+            Level(
+                jnp.zeros(size, jnp.int32),
+                jnp.zeros(before + 1, jnp.int32),
+                jnp.zeros(size, jnp.float32),
+                jnp.ones(before, jnp.float32),
+            )
             for before, size in zip(sizes, sizes[1:])
         ]
         return {"ngram": [level._asdict() for level in levels]}, {}

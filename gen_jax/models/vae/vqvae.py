@@ -195,7 +195,9 @@ class VQVAE:
         """n samples, with codes drawn autoregressively; see `common.autoregressive.Sampling`."""
         params = state.params["vqvae"]
         memory, first = self.start(state.params, condition, n, math.prod(self.grid))
-        codes = generate(partial(self.next, state.params, condition), memory, first, key, math.prod(self.grid), sampling)
+        codes = generate(
+            partial(self.next, state.params, condition), memory, first, key, math.prod(self.grid), sampling
+        )
         codes = codes.reshape(n, *self.grid)
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))
         return {"x": x, "codes": codes}

@@ -1,0 +1,122 @@
+"""`generate` and `translate` from the command line: a user's session, and what is refused in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def gen_jax(*arguments, given="", expect=0):
+    found = subprocess.run(
+        [sys.executable, "-m", "gen_jax", *map(str, arguments)], input=given, capture_output=True, text=True, cwd=ROOT
+    )
+    assert found.returncode == expect, found.stderr
+    if expect == 2:
+        assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1, found.stderr
+    return found.stdout if expect == 0 else found.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+class Runs:
+    """Short runs, trained when they are first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __truediv__(self, name: str) -> Path:
+        if not (self.folder / name).exists():
+            command = [
+                sys.executable,
+                "train.py",
+                name,
+                "--smoke",
+                "--no-progress",
+                "--workdir",
+                str(self.folder / name),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            assert done.returncode == 0, done.stderr
+        return self.folder / name
+
+
+def test_a_session_with_a_language_model(runs):
+    run = runs / "gpt_tales"
+    assert json.loads((run / "tokenizer.json").read_text())["kind"] == "characters"
+    for picture in ("text_samples", "loss_by_position"):
+        assert (run / "plots" / f"{picture}.png").stat().st_size > 2000
+    lines = gen_jax("generate", run, "--prompt", "Ada the ", "Nora ", "--length", 5, "--json").splitlines()
+    said = [json.loads(line) for line in lines]
+    assert [one["prompt"] for one in said] == ["Ada the ", "Nora "]
+    assert all(len(one["tokens"]) == len(one["log_probs"]) == 5 for one in said)
+    streamed = gen_jax("generate", run, "--prompt-file", "-", "--length", 5, "--stream", given="Ada the ")
+    assert streamed.rstrip("\n") == "Ada the " + said[0]["text"]
+
+
+@pytest.mark.slow
+def test_generate_prints_texts_that_begin_with_their_prompts(runs):
+    run = runs / "gpt_tales"
+    text = gen_jax("generate", run, "--prompt", "Ada the ", "--n", 2, "--length", 20, "--temperature", 0.5)
+    assert text.count("Ada the ") == 2 and "-----" in text
+
+
+@pytest.mark.slow
+def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path):
+    assert (runs / "numbers" / "plots" / "text_to_text_samples.png").stat().st_size > 2000
+    source, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("one\n\ntwo hundred\n")
+    gen_jax("translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4)
+    lines = out.read_text().split("\n")
+    assert len(lines) == 4 and lines[1] == ""
+    out.write_text(lines[0] + "\n")
+    gen_jax("translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4)
+    assert out.read_text().split("\n") == lines
+    printed = gen_jax("translate", runs / "numbers", "--beams", 2, "--length", 4, "--json", given="one\n")
+    assert json.loads(printed)["text"] == lines[0]
+
+
+REFUSED = {
+    "n": (["--n", 0], "--n must be at least 1"),
+    "top-p": (["--top-p", 0], "top_p must be in"),
+    "length": (["--length", 0], "--length"),
+    "stop": (["--stop", ""], "empty"),
+    "character": (["--prompt", "Ärger"], "'Ä' at position 0"),
+    "file": (["--prompt-file", "nowhere.txt"], "no such file"),
+    "both": (["--prompt", "a", "--prompt-file", "b"], "not both"),
+    "order": (["--order", "top_k,top_p"], "order must hold"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_generate_refuses(runs, name):
+    arguments, message = REFUSED[name]
+    assert message in gen_jax("generate", runs / "gpt_tales", *arguments, expect=2)
+
+
+@pytest.mark.slow
+def test_what_translate_refuses(runs, tmp_path):
+    (tmp_path / "in.txt").write_bytes(b"one\ntw\xff\n")
+    assert "line 2" in gen_jax("translate", runs / "numbers", "--in", tmp_path / "in.txt", expect=2)
+    assert "line 1" in gen_jax("translate", runs / "numbers", given="zwölf\n", expect=2)
+    assert "--beams" in gen_jax("translate", runs / "numbers", "--beams", 1000, given="one\n", expect=2)
+    assert "gen_jax generate" in gen_jax("translate", runs / "gpt_tales", given="one\n", expect=2)
+    assert "gen_jax translate" in gen_jax("generate", runs / "numbers", expect=2)
+
+
+@pytest.mark.slow
+def test_an_interrupted_stream_exits_with_75(runs):
+    command = [sys.executable, "-u", "-m", "gen_jax", "generate", str(runs / "gpt_tales"), "--n", "500", "--stream"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ) as process:
+        assert process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 75
