@@ -27,6 +27,7 @@ def config(
     weight_decay: float = 0.1,
     batch: int = 16,
     steps: int = 600,
+    evaluate_every: int = 200,
     train: str = "train",
     smoke: bool = False,
 ) -> Experiment:
@@ -44,6 +45,7 @@ def config(
         weight_decay: of all weights
         batch: windows per step
         steps: training steps
+        evaluate_every: steps between evaluations, pictures and checkpoints
         train: split for training; train+validation uses both
     """
     if smoke:
@@ -63,9 +65,9 @@ def config(
         metrics=[text_likelihood],
         plots=[plots.loss_by_position, plots.text_samples],
         report_every=50,
-        evaluate_every=200,
-        plot_every=200,
-        checkpoint_every=200,
+        evaluate_every=evaluate_every,
+        plot_every=evaluate_every,
+        checkpoint_every=evaluate_every,
         best=Best("validation/bits_per_character", "min"),
         train=train,
     )
