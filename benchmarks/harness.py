@@ -40,6 +40,7 @@ SPEED = (
     "vae",
     "flow",
     "gan",
+    "text",
     "convolutions",
     "metrics",
     "scaling",

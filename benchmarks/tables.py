@@ -98,6 +98,17 @@ PAGES = {
         "A step is one turn of each player; the first rows are the network of `dcgan_mnist` "
         "(`benchmarks/speed/gan.py`).",
     ),
+    "text": Page(
+        "Text",
+        "Training steps of nanoGPT's recipe for a CPU, and generation after prompts of 64 tokens with random weights of "
+        'the same size, in float32, compiled beforehand. PyTorch uses its fused attention and AdamW; "quality" is the '
+        "loss (nats) of both after 100 steps, or what gen_jax generates per second (`benchmarks/speed/text.py`).",
+    ),
+    "texts": Page(
+        "Quality of text models",
+        "The configs of the family on published data, test split, one seed each, with the core-seconds of training and "
+        "evaluation together (`benchmarks/quality/texts.py`).",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Diagnosed, Source, State, Supported, averaged
+from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
@@ -153,17 +154,24 @@ class Run:
             raise UserError(f"{self.workdir} has no checkpoint yet")
         return state
 
-    def train(self, bar: bool = True, force: bool = False, profile: tuple[int, int] | None = None) -> dict[str, Any]:
+    def train(
+        self,
+        bar: bool = True,
+        force: bool = False,
+        profile: tuple[int, int] | None = None,
+        origin: Params | None = None,
+    ) -> dict[str, Any]:
         """Trains, or resumes the run in the working directory; returns the summary that is added to run.json.
 
-        Raises Preempted after a signal, once everything is saved.
+        origin: parameters to begin with, of a new run. Raises Preempted after a signal, once everything is saved.
         """
+        begun = None if origin is None else self._beginning(origin)
         experiment, folder = self.experiment, self.folder
         folder.claim(force)
         # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
             folder.record(force)
-            state = checkpoints.restore(self.program.abstract_state) if checkpoints.steps else None
+            state = checkpoints.restore(self.program.abstract_state) if checkpoints.steps else begun
             checkpoints.config = folder.identity()
             start = 0 if state is None else int(state.step)
             done = folder.summary()
@@ -175,6 +183,30 @@ class Run:
                 state, more = self._fit(state, start, checkpoints, evaluate, bar, profile)
                 timings |= more
             return self._finish(state, evaluate, timings)
+
+    def _beginning(self, origin: Params) -> State:
+        """A new State with parameters from elsewhere; those of players that `origin` lacks are new."""
+        state = self.program.initial_state(self.seed)
+        shapes = lambda tree: jax.tree.map(lambda a: tuple(a.shape), tree)
+        for player in sorted(origin.keys() & state.params.keys()):
+            if shapes(origin[player]) != shapes(state.params[player]):
+                there, here = (sum(a.size for a in jax.tree.leaves(one[player])) for one in (origin, state.params))
+                raise UserError(
+                    f"--from: the {player} there has other parts or sizes than here ({there:,} and {here:,} "
+                    "parameters): choose the same knobs"
+                )
+        if not origin.keys() & state.params.keys():
+            raise UserError(f"--from: there are parameters of {', '.join(origin)}, not of {', '.join(state.params)}")
+        taken = lambda params: {
+            player: jax.tree.map(
+                lambda new, old: jnp.asarray(new, old.dtype), origin.get(player, params[player]), params[player]
+            )
+            for player in params
+        }
+        extra = dict(state.extra)
+        if "ema" in extra:
+            extra["ema"] = {**extra["ema"], "params": taken(extra["ema"]["params"])}
+        return state._replace(params=taken(state.params), extra=extra)
 
     def _fit(
         self,

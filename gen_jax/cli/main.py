@@ -14,6 +14,7 @@ from gen_jax.cli.compare import compare
 from gen_jax.cli.data import data
 from gen_jax.cli.encoder import encoder
 from gen_jax.cli.evaluate import evaluate
+from gen_jax.cli.export import export
 from gen_jax.cli.generate import generate
 from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
@@ -24,7 +25,7 @@ from gen_jax.errors import UserError
 
 __all__ = ["COMMANDS", "main", "train", "train_main"]
 
-COMMANDS = (sample, generate, translate, evaluate, compare, bench, encoder, plot, animate, data, configs)
+COMMANDS = (sample, generate, translate, evaluate, compare, bench, encoder, plot, animate, data, export, configs)
 
 
 def train(config: str) -> None:

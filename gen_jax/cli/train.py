@@ -38,6 +38,9 @@ class Options:
         bool | None,
         tyro.conf.arg(help="read the data from the host, or keep it on the device; by default, by its size"),
     ] = None
+    origin: Annotated[
+        Path | None, tyro.conf.arg(name="from", help="begin with the parameters of another run, or of a GPT-2's files")
+    ] = None
     force: Annotated[bool, tyro.conf.arg(help="continue in a working directory that holds other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
@@ -56,7 +59,7 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
         raise UserError(f"{loaded.path}: {sorted(clash)[0]} is an option of every run; rename the knob")
     for argument in arguments:
         name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        if argument.startswith("--") and name not in {*knobs, *options, *reading, "help"}:
+        if argument.startswith("--") and name not in {*knobs, *options, *reading, "help", "from"}:
             raise UserError(unknown_knob(loaded.path, name, [*knobs, *options, *reading]))
     fields = [
         (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
@@ -103,9 +106,25 @@ def train(path: str, arguments: Sequence[str]) -> None:
     if is_writer():
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
-    summary = run.train(bar=options.progress, force=options.force, profile=options.profile)
+    summary = run.train(
+        bar=options.progress, force=options.force, profile=options.profile, origin=_params_of(options.origin)
+    )
     if is_writer():
         show_summary(run.workdir, summary)
+
+
+def _params_of(origin: Path | None) -> Any:
+    """The parameters of another run, or of the files of a GPT-2; None without."""
+    if origin is None:
+        return None
+    if (origin / "run.json").is_file():
+        from gen_jax.core import averaged
+        from gen_jax.run import open_run
+
+        return averaged(open_run(origin)[0].state()).params
+    from gen_jax.models.text.huggingface import load_gpt2
+
+    return load_gpt2(origin)[1]
 
 
 def _data_dir(arguments: Sequence[str]) -> str | None:

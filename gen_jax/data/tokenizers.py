@@ -184,8 +184,11 @@ class Subwords(_Ids):
     def _pieces(self) -> Sequence[bytes]:
         vocabulary = self._library.get_vocab()
         table = _bytes_of_letters()
+        special = {token.content for token in self._library.get_added_tokens_decoder().values()}
         ordered = sorted(vocabulary, key=vocabulary.__getitem__)
-        return [*(bytes(table[letter] for letter in token) for token in ordered), b""]
+        own_end = ordered[-1] in special  # as GPT-2's <|endoftext|>
+        pieces = [b"" if token in special else bytes(table[letter] for letter in token) for token in ordered]
+        return pieces if own_end else [*pieces, b""]
 
     def encode(self, text: str) -> np.ndarray:
         lines = text.splitlines(keepends=True)
