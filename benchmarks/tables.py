@@ -100,7 +100,7 @@ PAGES = {
     ),
     "text": Page(
         "Text",
-        "Training steps of nanoGPT's recipe for a CPU, and generation after prompts of 64 tokens with random weights of "
+        "Training steps of nanoGPT's recipe for a CPU, and generation after prompts of 64 tokens, random weights of "
         'the same size, in float32, compiled beforehand. PyTorch uses its fused attention and AdamW; "quality" is the '
         "loss (nats) of both after 100 steps, or what gen_jax generates per second (`benchmarks/speed/text.py`).",
     ),

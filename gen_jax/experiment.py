@@ -86,6 +86,8 @@ class Experiment:
             raise UserError(f"batch must be at least 1, got {self.batch}")
         if self.repeats < 1:
             raise UserError(f"repeats must be at least 1, got {self.repeats}")
+        if self.windows and (self.balanced or self.repeats > 1 or self.transforms or self.host_transforms):
+            raise UserError("windows of tokens take no transforms, and are not balanced or repeated")
         if self.balanced and self.repeats > 1:
             raise UserError("balanced and repeats exclude each other")
         if self.batch is None and (self.balanced or self.repeats > 1):
@@ -93,6 +95,8 @@ class Experiment:
 
     def streaming_reason(self, data: Dataset) -> str:
         """The reason to stream the training split from the host; "" to keep it on the device."""
+        if self.windows:
+            return ""  # tokens are few bytes
         if self.host_transforms:
             return "images are transformed on the host"
         if self.resident is not None:

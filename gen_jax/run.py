@@ -49,6 +49,7 @@ class Run:
     experiment: Experiment
     data: Dataset
     layout: Layout
+    origin: str = ""
 
     @classmethod
     def prepare(
@@ -61,11 +62,13 @@ class Run:
         layout: Layout | None = None,
         training: bool = True,
         stream: bool | None = None,
+        origin: str | None = None,
     ) -> Run:
         """Builds the experiment, loads its data and validates both.
 
         devices: how many to shard the batch over, overriding the experiment's layout (or `layout`).
         stream: whether to stream the training data from the host, overriding the experiment and the choice by size.
+        origin: where the parameters come from that training begins with; recorded.
         training: also run the checks needed for training only, which take longer: reading all data, tracing a step.
         """
         if not 0 <= seed < 2**32:
@@ -78,7 +81,7 @@ class Run:
         experiment = experiment if stream is None else replace(experiment, resident=not stream)
         layout = layout or experiment.layout
         layout = replace(layout, data=devices or layout.data)
-        run = cls(config, workdir or default_workdir(config, seed), seed, experiment, data, layout)
+        run = cls(config, workdir or default_workdir(config, seed), seed, experiment, data, layout, origin or "")
         for name in (experiment.validation, experiment.test):
             experiment.split(data, name)
         if training:
@@ -105,6 +108,7 @@ class Run:
         found = {"name": self.data.name, "digest": self.data.digest, "resident": not self.streaming_reason}
         if "data" in self.config.knobs and os.path.exists(path := split_name(self.config.knobs["data"])[0]):
             found["path"] = os.path.abspath(path)
+        found |= {"from": self.origin} if self.origin else {}
         return Workdir(self.workdir, self.config, self.seed, found, self.data.info.tokenizer)
 
     @cached_property
@@ -305,6 +309,12 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
         knobs["data"] = spell(absolute, parts[1])  # from another folder
     one = Layout(data=1)  # whatever layout the run was trained with
     run = Run.prepare(file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False)
+    kept = workdir / "tokenizer.json"
+    if kept.is_file() and "data" in knobs and kept.read_text() != run.data.info.tokenizer:  # the text has changed
+        knobs["data"] = spell(knobs["data"], {"tokenizer": str(kept)})
+        run = Run.prepare(
+            file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False
+        )
     changes, other = run.folder.changes(), run.folder.changed_data(record)
     edited = f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
     return run, "\n".join(filter(None, [other, edited]))

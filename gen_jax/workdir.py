@@ -137,6 +137,9 @@ class Workdir:
                 differences.append(f"{knob} = {there} there, {here} here")
         if before["seed"] != new["seed"]:
             differences.append(f"seed = {before['seed']} there, {new['seed']} here")
+        there, here = (one.get("from", "") for one in (before.get("data", {}), self.data))
+        if there != here:
+            differences.append(f"--from {there or 'nothing'} there, {here or 'nothing'} here")
         if changed := self.changed_data(before):
             differences.append(changed)
         if not differences and (edits := self.changes()):

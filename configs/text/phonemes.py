@@ -25,9 +25,9 @@ def config(
     lr: float = 0.02,
     adam_lr: float = 0.003,
     weight_decay: float = 0.1,
-    source: int = 144,
-    target: int = 256,
-    batch: int = 16,
+    source: int = 128,
+    target: int = 128,
+    batch: int = 32,
     steps: int = 2500,
     smoke: bool = False,
 ) -> Experiment:
@@ -50,7 +50,7 @@ def config(
     """
     if smoke:
         data, width, depth, heads, source, target, batch, steps = "numbers", 16, 1, 2, 144, 24, 4, min(steps, 20)
-    pairs = load(data, text="pairs")
+    pairs = load(data, text="pairs", defaults={"tokenizer": "words", "vocabulary": 420})
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
     model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)

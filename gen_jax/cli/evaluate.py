@@ -54,9 +54,8 @@ def evaluate(
     wanted = wanted if metrics is None else find_metrics(wanted, metrics)
     measure = evaluator(run.experiment.model, wanted, seed)
     state = run.state(parse_step(step))
-    found = measure(state, part)
-    if mix is not None:
-        found |= _mixed(run, open_workdir(mix, None, data_dir), state, part)
+    mixed = {} if mix is None else _mixed(run, open_workdir(mix, None, data_dir), state, part)
+    found = {**measure(state, part), **mixed}
     run.folder.keep_evaluation(part.name, int(state.step), as_json(found), seed)
     console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
 
@@ -73,12 +72,12 @@ def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:
         splits = [one.experiment.split(one.data, name) for one in (run, other)]
         states = [averaged(state), averaged(other.state(None))]
         models = [one.experiment.model for one in (run, other)]
-        return [stream_log_probs(*each) for each in zip(models, states, splits)]
+        (a, tokens), (b, again) = (stream_log_probs(*each) for each in zip(models, states, splits))
+        if len(tokens) != len(again) or (tokens != again).any():
+            raise UserError(f"--mix {other.workdir}: the {name} splits of both runs differ")
+        return a, b, tokens
 
-    (a, _), (b, _) = both("validation")
-    weight = mixture_weight(a, b)
-    (a, tokens), (b, again) = both(part.name)
-    if len(tokens) != len(again) or (tokens != again).any():
-        raise UserError(f"--mix {other.workdir}: the {part.name} splits of both runs differ")
+    weight = mixture_weight(*both("validation")[:2])
+    a, b, tokens = both(part.name)
     how = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}"
     return mixture_likelihood(a, b, weight, part, tokens, how)

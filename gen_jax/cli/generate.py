@@ -65,6 +65,8 @@ def generate(
         raise UserError("give --prompt or --prompt-file, not both")
     if stream and (json or out):
         raise UserError("--stream writes to the terminal: leave out --json and --out")
+    if out is not None and not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
     prompts = [_read_prompt(prompt_file)] if prompt_file else prompt or [""]
     from gen_jax.core import Seq2Seq, averaged
     from gen_jax.models.common.autoregressive import ORDER, Sampling

@@ -102,26 +102,34 @@ def train(path: str, arguments: Sequence[str]) -> None:
     use_compilation_cache(options.cache)
     if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         start_processes()
-    run = Run.prepare(loaded, options.workdir, options.seed, options.devices, options.data_dir, stream=options.stream)
+    origin = options.origin and str(options.origin.resolve())
+    run = Run.prepare(
+        loaded, options.workdir, options.seed, options.devices, options.data_dir, stream=options.stream, origin=origin
+    )
     if is_writer():
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
     summary = run.train(
-        bar=options.progress, force=options.force, profile=options.profile, origin=_params_of(options.origin)
+        bar=options.progress,
+        force=options.force,
+        profile=options.profile,
+        origin=_params_of(options.origin, options.data_dir),
     )
     if is_writer():
         show_summary(run.workdir, summary)
 
 
-def _params_of(origin: Path | None) -> Any:
+def _params_of(origin: Path | None, data_dir: Path | None) -> Any:
     """The parameters of another run, or of the files of a GPT-2; None without."""
     if origin is None:
         return None
+    if not origin.is_dir():
+        raise UserError(f"--from {origin}: there is no such folder")
     if (origin / "run.json").is_file():
         from gen_jax.core import averaged
         from gen_jax.run import open_run
 
-        return averaged(open_run(origin)[0].state()).params
+        return averaged(open_run(origin, data_dir=data_dir)[0].state()).params
     from gen_jax.models.text.huggingface import load_gpt2
 
     return load_gpt2(origin)[1]

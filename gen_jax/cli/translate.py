@@ -87,7 +87,7 @@ def translate(
     if done:
         print(f"note: {out} already has the first {done // best:,} of {len(lines):,} lines", file=sys.stderr)
     _check_characters(made.tokenizer, todo, done // best)
-    found = made(averaged(run.state(parse_step(step))), todo)
+    found = made(averaged(run.state(parse_step(step))), todo, done // best)
     try:
         with open(out, "a") if out else os.fdopen(os.dup(1), "w") as file:
             for line, targets in zip(todo, _with_bar(found, len(todo), out is not None)):
@@ -102,14 +102,11 @@ def translate(
 
 
 def _read_lines(source: str) -> list[str]:
-    from gen_jax.data.text import read_text
+    from gen_jax.data.text import lines_of, read_text
 
-    if source == "-":
-        return sys.stdin.read().splitlines()
-    if not Path(source).is_file():
+    if source != "-" and not Path(source).is_file():
         raise UserError(f"--in {source}: there is no such file")
-    lines = read_text(Path(source)).split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+    return lines_of(sys.stdin.read() if source == "-" else read_text(Path(source)))
 
 
 def _count_lines(out: Path) -> int:

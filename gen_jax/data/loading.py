@@ -167,7 +167,10 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
 
 def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> Dataset:
     """A data set from a table, an archive of arrays or a text, or from one for each split."""
-    suffixes = {path.suffix.lower() for path in paths.values()}
+    bare = lambda path: (
+        path.with_suffix("") if path.suffix in (".gz", ".xz") and options.text in ("tokens", "pairs") else path
+    )
+    suffixes = {bare(path).suffix.lower() for path in paths.values()}
     if len(suffixes) > 1:
         raise UserError(f"the splits in {where} have different types: {', '.join(sorted(suffixes))}")
     [suffix] = suffixes

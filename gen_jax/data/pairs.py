@@ -17,7 +17,7 @@ from gen_jax.data.folders import SPLITS, content_splits, fraction
 from gen_jax.data.options import listed
 from gen_jax.data.records import Arrays
 from gen_jax.data.tables import pad
-from gen_jax.data.text import choose_tokenizer, described_tokens, read_text
+from gen_jax.data.text import choose_tokenizer, described_tokens, lines_of, read_text
 from gen_jax.errors import UserError
 
 __all__ = ["as_pairs", "open_pairs", "open_parallel", "pack_pairs", "parallel_files"]
@@ -60,8 +60,7 @@ def open_parallel(files: Mapping[str, tuple[Path, Path]], options: Any, name: st
 
 
 def _parallel(first: Path, second: Path) -> list[tuple[str, str]]:
-    sides = [read_text(path).split("\n") for path in (first, second)]
-    sides = [lines[:-1] if lines[-1] == "" else lines for lines in sides]
+    sides = [lines_of(read_text(path)) for path in (first, second)]
     if len(sides[0]) != len(sides[1]):
         raise UserError(f"{first} has {len(sides[0]):,} lines, {second} has {len(sides[1]):,}: they must be as many")
     return list(zip(*sides))

@@ -25,6 +25,7 @@ __all__ = [
     "choose_tokenizer",
     "described_tokens",
     "evaluation_windows",
+    "lines_of",
     "open_documents",
     "open_text",
     "read_text",
@@ -86,7 +87,7 @@ def open_text(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     texts = {split: _read(path) for split, path in paths.items()}
     make = _lines if options.text == "lines" else _windows
     parts = {split: make(text, options, paths[split]) for split, text in texts.items()}
-    if len(parts) == 1:
+    if parts.keys() == {""}:
         parts = _split_lines(parts[""], name) if options.text == "lines" else _split_stream(parts[""], name)
     elif missing := {"train", "validation", "test"} - parts.keys():
         raise UserError(f"{name} has no text for the splits {', '.join(sorted(missing))}: give one file, or all three")
@@ -116,6 +117,12 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text, without "\\n" or "\\r\\n"."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
 def text_files(folder: Path) -> list[Path]:
     """The text files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -139,7 +146,7 @@ def as_corpus(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Da
     texts: the documents of each split, or of "": these are split 80/10/10 % by their content; of a single document the
     last tenth is for testing, and eight blocks from the rest of it, 2 %, for validation.
     """
-    parts = {split: [text for text in some if text] for split, some in texts.items()}
+    parts = {split: [text for text in some if text.strip()] for split, some in texts.items()}
     if not any(parts.values()):
         raise UserError(f"{name} has no text")
     several = sum(map(len, parts.values())) > len(parts)
@@ -179,6 +186,10 @@ def described_tokens(splits: Mapping[str, Any], tokenizer: Any) -> dict[str, Any
 
 def _split_documents(documents: Sequence[str], name: str) -> dict[str, list[str]]:
     unique = list(dict.fromkeys(documents))
+    if len(unique) < 3:
+        raise UserError(
+            f"{name} has {len(unique)} documents, too few to be split: give train, validation and test texts"
+        )
     values = np.array([fraction(hashlib.blake2b(text.encode(), digest_size=16).hexdigest()) for text in unique])
     parts = content_splits(values, ("validation", "test"), name)
     return {split: [unique[i] for i in part] for split, part in parts.items()}

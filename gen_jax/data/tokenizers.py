@@ -99,10 +99,6 @@ class Characters(_Ids):
     symbols: str
     kind = "characters"
 
-    @classmethod
-    def of(cls, text: str) -> Characters:
-        return cls("".join(sorted(set(text))))
-
     @property
     def pieces(self) -> Sequence[bytes]:
         return self._pieces

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, State, is_sequential
+from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, Seq2Seq, State, is_sequential
 from gen_jax.data.dataset import DataInfo, has_missing
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
@@ -50,7 +50,7 @@ def suite(
     chosen = _likelihoods(model, own)
     if is_text(split) and isinstance(model, Density):
         chosen = [text_likelihood]
-    elif is_sequences(split) and isinstance(model, Density):
+    elif is_sequences(split) and isinstance(model, Density) and not isinstance(model, Seq2Seq):
         chosen.append(log_likelihood_per_step)
     if encode := quality_encoder(split, encoder):
         chosen.append(sample_quality(encode, samples))

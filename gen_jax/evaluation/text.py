@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Autoregressive, Density, Seq2Seq, State, TokenDensity
+from gen_jax.core import Autoregressive, Density, LimitedContext, Seq2Seq, State, TokenDensity
 from gen_jax.data.source import epoch
 from gen_jax.data.tokenizers import read_tokenizer
 from gen_jax.errors import UserError
@@ -54,6 +54,9 @@ def text_likelihood(model: Density) -> Measure:
         total, count = [], []  # (windows,) nats; (windows, 3) tokens, bytes, characters
         for raw, real in epoch(split.arrays, min(split.batch, split.size, 128)):
             counted = raw["mask"] * real[:, None]
+            if not per_token:  # ends within a run are scored too: they count here
+                inside = np.cumsum(counted, axis=1) * np.cumsum(counted[:, ::-1], axis=1)[:, ::-1]
+                counted = (inside > 0).astype(np.float32)
             values = np.asarray(run(state, {**raw, "x": raw["x"].astype(np.int32)}), np.float64)
             total.append(np.where(counted > 0, values, 0).sum(axis=1) if per_token else values * real)
             lengths = np.concatenate([np.ones((tokenizer.size, 1)), tokenizer.lengths], axis=1)
@@ -74,7 +77,7 @@ def _protocol(split: Split) -> tuple[Any, str]:
 
 
 def _of_counted(model: Density, state: State, batch: Any) -> Array:
-    """(B,) log-probabilities of the counted tokens given those before, which are a run within each window."""
+    """(B,) log-probabilities of the counted tokens, given all before; within a window they lie together."""
     places = jnp.arange(batch["x"].shape[1])
     first = jnp.min(jnp.where(batch["mask"] > 0, places, len(places)), axis=1)
     last = jnp.max(jnp.where(batch["mask"] > 0, places + 1, 0), axis=1)
@@ -108,34 +111,35 @@ def _per_unit(total: np.ndarray, count: np.ndarray, tokenizer: Any, how: str) ->
 def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Sampling()) -> Metric:
     """Makes the metric of generated texts of `length` tokens, each beside the same number of held-out text.
 
-    distinct_2: share of pairs of words that occur once at most. self_bleu: of each text against the others. copied_20:
-    share of runs of 20 characters that occur in the training text. longest_copy: mean length, in characters, of the
+    distinct_2: distinct pairs of words, divided by all of them. self_bleu: of each text against the others. copied_20:
+    share of runs of 20 bytes that occur in the training text. longest_copy: mean length, in bytes, of the
     longest run of a text that occurs in the training text.
     """
 
     def metric(model: Autoregressive) -> Measure:
         ask(model, Autoregressive, "text_quality")
-        draw = jax.jit(partial(_texts, model, samples, length, sampling))
+        tokens = min(length, model.context) if isinstance(model, LimitedContext) else length
+        draw = jax.jit(partial(_texts, model, samples, tokens, sampling))
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            tokenizer, how = read_tokenizer(split.info.tokenizer), f"{length} tokens, {sampling.protocol}"
+            tokenizer, how = read_tokenizer(split.info.tokenizer), f"{tokens} tokens, {sampling.protocol}"
             made = [tokenizer.decode(row) for row in np.asarray(draw(state, key))]
             stream = lambda split: np.concatenate(
                 [row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])]
             )
             held_out, training = stream(split), tokenizer.decode(stream(split.reference))
-            starts = np.linspace(0, max(0, len(held_out) - length), min(samples, max(1, len(held_out) // length)))
-            human = [tokenizer.decode(held_out[int(s) : int(s) + length]) for s in starts]
-            found = {}
+            starts = np.linspace(0, max(0, len(held_out) - tokens), min(samples, max(1, len(held_out) // tokens)))
+            human = [tokenizer.decode(held_out[int(s) : int(s) + tokens]) for s in starts]
+            found, known = {}, np.unique(grams(training, 20))
             for name, texts in (("", made), ("_of_data", human)):
                 copies = longest_copies(texts, training)
-                shares = [float(np.isin(grams(t, 20), grams(training, 20)).mean()) for t in texts if len(t) >= 20]
+                shares = [float(np.isin(grams(t, 20), known).mean()) for t in texts if len(t) >= 20]
                 of = lambda v, unit: Estimate(float(np.mean(v)), _error(v), unit, "estimate", len(v), how)
                 found |= {
                     f"distinct_2{name}": Estimate(distinct(texts, 2), math.nan, "share", "estimate", len(texts), how),
                     f"self_bleu{name}": Estimate(self_bleu(texts), math.nan, "BLEU", "estimate", len(texts), how),
                     f"copied_20{name}": of(shares or [0.0], "share"),
-                    f"longest_copy{name}": of(copies, "characters"),
+                    f"longest_copy{name}": of(copies, "bytes"),
                 }
             return with_group(found, "sample quality", distinct_2="", self_bleu="", copied_20="", longest_copy="")
 
@@ -147,9 +151,8 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 
 def _texts(model: Any, samples: int, length: int, sampling: Sampling, state: State, key: Array) -> Array:
     """(samples, length) tokens from the start of a document."""
-    params = next(iter(state.params.values())) if len(state.params) == 1 else state.params
-    cache, first = model.start(params, None, samples, length)
-    return advance(partial(model.next, params, None), begin(cache, first, length), key, length, sampling).tokens
+    cache, first = model.start(state.params, None, samples, length)
+    return advance(partial(model.next, state.params, None), begin(cache, first, length), key, length, sampling).tokens
 
 
 def _error(values: Sequence[float]) -> float:

@@ -27,7 +27,8 @@ def text_samples(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Four texts from the model, beside the beginnings of two windows of the split."""
     tokenizer = read_tokenizer(split.info.tokenizer)
     drawn = np.asarray(jax.jit(model.sample, static_argnums=2)(state, key, 4)["x"])
-    real = split.arrays["x"][np.linspace(0, split.size - 1, 2).astype(int)]
+    chosen = np.linspace(0, split.size - 1, 2).astype(int)
+    real = [split.arrays["x"][i, : split.arrays["length"][i]] for i in chosen]
     titles = [*(f"sample {i + 1}" for i in range(len(drawn))), *(f"{split.name}, {i + 1}" for i in range(len(real)))]
     return _page(titles, [tokenizer.text(row[:400]) for row in [*drawn, *real]])
 
@@ -92,7 +93,9 @@ def calibration(model: LanguageModel, state: State, split: Split, key: Array) ->
     """How often the most probable token is right, by the probability it was given."""
     from matplotlib.figure import Figure
 
-    x = np.asarray(split.arrays["x"][np.linspace(0, split.size - 1, min(64, split.size)).astype(int)], np.int32)
+    whole = np.flatnonzero(np.asarray(split.arrays["length"]) == split.arrays["x"].shape[1])
+    whole = whole if len(whole) else np.array([0])
+    x = np.asarray(split.arrays["x"][whole[np.linspace(0, len(whole) - 1, min(64, len(whole))).astype(int)]], np.int32)
     probabilities = np.asarray(jax.nn.softmax(jax.jit(model.logits)(state, x[:, :-1])))
     given, right = probabilities.max(axis=-1).ravel(), (probabilities.argmax(axis=-1) == x[:, 1:]).ravel()
     group = np.minimum((given * 10).astype(int), 9)

@@ -1,4 +1,4 @@
-"""GPT-2's files: what is written is read back, other models are refused, and `transformers` agrees where it is there."""
+"""GPT-2's files: what is written is read back, others are refused; `transformers` agrees, where it is installed."""
 
 import json
 

@@ -159,6 +159,29 @@ def test_documents_in_one_window_are_as_if_alone():
     np.testing.assert_allclose(whole[:, 7:], second[:, 1:], rtol=1e-4, atol=1e-5)
 
 
+def test_cached_steps_see_their_own_document_only():
+    model, x = language_model(documents=True), texts()
+    x[:, 6] = END
+    state = start_of(model, {"x": x})
+    logits = np.asarray(model.logits(state, x[:, :-1]))
+    cache, _ = model.start(state.params, None, 3, 16)
+    cache = model.extend(state.params, None, cache, x[:, :8], np.array([4, 7, 8]))
+    for row, t in ((0, 4), (1, 7), (2, 8)):
+        one = jax.tree.map(lambda a, row=row: a[row : row + 1], cache)
+        for place in (t, t + 1):
+            one, found = model.next(state.params, None, one, x[row : row + 1, place])
+            np.testing.assert_allclose(found[0], logits[row, place], rtol=1e-4, atol=1e-4)
+
+
+def test_attention_weights_are_those_that_are_used():
+    model, x = language_model("grouped-window"), texts()
+    maps = np.asarray(model.attention(start_of(model, {"x": x}), x[:, :-1]))
+    assert maps.shape == (2, 3, 4, T, T)
+    np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-5)
+    seen = np.tril(np.ones((T, T), bool)) & ~np.tril(np.ones((T, T), bool), -5)
+    assert np.all(maps[..., ~seen] == 0) and np.all(maps[..., seen] > 0)
+
+
 def test_log_probs_add_up_and_masks_count():
     model, x = language_model(), texts()
     state = start_of(model, {"x": x})

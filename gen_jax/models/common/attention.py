@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["attention", "relative_buckets", "rotate", "sinusoids"]
+__all__ = ["attention", "attention_weights", "relative_buckets", "rotate", "sinusoids"]
 
 _MASKED = -1e30  # finite, so that a row without any key is no NaN
 _BLOCK = 64  # queries that are processed together on CPU
@@ -43,18 +43,37 @@ def attention(
     bias = bias[None] if bias is not None and bias.ndim == 3 else bias
     if jax.default_backend() == "cpu" or q.shape[1] == 1:
         return _in_blocks(q, k, v, causal, window, mask, bias, scale)
+    seen = mask if mask is None else jnp.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))
     fused = q.dtype in (jnp.bfloat16, jnp.float16) and mask is None and bias is None
-    return jax.nn.dot_product_attention(
+    found = jax.nn.dot_product_attention(
         q,
         k,
         v,
         bias,
-        mask if mask is None else jnp.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))[:, None],
+        None if seen is None else seen[:, None],
         scale=scale,
         is_causal=causal,
         local_window_size=(window - 1, 0) if window else None,
         implementation="cudnn" if fused and jax.default_backend() == "gpu" else "xla",
     )
+    return found if seen is None else jnp.where(seen.any(axis=-1)[:, :, None, None], found, 0)
+
+
+def attention_weights(
+    q: Array,
+    k: Array,
+    causal: bool = False,
+    window: int = 0,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+) -> Array:
+    """The weights (B, H, T, S) of `attention`, for pictures."""
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    bias = bias[None] if bias is not None and bias.ndim == 3 else bias
+    one_hot = jnp.eye(k.shape[1], dtype=k.dtype)[None, :, None]
+    values = jnp.broadcast_to(one_hot, (*k.shape[:3], k.shape[1]))
+    return _in_blocks(q, k, values, causal, window, mask, bias, scale).swapaxes(1, 2)
 
 
 def _in_blocks(q, k, v, causal: bool, window: int, mask: Array | None, bias: Array | None, scale: float) -> Array:
@@ -98,7 +117,7 @@ def _products(q, k, v, triangle: Array | None, mask: Array | None, bias: Array |
     weights = jax.nn.softmax(scores, axis=-1)
     weights = weights if mask is None else jnp.where(mask[:, None], weights, 0.0)  # rows without any key
     weights = weights.astype(v.dtype).reshape(batch, groups, heads // groups * length, -1)
-    return jnp.einsum("bkts,bksd->bktd", weights, v).reshape(batch, heads, length, width)
+    return jnp.einsum("bkts,bksd->bktd", weights, v).reshape(batch, heads, length, v.shape[-1])
 
 
 def rotate(x: Array, positions: Array, base: float) -> Array:

@@ -45,7 +45,7 @@ def soft_capped(logits: Array, cap: float) -> Array:
 
 
 def counted_tokens(batch: Batch, entry: str = "x", skip: int = 0) -> Array:
-    """(B, T) weights of tokens from `skip` on, by the "mask" and "length" of their entry and the "weight" of examples."""
+    """(B, T) weights of tokens from `skip` on: the "mask" and "length" of their entry, the "weight" of examples."""
     x, prefix = batch[entry], "" if entry == "x" else f"{entry}_"
     weights = jnp.ones(x.shape, jnp.float32)
     if f"{prefix}length" in batch:

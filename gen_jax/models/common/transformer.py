@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import PyTree, fold_in
-from gen_jax.models.common.attention import attention, relative_buckets, rotate
+from gen_jax.models.common.attention import attention, attention_weights, relative_buckets, rotate
 
 __all__ = ["Cache", "Parts", "Stack", "gpt2_parts", "modern_parts", "t5_parts"]
 
@@ -116,6 +116,7 @@ class Cache(NamedTuple):
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
     count: Array  # (n,) positions seen
+    first: Array  # (n,) the first position that is still seen
     memory: PyTree = ()  # for decoders with cross-attention: its keys, values and mask
 
 
@@ -175,24 +176,25 @@ class Block(nn.Module):
         x = self._mlp(self._cross(x + self._dropped(self.out(a), train), segments, memory, train), train)
         return x, (h["key"], h["value"])
 
-    def step(self, x, positions, kept, count, bias=None, memory=None):
-        """The block on new positions (n, P, D), whose keys and values are added to those `kept` at `count` (n,)."""
+    def step(self, x, positions, kept, count, first, bias=None, memory=None):
+        """The block on new positions (n, P, D), which see those from `first` (n, 1 or P) on; their keys and values are
+        added to those `kept` at `count` (n,)."""
         h = self.heads(self.norm(x), positions)
         rows, places = jnp.arange(len(x))[:, None], count[:, None] + jnp.arange(x.shape[1])
         keys, values = (a.at[rows, places].set(new) for a, new in zip(kept, (h["key"], h["value"])))
-        distance = places[:, :, None] - jnp.arange(keys.shape[1])
-        mask = (distance >= 0) & (distance < (self.parts.window or keys.shape[1]))
+        here = jnp.arange(keys.shape[1])
+        distance = places[:, :, None] - here
+        mask = (distance >= 0) & (distance < (self.parts.window or keys.shape[1])) & (here >= first[..., None])
         a = self._attend(h["query"], keys, values, False, mask=mask, bias=bias)
         x = self._mlp(self._cross(x + self.out(a), None, memory, False), False)
         return x, (keys, values)
 
     def maps(self, x, positions, segments, bias=None):
         """The attention weights (B, H, T, T) of whole sequences."""
-        h, length = self.heads(self.norm(x), positions), x.shape[1]
-        values = jnp.broadcast_to(jnp.eye(length)[None, :, None], (len(x), length, self.parts.groups, length))
-        seen = None if segments is None else (segments, segments)
-        a = self._attend(h["query"], h["key"], values, self.causal, segments=seen, bias=bias)
-        return a.reshape(len(x), length, self.parts.heads, length).swapaxes(1, 2)
+        p, h = self.parts, self.heads(self.norm(x), positions)
+        mask = None if segments is None else segments[:, :, None] == segments[:, None, :]
+        scale = None if p.scaled else 1.0
+        return attention_weights(h["query"], h["key"], self.causal, p.window, mask, bias, scale)
 
     def remember(self, memory):
         """Keys and values (B, S, K, D) of a memory (B, S, D), for cross-attention."""
@@ -331,15 +333,19 @@ class Stack:
         """A cache for n sequences of at most `size` positions."""
         shape = (n, size, self.parts.groups, self.parts.size)
         zeros = lambda: tuple(jnp.zeros(shape, self.parts.dtype) for _ in range(self.depth))
-        return Cache(zeros(), zeros(), jnp.zeros(n, jnp.int32), memory)
+        return Cache(zeros(), zeros(), jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), memory)
 
     def remember(self, params: PyTree, memory: Array, segments: Array) -> PyTree:
         """Keys, values and segments of a memory (n, S, D), for decoding."""
         make = lambda i: self.block.apply({"params": _layer(params, i)}, memory, method=Block.remember)
         return tuple(make(i) for i in range(self.depth)), segments
 
-    def step(self, params: PyTree, cache: Cache, x: Array) -> tuple[Cache, Array]:
-        """(n, P, D) of the next P positions of each sequence, given those in the cache."""
+    def step(self, params: PyTree, cache: Cache, x: Array, first: Array | None = None) -> tuple[Cache, Array]:
+        """(n, P, D) of the next P positions of each sequence, given those in the cache.
+
+        first: (n, P) the first position that each of them sees.
+        """
+        first = cache.first[:, None] if first is None else first
         places = cache.count[:, None] + jnp.arange(x.shape[1])
         bias = self._bias(params, jnp.arange(cache.keys[0].shape[1]) - places[:, :, None])
         keys, values = [], []
@@ -347,7 +353,7 @@ class Stack:
             of_layer = (*cache.memory[0][i], cache.memory[1]) if self.cross else None
             kept = cache.keys[i], cache.values[i]
             x, (k, v) = self.block.apply(
-                {"params": _layer(params, i)}, x, places, kept, cache.count, bias, of_layer, method=Block.step
+                {"params": _layer(params, i)}, x, places, kept, cache.count, first, bias, of_layer, method=Block.step
             )
             keys.append(k)
             values.append(v)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Autoregressive, LimitedContext, Prefilled, PyTree, State
+from gen_jax.core import Autoregressive, LimitedContext, Params, Prefilled, PyTree, State
 from gen_jax.errors import UserError
 from gen_jax.models.common.autoregressive import Draft, Sampling, advance, begin, feed
 
@@ -84,12 +84,11 @@ class Generator:
         draft = self._begin(state, condition, told)
         texts = [_Text(self, i, on_text) for i in range(len(rows))]
         stride = _STREAMED if on_text else _AT_ONCE if self.stop else self.length
-        run = jax.jit(partial(self._run, condition is not None), donate_argnums=2)
         held = np.array([min(len(one), self._limit) for one in told]) - 1  # tokens in the cache
         while (step := int(draft.step)) < self.length and not np.asarray(draft.done).all():
             room = int(np.where(np.asarray(draft.done), self._limit, self._limit - held).min())
             until = min(step + min(stride, room), self.length)
-            draft = run(state.params, condition, draft, key, until, numbers)
+            draft = _advance(self, state.params, condition, draft, key, until, numbers)
             tokens, done = np.asarray(draft.tokens), np.array(draft.done)
             held += int(draft.step) - step
             for i, text in enumerate(texts):
@@ -104,11 +103,6 @@ class Generator:
     @property
     def _limit(self) -> int:
         return self.model.context if isinstance(self.model, LimitedContext) else 2**30
-
-    def _run(self, conditioned: bool, params, condition, draft: Draft, key: Array, until: Array, numbers: Array):
-        follow = partial(self.model.next, params, condition)
-        minimum = self.minimum if self.ends else self.length
-        return advance(follow, draft, key, until, self.sampling, end=self.tokenizer.end, minimum=minimum, rows=numbers)
 
     def _begin(self, state: State, condition: PyTree, told: Sequence[Sequence[int]]) -> Draft:
         size = min(self._limit, _rounded(max(map(len, told)) + self.length))
@@ -140,6 +134,13 @@ class Generator:
         grown = jax.tree.map(lambda old, new: _grown(old, new.shape), draft.cache, cache)
         draft = draft._replace(cache=jax.tree.map(pick, cache, grown), token=pick(first, draft.token))
         return draft, np.where(full, [len(one) - 1 for one in recent], held)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _advance(made: Generator, params: Params, condition: PyTree, draft: Draft, key: Array, until: Array, rows: Array):
+    follow = partial(made.model.next, params, condition)
+    minimum = made.minimum if made.ends else made.length
+    return advance(follow, draft, key, until, made.sampling, end=made.tokenizer.end, minimum=minimum, rows=rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def save_gpt2(folder: Path, model: Any, params: Params) -> None:
     layers, found = weights["stack"]["layers"], {}
     bias = lambda layer, size: layer.get("bias", np.zeros(size, np.float32))
     for i in range(model.stack.depth):
-        layer = jax.tree.map(lambda a: a[i], layers)
+        layer = jax.tree.map(operator.itemgetter(i), layers)
         for ours, theirs in _NORMS.items():
             found[f"h.{i}.{theirs}.weight"] = layer[ours]["scale"]
             found[f"h.{i}.{theirs}.bias"] = bias(layer[ours], parts.width)
@@ -75,6 +76,7 @@ def _check(model: Any) -> None:
         parts, embedding = model.stack.parts, model.embedding
         simple = (parts.kv_heads, parts.rotary, parts.qk_norm, parts.window, parts.relative, embedding.soft_cap)
         fine = parts.norm == "layer" and parts.scales and parts.scaled and not any(simple) and not embedding.normed
+        fine = fine and parts.size * parts.heads == parts.width
         wrong = "" if fine and embedding.positions == "learned" and embedding.tied else "it has other parts than GPT-2"
         wrong = wrong or ("" if parts.activation in _ACTIVATIONS else f"GPT-2 has no {parts.activation}")
     if wrong:
@@ -86,16 +88,23 @@ def load_gpt2(folder: Path, end: int | None = None) -> tuple[LanguageModel, Para
 
     end: the token between documents; by default that of the files.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         config = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not hold a GPT-2, config.json and model.safetensors: {error}") from None
     activations = {theirs: ours for ours, theirs in _ACTIVATIONS.items()}
     if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") not in activations:
         raise UserError(f"{folder} holds a {config.get('model_type')}, not a GPT-2")
+    unusual = ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention")
+    if missing := {"n_embd", "n_head", "n_layer", "n_positions", "vocab_size"} - config.keys():
+        raise UserError(f"{folder}/config.json lacks {', '.join(sorted(missing))}")
+    given = any(config.get(name) for name in unusual)
+    if given or not config.get("scale_attn_weights", True) or not config.get("tie_word_embeddings", True):
+        raise UserError(f"{folder} holds a GPT-2 with other attention or an untied head, which is not read")
     parts = gpt2_parts(
         config["n_embd"],
         config["n_head"],

@@ -164,12 +164,24 @@ class LanguageModel:
     def extend(self, params: Params, condition: PyTree, cache: Cache, tokens: Array, lengths: Array) -> Cache:
         """The cache after the first `lengths` (n,) of tokens (n, P), all at once."""
         after, _ = self._read(params, cache, tokens)
-        return after._replace(count=cache.count + lengths)  # what follows overwrites the rest
+        first = jnp.take_along_axis(self._starts(cache, tokens), jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+        first = jnp.where(lengths > 0, first, cache.first)
+        return after._replace(count=cache.count + lengths, first=first)  # what follows overwrites the rest
 
     def _read(self, params: Params, cache: Cache, tokens: Array) -> tuple[Cache, Array]:
         positions = cache.count[:, None] + jnp.arange(tokens.shape[1])
         h = self.embedding(params["lm"]["embedding"], tokens, positions)
-        return self.stack.step(params["lm"]["stack"], cache, h)
+        first = self._starts(cache, tokens)
+        cache, h = self.stack.step(params["lm"]["stack"], cache, h, first)
+        return cache._replace(first=first[:, -1]), h
+
+    def _starts(self, cache: Cache, tokens: Array) -> Array:
+        """(n, P) the first position that each of the next tokens sees: that of the end before its document."""
+        before = jnp.broadcast_to(cache.first[:, None], tokens.shape)
+        if not self.documents:
+            return before
+        places = cache.count[:, None] + jnp.arange(tokens.shape[1])
+        return jax.lax.cummax(jnp.where(tokens == self.end, places, before), axis=1)
 
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()

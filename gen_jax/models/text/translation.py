@@ -32,8 +32,8 @@ class Translator:
     """Finds targets of source texts.
 
     beams: width of the beam search; 1 is greedy; 0 draws with `sampling`. penalty, alpha: see `length_penalty`; lengths
-    count the end. length: tokens of a target at most; by default 1.5 times those of the source and 20 more. best: how
-    many targets of each source.
+    count the end. length: tokens of a target at most; by default 1.5 times those of the longest source of a batch and
+    20 more. best: how many targets of each source.
     """
 
     model: Seq2Seq
@@ -57,14 +57,17 @@ class Translator:
             raise UserError(f"--best must be between 1 and --beams {self.beams}, got {self.best}")
         length_penalty(self.penalty, self.alpha)
 
-    def __call__(self, state: State, texts: Sequence[str]) -> Iterator[list[Translation]]:
-        """The best targets of each text, in the order of the texts. An empty text gives empty targets."""
+    def __call__(self, state: State, texts: Sequence[str], start: int = 0) -> Iterator[list[Translation]]:
+        """The best targets of each text, in the order of the texts. An empty text gives empty targets.
+
+        start: the number of the first text, which chooses its random numbers.
+        """
         sources = [self.tokenizer.encode(text) for text in texts]
         run = jax.jit(self._run, static_argnums=4)
         waiting: dict[int, list[Translation]] = {}
         shown = 0
         for rows in self._batches([len(source) for source in sources]):
-            found = self._batch(run, state.params, [sources[i] for i in rows], rows)
+            found = self._batch(run, state.params, [sources[i] for i in rows], [start + i for i in rows])
             waiting |= dict(zip(rows, found))
             while shown in waiting:
                 yield waiting.pop(shown)
