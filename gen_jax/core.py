@@ -350,7 +350,7 @@ class Prefilled(Autoregressive, Protocol):
 class Seq2Seq(Autoregressive, Protocol):
     """An autoregressive model of targets "y" given sources "x"."""
 
-    def encode(self, params: Params, batch: Batch) -> PyTree:
+    def encode_source(self, params: Params, batch: Batch) -> PyTree:
         """The condition for `start` and `next`, from sources "x" (n, S) with "length"."""
 
 

@@ -328,7 +328,7 @@ def test_packed_pairs_and_cached_steps_have_the_likelihood_of_single_pairs(name)
     np.testing.assert_allclose(each[:2], alone, rtol=1e-4)
     packed = pack_pairs(batch, 20, 16)
     assert len(packed["x"]) < 5 and model.log_prob(state, packed).sum() == pytest.approx(each.sum(), rel=1e-4)
-    memory = model.encode(state.params, batch)
+    memory = model.encode_source(state.params, batch)
     cache, token = model.start(state.params, memory, 5, 8)
     step, total = jax.jit(partial(model.next, state.params, memory)), np.zeros(5)
     for t in range(1, 7):

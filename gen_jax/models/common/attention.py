@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["attention", "attention_weights", "relative_buckets", "rotate", "sinusoids"]
+__all__ = ["attention", "attention_weights", "cached_attention", "relative_buckets", "rotate", "sinusoids"]
 
 _MASKED = -1e30  # finite, so that a row without any key is no NaN
 _BLOCK = 64  # queries that are processed together on CPU
@@ -74,6 +74,14 @@ def attention_weights(
     one_hot = jnp.eye(k.shape[1], dtype=k.dtype)[None, :, None]
     values = jnp.broadcast_to(one_hot, (*k.shape[:3], k.shape[1]))
     return _in_blocks(q, k, values, causal, window, mask, bias, scale).swapaxes(1, 2)
+
+
+def cached_attention(
+    q: Array, k: Array, v: Array, mask: Array, bias: Array | None = None, scale: float | None = None
+) -> Array:
+    """Attention (B, T, H, D) to keys and values (B, K, S, D), which lie as products need them, so nothing is copied."""
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return _products((q * scale).swapaxes(1, 2), k, v, None, mask, bias).swapaxes(1, 2)
 
 
 def _in_blocks(q, k, v, causal: bool, window: int, mask: Array | None, bias: Array | None, scale: float) -> Array:

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import PyTree, fold_in
-from gen_jax.models.common.attention import attention, attention_weights, relative_buckets, rotate
+from gen_jax.models.common.attention import (
+    attention,
+    attention_weights,
+    cached_attention,
+    relative_buckets,
+    rotate,
+)
 
 __all__ = ["Cache", "Parts", "Stack", "gpt2_parts", "modern_parts", "t5_parts"]
 
@@ -111,7 +117,7 @@ def t5_parts(width: int, heads: int, **more: Any) -> Parts:
 
 
 class Cache(NamedTuple):
-    """Keys and values of the positions seen so far, for each layer (n, S, K, D), and what is constant of a sequence."""
+    """Keys and values of the positions seen so far, for each layer (n, K, S, D), and what is constant of a sequence."""
 
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
@@ -181,11 +187,12 @@ class Block(nn.Module):
         added to those `kept` at `count` (n,)."""
         h = self.heads(self.norm(x), positions)
         rows, places = jnp.arange(len(x))[:, None], count[:, None] + jnp.arange(x.shape[1])
-        keys, values = (a.at[rows, places].set(new) for a, new in zip(kept, (h["key"], h["value"])))
-        here = jnp.arange(keys.shape[1])
+        keys, values = (a.at[rows, :, places].set(new) for a, new in zip(kept, (h["key"], h["value"])))
+        here = jnp.arange(keys.shape[2])
         distance = places[:, :, None] - here
-        mask = (distance >= 0) & (distance < (self.parts.window or keys.shape[1])) & (here >= first[..., None])
-        a = self._attend(h["query"], keys, values, False, mask=mask, bias=bias)
+        mask = (distance >= 0) & (distance < (self.parts.window or keys.shape[2])) & (here >= first[..., None])
+        a = cached_attention(h["query"], keys, values, mask, bias, None if self.parts.scaled else 1.0)
+        a = a.reshape(*a.shape[:2], -1)
         x = self._mlp(self._cross(x + self.out(a), None, memory, False), False)
         return x, (keys, values)
 
@@ -331,7 +338,7 @@ class Stack:
 
     def empty(self, n: int, size: int, memory: PyTree = ()) -> Cache:
         """A cache for n sequences of at most `size` positions."""
-        shape = (n, size, self.parts.groups, self.parts.size)
+        shape = (n, self.parts.groups, size, self.parts.size)
         zeros = lambda: tuple(jnp.zeros(shape, self.parts.dtype) for _ in range(self.depth))
         return Cache(zeros(), zeros(), jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), memory)
 
@@ -347,7 +354,7 @@ class Stack:
         """
         first = cache.first[:, None] if first is None else first
         places = cache.count[:, None] + jnp.arange(x.shape[1])
-        bias = self._bias(params, jnp.arange(cache.keys[0].shape[1]) - places[:, :, None])
+        bias = self._bias(params, jnp.arange(cache.keys[0].shape[2]) - places[:, :, None])
         keys, values = [], []
         for i in range(self.depth):
             of_layer = (*cache.memory[0][i], cache.memory[1]) if self.cross else None

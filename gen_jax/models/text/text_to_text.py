@@ -99,7 +99,7 @@ class TextToText:
     def objectives(self) -> Sequence[Objective]:
         return (Objective("text_to_text", self.loss),)
 
-    def encode(self, params: Params, batch: Batch) -> PyTree:
+    def encode_source(self, params: Params, batch: Batch) -> PyTree:
         """The condition for decoding: what the decoder keeps of sources "x" (n, S) with "length"."""
         params = params["text_to_text"]
         segments = segments_of(batch, "x")
@@ -111,7 +111,7 @@ class TextToText:
         return self.decoder.empty(n, size), jnp.full(n, self.end, jnp.int32)
 
     def next(self, params: Params, condition: PyTree, cache: Cache, token: Array) -> tuple[Cache, Array]:
-        """The cache after tokens (n,), and the logits (n, V) of the next; condition: see `encode`."""
+        """The cache after tokens (n,), and the logits (n, V) of the next; condition: see `encode_source`."""
         params = params["text_to_text"]
         h = self.embedding(params["embedding"], token[:, None], cache.count[:, None])
         after, h = self.decoder.step(params["decoder"], cache._replace(memory=condition), h)
@@ -123,7 +123,7 @@ class TextToText:
         """n targets "y" (n, length) of the sources "x" (n, S) in the condition; after its end a target stays `end`."""
         if condition is None:
             raise ValueError('a text-to-text model needs a condition with the sources "x"')
-        memory, steps = self.encode(state.params, condition), self.length - 1
+        memory, steps = self.encode_source(state.params, condition), self.length - 1
         cache, first = self.start(state.params, memory, n, steps)
         follow = partial(self.next, state.params, memory)
         tokens = generate(follow, cache, first, key, steps, sampling, end=self.end)

@@ -94,7 +94,7 @@ class Translator:
         return [self._targets(found, i) if len(source) else self._nothing() for i, source in enumerate(sources)]
 
     def _run(self, params: Params, x: Array, length: Array, numbers: Array, steps: int) -> Beams:
-        condition = self.model.encode(params, {"x": x, "length": length})
+        condition = self.model.encode_source(params, {"x": x, "length": length})
         cache, first = self.model.start(params, condition, len(x), steps)
         end = self.tokenizer.end
         if self.beams > 1:
