@@ -10,7 +10,7 @@ from optax.contrib import muon as optax_muon
 
 from gen_jax.core import PyTree
 
-__all__ = ["adamw", "inverse_sqrt", "kernels", "matrices", "muon", "warm_down"]
+__all__ = ["adamw", "kernels", "matrices", "muon", "warm_down"]
 
 
 def adamw(
@@ -46,11 +46,6 @@ def warm_down(lr: float, steps: int, warm_up: int = 0, share: float = 0.65, last
     up = optax.linear_schedule(0.0, lr, warm_up) if warm_up else optax.constant_schedule(lr)
     down = optax.linear_schedule(lr, last * lr, max(1, steps - start))
     return lambda step: jnp.where(step < start, up(step + 1), down(step - start))
-
-
-def inverse_sqrt(lr: float, warm_up: int) -> optax.Schedule:
-    """Linear warm-up to `lr`, then lr * sqrt(warm_up / step) (Vaswani et al. 2017, section 5.3)."""
-    return lambda step: lr * jnp.minimum((step + 1) / warm_up, jnp.sqrt(warm_up / (step + 1)))
 
 
 def muon(

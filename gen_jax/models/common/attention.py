@@ -37,10 +37,7 @@ def attention(
     A query that sees no key gets 0. The softmax is computed in float32.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if segments is not None:
-        same = segments[0][:, :, None] == segments[1][:, None, :]
-        mask = same if mask is None else mask & same
-    bias = bias[None] if bias is not None and bias.ndim == 3 else bias
+    mask, bias = _joined(mask, segments), _batched(bias)
     if jax.default_backend() == "cpu" or q.shape[1] == 1:
         return _in_blocks(q, k, v, causal, window, mask, bias, scale)
     seen = mask if mask is None else jnp.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))
@@ -62,26 +59,35 @@ def attention(
 def attention_weights(
     q: Array,
     k: Array,
+    *,
+    scale: float,
     causal: bool = False,
     window: int = 0,
-    mask: Array | None = None,
+    segments: tuple[Array, Array] | None = None,
     bias: Array | None = None,
-    scale: float | None = None,
 ) -> Array:
     """The weights (B, H, T, S) of `attention`, for pictures."""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    bias = bias[None] if bias is not None and bias.ndim == 3 else bias
     one_hot = jnp.eye(k.shape[1], dtype=k.dtype)[None, :, None]
     values = jnp.broadcast_to(one_hot, (*k.shape[:3], k.shape[1]))
+    mask, bias = _joined(None, segments), _batched(bias)
     return _in_blocks(q, k, values, causal, window, mask, bias, scale).swapaxes(1, 2)
 
 
-def cached_attention(
-    q: Array, k: Array, v: Array, mask: Array, bias: Array | None = None, scale: float | None = None
-) -> Array:
+def cached_attention(q: Array, k: Array, v: Array, scale: float, mask: Array, bias: Array | None = None) -> Array:
     """Attention (B, T, H, D) to keys and values (B, K, S, D), which lie as products need them, so nothing is copied."""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     return _products((q * scale).swapaxes(1, 2), k, v, None, mask, bias).swapaxes(1, 2)
+
+
+def _joined(mask: Array | None, segments: tuple[Array, Array] | None) -> Array | None:
+    """A mask that also keeps segments apart."""
+    if segments is None:
+        return mask
+    same = segments[0][:, :, None] == segments[1][:, None, :]
+    return same if mask is None else mask & same
+
+
+def _batched(bias: Array | None) -> Array | None:
+    return bias[None] if bias is not None and bias.ndim == 3 else bias
 
 
 def _in_blocks(q, k, v, causal: bool, window: int, mask: Array | None, bias: Array | None, scale: float) -> Array:

@@ -44,14 +44,17 @@ def soft_capped(logits: Array, cap: float) -> Array:
     return cap * jnp.tanh(logits / cap) if cap else logits
 
 
-def counted_tokens(batch: Batch, entry: str = "x", skip: int = 0) -> Array:
-    """(B, T) weights of tokens from `skip` on: the "mask" and "length" of their entry, the "weight" of examples."""
+def counted_tokens(batch: Batch, entry: str = "x", skip: int = 0, weighted: bool = True) -> Array:
+    """(B, T) weights of tokens from `skip` on: the "mask" and "length" of their entry, the "weight" of examples.
+
+    weighted: whether examples have their weight, or all the same.
+    """
     x, prefix = batch[entry], "" if entry == "x" else f"{entry}_"
     weights = jnp.ones(x.shape, jnp.float32)
     if f"{prefix}length" in batch:
         weights = weights * (jnp.arange(x.shape[1]) < batch[f"{prefix}length"][:, None])
     if f"{prefix}mask" in batch:
         weights = weights * batch[f"{prefix}mask"]
-    if "weight" in batch:
+    if weighted and "weight" in batch:
         weights = weights * batch["weight"][:, None]
     return weights[:, skip:]

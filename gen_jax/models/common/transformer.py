@@ -82,6 +82,11 @@ class Parts:
         return self.head_width or self.width // self.heads
 
     @property
+    def scale(self) -> float:
+        """The factor of scores."""
+        return self.size**-0.5 if self.scaled else 1.0
+
+    @property
     def inner(self) -> int:
         return self.hidden or 4 * self.width
 
@@ -175,12 +180,11 @@ class Block(nn.Module):
         self.drop = nn.Dropout(p.dropout)
 
     def __call__(self, x, positions, segments, bias=None, memory=None, train=False):
-        """The block on whole sequences. memory: keys, values and their segments. Returns x, its keys and values."""
+        """The block on whole sequences. memory: keys, values and their segments."""
         h = self.heads(self.norm(x), positions)
         seen = None if segments is None else (segments, segments)
         a = self._attend(h["query"], h["key"], h["value"], self.causal, segments=seen, bias=bias)
-        x = self._mlp(self._cross(x + self._dropped(self.out(a), train), segments, memory, train), train)
-        return x, (h["key"], h["value"])
+        return self._mlp(self._cross(x + self._dropped(self.out(a), train), segments, memory, train), train)
 
     def step(self, x, positions, kept, count, first, bias=None, memory=None):
         """The block on new positions (n, P, D), which see those from `first` (n, 1 or P) on; their keys and values are
@@ -191,7 +195,7 @@ class Block(nn.Module):
         here = jnp.arange(keys.shape[2])
         distance = places[:, :, None] - here
         mask = (distance >= 0) & (distance < (self.parts.window or keys.shape[2])) & (here >= first[..., None])
-        a = cached_attention(h["query"], keys, values, mask, bias, None if self.parts.scaled else 1.0)
+        a = cached_attention(h["query"], keys, values, self.parts.scale, mask, bias)
         a = a.reshape(*a.shape[:2], -1)
         x = self._mlp(self._cross(x + self.out(a), None, memory, False), False)
         return x, (keys, values)
@@ -199,9 +203,9 @@ class Block(nn.Module):
     def maps(self, x, positions, segments, bias=None):
         """The attention weights (B, H, T, T) of whole sequences."""
         p, h = self.parts, self.heads(self.norm(x), positions)
-        mask = None if segments is None else segments[:, :, None] == segments[:, None, :]
-        scale = None if p.scaled else 1.0
-        return attention_weights(h["query"], h["key"], self.causal, p.window, mask, bias, scale)
+        seen = None if segments is None else (segments, segments)
+        more = {"causal": self.causal, "window": p.window if self.causal else 0, "segments": seen, "bias": bias}
+        return attention_weights(h["query"], h["key"], scale=p.scale, **more)
 
     def remember(self, memory):
         """Keys and values (B, S, K, D) of a memory (B, S, D), for cross-attention."""
@@ -213,9 +217,7 @@ class Block(nn.Module):
 
     def _attend(self, q, k, v, causal, **more):
         p = self.parts
-        found = attention(
-            q, k, v, causal=causal, window=p.window if causal else 0, scale=None if p.scaled else 1.0, **more
-        )
+        found = attention(q, k, v, causal=causal, window=p.window if causal else 0, scale=p.scale, **more)
         return found.reshape(*found.shape[:2], -1)
 
     def _cross(self, x, segments, memory, train):
@@ -298,36 +300,36 @@ class Stack:
         key: Array | None = None,
     ) -> Array:
         """(B, T, D) of whole sequences. memory: (B, S, D) and its segments (B, S). key: for dropout, in training."""
-        return self._run(params, x, positions, segments, memory, key)[0]
+        bias = self._bias_within(params, x.shape[1])
 
-    def _run(self, params, x, positions, segments, memory, key, keep: bool = False):
-        distance = jnp.arange(x.shape[1])[None, :] - jnp.arange(x.shape[1])[:, None]
-        bias = self._bias(params, distance)
-
-        def body(x: Array, layer: tuple[PyTree, Array]):
+        def body(x: Array, layer: tuple[PyTree, Array]) -> tuple[Array, None]:
             weights, number = layer
             variables = {"params": weights}
             of_layer = None
             if memory is not None:
                 of_layer = (*self.block.apply(variables, memory[0], method=Block.remember), memory[1])
             rngs = {"dropout": fold_in(key, number)} if key is not None and self.parts.dropout else {}
-            x, kept = self.block.apply(variables, x, positions, segments, bias, of_layer, train=bool(rngs), rngs=rngs)
-            return x, (kept if keep else None)
+            x = self.block.apply(variables, x, positions, segments, bias, of_layer, train=bool(rngs), rngs=rngs)
+            return x, None
 
         body = jax.checkpoint(body) if self.remat else body
         unroll = self.unroll or (self.depth if jax.default_backend() == "cpu" else 1)
-        x, kept = lax.scan(body, x, (params["layers"], jnp.arange(self.depth)), unroll=unroll)
-        return self._norm.apply({"params": params["norm"]}, x), kept
+        x, _ = lax.scan(body, x, (params["layers"], jnp.arange(self.depth)), unroll=unroll)
+        return self._norm.apply({"params": params["norm"]}, x)
 
     def maps(self, params: PyTree, x: Array, positions: Array, segments: Array | None = None) -> Array:
         """(depth, B, H, T, T) the attention weights of whole sequences (B, T, D), without memory."""
-        here = jnp.arange(x.shape[1])
-        bias, found = self._bias(params, here - here[:, None]), []
+        bias, found = self._bias_within(params, x.shape[1]), []
         for i in range(self.depth):
             variables = {"params": _layer(params, i)}
             found.append(self.block.apply(variables, x, positions, segments, bias, method=Block.maps))
-            x, _ = self.block.apply(variables, x, positions, segments, bias)
+            x = self.block.apply(variables, x, positions, segments, bias)
         return jnp.stack(found)
+
+    def _bias_within(self, params: PyTree, length: int) -> Array | None:
+        """`_bias` between the positions of whole sequences."""
+        here = jnp.arange(length)
+        return self._bias(params, here - here[:, None])
 
     def _bias(self, params: PyTree, distance: Array) -> Array | None:
         """Learned relative positions as biases (..., H, T, S) of scores, for distances (..., T, S) key - query."""

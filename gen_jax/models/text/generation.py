@@ -73,7 +73,6 @@ class Generator:
         self,
         state: State,
         rows: Sequence[Row],
-        condition: PyTree = None,
         on_text: Callable[[int, str], None] | None = None,
     ) -> list[Continuation]:
         """Continuations of the rows, in one batch. on_text(i, text) is called with new text of row i as it comes."""
@@ -81,22 +80,22 @@ class Generator:
             return []
         key, numbers = jax.random.key(self.seed), jnp.array([row.number for row in rows])
         told = [[self.tokenizer.end, *row.prompt] for row in rows]
-        draft = self._begin(state, condition, told)
+        draft = self._begin(state, told)
         texts = [_Text(self, i, on_text) for i in range(len(rows))]
         stride = _STREAMED if on_text else _AT_ONCE if self.stop else self.length
         held = np.array([min(len(one), self._limit) for one in told]) - 1  # tokens in the cache
         while (step := int(draft.step)) < self.length and not np.asarray(draft.done).all():
             room = int(np.where(np.asarray(draft.done), self._limit, self._limit - held).min())
             until = min(step + min(stride, room), self.length)
-            draft = _advance(self, state.params, condition, draft, key, until, numbers)
+            draft = _advance(self, state.params, draft, key, until, numbers)
             tokens, done = np.asarray(draft.tokens), np.array(draft.done)
             held += int(draft.step) - step
             for i, text in enumerate(texts):
-                done[i] |= text.add(tokens[i, : int(draft.step)], bool(done[i]))
+                done[i] |= text.add(tokens[i, : int(draft.step)])
             draft = draft._replace(done=jnp.asarray(done))
             full = ~done & (held >= self._limit)
             if full.any() and int(draft.step) < self.length:
-                draft, held = self._shifted(state, condition, draft, told, tokens, full, held)
+                draft, held = self._shifted(state, draft, told, tokens, full, held)
         log_probs, drawn = np.asarray(draft.log_probs), np.asarray(draft.drawn)
         return [text.finish(log_probs[i], drawn[i]) for i, text in enumerate(texts)]
 
@@ -104,16 +103,16 @@ class Generator:
     def _limit(self) -> int:
         return self.model.context if isinstance(self.model, LimitedContext) else 2**30
 
-    def _begin(self, state: State, condition: PyTree, told: Sequence[Sequence[int]]) -> Draft:
+    def _begin(self, state: State, told: Sequence[Sequence[int]]) -> Draft:
         size = min(self._limit, _rounded(max(map(len, told)) + self.length))
-        cache, first = self._read(state, condition, told, size)
+        cache, first = self._read(state, told, size)
         seen = np.zeros((len(told), self.tokenizer.size if self.sampling.penalizes else 0), bool)
         for row, tokens in zip(seen, told):
             if row.size:
                 row[list(tokens[1:])] = True
         return begin(cache, first, self.length, jnp.asarray(seen))
 
-    def _read(self, state: State, condition: PyTree, told: Sequence[Sequence[int]], size: int):
+    def _read(self, state: State, told: Sequence[Sequence[int]], size: int):
         """The cache after all but the last token of each row, and the last tokens."""
         told = [tokens[-self._limit :] for tokens in told]
         lengths = np.array([len(tokens) - 1 for tokens in told])
@@ -121,36 +120,35 @@ class Generator:
         padded = np.zeros((len(told), width), np.int32)
         for row, tokens in zip(padded, told):
             row[: len(tokens) - 1] = tokens[:-1]
-        cache = _fill(self.model, size, state.params, condition, padded, lengths)
+        cache = _fill(self.model, size, state.params, padded, lengths)
         return cache, jnp.array([tokens[-1] for tokens in told])
 
-    def _shifted(self, state, condition, draft: Draft, told, tokens: np.ndarray, full: np.ndarray, held: np.ndarray):
+    def _shifted(self, state, draft: Draft, told, tokens: np.ndarray, full: np.ndarray, held: np.ndarray):
         """The draft with the caches of full rows read anew from the last half of what the model can see."""
         step, half = int(draft.step), max(1, self._limit // 2)
         recent = [[*before, *row[:step].tolist()][-half:] for before, row in zip(told, tokens)]
-        size = self._limit
-        cache, first = self._read(state, condition, recent, size)
+        cache, first = self._read(state, recent, self._limit)
         pick = lambda new, old: jnp.where(full.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
         grown = jax.tree.map(lambda old, new: _grown(old, new.shape), draft.cache, cache)
         draft = draft._replace(cache=jax.tree.map(pick, cache, grown), token=pick(first, draft.token))
         return draft, np.where(full, [len(one) - 1 for one in recent], held)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=3)
-def _advance(made: Generator, params: Params, condition: PyTree, draft: Draft, key: Array, until: Array, rows: Array):
-    follow = partial(made.model.next, params, condition)
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(made: Generator, params: Params, draft: Draft, key: Array, until: Array, rows: Array) -> Draft:
+    follow = partial(made.model.next, params, None)
     minimum = made.minimum if made.ends else made.length
     return advance(follow, draft, key, until, made.sampling, end=made.tokenizer.end, minimum=minimum, rows=rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _fill(model: Any, size: int, params: PyTree, condition: PyTree, tokens: Array, lengths: Array) -> PyTree:
-    cache, _ = model.start(params, condition, len(tokens), size)
+def _fill(model: Any, size: int, params: Params, tokens: Array, lengths: Array) -> PyTree:
+    cache, _ = model.start(params, None, len(tokens), size)
     if not tokens.shape[1]:
         return cache
     if isinstance(model, Prefilled):
-        return model.extend(params, condition, cache, tokens, lengths)
-    return feed(partial(model.next, params, condition), cache, tokens, lengths)
+        return model.extend(params, None, cache, tokens, lengths)
+    return feed(partial(model.next, params, None), cache, tokens, lengths)
 
 
 def _grown(a: Array, shape: tuple[int, ...]) -> Array:
@@ -171,7 +169,7 @@ class _Text:
         self.number, self.on_text = number, on_text
         self.data, self.tokens, self.told, self.reason = b"", [], 0, "length"
 
-    def add(self, tokens: np.ndarray, done: bool) -> bool:
+    def add(self, tokens: np.ndarray) -> bool:
         """Adds new tokens of the row; whether it ends here."""
         for token in tokens[len(self.tokens) :].tolist():
             if self.reason != "length":

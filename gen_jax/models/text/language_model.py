@@ -26,8 +26,7 @@ class Embedding:
 
     positions: learned (up to `context`), sinusoidal, or none, where attention knows them. tied: the head is the
     embedding. std, head_std: of the initial weights; 0 for a head of zeros. normed: vectors have length sqrt(D) at the
-    start of the stack. soft_cap: bounds logits (see `soft_capped`); 0: none. padded: the number of rows is rounded up
-    to a multiple of this, for sharding and speed; the logits of added rows are dropped.
+    start of the stack. soft_cap: bounds logits (see `soft_capped`); 0: none.
     """
 
     vocabulary: int
@@ -39,10 +38,9 @@ class Embedding:
     head_std: float = 0.02
     normed: bool = False
     soft_cap: float = 0.0
-    padded: int = 1
 
     def init(self, key: Array) -> PyTree:
-        rows, width = -(-self.vocabulary // self.padded) * self.padded, self.parts.width
+        rows, width = self.vocabulary, self.parts.width
         normal = lambda name, std, *shape: std * jax.random.normal(fold_in(key, name), shape)
         params = {"tokens": normal("tokens", self.std, rows, width)}
         if self.positions == "learned":
@@ -68,7 +66,7 @@ class Embedding:
     def logits(self, params: PyTree, h: Array) -> Array:
         """(..., V) logits of vectors (..., D)."""
         head = params["tokens"].T if self.tied else params["head"]
-        logits = (h @ head.astype(h.dtype))[..., : self.vocabulary]
+        logits = h @ head.astype(h.dtype)
         return soft_capped(logits.astype(jnp.promote_types(h.dtype, jnp.float32)), self.soft_cap)
 
 
@@ -78,7 +76,7 @@ class LanguageModel:
 
     The first token is the one before the text, or `end`, the token between documents. documents: positions see their
     own document only, where several are in one sequence; those are separated by `end`. block: see `token_log_probs`.
-    weight "mask" (B, T + 1) chooses the tokens that count.
+    "mask" (B, T + 1) chooses the tokens that count.
     """
 
     embedding: Embedding
@@ -110,12 +108,15 @@ class LanguageModel:
         if self.embedding.positions == "learned" and x.shape[1] - 1 > self.context:
             raise ValueError(f"sequences of {x.shape[1] - 1} tokens are longer than the context of {self.context}")
 
-    def _hidden(self, params: PyTree, tokens: Array, key: Array | None = None) -> Array:
-        """(B, T, D) vectors after tokens (B, T)."""
+    def _inputs(self, params: PyTree, tokens: Array, key: Array | None = None) -> tuple[Array, Array, Array | None]:
+        """What the stack takes for tokens (B, T): vectors, positions, and numbers of the documents, if kept apart."""
         positions = jnp.arange(tokens.shape[1])
         segments = jnp.cumsum(tokens == self.end, axis=1) if self.documents else None
-        h = self.embedding(params["embedding"], tokens, positions, key)
-        return self.stack(params["stack"], h, positions, segments, key=key)
+        return self.embedding(params["embedding"], tokens, positions, key), positions, segments
+
+    def _hidden(self, params: PyTree, tokens: Array, key: Array | None = None) -> Array:
+        """(B, T, D) vectors after tokens (B, T)."""
+        return self.stack(params["stack"], *self._inputs(params, tokens, key), key=key)
 
     def _log_probs(self, params: PyTree, x: Array, key: Array | None = None) -> Array:
         h = self._hidden(params, x[:, :-1], key)
@@ -128,10 +129,8 @@ class LanguageModel:
 
     def attention(self, state: State, tokens: Array) -> Array:
         """(depth, B, H, T, T) the attention weights of every position of tokens (B, T)."""
-        params, positions = state.params["lm"], jnp.arange(tokens.shape[1])
-        segments = jnp.cumsum(tokens == self.end, axis=1) if self.documents else None
-        h = self.embedding(params["embedding"], tokens, positions)
-        return self.stack.maps(params["stack"], h, positions, segments)
+        params = state.params["lm"]
+        return self.stack.maps(params["stack"], *self._inputs(params, tokens))
 
     def log_probs(self, state: State, batch: Batch) -> Array:
         """(B, T + 1) log-probabilities of tokens given those before, in nats; 0 for the first."""
@@ -140,7 +139,7 @@ class LanguageModel:
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-probabilities of the tokens that count, given the first, in nats."""
-        weights = counted_tokens({n: a for n, a in batch.items() if n != "weight"}, skip=1)
+        weights = counted_tokens(batch, skip=1, weighted=False)
         return jnp.sum(self._log_probs(state.params["lm"], batch["x"].astype(jnp.int32)) * weights, axis=1)
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
@@ -158,30 +157,25 @@ class LanguageModel:
 
     def next(self, params: Params, condition: PyTree, cache: Cache, token: Array) -> tuple[Cache, Array]:
         """The cache after tokens (n,), and the logits (n, V) of the next."""
-        cache, h = self._read(params, cache, token[:, None])
+        cache, h, _ = self._read(params, cache, token[:, None])
         return cache, self.embedding.logits(params["lm"]["embedding"], h[:, 0])
 
     def extend(self, params: Params, condition: PyTree, cache: Cache, tokens: Array, lengths: Array) -> Cache:
         """The cache after the first `lengths` (n,) of tokens (n, P), all at once."""
-        after, _ = self._read(params, cache, tokens)
-        first = jnp.take_along_axis(self._starts(cache, tokens), jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+        after, _, starts = self._read(params, cache, tokens)
+        first = jnp.take_along_axis(starts, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
         first = jnp.where(lengths > 0, first, cache.first)
         return after._replace(count=cache.count + lengths, first=first)  # what follows overwrites the rest
 
-    def _read(self, params: Params, cache: Cache, tokens: Array) -> tuple[Cache, Array]:
+    def _read(self, params: Params, cache: Cache, tokens: Array) -> tuple[Cache, Array, Array]:
+        """The cache after tokens (n, P), vectors (n, P, D), and the first position (n, P) that each token sees."""
         positions = cache.count[:, None] + jnp.arange(tokens.shape[1])
         h = self.embedding(params["lm"]["embedding"], tokens, positions)
-        first = self._starts(cache, tokens)
-        cache, h = self.stack.step(params["lm"]["stack"], cache, h, first)
-        return cache._replace(first=first[:, -1]), h
-
-    def _starts(self, cache: Cache, tokens: Array) -> Array:
-        """(n, P) the first position that each of the next tokens sees: that of the end before its document."""
-        before = jnp.broadcast_to(cache.first[:, None], tokens.shape)
-        if not self.documents:
-            return before
-        places = cache.count[:, None] + jnp.arange(tokens.shape[1])
-        return jax.lax.cummax(jnp.where(tokens == self.end, places, before), axis=1)
+        starts = jnp.broadcast_to(cache.first[:, None], tokens.shape)
+        if self.documents:  # that of the end before its document
+            starts = jax.lax.cummax(jnp.where(tokens == self.end, positions, starts), axis=1)
+        cache, h = self.stack.step(params["lm"]["stack"], cache, h, starts)
+        return cache._replace(first=starts[:, -1]), h, starts
 
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()

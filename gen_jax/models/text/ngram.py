@@ -114,7 +114,7 @@ class NGram:
 
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-probabilities of the tokens that count, given the first, in nats."""
-        weights = counted_tokens({n: a for n, a in batch.items() if n != "weight"}).at[:, 0].set(0.0)
+        weights = counted_tokens(batch, weighted=False).at[:, 0].set(0.0)
         return jnp.sum(self.log_probs(state, batch) * weights, axis=1)
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Array, Array]:

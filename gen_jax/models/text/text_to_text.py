@@ -41,14 +41,6 @@ class TextToText:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
 
-    @property
-    def vocabulary(self) -> int:
-        return self.embedding.vocabulary
-
-    @property
-    def context(self) -> int:
-        return self.embedding.context
-
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         for entry in ("x", "y"):
             if entry not in batch or batch[entry].ndim != 2 or batch[entry].dtype.kind not in "iu":
@@ -79,7 +71,7 @@ class TextToText:
 
     def _counted(self, batch: Batch, weighted: bool) -> Array:
         """(B, T - 1) weights of the target tokens after the first: those in the pair of the token before."""
-        weights = counted_tokens({n: a for n, a in batch.items() if weighted or n != "weight"}, "y", skip=1)
+        weights = counted_tokens(batch, "y", skip=1, weighted=weighted)
         segments = segments_of(batch, "y")
         return weights * ((segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0))
 

@@ -63,11 +63,10 @@ class Translator:
         start: the number of the first text, which chooses its random numbers.
         """
         sources = [self.tokenizer.encode(text) for text in texts]
-        run = jax.jit(self._run, static_argnums=4)
         waiting: dict[int, list[Translation]] = {}
         shown = 0
         for rows in self._batches([len(source) for source in sources]):
-            found = self._batch(run, state.params, [sources[i] for i in rows], [start + i for i in rows])
+            found = self._batch(state.params, [sources[i] for i in rows], [start + i for i in rows])
             waiting |= dict(zip(rows, found))
             while shown in waiting:
                 yield waiting.pop(shown)
@@ -80,7 +79,7 @@ class Translator:
             rows = sorted(range(start, min(start + many, len(lengths))), key=lambda i: lengths[i])
             yield from (rows[i : i + self.batch] for i in range(0, len(rows), self.batch))
 
-    def _batch(self, run: Any, params: Params, sources: Sequence[np.ndarray], rows: Sequence[int]):
+    def _batch(self, params: Params, sources: Sequence[np.ndarray], rows: Sequence[int]):
         longest = max(map(len, sources)) + 1
         width = -(-longest // 16) * 16
         steps = self.length or -(-(longest * 3 // 2 + 20) // 16) * 16
@@ -90,22 +89,8 @@ class Translator:
         for i, (source, row) in enumerate(zip(sources, rows)):
             x[i, : len(source) + 1] = [*source.tolist(), self.tokenizer.end]
             length[i], numbers[i] = len(source) + 1, row
-        found = Beams(*map(np.asarray, run(params, x, length, numbers, steps)))
+        found = Beams(*map(np.asarray, _search(self, params, x, length, numbers, steps)))
         return [self._targets(found, i) if len(source) else self._nothing() for i, source in enumerate(sources)]
-
-    def _run(self, params: Params, x: Array, length: Array, numbers: Array, steps: int) -> Beams:
-        condition = self.model.encode_source(params, {"x": x, "length": length})
-        cache, first = self.model.start(params, condition, len(x), steps)
-        end = self.tokenizer.end
-        if self.beams > 1:
-            repeated: PyTree = jax.tree.map(lambda a: jnp.repeat(a, self.beams, axis=0), condition)
-            follow = partial(self.model.next, params, repeated)
-            return beam_search(follow, cache, first, steps, self.beams, end, length_penalty(self.penalty, self.alpha))
-        follow, sampling = partial(self.model.next, params, condition), self.sampling if self.beams == 0 else _GREEDY
-        key, draft = jax.random.key(self.seed), begin(cache, first, steps)
-        draft = advance(follow, draft, key, steps, sampling, end=end, rows=numbers)
-        log_probs = draft.log_probs.sum(axis=1, keepdims=True)
-        return Beams(draft.tokens[:, None], log_probs, log_probs)
 
     def _targets(self, found: Beams, i: int) -> list[Translation]:
         targets = []
@@ -121,3 +106,20 @@ class Translator:
 
 
 _GREEDY = Sampling(temperature=0)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _search(made: Translator, params: Params, x: Array, length: Array, numbers: Array, steps: int) -> Beams:
+    """The best targets of sources (n, S) of at most `steps` tokens."""
+    model, end = made.model, made.tokenizer.end
+    condition = model.encode_source(params, {"x": x, "length": length})
+    cache, first = model.start(params, condition, len(x), steps)
+    if made.beams > 1:
+        repeated: PyTree = jax.tree.map(lambda a: jnp.repeat(a, made.beams, axis=0), condition)
+        follow, penalty = partial(model.next, params, repeated), length_penalty(made.penalty, made.alpha)
+        return beam_search(follow, cache, first, steps, made.beams, end, penalty)
+    follow, sampling = partial(model.next, params, condition), made.sampling if made.beams == 0 else _GREEDY
+    key, draft = jax.random.key(made.seed), begin(cache, first, steps)
+    draft = advance(follow, draft, key, steps, sampling, end=end, rows=numbers)
+    log_probs = draft.log_probs.sum(axis=1, keepdims=True)
+    return Beams(draft.tokens[:, None], log_probs, log_probs)
