@@ -169,13 +169,15 @@ class Run:
 
         origin: parameters to begin with, of a new run. Raises Preempted after a signal, once everything is saved.
         """
-        begun = None if origin is None else self._beginning(origin)
         experiment, folder = self.experiment, self.folder
         folder.claim(force)
         # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
+            if checkpoints.steps:
+                state = checkpoints.restore(self.program.abstract_state)
+            else:
+                state = None if origin is None else self._beginning(origin)
             folder.record(force)
-            state = checkpoints.restore(self.program.abstract_state) if checkpoints.steps else begun
             checkpoints.config = folder.identity()
             start = 0 if state is None else int(state.step)
             done = folder.summary()

@@ -63,21 +63,13 @@ def evaluate(
 def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:
     """The likelihood of the mixture of the models of two runs."""
     from gen_jax.core import averaged
-    from gen_jax.evaluation.text import mixture_likelihood, mixture_weight, stream_log_probs
+    from gen_jax.evaluation.text import mixture_likelihood
 
     if not run.data.info.tokenizer or run.data.info.tokenizer != other.data.info.tokenizer:
         raise UserError(f"--mix {other.workdir}: mixtures need models of the same tokens")
-
-    def both(name: str) -> Any:
-        splits = [one.experiment.split(one.data, name) for one in (run, other)]
-        states = [averaged(state), averaged(other.state(None))]
-        models = [one.experiment.model for one in (run, other)]
-        (a, tokens), (b, again) = (stream_log_probs(*each) for each in zip(models, states, splits))
-        if len(tokens) != len(again) or (tokens != again).any():
-            raise UserError(f"--mix {other.workdir}: the {name} splits of both runs differ")
-        return a, b, tokens
-
-    weight = mixture_weight(*both("validation")[:2])
-    a, b, tokens = both(part.name)
-    how = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}"
-    return mixture_likelihood(a, b, weight, part, tokens, how)
+    splits = lambda one: {name: one.experiment.split(one.data, name) for name in ("validation", part.name)}
+    mine = run.experiment.model, averaged(state), splits(run)
+    theirs = other.experiment.model, averaged(other.state(None)), splits(other)
+    found, weight = mixture_likelihood(mine, theirs, part.name)
+    said = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}; "
+    return {name: estimate._replace(how=said + estimate.how) for name, estimate in found.items()}

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from gen_jax.cli.options import ConfigPath, DataDir, Step, Workdir, open_workdir, parse_step
+from gen_jax.cli.options import (
+    ConfigPath,
+    DataDir,
+    Step,
+    Workdir,
+    check_folder,
+    open_workdir,
+    parse_step,
+    read_input,
+)
 from gen_jax.errors import Preempted, UserError
 
 __all__ = ["generate"]
@@ -65,9 +74,11 @@ def generate(
         raise UserError("give --prompt or --prompt-file, not both")
     if stream and (json or out):
         raise UserError("--stream writes to the terminal: leave out --json and --out")
-    if out is not None and not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
-    prompts = [_read_prompt(prompt_file)] if prompt_file else prompt or [""]
+    if out is not None:
+        check_folder(out)
+    prompts = prompt or [""]
+    if prompt_file:
+        prompts = [read_input("--prompt-file", str(prompt_file)).removesuffix("\n")]
     from gen_jax.core import Seq2Seq, averaged
     from gen_jax.models.common.autoregressive import ORDER, Sampling
     from gen_jax.models.text.generation import Generator, Row
@@ -101,16 +112,6 @@ def generate(
     else:
         out.write_text(text + "\n")
         print(f"{len(lines)} texts in {out}")
-
-
-def _read_prompt(path: Path) -> str:
-    from gen_jax.data.text import read_text
-
-    if str(path) == "-":
-        return sys.stdin.read().removesuffix("\n")
-    if not path.is_file():
-        raise UserError(f"--prompt-file {path}: there is no such file")
-    return read_text(path).removesuffix("\n")
 
 
 def _encode(text: str, tokenizer: Any) -> list[int]:

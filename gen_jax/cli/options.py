@@ -19,8 +19,10 @@ __all__ = [
     "Step",
     "Workdir",
     "check_ending",
+    "check_folder",
     "open_workdir",
     "parse_step",
+    "read_input",
     "resolve_encoder",
 ]
 
@@ -37,6 +39,21 @@ def check_ending(out: Path, endings: tuple[str, ...]) -> None:
     if out.suffix not in endings:
         *others, last = endings
         raise UserError(f"--out {out}: the ending must be {', '.join(others) + ' or ' if others else ''}{last}")
+
+
+def check_folder(out: Path) -> None:
+    """Raises UserError unless the folder of a file to be written is there."""
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+
+def read_input(option: str, source: str) -> str:
+    """The text of a file, or of standard input for "-"."""
+    from gen_jax.data.text import read_text
+
+    if source != "-" and not Path(source).is_file():
+        raise UserError(f"{option} {source}: there is no such file")
+    return sys.stdin.read() if source == "-" else read_text(Path(source))
 
 
 def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None):

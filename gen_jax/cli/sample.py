@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gen_jax.cli.options import PICTURES, ConfigPath, DataDir, Step, Workdir, check_ending, open_workdir, parse_step
+from gen_jax.cli.options import (
+    PICTURES,
+    ConfigPath,
+    DataDir,
+    Step,
+    Workdir,
+    check_ending,
+    check_folder,
+    open_workdir,
+    parse_step,
+)
 from gen_jax.errors import UserError
 
 __all__ = ["sample"]
@@ -42,8 +52,7 @@ def sample(
     from gen_jax.data.tables import write_csv
 
     run = open_workdir(workdir, config, data_dir)
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    check_folder(out)
     condition = None if label is None else _of_class(run.experiment.model, label, n)
     draw = jax.jit(run.experiment.model.sample, static_argnums=2)
     state = averaged(run.state(parse_step(step)))

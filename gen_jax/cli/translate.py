@@ -10,7 +10,16 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from gen_jax.cli.options import ConfigPath, DataDir, Step, Workdir, open_workdir, parse_step
+from gen_jax.cli.options import (
+    ConfigPath,
+    DataDir,
+    Step,
+    Workdir,
+    check_folder,
+    open_workdir,
+    parse_step,
+    read_input,
+)
 from gen_jax.errors import Preempted, UserError
 
 __all__ = ["translate"]
@@ -46,7 +55,7 @@ def translate(
         penalty: what log-probabilities are divided by: mean (length^alpha), wu (((5 + length) / 6)^alpha), or none
         alpha: exponent of the length penalty
         best: how many targets of each line, best first, on lines of their own
-        length: tokens of a target at most; by default 1.5 times those of its source and 20 more
+        length: tokens of a target at most; by default 1.5 times those of the longest source in its batch and 20 more
         temperature: of random targets
         top_k: of random targets
         top_p: of random targets
@@ -55,13 +64,16 @@ def translate(
         seed: random seed
     """
     from gen_jax.core import Seq2Seq, averaged
+    from gen_jax.data.text import lines_of
     from gen_jax.models.common.autoregressive import Sampling
     from gen_jax.models.text.translation import Translator
 
     if batch < 1 or length < 0:
         raise UserError(f"--batch must be at least 1 and --length not negative, got {batch} and {length}")
-    lines = _read_lines(source)
-    done = _count_lines(out) if out else 0
+    lines, done = lines_of(read_input("--in", source)), 0
+    if out is not None:
+        check_folder(out)
+        done = out.read_bytes().count(b"\n") if out.is_file() else 0
     if done % best or done > best * len(lines):
         raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
     run = open_workdir(workdir, config, data_dir)
@@ -99,20 +111,6 @@ def translate(
         raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None
     if out:
         print(f"{len(lines):,} lines in {out}")
-
-
-def _read_lines(source: str) -> list[str]:
-    from gen_jax.data.text import lines_of, read_text
-
-    if source != "-" and not Path(source).is_file():
-        raise UserError(f"--in {source}: there is no such file")
-    return lines_of(sys.stdin.read() if source == "-" else read_text(Path(source)))
-
-
-def _count_lines(out: Path) -> int:
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
-    return out.read_bytes().count(b"\n") if out.is_file() else 0
 
 
 def _check_characters(tokenizer, lines: list[str], start: int) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -39,6 +39,7 @@ __all__ = [
     "choose_format",
     "content_splits",
     "fraction",
+    "fractions",
     "has_splits",
     "index_folder",
     "labels_of",
@@ -229,6 +230,11 @@ def _split_of(name: str) -> str:
 def fraction(digest: str) -> float:
     """A number in [0, 1) from the digest of an example, by which it falls into a split."""
     return int(digest[:13], 16) / 16**13
+
+
+def fractions(contents: Iterable[bytes]) -> np.ndarray:
+    """The `fraction` (N,) of each content, by its hash."""
+    return np.array([fraction(hashlib.blake2b(one, digest_size=16).hexdigest()) for one in contents])
 
 
 def split_files(files: Sequence[IndexedFile], folder: Path | str) -> dict[str, list[IndexedFile]]:

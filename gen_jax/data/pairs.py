@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data.dataset import Dataset
-from gen_jax.data.folders import SPLITS, content_splits, fraction
+from gen_jax.data.folders import SPLITS, content_splits, fractions
 from gen_jax.data.options import listed
 from gen_jax.data.records import Arrays
 from gen_jax.data.tables import pad
-from gen_jax.data.text import choose_tokenizer, described_tokens, lines_of, read_text
+from gen_jax.data.text import check_splits, choose_tokenizer, described_tokens, lines_of, read_text
 from gen_jax.errors import UserError
 
 __all__ = ["as_pairs", "open_pairs", "open_parallel", "pack_pairs", "parallel_files"]
@@ -97,8 +96,8 @@ def as_pairs(pairs: Mapping[str, Pairs], options: Any, name: str) -> Dataset:
     parts = {split: list(some) for split, some in pairs.items()}
     if parts.keys() == {""}:
         parts = _split(parts[""], name)
-    elif missing := {"train", "validation", "test"} - parts.keys():
-        raise UserError(f"{name} has no pairs for the splits {', '.join(sorted(missing))}: give one text, or all three")
+    else:
+        check_splits(parts, name)
     whole = [(x, y) for x, y in parts["train"] if x.strip() and y.strip()]
     empty, parts["train"] = len(parts["train"]) - len(whole), whole
     if not whole:
@@ -116,8 +115,7 @@ def as_pairs(pairs: Mapping[str, Pairs], options: Any, name: str) -> Dataset:
 
 def _split(pairs: Pairs, name: str) -> dict[str, list[tuple[str, str]]]:
     sources = sorted({x for x, _ in pairs})
-    values = np.array([fraction(hashlib.blake2b(x.encode(), digest_size=16).hexdigest()) for x in sources])
-    parts = content_splits(values, ("validation", "test"), name)
+    parts = content_splits(fractions(x.encode() for x in sources), ("validation", "test"), name)
     by_source: dict[str, list[tuple[str, str]]] = {}
     for pair in pairs:
         by_source.setdefault(pair[0], []).append(pair)
@@ -126,7 +124,7 @@ def _split(pairs: Pairs, name: str) -> dict[str, list[tuple[str, str]]]:
 
 def _tokens(pairs: Pairs, tokenizer: Any, length: int, drop: bool) -> tuple[dict[str, np.ndarray], int]:
     """The padded tokens, and how many pairs were left out."""
-    end, kind = tokenizer.end, np.uint16 if tokenizer.size <= 2**16 else np.int32
+    end, kind = tokenizer.end, tokenizer.dtype
     both = [(tokenizer.encode(x), tokenizer.encode(y)) for x, y in pairs]
     kept = [pair for pair in both if max(map(len, pair)) <= length - 2] if drop else both
     if not kept:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.data.dataset import Dataset, describe
-from gen_jax.data.folders import content_splits, fraction
+from gen_jax.data.folders import content_splits, fractions
 from gen_jax.data.options import listed
 from gen_jax.data.records import Arrays, is_lazy, select
 from gen_jax.errors import UserError
@@ -96,8 +95,7 @@ def _fractions(columns: Sequence[np.ndarray]) -> np.ndarray:
     """A number in [0, 1) for each row, by a hash of its values."""
     texts = [column.astype(str) if column.dtype.kind == "U" else column.astype(np.float64) for column in columns]
     encoded = [[t.encode() for t in a.tolist()] if a.dtype.kind == "U" else [v.tobytes() for v in a] for a in texts]
-    digest = lambda row: fraction(hashlib.blake2b(b"\0".join(row), digest_size=16).hexdigest())
-    return np.array([digest(row) for row in zip(*encoded)])
+    return fractions(b"\0".join(row) for row in zip(*encoded))
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -347,7 +345,7 @@ def split_rows(
     size = len(arrays["x"])
     if values is None and size:
         rows = np.ascontiguousarray(arrays["x"]).reshape(size, -1).view(np.uint8).reshape(size, -1)
-        values = np.array([fraction(hashlib.blake2b(row, digest_size=16).hexdigest()) for row in rows])
+        values = fractions(rows)
     parts = content_splits(np.zeros(0) if values is None else values, missing, name)
     return {split: select(arrays, part) for split, part in parts.items()}
 

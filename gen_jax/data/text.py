@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gen_jax.data.dataset import Dataset, describe
-from gen_jax.data.folders import SPLITS, content_splits, fraction
+from gen_jax.data.folders import SPLITS, content_splits, fractions
 from gen_jax.data.tables import align, pad
 from gen_jax.data.tokenizers import KINDS, open_tokenizer, train_tokenizer
 from gen_jax.errors import UserError
@@ -22,6 +22,7 @@ __all__ = [
     "SUFFIXES",
     "Windows",
     "as_corpus",
+    "check_splits",
     "choose_tokenizer",
     "described_tokens",
     "evaluation_windows",
@@ -89,12 +90,18 @@ def open_text(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     parts = {split: make(text, options, paths[split]) for split, text in texts.items()}
     if parts.keys() == {""}:
         parts = _split_lines(parts[""], name) if options.text == "lines" else _split_stream(parts[""], name)
-    elif missing := {"train", "validation", "test"} - parts.keys():
-        raise UserError(f"{name} has no text for the splits {', '.join(sorted(missing))}: give one file, or all three")
+    else:
+        check_splits(parts, name)
     lines = options.text == "lines"
     splits = {split: pad(some) if lines else {"x": np.stack(some)} for split, some in parts.items()}
     splits = align(splits) if lines else splits
     return Dataset(name, splits, {**describe(splits), "levels": 256})
+
+
+def check_splits(parts: Mapping[str, Any], name: str) -> None:
+    """Raises UserError unless a text comes with all splits."""
+    if missing := {"train", "validation", "test"} - parts.keys():
+        raise UserError(f"{name} has no text for the splits {', '.join(sorted(missing))}: give one text, or all three")
 
 
 def read_text(path: Path) -> str:
@@ -152,16 +159,15 @@ def as_corpus(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Da
     several = sum(map(len, parts.values())) > len(parts)
     if parts.keys() == {""}:
         parts = _split_documents(parts[""], name) if several else _split_document(parts[""][0], name)
-    elif missing := {"train", "validation", "test"} - {split for split, some in parts.items() if some}:
-        raise UserError(f"{name} has no text for the splits {', '.join(sorted(missing))}: give one text, or all three")
+    else:
+        check_splits({split: some for split, some in parts.items() if some}, name)
     tokenizer = choose_tokenizer([text for some in parts.values() for text in some], parts["train"], options)
-    kind = np.uint16 if tokenizer.size <= 2**16 else np.int32
-    end = np.array([tokenizer.end], kind)
+    end = np.array([tokenizer.end], tokenizer.dtype)
     splits = {}
     for split, documents in parts.items():
         pieces = [end]
         for document in documents:
-            pieces += [tokenizer.encode(document).astype(kind), end]
+            pieces += [tokenizer.encode(document).astype(end.dtype), end]
         splits[split] = {"x": np.concatenate(pieces if several else pieces[:-1])}
     return Dataset(name, splits, {**described_tokens(splits, tokenizer), "documents": several})
 
@@ -190,8 +196,7 @@ def _split_documents(documents: Sequence[str], name: str) -> dict[str, list[str]
         raise UserError(
             f"{name} has {len(unique)} documents, too few to be split: give train, validation and test texts"
         )
-    values = np.array([fraction(hashlib.blake2b(text.encode(), digest_size=16).hexdigest()) for text in unique])
-    parts = content_splits(values, ("validation", "test"), name)
+    parts = content_splits(fractions(text.encode() for text in unique), ("validation", "test"), name)
     return {split: [unique[i] for i in part] for split, part in parts.items()}
 
 
@@ -235,8 +240,7 @@ def _windows(text: np.ndarray, options: Any, path: Path) -> list[np.ndarray]:
 
 
 def _split_lines(lines: list[np.ndarray], name: str) -> dict[str, list[np.ndarray]]:
-    values = np.array([fraction(hashlib.blake2b(line.tobytes(), digest_size=16).hexdigest()) for line in lines])
-    parts = content_splits(values, ("validation", "test"), name)
+    parts = content_splits(fractions(line.tobytes() for line in lines), ("validation", "test"), name)
     return {split: [lines[i] for i in part] for split, part in parts.items()}
 
 

@@ -66,6 +66,16 @@ class _Ids:
     def end(self) -> int:
         return self.size - 1
 
+    @property
+    def dtype(self) -> Any:
+        """The smallest integers that hold all ids."""
+        return np.uint16 if self.size <= 2**16 else np.int32
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(size, 3) tokens, bytes and characters of each id; a character counts with its first byte."""
+        return np.concatenate([np.ones((self.size, 1), np.int64), self.lengths], axis=1)
+
     def decode(self, ids: Iterable[int]) -> bytes:
         return b"".join(self.pieces[int(i)] for i in ids)
 
@@ -160,11 +170,7 @@ class Subwords(_Ids):
     """
 
     model: str
-    kind_: str = "bpe"
-
-    @property
-    def kind(self) -> str:
-        return self.kind_
+    kind: str = "bpe"
 
     @cached_property
     def _library(self) -> Any:

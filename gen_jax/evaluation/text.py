@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from gen_jax.data.source import epoch
 from gen_jax.data.tokenizers import read_tokenizer
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
-from gen_jax.models.common.autoregressive import Sampling, advance, begin
+from gen_jax.models.common.autoregressive import Sampling, generate
 from gen_jax.models.text.translation import Translator
 
 __all__ = [
@@ -59,8 +59,7 @@ def text_likelihood(model: Density) -> Measure:
                 counted = (inside > 0).astype(np.float32)
             values = np.asarray(run(state, {**raw, "x": raw["x"].astype(np.int32)}), np.float64)
             total.append(np.where(counted > 0, values, 0).sum(axis=1) if per_token else values * real)
-            lengths = np.concatenate([np.ones((tokenizer.size, 1)), tokenizer.lengths], axis=1)
-            count.append((lengths[raw["x"]] * counted[..., None]).sum(axis=1))
+            count.append((tokenizer.counts[raw["x"]] * counted[..., None]).sum(axis=1))
         return _per_unit(np.concatenate(total), np.concatenate(count), tokenizer, how)
 
     return measure
@@ -133,7 +132,7 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
             found, known = {}, np.unique(grams(training, 20))
             for name, texts in (("", made), ("_of_data", human)):
                 copies = longest_copies(texts, training)
-                shares = [float(np.isin(grams(t, 20), known).mean()) for t in texts if len(t) >= 20]
+                shares = [float(_among(grams(t, 20), known).mean()) for t in texts if len(t) >= 20]
                 of = lambda v, unit: Estimate(float(np.mean(v)), _error(v), unit, "estimate", len(v), how)
                 found |= {
                     f"distinct_2{name}": Estimate(distinct(texts, 2), math.nan, "share", "estimate", len(texts), how),
@@ -152,7 +151,7 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 def _texts(model: Any, samples: int, length: int, sampling: Sampling, state: State, key: Array) -> Array:
     """(samples, length) tokens from the start of a document."""
     cache, first = model.start(state.params, None, samples, length)
-    return advance(partial(model.next, state.params, None), begin(cache, first, length), key, length, sampling).tokens
+    return generate(partial(model.next, state.params, None), cache, first, key, length, sampling)
 
 
 def _error(values: Sequence[float]) -> float:
@@ -188,6 +187,13 @@ def grams(text: bytes, n: int) -> np.ndarray:
     return found
 
 
+def _among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) which values are among those known, which are sorted."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    return known[np.searchsorted(known, values).clip(max=len(known) - 1)] == values
+
+
 def longest_copies(texts: Sequence[bytes], training: bytes) -> list[int]:
     """For each text the length of its longest run that occurs in the training text, in bytes."""
     low, high = np.zeros(len(texts), int), np.array([len(text) for text in texts])
@@ -196,9 +202,7 @@ def longest_copies(texts: Sequence[bytes], training: bytes) -> list[int]:
     def occurs(i: int, n: int) -> bool:
         if n not in known:
             known[n] = np.unique(grams(training, n))
-        mine = grams(texts[i], n)
-        place = np.searchsorted(known[n], mine).clip(max=max(0, len(known[n]) - 1))
-        return bool(len(known[n]) and np.any(known[n][place] == mine))
+        return bool(_among(grams(texts[i], n), known[n]).any())
 
     while np.any(low < high):
         for i in np.flatnonzero(low < high):
@@ -340,13 +344,27 @@ def mixture_weight(a: np.ndarray, b: np.ndarray) -> float:
     return w
 
 
-def mixture_likelihood(a: np.ndarray, b: np.ndarray, w: float, split: Split, tokens: np.ndarray, how: str):
-    """The likelihood per token, character and byte of a mixture of two models, of tokens (N,)."""
-    tokenizer, protocol = _protocol(split)
-    values = np.logaddexp(a + np.log(w), b + np.log1p(-w))
-    lengths = np.concatenate([np.ones((tokenizer.size, 1)), tokenizer.lengths], axis=1)[tokens]
-    block = max(1, split.windows.length)
-    edges = np.arange(0, len(values), block)
-    sums = np.add.reduceat(values, edges), np.add.reduceat(lengths, edges, axis=0)
-    found = _per_unit(*sums, tokenizer, f"{how}; {protocol}")
-    return {f"mixture_{name}": estimate for name, estimate in found.items()}
+def mixture_likelihood(
+    first: tuple[Any, State, Mapping[str, Split]], second: tuple[Any, State, Mapping[str, Split]], name: str
+) -> tuple[dict[str, Estimate], float]:
+    """The likelihood of a mixture of two models on the split `name`, and the weight of the first.
+
+    first, second: (model, state, splits) with "validation", on which the weight is chosen, and `name`. Raises UserError
+    if both are not of the same tokens.
+    """
+
+    def both(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (a, tokens), (b, again) = (stream_log_probs(model, s, splits[split]) for model, s, splits in (first, second))
+        if not np.array_equal(tokens, again):
+            raise UserError(f"a mixture needs models of the same tokens; their {split} splits differ")
+        return a, b, tokens
+
+    a, b, _ = both("validation")
+    weight = mixture_weight(a, b)
+    a, b, tokens = both(name)
+    tokenizer, how = _protocol(first[2][name])
+    values = np.logaddexp(a + np.log(weight), b + np.log1p(-weight))
+    edges = np.arange(0, len(values), first[2][name].windows.length)
+    sums = np.add.reduceat(values, edges), np.add.reduceat(tokenizer.counts[tokens], edges, axis=0)
+    found = _per_unit(*sums, tokenizer, how)
+    return {f"mixture_{unit}": estimate for unit, estimate in found.items()}, weight

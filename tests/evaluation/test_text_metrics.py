@@ -101,8 +101,10 @@ def test_a_mixture_is_at_least_as_good_as_each_on_the_split_of_its_weight(data):
     (a, tokens), (b, again) = (stream_log_probs(*one, split) for one in models)
     np.testing.assert_array_equal(tokens, again)
     np.testing.assert_array_equal(tokens, data["validation"]["x"][data["validation"]["x"] != data.info.levels - 1])
-    weight = mixture_weight(a, b)
-    mixed = mixture_likelihood(a, b, weight, split, tokens, "")["mixture_nats_per_token"].value
+    sides = [(*one, {"validation": split}) for one in models]
+    found, weight = mixture_likelihood(*sides, "validation")
+    assert weight == mixture_weight(a, b)
+    mixed = found["mixture_nats_per_token"].value
     assert mixed <= min(-a.mean(), -b.mean()) + 1e-6
     better = [np.logaddexp(a + np.log(w), b + np.log1p(-w)).mean() for w in (weight * 0.9, weight * 0.999)]
     assert -mixed >= max(better) - 1e-5
