@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,7 @@ from gen_jax.core import PyTree, State
 from gen_jax.errors import CheckpointError, UserError
 from gen_jax.sharding import is_writer
 
-__all__ = ["FORMAT", "Best", "Checkpoints", "digest", "layout"]
+__all__ = ["FORMAT", "Best", "Checkpoints", "digest", "layout", "mean_state"]
 
 FORMAT = 2  # of the layout of States; raised when entries are renamed, so that older checkpoints are refused in words
 
@@ -257,6 +257,21 @@ class Checkpoints:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+
+
+def mean_state(restore: Callable[[int], State], steps: Sequence[int]) -> State:
+    """The State of the last step with the mean parameters and batch statistics of all of them; moving averages are
+    left out. restore: the State of a step."""
+    entries = lambda state: (state.params, {name: a for name, a in state.extra.items() if name == "batch_stats"})
+    add = lambda a, b: a + b if jnp.issubdtype(a.dtype, jnp.inexact) else b
+    total, state = None, None
+    for step in steps:
+        state = restore(step)
+        total = entries(state) if total is None else jax.tree.map(add, total, entries(state))
+    divide = lambda a: a / len(steps) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+    params, statistics = jax.tree.map(divide, total)
+    kept = {name: value for name, value in state.extra.items() if name != "ema"}
+    return state._replace(params=params, extra={**kept, **statistics})
 
 
 def digest(tree: PyTree) -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "FittedToDensity",
     "GaussianComponents",
     "ImportanceWeighted",
+    "Infilling",
     "Invertible",
     "Latent",
     "LimitedContext",
@@ -361,6 +362,17 @@ class LimitedContext(Autoregressive, Protocol):
     @property
     def context(self) -> int:
         """The most tokens, with the one before the text, that its cache may hold."""
+
+
+@runtime_checkable
+class Infilling(Density, Protocol):
+    """A density of sequences that knows the exact posterior of gaps: HMM, n-gram model of low order.
+
+    A batch with "observed" (B, T) has gaps; `log_prob` is then that of the observed steps.
+    """
+
+    def fill(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B, T, ...) "x" whose gaps are drawn from their posterior given all observed steps."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 import gen_jax
-from gen_jax.checkpoint import Checkpoints
+from gen_jax.checkpoint import Checkpoints, mean_state
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
@@ -147,8 +147,14 @@ class Run:
             raise UserError(f"{self.config.path} on {self.data.name}: {error}") from error
 
     def state(self, step: int | str | None = None) -> State:
-        """A saved State: the newest, the "best", or that of a given step."""
+        """A saved State: the newest, the "best", or that of a given step.
+
+        "mean:5": the newest with the mean parameters of the last 5 checkpoints (Junczys-Dowmunt et al. 2016).
+        """
         with self.folder.checkpoints(self.experiment, write=False) as checkpoints:
+            if isinstance(step, str) and step.startswith("mean:"):
+                steps = self._last(checkpoints.steps, int(step.removeprefix("mean:")))
+                return mean_state(partial(checkpoints.restore, self.abstract_state()), steps)
             if step == "best":
                 step = checkpoints.best_step
             if step is not None and int(step) not in checkpoints.steps:
@@ -157,6 +163,11 @@ class Run:
         if state is None:
             raise UserError(f"{self.workdir} has no checkpoint yet")
         return state
+
+    def _last(self, steps: list[int], count: int) -> list[int]:
+        if count > len(steps):
+            raise UserError(f"{self.workdir} has {len(steps)} checkpoints, not {count}: Experiment(keep=) keeps more")
+        return steps[-count:]
 
     def train(
         self,

@@ -110,7 +110,7 @@ class Workdir:
         """Adds the summary to run.json."""
         write_json(self.folder / "run.json", self.recorded() | {"summary": summary})
 
-    def keep_evaluation(self, split: str, step: int, estimates: Mapping[str, Any], seed: int = 0) -> None:
+    def keep_evaluation(self, split: str, step: int | str, estimates: Mapping[str, Any], seed: int = 0) -> None:
         """Writes the metrics of a split, as JSON, into evaluation.json, keeping those of other splits."""
         path = self.folder / "evaluation.json"
         write_json(path, (read_json(path) or {}) | {split: {"step": step, "seed": seed, **estimates}})

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.checkpoint import Best, Checkpoints, digest
+from gen_jax.checkpoint import Best, Checkpoints, digest, mean_state
 from gen_jax.core import State
 from gen_jax.errors import CheckpointError, UserError
 from gen_jax.sharding import Layout
@@ -43,6 +43,17 @@ def test_restores_the_newest_and_any_step(tmp_path, same):
         same(checkpoints.restore(like(state_at(1))), state_at(3))
         same(checkpoints.restore(like(state_at(1)), step=2), state_at(2))
         assert checkpoints.steps == [1, 2, 3]
+
+
+def test_parameters_are_averaged_over_checkpoints_and_moving_averages_left_out():
+    def state(step):
+        extra = {"batch_stats": {"mean": jnp.float32(step)}, "ema": {"params": {}}, "other": jnp.float32(step)}
+        return State(jnp.int32(step), jax.random.key(7), {"a": jnp.full(3, 10.0 * step)}, (), extra)
+
+    found = mean_state(state, [1, 2, 6])
+    assert int(found.step) == 6 and found.extra.keys() == {"batch_stats", "other"}
+    np.testing.assert_array_equal(found.params["a"], np.full(3, 30.0))
+    assert float(found.extra["batch_stats"]["mean"]) == 3 and float(found.extra["other"]) == 6
 
 
 def test_nothing_to_restore(tmp_path):

@@ -9,7 +9,7 @@ from gen_jax.algorithms import descent
 from gen_jax.checkpoint import Best
 from gen_jax.data import load
 from gen_jax.data.text import Windows
-from gen_jax.evaluation import text_likelihood
+from gen_jax.evaluation import text_likelihood, text_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.text import modern_lm
 from gen_jax.optimizers import muon, warm_down
@@ -62,8 +62,8 @@ def config(
         batch=batch,
         steps=steps,
         chunk=10,
-        metrics=[text_likelihood],
-        plots=[plots.loss_by_position, plots.text_samples],
+        metrics=[text_likelihood, text_quality()],
+        plots=[plots.loss_by_position, plots.calibration, plots.attention_maps, plots.text_samples],
         report_every=50,
         evaluate_every=evaluate_every,
         plot_every=evaluate_every,

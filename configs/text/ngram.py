@@ -8,7 +8,7 @@ from gen_jax import plots
 from gen_jax.algorithms import closed_form
 from gen_jax.data import load
 from gen_jax.data.text import Windows
-from gen_jax.evaluation import text_likelihood
+from gen_jax.evaluation import text_likelihood, text_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.text import NGram
 
@@ -34,7 +34,7 @@ def config(
         data=text,
         windows=Windows(context, context // 2, whole=True),
         steps=steps,
-        metrics=[text_likelihood],
+        metrics=[text_likelihood, text_quality()],
         plots=[plots.text_samples],
         train=train,
     )

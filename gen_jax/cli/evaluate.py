@@ -53,11 +53,13 @@ def evaluate(
     wanted = suite(run.experiment.model, part, run.experiment.metrics, encode, samples)
     wanted = wanted if metrics is None else find_metrics(wanted, metrics)
     measure = evaluator(run.experiment.model, wanted, seed)
-    state = run.state(parse_step(step))
+    wanted_step = parse_step(step)
+    state = run.state(wanted_step)
+    said = wanted_step if isinstance(wanted_step, str) and wanted_step != "best" else int(state.step)
     mixed = {} if mix is None else _mixed(run, open_workdir(mix, None, data_dir), state, part)
     found = {**measure(state, part), **mixed}
-    run.folder.keep_evaluation(part.name, int(state.step), as_json(found), seed)
-    console().print(table(f"{workdir}, step {int(state.step)}, {part.name} split", found))
+    run.folder.keep_evaluation(part.name, said, as_json(found), seed)
+    console().print(table(f"{workdir}, step {said}, {part.name} split", found))
 
 
 def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:

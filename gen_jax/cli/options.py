@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -20,6 +24,7 @@ __all__ = [
     "Workdir",
     "check_ending",
     "check_folder",
+    "json_line",
     "open_workdir",
     "parse_step",
     "read_input",
@@ -28,7 +33,10 @@ __all__ = [
 
 PICTURES = (".png", ".pdf", ".svg")
 Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
-Step = Annotated[str | None, arg(help='a checkpoint\'s step, or "best"; by default the newest')]
+Step = Annotated[
+    str | None,
+    arg(help='a checkpoint\'s step, "best", or "mean:5" for the mean parameters of the last 5; by default the newest'),
+]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
 EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
 Samples = Annotated[int, arg(help="how many samples are judged")]
@@ -75,9 +83,15 @@ def resolve_encoder(name: str, samples: int):
     return open_encoder(name)
 
 
+def json_line(said: Mapping[str, Any]) -> str:
+    """A line of JSON; numbers that are not finite are null."""
+    finite = {name: None if isinstance(a, float) and not math.isfinite(a) else a for name, a in said.items()}
+    return json.dumps(finite, ensure_ascii=False)
+
+
 def parse_step(step: str | None) -> int | str | None:
-    if step is None or step == "best":
+    if step is None or step == "best" or re.fullmatch(r"mean:[1-9]\d*", step):
         return step
     if not step.isdigit():
-        raise UserError(f'--step takes a number or "best", got {step!r}')
+        raise UserError(f'--step takes a number, "best", or "mean:5" for the mean of the last 5, got {step!r}')
     return int(step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from gen_jax.cli.options import (
     Step,
     Workdir,
     check_folder,
+    json_line,
     open_workdir,
     parse_step,
     read_input,
@@ -33,6 +33,8 @@ def translate(
     penalty: str = "mean",
     alpha: float = 1.0,
     best: int = 1,
+    groups: int = 1,
+    diversity: float = 0.5,
     length: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -55,7 +57,9 @@ def translate(
         penalty: what log-probabilities are divided by: mean (length^alpha), wu (((5 + length) / 6)^alpha), or none
         alpha: exponent of the length penalty
         best: how many targets of each line, best first, on lines of their own
-        length: tokens of a target at most; by default 1.5 times those of the longest source in its batch and 20 more
+        groups: divides the beams into groups that avoid each other's tokens, for --best targets that differ more
+        diversity: how much less probable a token gets when an earlier group has just chosen it, in nats
+        length: tokens of a target at most; by default 1.5 times those of its source and 20 more, rounded up
         temperature: of random targets
         top_k: of random targets
         top_p: of random targets
@@ -92,6 +96,8 @@ def translate(
             best,
             batch,
             seed,
+            groups,
+            diversity,
         )
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -105,7 +111,7 @@ def translate(
             for line, targets in zip(todo, _with_bar(found, len(todo), out is not None)):
                 for one in targets:
                     said = {"source": line, **one._asdict()}
-                    file.write((dumps(said, ensure_ascii=False) if json else one.text.replace("\n", " ")) + "\n")
+                    file.write((json_line(said) if json else one.text.replace("\n", " ")) + "\n")
                 file.flush()
     except KeyboardInterrupt:
         raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.data import archives, catalogue, pairs, shards, tables, text
+from gen_jax.data import archives, catalogue, pairs, shards, spans, tables, text
 from gen_jax.data.builders.corpora import CORPORA
 from gen_jax.data.builders.texts import TEXTS
 from gen_jax.data.cache import (
@@ -107,15 +107,24 @@ def _of_arrays(source: Mapping[str, Any]) -> Dataset:
     return Dataset("arrays", tables.split_rows({name: np.asarray(a) for name, a in source.items()}, "the data"))
 
 
+_TOKENS: Mapping[str, Callable[..., Dataset]] = {
+    "tokens": text.as_corpus,
+    "spans": spans.as_spans,
+    "pairs": pairs.as_pairs,
+}
+
+
 def _of_texts(name: str, options: DataOptions) -> Dataset:
     """An embedded text, made by rules, or a prepared one."""
     kind = (TEXTS.get(name) or CORPORA[name])[0]
     options.only(name, *TOKEN_OPTIONS)
-    if options.text not in ("lines", kind):
-        raise UserError(f"{name} is read with --text {kind}, not {options.text}")
+    allowed = ("tokens", "spans") if kind == "tokens" else (kind,)
+    if options.text not in ("lines", *allowed):
+        raise UserError(f"{name} is read with --text {' or '.join(allowed)}, not {options.text}")
     texts = TEXTS[name][1]() if name in TEXTS else catalogue.prepared_text(name)
-    made = (pairs.as_pairs if kind == "pairs" else text.as_corpus)(texts, options, name)
-    return made if not options.tokenizer else replace(made, name=f"{name}-{made.info.digest[:8]}")
+    made = _TOKENS[options.text if options.text in allowed else kind](texts, options, name)
+    usual = not options.tokenizer and options.text in ("lines", kind)
+    return made if usual else replace(made, name=f"{name}-{made.info.digest[:8]}")
 
 
 def _of_path(path: Path, options: DataOptions) -> Dataset:
@@ -153,9 +162,9 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
     by_split = {split: path for split, path in paths if path.is_file()}
     if by_split and not any((folder / stem).is_dir() for stem in SPLITS):  # else they may list the images there
         return _of_files(by_split, folder, options)
-    if options.text == "tokens" and (documents := text.text_files(folder)):
+    if options.text in ("tokens", "spans") and text.text_files(folder):
         options.only(folder, *TOKEN_OPTIONS)
-        return _named(folder, text.open_documents(folder, documents, options))
+        return _named(folder, _TOKENS[options.text](text.documents_in(folder), options, folder.name))
     options.only(folder, *IMAGE_OPTIONS, "labels", "partner", "pairing")
     read = _with_partner if options.partner else _of_images
     while True:
@@ -167,9 +176,7 @@ def _of_folder(folder: Path, options: DataOptions) -> Dataset:
 
 def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> Dataset:
     """A data set from a table, an archive of arrays or a text, or from one for each split."""
-    bare = lambda path: (
-        path.with_suffix("") if path.suffix in (".gz", ".xz") and options.text in ("tokens", "pairs") else path
-    )
+    bare = lambda path: path.with_suffix("") if path.suffix in (".gz", ".xz") and options.text in _TOKENS else path
     suffixes = {bare(path).suffix.lower() for path in paths.values()}
     if len(suffixes) > 1:
         raise UserError(f"the splits in {where} have different types: {', '.join(sorted(suffixes))}")
@@ -180,7 +187,11 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
         made = pairs.open_pairs(paths, options, name)
     elif suffix in text.SUFFIXES:
         options.only(where, *TOKEN_OPTIONS)
-        made = text.open_text(paths, options, name)
+        if options.text in _TOKENS:
+            documents = {split: text.read_text(path).split(text.SEPARATOR) for split, path in paths.items()}
+            made = _TOKENS[options.text](documents, options, name)
+        else:
+            made = text.open_text(paths, options, name)
     elif suffix in (".npz", ".npy"):
         options.only(where, *TABLE_OPTIONS)
         made = archives.open_arrays_files(paths, options, name)

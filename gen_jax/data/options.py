@@ -32,9 +32,10 @@ class DataOptions:
         missing: of a table: keep rows with empty cells, as NaN, or drop them
         id: of a table of sequences: the column that tells them apart
         time: of a table of sequences: the column that orders their steps
-        text: of a text file: its lines or windows of one stream, as bytes; tokens; or pairs of lines, as tokens
+        text: of a text file: its lines or windows of one stream, as bytes; or, as tokens, the whole, pairs of lines, or
+            windows with spans taken out
         length: of a text: bytes of a window, or at most of a line; of pairs: tokens of a row
-        tokenizer: of tokens and pairs: characters, bytes, bpe, unigram, words, or a file such as WORKDIR/tokenizer.json
+        tokenizer: of texts as tokens: characters, bytes, bpe, unigram, words, or a file such as WORKDIR/tokenizer.json
         vocabulary: of bpe, unigram and words: number of tokens
     """
 
@@ -52,7 +53,7 @@ class DataOptions:
     missing: Literal["keep", "drop"] = "keep"
     id: str = ""
     time: str = ""
-    text: Literal["lines", "stream", "tokens", "pairs"] = "lines"
+    text: Literal["lines", "stream", "tokens", "pairs", "spans"] = "lines"
     length: int = 1024
     tokenizer: str = ""
     vocabulary: int = 2048

@@ -15,7 +15,7 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.data.folders import SPLITS, content_splits, fractions
 from gen_jax.data.options import listed
 from gen_jax.data.records import Arrays
-from gen_jax.data.tables import pad
+from gen_jax.data.tables import align, pad
 from gen_jax.data.text import check_splits, choose_tokenizer, described_tokens, lines_of, read_text
 from gen_jax.errors import UserError
 
@@ -108,6 +108,7 @@ def as_pairs(pairs: Mapping[str, Pairs], options: Any, name: str) -> Dataset:
     for split, some in sorted(parts.items(), key=lambda one: one[0] != "train"):
         splits[split], longer = _tokens(some, tokenizer, options.length, split == "train")
         cut += longer
+    splits = align(align(splits), "y")
     notes = [f"{empty:,} pairs with an empty side were left out"] * bool(empty)
     notes += [f"{cut:,} training pairs with more than {options.length} tokens were left out (--length)"] * bool(cut)
     return Dataset(name, splits, described_tokens(splits, tokenizer), notes=tuple(f"{name}: {n}" for n in notes))

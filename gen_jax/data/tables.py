@@ -325,11 +325,11 @@ def pad(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {"x": x, "length": lengths}
 
 
-def align(splits: Mapping[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
-    """The splits with sequences padded to the longest of all of them."""
-    longest = max(arrays["x"].shape[1] for arrays in splits.values())
+def align(splits: Mapping[str, dict[str, np.ndarray]], entry: str = "x") -> dict[str, dict[str, np.ndarray]]:
+    """The splits with the sequences of an entry padded to the longest of all of them."""
+    longest = max(arrays[entry].shape[1] for arrays in splits.values())
     padding = lambda x: np.pad(x, [(0, 0), (0, longest - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
-    return {split: {**arrays, "x": padding(arrays["x"])} for split, arrays in splits.items()}
+    return {split: {**arrays, entry: padding(arrays[entry])} for split, arrays in splits.items()}
 
 
 def split_rows(

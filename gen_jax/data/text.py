@@ -25,9 +25,10 @@ __all__ = [
     "check_splits",
     "choose_tokenizer",
     "described_tokens",
+    "documents_in",
+    "documents_of",
     "evaluation_windows",
     "lines_of",
-    "open_documents",
     "open_text",
     "read_text",
     "text_files",
@@ -79,12 +80,10 @@ def open_text(paths: Mapping[str, Path], options: Any, name: str) -> Dataset:
     """A text file, or one for each split, as `options.text` says.
 
     "lines": sequences of bytes "x" (N, T) with "length", split 80/10/10 % by their content. "stream": windows of
-    `options.length` bytes of the whole text; the last tenth is for testing. "tokens": see `as_corpus`.
+    `options.length` bytes of the whole text; the last tenth is for testing.
     """
-    if options.text == "tokens":
-        return as_corpus({split: read_text(path).split(SEPARATOR) for split, path in paths.items()}, options, name)
     if options.tokenizer:
-        raise UserError("--tokenizer is for --text tokens or pairs")
+        raise UserError("--tokenizer is for --text tokens, pairs or spans")
     texts = {split: _read(path) for split, path in paths.items()}
     make = _lines if options.text == "lines" else _windows
     parts = {split: make(text, options, paths[split]) for split, text in texts.items()}
@@ -135,32 +134,24 @@ def text_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def open_documents(folder: Path, paths: Sequence[Path], options: Any) -> Dataset:
-    """A folder of text files, each a document; in subfolders train, validation and test, or split by content."""
+def documents_in(folder: Path) -> dict[str, list[str]]:
+    """The documents of a folder of text files, by split where they lie in folders train, validation and test."""
     by_split: dict[str, list[str]] = {}
-    for path in paths:
+    for path in text_files(folder):
         first = path.relative_to(folder).parts[0]
         split = SPLITS.get(first, "") if (folder / first).is_dir() else ""
         by_split.setdefault(split, []).extend(read_text(path).split(SEPARATOR))
     if len(by_split) > 1 and "" in by_split:
         raise UserError(f"{folder} holds texts inside and outside of folders for splits: put all into such folders")
-    return as_corpus(by_split, options, folder.name)
+    return by_split
 
 
 def as_corpus(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Dataset:
     """Streams of tokens "x" (N,): documents with `end` before each, and after the last of several.
 
-    texts: the documents of each split, or of "": these are split 80/10/10 % by their content; of a single document the
-    last tenth is for testing, and eight blocks from the rest of it, 2 %, for validation.
+    texts: see `documents_of`.
     """
-    parts = {split: [text for text in some if text.strip()] for split, some in texts.items()}
-    if not any(parts.values()):
-        raise UserError(f"{name} has no text")
-    several = sum(map(len, parts.values())) > len(parts)
-    if parts.keys() == {""}:
-        parts = _split_documents(parts[""], name) if several else _split_document(parts[""][0], name)
-    else:
-        check_splits({split: some for split, some in parts.items() if some}, name)
+    parts, several = documents_of(texts, name)
     tokenizer = choose_tokenizer([text for some in parts.values() for text in some], parts["train"], options)
     end = np.array([tokenizer.end], tokenizer.dtype)
     splits = {}
@@ -170,6 +161,22 @@ def as_corpus(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Da
             pieces += [tokenizer.encode(document).astype(end.dtype), end]
         splits[split] = {"x": np.concatenate(pieces if several else pieces[:-1])}
     return Dataset(name, splits, {**described_tokens(splits, tokenizer), "documents": several})
+
+
+def documents_of(texts: Mapping[str, Sequence[str]], name: str) -> tuple[dict[str, list[str]], bool]:
+    """The documents of each split, and whether there are several.
+
+    texts: those of each split, or of "": these are split 80/10/10 % by their content; of a single document the last
+    tenth is for testing, and eight blocks from the rest of it, 2 %, for validation.
+    """
+    parts = {split: [text for text in some if text.strip()] for split, some in texts.items()}
+    if not any(parts.values()):
+        raise UserError(f"{name} has no text")
+    several = sum(map(len, parts.values())) > len(parts)
+    if parts.keys() != {""}:
+        check_splits({split: some for split, some in parts.items() if some}, name)
+        return parts, several
+    return _split_documents(parts[""], name) if several else _split_document(parts[""][0], name), several
 
 
 def choose_tokenizer(everything: Sequence[str], training: Sequence[str], options: Any) -> Any:

@@ -25,7 +25,16 @@ from gen_jax.core import (
     State,
 )
 from gen_jax.data.source import apply_transforms, epoch
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, mean_over, with_group
+from gen_jax.evaluation.metric import (
+    Estimate,
+    Measure,
+    Metric,
+    Split,
+    ask,
+    mean_over,
+    ratio_of_sums,
+    with_group,
+)
 
 __all__ = ["accuracy", "elbo", "importance_weighted", "log_likelihood", "log_likelihood_per_step"]
 
@@ -56,9 +65,8 @@ def log_likelihood_per_step(model: Density) -> Measure:
             values.append(np.asarray(log_prob(state, batch), np.float64)[real])
             full = np.full(len(mask), raw["x"].shape[1])
             steps.append(np.asarray(raw.get("length", full), np.float64)[real])
-        total, length = np.concatenate(values), np.concatenate(steps)
-        ratio, n = float(total.sum() / length.sum()), len(total)
-        error = math.sqrt(np.sum((total - ratio * length) ** 2) * n / (n - 1)) / length.sum() if n > 1 else math.nan
+        n = sum(map(len, values))
+        ratio, error = ratio_of_sums(np.concatenate(values), np.concatenate(steps))
         found = {"log_likelihood_per_step": Estimate(ratio, error, "nats/step", "exact", n, _condition_of(model))}
         x = split.arrays["x"]
         if x.ndim == 2 and x.dtype.kind in "iu":

@@ -143,6 +143,14 @@ def ask(model: Any, ability: type, metric: str) -> None:
         )
 
 
+def ratio_of_sums(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """sum(totals) / sum(sizes) over N examples (N,), and its standard error by the delta method."""
+    n, size = len(totals), sizes.sum()
+    ratio = totals.sum() / size
+    spread = np.sum((totals - ratio * sizes) ** 2) * n / (n - 1) if n > 1 else math.nan
+    return float(ratio), math.sqrt(spread) / float(size)
+
+
 def mean_over(per_example: PerExample) -> Callable[[State, Split, Array], tuple[float, float]]:
     """Makes (state, split, key) -> (mean, standard error) of a per-example function (B,), each example exactly once."""
 

@@ -16,8 +16,8 @@ from gen_jax.core import Autoregressive, Density, LimitedContext, Seq2Seq, State
 from gen_jax.data.source import epoch
 from gen_jax.data.tokenizers import read_tokenizer
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
-from gen_jax.models.common.autoregressive import Sampling, generate
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, ratio_of_sums, with_group
+from gen_jax.models.common.autoregressive import Sampling, feed, generate
 from gen_jax.models.text.translation import Translator
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "text_to_text_quality",
     "texts_of",
 ]
+
+_EXTRACTED = 50  # tokens that are to be given back
 
 
 def text_likelihood(model: Density) -> Measure:
@@ -87,15 +89,8 @@ def _of_counted(model: Density, state: State, batch: Any) -> Array:
 def _per_unit(total: np.ndarray, count: np.ndarray, tokenizer: Any, how: str) -> dict[str, Estimate]:
     exact = "exact" if tokenizer.kind in ("characters", "bytes") else "bound"
     tokens = int(count[:, 0].sum())
-
-    def ratio(unit: int) -> tuple[float, float]:
-        n, units = len(total), count[:, unit].sum()
-        value = -total.sum() / units
-        spread = np.sum((total + value * count[:, unit]) ** 2) * n / (n - 1) if n > 1 else math.nan
-        return float(value), float(math.sqrt(spread) / units)
-
-    nats, error = ratio(0)
-    bits = {name: tuple(v / math.log(2) for v in ratio(i)) for name, i in (("byte", 1), ("character", 2))}
+    (nats, error), *others = (ratio_of_sums(-total, count[:, unit]) for unit in range(3))
+    bits = {unit: [v / math.log(2) for v in found] for unit, found in zip(("byte", "character"), others)}
     perplexity = math.exp(min(nats, 700))
     found = {
         "nats_per_token": Estimate(nats, error, "nats/token", "exact", tokens, how),
@@ -112,13 +107,16 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 
     distinct_2: distinct pairs of words, divided by all of them. self_bleu: of each text against the others. copied_20:
     share of runs of 20 bytes that occur in the training text. longest_copy: mean length, in bytes, of the
-    longest run of a text that occurs in the training text.
+    longest run of a text that occurs in the training text. extracted: share of runs of tokens of the training text
+    whose second half, 50 tokens at most, greedy decoding gives exactly after their first half (Carlini et al. 2023).
     """
 
     def metric(model: Autoregressive) -> Measure:
         ask(model, Autoregressive, "text_quality")
         tokens = min(length, model.context) if isinstance(model, LimitedContext) else length
         draw = jax.jit(partial(_texts, model, samples, tokens, sampling))
+        half = min(_EXTRACTED, tokens // 2)
+        extract = jax.jit(partial(_continued, model, half))
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             tokenizer, how = read_tokenizer(split.info.tokenizer), f"{tokens} tokens, {sampling.protocol}"
@@ -126,11 +124,11 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
             stream = lambda split: np.concatenate(
                 [row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])]
             )
-            held_out, training = stream(split), tokenizer.decode(stream(split.reference))
-            starts = np.linspace(0, max(0, len(held_out) - tokens), min(samples, max(1, len(held_out) // tokens)))
-            human = [tokenizer.decode(held_out[int(s) : int(s) + tokens]) for s in starts]
+            held_out, learned = stream(split), stream(split.reference)
+            training = tokenizer.decode(learned)
+            human = [tokenizer.decode(run) for run in _runs(held_out, tokens, samples)]
             found, known = {}, np.unique(grams(training, 20))
-            for name, texts in (("", made), ("_of_data", human)):
+            for name, texts, text in (("", made, learned), ("_of_data", human, held_out)):
                 copies = longest_copies(texts, training)
                 shares = [float(_among(grams(t, 20), known).mean()) for t in texts if len(t) >= 20]
                 of = lambda v, unit: Estimate(float(np.mean(v)), _error(v), unit, "estimate", len(v), how)
@@ -140,12 +138,33 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
                     f"copied_20{name}": of(shares or [0.0], "share"),
                     f"longest_copy{name}": of(copies, "bytes"),
                 }
-            return with_group(found, "sample quality", distinct_2="", self_bleu="", copied_20="", longest_copy="")
+                exact = np.asarray(extract(state, _runs(text, 2 * half, samples)), float)
+                said = f"{half} tokens after {half}, greedy"
+                found[f"extracted{name}"] = of(exact, "share")._replace(how=said)
+            names = ("distinct_2", "self_bleu", "copied_20", "longest_copy", "extracted")
+            return with_group(found, "sample quality", **dict.fromkeys(names, ""))
 
         return measure
 
     metric.__name__ = "text_quality"
     return metric
+
+
+def _runs(tokens: np.ndarray, length: int, most: int) -> np.ndarray:
+    """Runs (n, length) of a stream of tokens, evenly spread; disjoint if there are enough tokens."""
+    count = min(most, max(1, len(tokens) // length))
+    starts = np.linspace(0, max(0, len(tokens) - length), count).astype(int)
+    return np.stack([tokens[start : start + length] for start in starts])
+
+
+def _continued(model: Any, half: int, state: State, runs: Array) -> Array:
+    """(n,) whether greedy decoding after the first half of runs (n, 2 * half) of tokens gives the second."""
+    runs, follow = runs.astype(jnp.int32), partial(model.next, state.params, None)
+    cache, first = model.start(state.params, None, len(runs), 2 * half)
+    told = jnp.concatenate([first[:, None], runs[:, : half - 1]], axis=1)
+    cache = feed(follow, cache, told, jnp.full(len(runs), half))
+    made = generate(follow, cache, runs[:, half - 1], state.key, half, Sampling(temperature=0))
+    return jnp.all(made == runs[:, half:], axis=1)
 
 
 def _texts(model: Any, samples: int, length: int, sampling: Sampling, state: State, key: Array) -> Array:

@@ -84,6 +84,27 @@ def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path
     assert json.loads(printed)["text"] == lines[0]
 
 
+@pytest.mark.slow
+def test_gaps_are_filled_by_every_kind_of_model(runs):
+    asked = ["--prompt", "Ada the ", "--after", " lived by the harbor.", "--length", 6, "--n", 2]
+    for name, more in (("gpt_tales", ["--candidates", 8]), ("ngram", []), ("infilling", [])):
+        lines = gen_jax("generate", runs / name, *asked, *more, "--json").splitlines()
+        said = [json.loads(line) for line in lines]
+        assert [one["prompt"] for one in said] == ["Ada the "] * 2 and all(len(one["tokens"]) <= 8 for one in said)
+        assert said[0]["method"].split(",")[0] in ("8 candidates", "exact", "trained to fill gaps")
+    printed = gen_jax("generate", runs / "ngram", *asked)
+    assert printed.count("Ada the ") == printed.count(" lived by the harbor.") == 2
+
+
+@pytest.mark.slow
+def test_the_mean_of_checkpoints_can_be_used(runs):
+    run = runs / "gpt_tales"
+    assert "has 1 checkpoints, not 9" in gen_jax("generate", run, "--step", "mean:9", expect=2)
+    assert "mean:5" in gen_jax("generate", run, "--step", "mean", expect=2)
+    gen_jax("evaluate", run, "--step", "mean:1", "--metrics", "text_likelihood")
+    assert json.loads((run / "evaluation.json").read_text())["test"]["step"] == "mean:1"
+
+
 REFUSED = {
     "n": (["--n", 0], "--n must be at least 1"),
     "top-p": (["--top-p", 0], "top_p must be in"),
@@ -92,6 +113,8 @@ REFUSED = {
     "character": (["--prompt", "Ärger"], "'Ä' at position 0"),
     "file": (["--prompt-file", "nowhere.txt"], "no such file"),
     "both": (["--prompt", "a", "--prompt-file", "b"], "not both"),
+    "candidates": (["--candidates", 8], "--after"),
+    "stream": (["--stream", "--after", "a"], "--after"),
     "order": (["--order", "top_k,top_p"], "order must hold"),
 }
 

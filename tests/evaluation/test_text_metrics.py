@@ -13,6 +13,7 @@ from gen_jax.data.text import Windows, evaluation_windows
 from gen_jax.errors import UserError
 from gen_jax.evaluation import Split, text_likelihood, text_quality
 from gen_jax.evaluation.text import (
+    _continued,
     compare_texts,
     distinct,
     edit_distance,
@@ -114,9 +115,21 @@ def test_a_mixture_is_at_least_as_good_as_each_on_the_split_of_its_weight(data):
 def test_generated_text_is_measured_beside_held_out_text(data):
     model, state = counted(data, 5)
     found = text_quality(samples=3, length=60)(model)(state, split_of(data), KEY)
-    for name in ("distinct_2", "self_bleu", "copied_20", "longest_copy"):
+    for name in ("distinct_2", "self_bleu", "copied_20", "longest_copy", "extracted"):
         assert {name, f"{name}_of_data"} <= found.keys()
     assert 0 < found["copied_20"].value <= 1 and 20 < found["longest_copy"].value <= 120
+
+
+def test_a_model_that_knows_its_training_text_by_heart_gives_it_back():
+    rng = np.random.default_rng(0)
+    unique = np.concatenate([[50], rng.permutation(50), [50]]).astype(np.int32)  # no token follows two others
+    model = NGram(51, 50, 3)
+    state = State(jnp.int32(0), KEY, model.init(KEY, {"x": unique})[0], (), {})
+    state = state._replace(params=model.solve(state, {"x": unique})[0])
+    known = np.stack([unique[1:21], unique[21:41]])
+    np.testing.assert_array_equal(_continued(model, 10, state, known), [True, True])
+    known[1, -1] = 0 if known[1, -1] else 1
+    np.testing.assert_array_equal(_continued(model, 10, state, known), [True, False])
 
 
 def test_copies_and_grams_are_found():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gen_jax.core import Autoregressive
-from gen_jax.models.common.autoregressive import Sampling, beam_search, generate, log_likelihood
+from gen_jax.models.common.autoregressive import Sampling, generate, log_likelihood
+from gen_jax.models.common.beams import beam_search
 from gen_jax.models.common.likelihoods import Categorical
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.vae import VQVAE
@@ -65,6 +66,33 @@ def test_a_sequence_that_has_ended_costs_no_more():
     ended = [i for i, path in enumerate(tokens) if path[0] == 3 and np.isfinite(log_probs[i])]
     assert len(ended) == 1 and np.all(tokens[ended[0]] == 3)
     assert log_probs[ended[0]] == pytest.approx(LOG_P[0, 3], rel=1e-5)
+
+
+def searched_in_groups(first, groups, width, diversity, end):
+    """Diverse beam search by lists: (tokens, log-probability) of each group, best first."""
+    live = [[((), 0.0)] for _ in range(groups)]
+    finished = [[] for _ in range(groups)]
+    for _ in range(T):
+        taken = np.zeros(V)
+        for g in range(groups):
+            grown = [((*path, v), p + LOG_P[(first, *path)[-1], v], v) for path, p in live[g] for v in range(V)]
+            finished[g] += [(path, p) for path, p, v in grown if v == end]
+            going = [(path, p, p - diversity * taken[v]) for path, p, v in grown if v != end]
+            live[g] = [(path, p) for path, p, _ in sorted(going, key=lambda one: -one[2])[:width]]
+            for path, _ in live[g]:
+                taken[path[-1]] += 1
+    found = [sorted(live[g] + finished[g], key=lambda one: -one[1])[:width] for g in range(groups)]
+    return [found[g][rank] for rank in range(width) for g in range(groups)]
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.7, 50.0])
+def test_diverse_beams_are_those_of_a_search_by_lists(diversity):
+    found = beam_search(next_token, *start(2, 2), steps=T, beams=4, end=3, groups=2, diversity=diversity)
+    expected = searched_in_groups(2, 2, 2, diversity, end=3)
+    for row in range(2):
+        for tokens, log_prob, (path, p) in zip(found.tokens[row], found.log_probs[row], expected):
+            assert (*path, *[3] * (T - len(path))) == tuple(tokens.tolist())
+            assert log_prob == pytest.approx(p, rel=1e-5)
 
 
 @pytest.mark.parametrize(

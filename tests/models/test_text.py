@@ -375,6 +375,24 @@ def test_targets_do_not_depend_on_their_batch_and_are_rescored_by_the_training_g
             assert one.log_prob == pytest.approx(float(again), rel=1e-4, abs=1e-5)
 
 
+def test_a_long_neighbor_does_not_change_how_long_a_target_may_be(translator):
+    model, state, tokenizer = translator
+    make = Translator(model, tokenizer, beams=2)
+    [beside], [alone] = (list(make(state, sources))[0] for sources in (["abc", "abcdefghij" * 4], ["abc"]))
+    assert beside.text == alone.text and beside.log_prob == pytest.approx(alone.log_prob, rel=1e-4)
+
+
+def test_diverse_targets_differ_and_missing_ones_are_empty(translator):
+    model, state, tokenizer = translator
+    make = Translator(model, tokenizer, beams=4, length=6, best=4, groups=2, diversity=20.0)
+    [targets] = make(state, ["abc"])
+    texts = [one.text for one in targets if np.isfinite(one.score)]
+    assert len(targets) == 4 and len(set(texts)) == len(texts) >= 2
+    assert texts[0][:1] != texts[1][:1]
+    [few] = Translator(model, tokenizer, beams=12 - 1, length=1, best=11)(state, ["abc"])
+    assert len(few) == 11
+
+
 def test_random_targets_belong_to_their_row(translator):
     model, state, tokenizer = translator
     make = Translator(model, tokenizer, beams=0, sampling=Sampling(9.0), length=6, seed=3)
@@ -385,7 +403,7 @@ def test_random_targets_belong_to_their_row(translator):
 
 def test_impossible_searches_are_refused(translator):
     model, _, tokenizer = translator
-    for wrong in ({"beams": 12}, {"best": 6}, {"penalty": "other"}):
+    for wrong in ({"beams": 12}, {"best": 6}, {"penalty": "other"}, {"groups": 2}, {"groups": 5, "diversity": -1.0}):
         with pytest.raises(ValueError, match="beams|best|penalty"):
             Translator(model, tokenizer, **wrong)
 

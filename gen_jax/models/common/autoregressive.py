@@ -1,4 +1,4 @@
-"""Decoding of autoregressive models: sampling, greedy decoding and beam search, in one compiled loop.
+"""Decoding of autoregressive models: sampling and greedy decoding, in one compiled loop.
 
 A decoder is a function `next(cache, token) -> (cache, logits)`, for a `core.Autoregressive` model its `next` with
 bound parameters and condition, `partial(model.next, params, condition)`. The cache is a pytree of arrays with leading
@@ -19,16 +19,13 @@ from gen_jax.core import PyTree
 
 __all__ = [
     "ORDER",
-    "Beams",
     "Draft",
     "Next",
     "Sampling",
     "advance",
-    "beam_search",
     "begin",
     "feed",
     "generate",
-    "length_penalty",
     "log_likelihood",
 ]
 
@@ -214,90 +211,3 @@ def log_likelihood(next: Next, cache: PyTree, first: Array, tokens: Array) -> Ar
 
     _, log_probs = lax.scan(step, (cache, first), tokens.T)
     return log_probs.sum(axis=0)
-
-
-class Beams(NamedTuple):
-    """The best continuations of n sequences, best first."""
-
-    tokens: Array  # (n, beams, steps); `end` after the end
-    log_probs: Array  # (n, beams) in nats
-    scores: Array  # (n, beams) log-probabilities divided by the length penalty; -inf where there are fewer sequences
-
-
-def length_penalty(kind: str, alpha: float) -> Callable[[Array], Array]:
-    """The divisor of log-probabilities of L tokens, which count the end token but not the prompt.
-
-    "wu": ((5 + L) / 6)^alpha (Wu et al. 2016). "mean": L^alpha, as in fairseq and Marian. "none": 1.
-    """
-    if kind not in ("wu", "mean", "none"):
-        raise ValueError(f"the length penalty is wu, mean or none, got {kind!r}")
-    formulas = {"wu": lambda n: ((5 + n) / 6) ** alpha, "mean": lambda n: n**alpha, "none": lambda n: n * 0 + 1.0}
-    return lambda length: formulas[kind](jnp.asarray(length, jnp.float32))
-
-
-def beam_search(
-    next: Next,
-    cache: PyTree,
-    first: Array,
-    steps: int,
-    beams: int,
-    end: int | None = None,
-    penalty: Callable[[Array], Array] = length_penalty("none", 0.0),
-) -> Beams:
-    """Beam search for the best continuations, of width `beams`.
-
-    end: the token that ends a sequence. Finished sequences are kept apart from those that go on, of which there are
-    always `beams`; the search stops when no sequence can still become better than all that are finished. Sequences
-    of `steps` tokens without an end count as finished, with their score.
-    """
-    n = len(first)
-    cache = jax.tree.map(lambda a: jnp.repeat(a, beams, axis=0), cache)
-    start = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)  # duplicates of the start count once
-    filler = 0 if end is None else end
-    blank = jnp.full((n, beams, steps), filler, first.dtype)
-    never = jnp.full((n, beams), -jnp.inf)
-    live = Beams(blank, jnp.tile(start, (n, 1)), never)
-    tokens = jnp.repeat(first[:, None], beams, axis=1)
-
-    def go_on(carry) -> Array:
-        i, _, _, live, finished = carry
-        if end is None:
-            return i < steps
-        longest = jnp.maximum(penalty(jnp.float32(steps)), penalty((i + 1).astype(jnp.float32)))
-        possible = live.log_probs.max(axis=1) / longest
-        return (i < steps) & jnp.any(possible > finished.scores.min(axis=1))
-
-    def body(carry):
-        i, cache, token, live, finished = carry
-        cache, logits = next(cache, token.reshape(-1))
-        scores = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(n, beams, -1)
-        vocabulary = scores.shape[-1]
-        total = live.log_probs[..., None] + scores
-        if end is not None:
-            finished = _finish(finished, live, total[..., end], i, end, penalty)
-            total = total.at[..., end].set(-jnp.inf)
-        log_probs, best = lax.top_k(total.reshape(n, -1), beams)
-        parent, token = best // vocabulary, (best % vocabulary).astype(first.dtype)
-        rows = (jnp.arange(n)[:, None] * beams + parent).reshape(-1)
-        cache = jax.tree.map(lambda a: a[rows], cache)
-        kept = jnp.take_along_axis(live.tokens, parent[..., None], axis=1).at[..., i].set(token)
-        return i + 1, cache, token, Beams(kept, log_probs, never), finished
-
-    carry = (jnp.int32(0), cache, tokens, live, Beams(blank, never, never))
-    i, _, _, live, finished = lax.while_loop(go_on, body, carry)
-    open_ones = Beams(live.tokens, live.log_probs, jnp.where(i < steps, -jnp.inf, live.log_probs / penalty(i)))
-    return _best(jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), finished, open_ones), beams)
-
-
-def _finish(finished: Beams, live: Beams, log_probs: Array, i: Array, end: int, penalty) -> Beams:
-    """The finished sequences together with the live ones that end at step i."""
-    tokens = live.tokens.at[..., i].set(end)
-    ended = Beams(tokens, log_probs, log_probs / penalty(i + 1))
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), finished, ended)
-    return _best(joined, finished.scores.shape[1])
-
-
-def _best(candidates: Beams, n: int) -> Beams:
-    _, order = lax.top_k(candidates.scores, n)
-    take = lambda a: jnp.take_along_axis(a, order.reshape(*order.shape, *(1,) * (a.ndim - 2)), axis=1)
-    return Beams(*map(take, candidates))

@@ -355,7 +355,7 @@ class Stack:
         first: (n, P) the first position that each of them sees.
         """
         first = cache.first[:, None] if first is None else first
-        places = cache.count[:, None] + jnp.arange(x.shape[1])
+        places = cache.count[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
         bias = self._bias(params, jnp.arange(cache.keys[0].shape[2]) - places[:, :, None])
         keys, values = [], []
         for i in range(self.depth):

@@ -41,13 +41,14 @@ def check_chain(states: int, length: int, emission: Any, transitions: Mask | Non
 def allowed_states(states: int, transitions: Mask | None) -> tuple[Array, Array]:
     """Masks of initial states (K,) and transitions (K, K) with nonzero probability.
 
-    A chain that never goes back to an earlier state, such as a left-right one, begins in state 0.
+    A chain that only goes on to later states, such as a left-right one, begins in state 0.
     """
     everywhere = jnp.ones(states, bool)
     if transitions is None:
         return everywhere, jnp.ones((states, states), bool)
     back = any(transitions[i][j] for i in range(states) for j in range(i))
-    return everywhere if back else jnp.arange(states) == 0, jnp.asarray(transitions, bool)
+    on = any(transitions[i][j] for i in range(states) for j in range(i + 1, states))
+    return jnp.arange(states) == 0 if on and not back else everywhere, jnp.asarray(transitions, bool)
 
 
 def held(params: PyTree, emission: Emission, fixed: tuple[str, ...]) -> PyTree:

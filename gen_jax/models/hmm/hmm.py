@@ -48,7 +48,10 @@ class Forecast(NamedTuple):
 
 
 def left_right(states: int, jump: int = 1) -> Mask:
-    """Left-right (Bakis) models: transitions to the state itself and to the `jump` states after it."""
+    """Left-right (Bakis) models: transitions to the state itself and to the `jump` states after it.
+
+    With a jump of 0 no sequence leaves its first state: a mixture of sequences of independent observations.
+    """
     return tuple(tuple(0 <= j - i <= jump for j in range(states)) for i in range(states))
 
 
@@ -231,6 +234,15 @@ class HMM:
         """(n, B, T) samples from the posterior of the states."""
         _, chain, scan, starts = self._of(state, batch)
         return inference.posterior_sample(*chain, key, n, scan, starts)
+
+    def fill(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B, T, ...) "x" whose unobserved steps are drawn from their posterior given all others."""
+        _, _, seen = observed_steps(self.emission, batch)
+        path = self.posterior_sample(state, batch, fold_in(key, "path"), 1)[0]
+        emission, extra = state.params["hmm"]["emission"], state.extra["emission"]
+        drawn = self.emission.draw(emission, extra, fold_in(key, "x"), path)
+        x = jnp.asarray(batch["x"])
+        return jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, drawn.astype(x.dtype))
 
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
         """Predicts the `horizon` steps after the end of each row."""

@@ -169,7 +169,7 @@ class LanguageModel:
 
     def _read(self, params: Params, cache: Cache, tokens: Array) -> tuple[Cache, Array, Array]:
         """The cache after tokens (n, P), vectors (n, P, D), and the first position (n, P) that each token sees."""
-        positions = cache.count[:, None] + jnp.arange(tokens.shape[1])
+        positions = cache.count[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
         h = self.embedding(params["lm"]["embedding"], tokens, positions)
         starts = jnp.broadcast_to(cache.first[:, None], tokens.shape)
         if self.documents:  # that of the end before its document

@@ -16,10 +16,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Params, PyTree, State
+from gen_jax.errors import UserError
 from gen_jax.models.common.autoregressive import Sampling, generate
 from gen_jax.models.common.tokens import counted_tokens
+from gen_jax.models.text import gaps
 
 __all__ = ["NGram"]
+
+_LARGEST_TABLE = 2**25  # entries
 
 
 class Level(NamedTuple):
@@ -113,9 +117,29 @@ class NGram:
         return jnp.log(self._follow(state.params["ngram"], x, shifted)[1]).at[:, 0].set(0.0)
 
     def log_prob(self, state: State, batch: Batch) -> Array:
-        """(B,) log-probabilities of the tokens that count, given the first, in nats."""
+        """(B,) log-probabilities of the tokens that count, given the first, in nats; with gaps, of those "observed"."""
+        if "observed" in batch:
+            return gaps.log_evidence(self._table(state), batch["x"], batch["observed"], self.end)
         weights = counted_tokens(batch, weighted=False).at[:, 0].set(0.0)
         return jnp.sum(self.log_probs(state, batch) * weights, axis=1)
+
+    def fill(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B, T) "x", rows that begin with `end`, whose unobserved tokens are drawn from their posterior."""
+        return gaps.fill(self._table(state), batch["x"], batch["observed"], self.end, key)
+
+    def _table(self, state: State) -> Array:
+        """(V, ..., V) log-probabilities of the last token given the `order` - 1 before, at least one."""
+        contexts = max(self.order - 1, 1)
+        if self.vocabulary ** (contexts + 1) > _LARGEST_TABLE:
+            raise UserError(
+                f"the exact posterior of a gap needs a table of {self.vocabulary}^{contexts + 1} probabilities: "
+                "take an n-gram model with a smaller --order, or draw --candidates"
+            )
+        every = jnp.stack(jnp.unravel_index(jnp.arange(self.vocabulary**contexts), (self.vocabulary,) * contexts))
+        cache, _ = self.start(state.params, None, every.shape[1], contexts)
+        for token in every:
+            cache, log_probs = self.next(state.params, None, cache, token)
+        return log_probs.reshape((self.vocabulary,) * (contexts + 1))
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Array, Array]:
         """No context (n, order - 1), and the token before the first."""

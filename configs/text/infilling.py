@@ -1,0 +1,73 @@
+"""Text-to-text: fills in spans taken out of a text (the objective of T5, Raffel et al. 2020), on embedded tales.
+
+python train.py infilling
+python train.py infilling --data my.txt --tokenizer bpe
+python -m gen_jax generate runs/infilling --prompt "Ada the " --after " lived by the harbor." --n 3
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent
+from gen_jax.checkpoint import Best
+from gen_jax.data import load
+from gen_jax.evaluation import log_likelihood, text_to_text_quality
+from gen_jax.experiment import Experiment
+from gen_jax.models.text import transformer
+from gen_jax.optimizers import muon, warm_down
+
+
+def config(
+    data: str = "tales",
+    width: int = 128,
+    depth: int = 2,
+    heads: int = 2,
+    dropout: float = 0.0,
+    smoothing: float = 0.0,
+    lr: float = 0.02,
+    adam_lr: float = 0.003,
+    weight_decay: float = 0.0,
+    source: int = 384,
+    target: int = 64,
+    batch: int = 16,
+    steps: int = 600,
+    smoke: bool = False,
+) -> Experiment:
+    """A window of a text has one or two gaps; the target holds what fills them.
+
+    Args:
+        data: a text, or a folder of texts, by name or path
+        width: of the network
+        depth: number of blocks, of the encoder and of the decoder
+        heads: of attention
+        dropout: share of activations dropped in training
+        smoothing: of labels
+        lr: learning rate of Muon, for the kernels of the blocks
+        adam_lr: learning rate of Adam, for all else
+        weight_decay: of all weights
+        source: tokens in a row of sources
+        target: tokens in a row of targets
+        batch: rows per step
+        steps: training steps
+    """
+    if smoke:
+        data, width, depth, heads, source, target, batch, steps = "tales", 16, 1, 2, 256, 64, 4, min(steps, 20)
+    pairs = load(data, text="spans")
+    tokenizer = pairs.tokens(pairs=True)
+    length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
+    model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)
+    tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
+    return Experiment(
+        model,
+        descent(model, {"text_to_text": tx}),
+        data=pairs,
+        packed=(source, target),
+        batch=batch,
+        steps=steps,
+        chunk=10,
+        metrics=[log_likelihood, text_to_text_quality("exact_match", "word_error", beams=1, examples=500)],
+        plots=[plots.text_to_text_samples],
+        report_every=50,
+        evaluate_every=250,
+        plot_every=250,
+        checkpoint_every=250,
+        best=Best("validation/exact_match", "max"),
+    )
