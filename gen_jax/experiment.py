@@ -137,12 +137,12 @@ class Experiment:
         """A split for evaluation; "validation", "test" and "train" refer to the splits that the experiment names."""
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
-        train, part = (fixed(counted(self._examples(data, one)), self.host_transforms) for one in (self.train, name))
+        train, part = (fixed(counted(self.examples(data, one)), self.host_transforms) for one in (self.train, name))
         return Split(
             name, part, tuple(self.transforms), batch, train, data.name, data.info.levels, data.info, self.windows
         )
 
-    def _examples(self, data: Dataset, name: str) -> Arrays:
+    def examples(self, data: Dataset, name: str) -> Arrays:
         """The examples of a split; of a stream of tokens its windows."""
         arrays = data[name]
         return evaluation_windows(arrays["x"], self.windows, data.uncounted_token) if self.windows else arrays

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
+from jax import Array
 
 from gen_jax import plots
 from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import averaged
+from gen_jax.core import Seq2Seq, State, averaged
 from gen_jax.data.catalogue import CATALOGUE
 from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
@@ -22,10 +24,14 @@ from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_encoder
-from gen_jax.evaluation.suite import EncoderChoice, quality_encoder, suite
+from gen_jax.evaluation.suite import EncoderChoice, is_text, quality_encoder, suite
+from gen_jax.evaluation.text import held_out_quality
 from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, open_run
 from gen_jax.workdir import default_workdir
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["compared", "ready"]
 
@@ -77,7 +83,8 @@ def compared(
     _same({str(run.workdir): run.data.name for run in runs}, data, data_dir)
     if unready := [str(run.workdir) for run in runs if "step" not in run.folder.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
-    whole = lambda run: run.data["train"] if "train" in run.data.splits else run.data[run.experiment.train]
+    train = lambda run: "train" if "train" in run.data.splits else run.experiment.train
+    whole = lambda run: run.experiment.examples(run.data, train(run))
     parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
     _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
     rows = [_data_row(parts[0], encoder)]
@@ -105,15 +112,24 @@ def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None,
         found["run_seconds"] = Estimate(
             summary["seconds"], math.nan, "s", "exact", 1, device, "speed and cost", "lower"
         )
-    images = split.pixels(model.sample(state, jax.random.key(seed), 64)["x"])  # as encoders receive them
-    figures = {"samples": plots.show({"samples": images})}
+    figures = {"samples": _samples(model, state, split, jax.random.key(seed))}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
     return Row(name, type(model).__name__, found, figures)
 
 
+def _samples(model: Any, state: State, split: Split, key: Array) -> Figure:
+    if isinstance(model, Seq2Seq):
+        return plots.text_to_text_samples(model, state, split, key)
+    if is_text(split):
+        return plots.text_samples(model, state, split, key)
+    return plots.show({"samples": split.pixels(model.sample(state, key, 64)["x"])})  # as encoders receive them
+
+
 def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
     """Sample-quality metrics of the split itself; with few examples, distances are biased upward."""
+    if is_text(split):
+        return Row(f"({split.name} text)", "data", held_out_quality(split), competes=False)
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)

@@ -6,7 +6,7 @@ A metric is a function of a model that returns `measure(state, split, key) -> {n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,19 @@ from gen_jax.data.text import Windows
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 
-__all__ = ["Estimate", "Measure", "Metric", "PerExample", "Split", "ask", "counted", "mean_over", "with_group"]
+__all__ = [
+    "Estimate",
+    "Measure",
+    "Metric",
+    "PerExample",
+    "Split",
+    "ask",
+    "counted",
+    "mean_over",
+    "ratio_of_sums",
+    "standard_error",
+    "with_group",
+]
 
 
 class Estimate(NamedTuple):
@@ -141,6 +153,11 @@ def ask(model: Any, ability: type, metric: str) -> None:
             f"{metric} needs a model that is {ability.__name__} (see gen_jax.core), and {type(model).__name__} is not: "
             "leave it out of `metrics`"
         )
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """The standard error of the mean of values, NaN for a single one."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def ratio_of_sums(totals: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:

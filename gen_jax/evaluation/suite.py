@@ -21,7 +21,7 @@ from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_gro
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
-from gen_jax.evaluation.text import text_likelihood
+from gen_jax.evaluation.text import text_likelihood, text_quality
 
 __all__ = [
     "ENOUGH",
@@ -49,7 +49,7 @@ def suite(
     """
     chosen = _likelihoods(model, own)
     if is_text(split) and isinstance(model, Density):
-        chosen = [text_likelihood]
+        chosen = [text_likelihood, *([] if "text_quality" in {metric.__name__ for metric in own} else [text_quality()])]
     elif is_sequences(split) and isinstance(model, Density) and not isinstance(model, Seq2Seq):
         chosen.append(log_likelihood_per_step)
     if encode := quality_encoder(split, encoder):

@@ -238,3 +238,18 @@ def test_published_corpora_say_how_to_prepare_them(tmp_path):
     prepare("scan", tmp_path, files)
     data = load("scan", data_dir=tmp_path)
     assert sum(len(data[split]["x"]) for split in data.splits) == 1000 and len(data["test"]["x"]) == 100
+
+
+def test_captions_of_a_picture_are_paraphrases_of_each_other(tmp_path):
+    from gen_jax.data.builders.corpora import CORPORA
+
+    for name, pictures in (("train", 4), ("val", 3), ("test_2016", 6)):
+        for k in range(1, 6):
+            lines = [f"{name} picture {i}, {'same' if k < 3 and i == 0 else f'caption {k}'}\n" for i in range(pictures)]
+            (tmp_path / f"{name}.{k}.en").write_text("".join(lines))
+    parts = CORPORA["multi30k_captions"][1](tmp_path)
+    assert len(parts["train"]) == 4 * 5 - 1  # two captions of the first picture are equal
+    picture = lambda text: text.split(",")[0]
+    assert all(picture(x) == picture(y) and x != y for x, y in parts["train"])
+    sources = [x for x, _ in parts["test"]][::4]
+    assert [text[-1] for text in sources[1:]] == ["2", "3", "4", "5", "1"] and len(parts["test"]) == 6 * 4

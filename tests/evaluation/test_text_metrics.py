@@ -13,10 +13,10 @@ from gen_jax.data.text import Windows, evaluation_windows
 from gen_jax.errors import UserError
 from gen_jax.evaluation import Split, text_likelihood, text_quality
 from gen_jax.evaluation.text import (
-    _continued,
     compare_texts,
     distinct,
     edit_distance,
+    first_sentence,
     grams,
     grouped,
     longest_copies,
@@ -25,6 +25,7 @@ from gen_jax.evaluation.text import (
     self_bleu,
     stream_log_probs,
 )
+from gen_jax.evaluation.text.generated import _continued
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Categorical
 from gen_jax.models.text import NGram
@@ -153,3 +154,8 @@ def test_scores_of_texts_are_those_of_their_libraries():
     assert found["rouge_1"].value == pytest.approx((100 * 5 / 6 + 100) / 2)
     refused = compare_texts(["ein Hütte"], [["eine Hütte"]], ["rouge_l"])["rouge_l"]
     assert refused.kind == "undefined" and "ASCII" in refused.how
+    few = compare_texts(["two — “words”"], [["two “words”" + " again" * 1000 + " naïve"]], ["rouge_1"])["rouge_1"]
+    assert few.kind == "exact"
+    assert (
+        first_sentence("It costs 3.5 euros. Buy it!") == "It costs 3.5 euros." and first_sentence("No end") == "No end"
+    )

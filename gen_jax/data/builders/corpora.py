@@ -47,6 +47,23 @@ def multi30k(folder: Path) -> Texts:
     return {split: list(zip(*both, strict=True)) for split, both in sides.items()}
 
 
+def multi30k_captions(folder: Path) -> Texts:
+    """Captions of the same picture. To learn from: each of the five with the next; to test: one with the four others,
+    another one for each picture, because the first are longer."""
+    folder = folder / "task2" if (folder / "task2").is_dir() else folder
+    names, parts = {"train": "train", "validation": "val", "test": "test_2016"}, {}
+    for split, name in names.items():
+        sides = [_lines(_file(folder, f"{name}.{one}.en")) for one in range(1, 6)]
+        pictures = list(zip(*sides, strict=True))
+        if split == "train":
+            pairs = [(five[i], five[(i + 1) % 5]) for five in pictures for i in range(5)]
+            parts[split] = [(x, y) for x, y in pairs if x != y]
+        else:
+            chosen = [(five, row % 5) for row, five in enumerate(pictures)]
+            parts[split] = [(five[i], other) for five, i in chosen for k, other in enumerate(five) if k != i]
+    return parts
+
+
 def tatoeba_en_de(folder: Path) -> Texts:
     names = {"train": "train.tsv", "validation": "val.tsv", "test": "test.tsv"}
     return {s: [tuple(line.split("\t")[:2]) for line in _lines(_file(folder, name))] for s, name in names.items()}
@@ -102,6 +119,11 @@ CORPORA: Mapping[str, tuple[str, Callable[[Path], Texts], str]] = {
     "tinyshakespeare": ("tokens", tinyshakespeare, "plays of Shakespeare, 1.1 MB; the last tenth is for testing"),
     "state_union": ("tokens", state_union, "addresses of US presidents 1945 to 2006, 2.1 MB"),
     "multi30k": ("pairs", multi30k, "31,014 captions of pictures, English and German"),
+    "multi30k_captions": (
+        "pairs",
+        multi30k_captions,
+        "five English captions of each of 31,014 pictures, as paraphrases",
+    ),
     "tatoeba_en_de": ("pairs", tatoeba_en_de, "169,813 sentences, English and German"),
     "scan": ("pairs", _scan("simple"), "20,910 commands and their actions"),
     "scan_length": ("pairs", _scan("length"), "the same, tested on longer actions"),

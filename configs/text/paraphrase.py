@@ -1,0 +1,73 @@
+"""Paraphrases: captions of the same picture (Multi30k, Elliott et al. 2016); numbers in words where it is not prepared.
+
+python -m gen_jax data prepare multi30k_captions --manual-dir DIR
+python train.py paraphrase
+"""
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.checkpoint import Best
+from gen_jax.data import load
+from gen_jax.data.catalogue import first_available
+from gen_jax.evaluation import log_likelihood, text_to_text_quality
+from gen_jax.experiment import Experiment
+from gen_jax.models.text import transformer
+from gen_jax.optimizers import muon, warm_down
+
+
+def config(
+    data: str = first_available("multi30k_captions", "numbers"),
+    width: int = 128,
+    depth: int = 3,
+    heads: int = 2,
+    dropout: float = 0.1,
+    smoothing: float = 0.1,
+    lr: float = 0.02,
+    adam_lr: float = 0.003,
+    weight_decay: float = 0.1,
+    source: int = 64,
+    target: int = 64,
+    batch: int = 32,
+    steps: int = 1500,
+    smoke: bool = False,
+) -> Experiment:
+    """Copying the source, a caption by a person, is the row to beat.
+
+    Args:
+        data: pairs of texts, by name or path
+        width: of the network
+        depth: number of blocks, of the encoder and of the decoder
+        heads: of attention
+        dropout: share of activations dropped in training
+        smoothing: of labels
+        lr: learning rate of Muon, for the kernels of the blocks
+        adam_lr: learning rate of Adam, for all else
+        weight_decay: of all weights
+        source: tokens in a row of sources
+        target: tokens in a row of targets
+        batch: rows per step
+        steps: training steps
+    """
+    if smoke:
+        data, width, depth, heads, source, target, batch, steps = "numbers", 16, 1, 2, 144, 24, 4, min(steps, 20)
+    pairs = load(data, text="pairs", defaults={"tokenizer": "bpe", "vocabulary": 6000})
+    tokenizer = pairs.tokens(pairs=True)
+    length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
+    model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)
+    tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
+    return Experiment(
+        model,
+        with_ema(descent(model, {"text_to_text": tx}), "text_to_text", 0.998),
+        data=pairs,
+        packed=(source, target),
+        batch=batch,
+        steps=steps,
+        chunk=10,
+        metrics=[log_likelihood, text_to_text_quality("bleu_lower", "chrf", beams=5, examples=4000)],
+        plots=[plots.text_to_text_samples],
+        report_every=50,
+        evaluate_every=500,
+        plot_every=500,
+        checkpoint_every=500,
+        best=Best("validation/bleu_lower", "max"),
+    )
