@@ -22,6 +22,7 @@ def config(
     heads: int = 3,
     dropout: float = 0.2,
     smoothing: float = 0.1,
+    copies: bool = True,
     lr: float = 0.02,
     adam_lr: float = 0.003,
     weight_decay: float = 0.1,
@@ -40,6 +41,7 @@ def config(
         heads: of attention
         dropout: share of activations dropped in training
         smoothing: of labels
+        copies: tokens may be copied from the source
         lr: learning rate of Muon, for the kernels of the blocks
         adam_lr: learning rate of Adam, for all else
         weight_decay: of all weights
@@ -53,7 +55,7 @@ def config(
     pairs = load(data, text="pairs", defaults={"tokenizer": "bpe", "vocabulary": 4000})
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)
-    model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, dropout=dropout)
+    model = transformer(tokenizer.size, tokenizer.end, width, depth, heads, length, smoothing, copies, dropout=dropout)
     tx = muon(warm_down(lr, steps), warm_down(adam_lr, steps), weight_decay, clip=1.0)
     return Experiment(
         model,

@@ -317,10 +317,39 @@ def pairs(n=5, seed=0):
     return {"x": x, "length": length, "y": y, "y_length": y_length}
 
 
-@pytest.mark.representatives("t5", "swiglu")
-@pytest.mark.parametrize("name", ["modern", "t5", "swiglu"])
+def test_copies_have_the_probability_of_their_formula():
+    model, batch = text_to_text(copies=True), pairs()
+    state = start_of(model, batch)
+    copier, params = model._copier, start_of(model, batch).params["text_to_text"]["copier"]
+    rng = np.random.default_rng(0)
+    h, memory = rng.normal(size=(1, 16)).astype(np.float32), rng.normal(size=(1, 4, 16)).astype(np.float32)
+    params = {**params, "gate": jnp.asarray(rng.normal(size=16), jnp.float32)}
+    logits, x = rng.normal(size=(1, V)).astype(np.float32), np.array([[3, 5, 3, 7]])
+    seen = np.array([[True, True, True, False]])
+    found = np.exp(copier.all_log_probs(params, h, copier.keys(params, memory), x, seen, logits)[0])
+    scores = (h @ params["query"]) @ (memory[0] @ params["key"]).T / 4
+    weights = np.exp(scores[0, :3]) / np.exp(scores[0, :3]).sum()
+    gate = 1 / (1 + np.exp(-(h[0] @ params["gate"])))
+    expected = (1 - gate) * np.exp(logits[0]) / np.exp(logits[0]).sum()
+    for token, weight in zip(x[0], weights):
+        expected[token] += gate * weight
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found.sum() == pytest.approx(1, abs=1e-5)
+    assert all(
+        np.isfinite(a).all()
+        for a in jax.tree.leaves(
+            jax.grad(lambda p: model.loss(p, state, batch, None)[0].total)(state.params["text_to_text"])
+        )
+    )
+
+
+@pytest.mark.representatives("t5", "swiglu", "copies")
+@pytest.mark.parametrize("name", ["modern", "t5", "swiglu", "copies"])
 def test_packed_pairs_and_cached_steps_have_the_likelihood_of_single_pairs(name):
-    model, batch = text_to_text(PARTS[name]), pairs()
+    model, batch = (
+        text_to_text(PARTS["modern"], copies=True) if name == "copies" else text_to_text(PARTS[name]),
+        pairs(),
+    )
     assert isinstance(model, Seq2Seq)
     state = start_of(model, batch)
     each = np.asarray(jax.jit(model.log_prob)(state, batch))

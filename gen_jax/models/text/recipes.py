@@ -29,12 +29,25 @@ def modern_lm(
 
 
 def transformer(
-    vocabulary: int, end: int, width: int, depth: int, heads: int, length: int, smoothing: float = 0.0, **more: Any
+    vocabulary: int,
+    end: int,
+    width: int,
+    depth: int,
+    heads: int,
+    length: int,
+    smoothing: float = 0.0,
+    copies: bool = False,
+    **more: Any,
 ) -> TextToText:
-    """Encoder and decoder of the same depth, with the blocks of `modern_lm`. length: tokens of a sampled target."""
+    """Encoder and decoder of the same depth, with the blocks of `modern_lm`. length: tokens of a sampled target.
+
+    smoothing, copies: see `TextToText`.
+    """
     parts = modern_parts(width, heads, **more)
     encoder, decoder = Stack(parts, depth, causal=False), Stack(parts, depth, cross=True)
-    return TextToText(_embedding(vocabulary, length, parts, 0.0), encoder, decoder, end, smoothing, length=length)
+    return TextToText(
+        _embedding(vocabulary, length, parts, 0.0), encoder, decoder, end, smoothing, length=length, copies=copies
+    )
 
 
 def _embedding(vocabulary: int, context: int, parts: Parts, soft_cap: float) -> Embedding:

@@ -13,6 +13,7 @@ from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, f
 from gen_jax.models.common.autoregressive import Sampling, generate
 from gen_jax.models.common.tokens import counted_tokens, token_log_probs
 from gen_jax.models.common.transformer import Cache, Stack
+from gen_jax.models.text.copying import Copier
 from gen_jax.models.text.language_model import Embedding
 
 __all__ = ["TextToText"]
@@ -24,7 +25,8 @@ class TextToText:
 
     Targets begin and end with `end`, sources end with it. Rows are padded, with "length" and "y_length"; or hold
     several pairs, numbered from 1 in "segments" and "y_segments", which do not see each other. smoothing: of labels, in
-    training (Szegedy et al. 2016). length: tokens of a sampled target.
+    training (Szegedy et al. 2016). length: tokens of a sampled target. copies: a token is taken from the vocabulary, or
+    copied from the source, with a probability of its own (pointer-generator, See et al. 2017).
     """
 
     embedding: Embedding
@@ -34,6 +36,7 @@ class TextToText:
     smoothing: float = 0.0
     block: int = 0
     length: int = 64
+    copies: bool = False
 
     def __post_init__(self):
         if self.encoder.causal or not self.decoder.causal or not self.decoder.cross or self.encoder.cross:
@@ -50,7 +53,13 @@ class TextToText:
             "encoder": self.encoder.init(fold_in(key, "encoder")),
             "decoder": self.decoder.init(fold_in(key, "decoder")),
         }
+        if self.copies:
+            params["copier"] = self._copier.init(fold_in(key, "copier"))
         return {"text_to_text": params}, {}
+
+    @property
+    def _copier(self) -> Copier:
+        return Copier(self.decoder.parts.width)
 
     def _encode(self, params: PyTree, x: Array, segments: Array, key: Array | None = None) -> Array:
         """(B, S, D) vectors of sources."""
@@ -67,7 +76,12 @@ class TextToText:
         before, positions = targets[:, :-1], _positions(targets[:, :-1])
         h = self.embedding(params["embedding"], y[:, :-1], positions, key)
         h = self.decoder(params["decoder"], h, positions, before, (memory, sources), key)
-        return token_log_probs(partial(self.embedding.logits, params["embedding"]), h, y[:, 1:], self.block)
+        log_probs, mean = token_log_probs(partial(self.embedding.logits, params["embedding"]), h, y[:, 1:], self.block)
+        if self.copies:
+            seen = before[:, :, None] == jnp.where(sources > 0, sources, -1)[:, None]
+            keys = self._copier.keys(params["copier"], memory)
+            log_probs = self._copier.log_probs(params["copier"], h, keys, x, seen, y[:, 1:], log_probs)
+        return log_probs, mean
 
     def _counted(self, batch: Batch, weighted: bool) -> Array:
         """(B, T - 1) weights of the target tokens after the first: those in the pair of the token before."""
@@ -94,9 +108,10 @@ class TextToText:
     def encode_source(self, params: Params, batch: Batch) -> PyTree:
         """The condition for decoding: what the decoder keeps of sources "x" (n, S) with "length"."""
         params = params["text_to_text"]
-        segments = segments_of(batch, "x")
-        memory = self._encode(params, batch["x"].astype(jnp.int32), segments)
-        return self.decoder.remember(params["decoder"], memory, segments)
+        x, segments = batch["x"].astype(jnp.int32), segments_of(batch, "x")
+        memory = self._encode(params, x, segments)
+        kept = self.decoder.remember(params["decoder"], memory, segments)
+        return (kept, x, self._copier.keys(params["copier"], memory)) if self.copies else (kept,)
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Cache, Array]:
         """An empty cache for n targets of at most `size` tokens, and the token before the first."""
@@ -106,8 +121,12 @@ class TextToText:
         """The cache after tokens (n,), and the logits (n, V) of the next; condition: see `encode_source`."""
         params = params["text_to_text"]
         h = self.embedding(params["embedding"], token[:, None], cache.count[:, None])
-        after, h = self.decoder.step(params["decoder"], cache._replace(memory=condition), h)
-        return after._replace(memory=()), self.embedding.logits(params["embedding"], h[:, 0])
+        after, h = self.decoder.step(params["decoder"], cache._replace(memory=condition[0]), h)
+        logits = self.embedding.logits(params["embedding"], h[:, 0])
+        if self.copies:
+            (_, segments), x, keys = condition
+            logits = self._copier.all_log_probs(params["copier"], h[:, 0], keys, x, segments > 0, logits)
+        return after._replace(memory=()), logits
 
     def sample(
         self, state: State, key: Array, n: int, condition: Batch | None = None, sampling: Sampling = Sampling()
