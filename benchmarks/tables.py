@@ -106,8 +106,8 @@ PAGES = {
     ),
     "texts": Page(
         "Quality of text models",
-        "The configs of the family on published data, test split, one seed each, with the core-seconds of training and "
-        "evaluation together (`benchmarks/quality/texts.py`).",
+        "The configs of the family on published data, test split, one seed unless more are named, with the "
+        "core-seconds of training and evaluation together (`benchmarks/quality/texts.py`).",
     ),
     "convolutions": Page(
         "Convolutions",

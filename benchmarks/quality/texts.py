@@ -9,10 +9,12 @@ The data sets must be prepared (`python -m gen_jax data prepare NAME --manual-di
 from __future__ import annotations
 
 import resource
+import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.harness import ROOT, Report, beside
 from gen_jax.core import averaged
@@ -29,6 +31,7 @@ class Task(NamedTuple):
     arguments: str
     metrics: Mapping[str, tuple[str, str]]
     why: str = ""
+    seeds: int = 1
 
 
 NATS = {"nats_per_token": ("nats/character", "")}
@@ -36,9 +39,10 @@ SLOWER = "products of this machine run at a third of the speed of the one the ta
 TASKS = {
     "tinyshakespeare, n-gram": Task("ngram --data tinyshakespeare", NATS),
     "tinyshakespeare, gpt_tales": Task(
-        "gpt_tales --data tinyshakespeare --steps 3000 --evaluate_every 1000",
+        "gpt_tales --data tinyshakespeare --steps 3600 --evaluate_every 1800",
         {"nats_per_token": ("nats/character", "<= 1.5")},
         SLOWER,
+        seeds=3,
     ),
     "tinyshakespeare, gpt_nano": Task(
         "gpt_nano --data tinyshakespeare",
@@ -46,6 +50,8 @@ TASKS = {
         "the target is nanoGPT's number, which is of random windows, not of an exact pass",
     ),
     "scan": Task("actions --data scan", {"exact_match": ("share", ">= 0.99")}),
+    "scan_length": Task("actions --data scan_length", {"exact_match": ("share", "")}),
+    "scan_jump": Task("actions --data scan_jump", {"exact_match": ("share", "")}),
     "cmudict": Task("phonemes --data cmudict", {"exact_match": ("share", ">= 0.55")}),
     "multi30k": Task(
         "translation --data multi30k",
@@ -54,57 +60,83 @@ TASKS = {
     "bible_styles": Task(
         "simplification --data bible_styles", {"bleu": ("BLEU", ">= 27"), "bleu_of_copy": ("BLEU", "")}
     ),
+    "multi30k_captions": Task(
+        "paraphrase --data multi30k_captions", {"bleu_lower": ("BLEU", ""), "bleu_lower_of_copy": ("BLEU", "")}
+    ),
+    "scitldr": Task(
+        "summaries --data scitldr",
+        {name: ("F1", "") for name in ("rouge_1", "rouge_1_of_lead", "rouge_l", "rouge_l_of_lead")},
+    ),
 }
 
 
-def core_seconds(task: str) -> float:
-    """Trains a task unless it has finished; the time of all cores that its training and evaluation took."""
-    folder = FOLDER / task.replace(", ", "_")
-    took = read_json(folder / "core_seconds.json")
-    if took is None:
+def folders(task: str) -> list[Path]:
+    """The working directories of a task, one for each seed."""
+    name = task.replace(", ", "_")
+    return [FOLDER / (f"{name}_{seed}" if seed else name) for seed in range(TASKS[task].seeds)]
+
+
+def train(task: str) -> None:
+    """Trains a task with each seed, unless it has finished, and keeps the time of all cores that it took."""
+    for seed, folder in enumerate(folders(task)):
+        if (folder / "core_seconds.json").is_file():
+            continue
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [
-            sys.executable,
-            "train.py",
-            *TASKS[task].arguments.split(),
-            "--workdir",
-            str(folder),
-            "--no-progress",
-        ]
+        command = [sys.executable, "train.py", *TASKS[task].arguments.split(), "--seed", str(seed)]
+        command += ["--workdir", str(folder), "--no-progress"]
         subprocess.run(command, cwd=ROOT, env=beside(), check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        write_json(folder / "core_seconds.json", took)
-    return took
+        write_json(folder / "core_seconds.json", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def run_of(task: str) -> Any:
-    return open_run(FOLDER / task.replace(", ", "_"))[0]
+def finished(task: str) -> list[Path]:
+    return [folder for folder in folders(task) if (folder / "core_seconds.json").is_file()]
+
+
+def report_task(report: Report, task: str) -> None:
+    """The metrics of a task, of several seeds their mean and standard error."""
+    done = finished(task)
+    found = [open_run(folder)[0].folder.summary()["evaluation"] for folder in done]
+    took = max(read_json(folder / "core_seconds.json") for folder in done)
+    for metric, (unit, target) in TASKS[task].metrics.items():
+        values = [one[metric]["value"] for one in found]
+        title = f"{task}: {metric.replace('_', ' ')} (`{TASKS[task].arguments}`, {took:.0f} core-seconds)"
+        report.fact(title + _seeds(values), statistics.mean(values), unit, target, TASKS[task].why)
+
+
+def _seeds(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return ""
+    return f", mean of {len(values)} seeds ± {statistics.stdev(values) / len(values) ** 0.5:.4f}"
 
 
 def mixture(report: Report) -> None:
-    """The mixture of the Transformer and the n-gram model, its weight that of the validation split."""
-    runs = [run_of("tinyshakespeare, gpt_tales"), run_of("tinyshakespeare, n-gram")]
-    splits = lambda run: {name: run.experiment.split(run.data, name) for name in ("validation", "test")}
-    found, weight = mixture_likelihood(*((r.experiment.model, averaged(r.state()), splits(r)) for r in runs), "test")
-    what = f"tinyshakespeare, {weight:.2f} Transformer + {1 - weight:.2f} n-gram"
-    report.fact(what, found["mixture_nats_per_token"].value, "nats/character", "<= 1.42", SLOWER)
+    """Mixtures of each Transformer and the n-gram model, their weight that of the validation split."""
+    [n_gram] = [open_run(folder)[0] for folder in finished("tinyshakespeare, n-gram")]
+    values, weights = [], []
+    for folder in finished("tinyshakespeare, gpt_tales"):
+        runs = [open_run(folder)[0], n_gram]
+        splits = lambda run: {name: run.experiment.split(run.data, name) for name in ("validation", "test")}
+        sides = [(run.experiment.model, averaged(run.state()), splits(run)) for run in runs]
+        found, weight = mixture_likelihood(*sides, "test")
+        values.append(found["mixture_nats_per_token"].value)
+        weights.append(weight)
+    share = statistics.mean(weights)
+    what = f"tinyshakespeare, {share:.2f} Transformer + {1 - share:.2f} n-gram{_seeds(values)}"
+    report.fact(what, statistics.mean(values), "nats/character", "<= 1.42", SLOWER)
 
 
 def main() -> None:
     report = Report("texts")
     for name in (name for name in TASKS if report.options.only in name):
-        core_seconds(name)
+        train(name)
     report.options.only = ""  # the record is of all that has finished
-    finished = [name for name in TASKS if (FOLDER / name.replace(", ", "_") / "core_seconds.json").is_file()]
-    for name in finished:
-        task, took, found = TASKS[name], core_seconds(name), run_of(name).folder.summary()["evaluation"]
-        for metric, (unit, target) in task.metrics.items():
-            title = f"{name}: {metric.replace('_', ' ')} (`{task.arguments}`, {took:.0f} core-seconds)"
-            report.fact(title, found[metric]["value"], unit, target, task.why)
-    if {"tinyshakespeare, gpt_tales", "tinyshakespeare, n-gram"} <= {*finished}:
+    done = [name for name in TASKS if finished(name)]
+    for name in done:
+        report_task(report, name)
+    if {"tinyshakespeare, gpt_tales", "tinyshakespeare, n-gram"} <= {*done}:
         mixture(report)
-    if left := [name for name in TASKS if name not in finished]:
+    if left := [name for name in TASKS if name not in done]:
         report.note(f"Not measured on this device: {', '.join(left)}.")
     report.finish()
 

@@ -28,7 +28,7 @@ def config(
     source: int = 128,
     target: int = 128,
     batch: int = 32,
-    steps: int = 2500,
+    steps: int = 1500,
     smoke: bool = False,
 ) -> Experiment:
     """Words may have several pronunciations: any of them is right.

@@ -29,7 +29,7 @@ def config(
     source: int = 192,
     target: int = 192,
     batch: int = 12,
-    steps: int = 2500,
+    steps: int = 1500,
     smoke: bool = False,
 ) -> Experiment:
     """Copying the source is the row to beat.

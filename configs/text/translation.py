@@ -28,7 +28,7 @@ def config(
     source: int = 64,
     target: int = 64,
     batch: int = 32,
-    steps: int = 2500,
+    steps: int = 1500,
     smoke: bool = False,
 ) -> Experiment:
     """One vocabulary of subwords for both languages.

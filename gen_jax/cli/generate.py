@@ -66,54 +66,78 @@ def generate(
         presence: penalty of tokens seen before, subtracted from their logits
         order: the steps from logits to a draw, in their order, with commas between them
         stop: strings at which a text ends
-        candidates: for a gap, draws from which one is chosen by how well both sides fit; 0: exact draws, by default
-            where the model can, else 256
+        candidates: for a gap, draws from which one is chosen by how well both sides fit, by default 256; 0 (HMMs): exact
+            draws, which n-gram models of low order know too
         stream: print each text as it is generated, one after the other
         json: print each text as a line of JSON, with its log-probabilities in nats
         out: write to this file instead of standard output
         seed: random seed; text number i is the same whatever else is generated
     """
+    _check(n, after, candidates, stream, json, out)
+    prompts = _prompts(prompt, prompt_file)
+    from gen_jax.core import Seq2Seq
+    from gen_jax.models.text.generation import Generator
+
+    sampling = _sampling(temperature, top_k, top_p, min_p, repetition, presence, order=order)
+    run = open_workdir(workdir, config, data_dir)
+    wanted = parse_step(step)
+    if after is not None:
+        _fill(run, wanted, prompts, after, n, length, sampling, candidates, seed, json, out)
+        return
+    if isinstance(run.experiment.model, Seq2Seq):
+        raise UserError(f"{workdir} holds a text-to-text model: use `gen_jax translate`, or fill gaps with --after")
+    ends = run.data.info.documents
+    made = Generator(run.experiment.model, run.data.tokens(), sampling, length, minimum, ends, tuple(stop or ()), seed)
+    _continue(run, wanted, made, prompts, n, stream, json, out)
+
+
+def _check(n: int, after: str | None, candidates: int | None, stream: bool, as_json: bool, out: Path | None) -> None:
     if n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
-    if stream and (json or out or after is not None):
+    if stream and (as_json or out or after is not None):
         raise UserError("--stream writes to the terminal as text comes: leave out --json, --out and --after")
     if candidates is not None and after is None:
         raise UserError("--candidates is for filling a gap: give the text after it with --after")
     if out is not None:
         check_folder(out)
-    prompts = _prompts(prompt, prompt_file)
-    from gen_jax.core import Seq2Seq, averaged
+
+
+def _sampling(*numbers: float, order: str = "") -> Any:
     from gen_jax.models.common.autoregressive import ORDER, Sampling
-    from gen_jax.models.text.generation import Generator, Row
 
     names = tuple(name.strip() for name in order.split(",")) if order else ORDER
     try:
-        sampling = Sampling(temperature, top_k, top_p, min_p, repetition, presence, names)
+        return Sampling(*numbers, names)
     except ValueError as error:
         raise UserError(str(error)) from None
-    run = open_workdir(workdir, config, data_dir)
-    wanted = parse_step(step)
+
+
+def _continue(
+    run: Any,
+    step: int | str | None,
+    made: Any,
+    prompts: list[str],
+    n: int,
+    stream: bool,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Continues each prompt n times."""
+    from gen_jax.core import averaged
+    from gen_jax.models.text.generation import Row
+
+    prompted = enumerate(_encode(text, made.tokenizer) for text in prompts)
+    rows = [Row(i * n + j, tokens) for i, tokens in prompted for j in range(n)]
+    _note_cut(made.model, rows)
+    state = averaged(run.state(step))
     try:
-        if after is not None:
-            lines = _fill(run, wanted, prompts, after, n, length, sampling, candidates, seed, json)
-            _write(lines, json, out)
-            return
-        if isinstance(run.experiment.model, Seq2Seq):
-            raise UserError(f"{workdir} holds a text-to-text model: use `gen_jax translate`, or fill gaps with --after")
-        tokenizer, info = run.data.tokens(), run.data.info
-        made = Generator(
-            run.experiment.model, tokenizer, sampling, length, minimum, info.documents, tuple(stop or ()), seed
-        )
-        rows = [Row(i * n + j, _encode(text, tokenizer)) for i, text in enumerate(prompts) for j in range(n)]
-        _note_cut(run.experiment.model, rows)
-        state = averaged(run.state(wanted))
         if stream:
             _stream(made, state, rows, prompts, n)
             return
         found = made(state, rows)
     except KeyboardInterrupt:
         raise Preempted("stopped") from None
-    _write([_as_line(prompts[i // n], one, sampling, json) for i, one in enumerate(found)], json, out)
+    _write([_as_line(prompts[i // n], one, made.sampling, as_json) for i, one in enumerate(found)], as_json, out)
 
 
 def _prompts(prompt: list[str] | None, file: Path | None) -> list[str]:
@@ -142,31 +166,46 @@ def _fill(
     candidates: int | None,
     seed: int,
     as_json: bool,
-) -> list[str]:
-    """The texts whose gaps between each prompt and `after` are filled n times."""
-    from gen_jax.core import Infilling, Seq2Seq, averaged
+    out: Path | None,
+) -> None:
+    """Fills the gap between each prompt and `after` n times."""
+    try:
+        found = _fillings(run, step, prompts, after, n, length, sampling, candidates, seed)
+    except KeyboardInterrupt:
+        raise Preempted("stopped") from None
+    text = lambda i, one: prompts[i // n] + one.text + after
+    more = lambda i, one: json_line({"prompt": prompts[i // n], "after": after, **one._asdict()})
+    _write([(more if as_json else text)(i, one) for i, one in enumerate(found)], as_json, out)
+
+
+def _fillings(
+    run: Any,
+    step: int | str | None,
+    prompts: list[str],
+    after: str,
+    n: int,
+    length: int,
+    sampling: Any,
+    candidates: int | None,
+    seed: int,
+) -> list[Any]:
+    from gen_jax.core import Autoregressive, Seq2Seq, averaged
     from gen_jax.models.text.infilling import Infiller, fill_marked
 
     model = run.experiment.model
     if isinstance(model, Seq2Seq):
         if candidates is not None:
             raise UserError("--candidates is for language models: this model was trained to fill gaps")
-        tokenizer = run.data.tokens(pairs=True)
         pairs = [(text, after) for text in prompts for _ in range(n)]
-        found = fill_marked(model, tokenizer, averaged(run.state(step)), pairs, sampling, length, seed)
-    else:
-        tokenizer = run.data.tokens()
-        if candidates is None:
-            candidates = 0 if isinstance(model, Infilling) else 256
-        made = Infiller(model, tokenizer, sampling, length, candidates, seed)
-        rest, befores = _encode(after, tokenizer), [_encode(text, tokenizer) for text in prompts]
-        state = averaged(run.state(step))
-        found = [one for i, before in enumerate(befores) for one in made(state, before, rest, range(i * n, i * n + n))]
-    texts = [prompts[i // n] + one.text + after for i, one in enumerate(found)]
-    if not as_json:
-        return texts
-    more = lambda i, one: {"prompt": prompts[i // n], "after": after, **one._asdict()}
-    return [json_line(more(i, one)) for i, one in enumerate(found)]
+        tokenizer = run.data.tokens(pairs=True)
+        return fill_marked(model, tokenizer, averaged(run.state(step)), pairs, sampling, length, seed)
+    if candidates is None:
+        candidates = 256 if isinstance(model, Autoregressive) else 0
+    tokenizer = run.data.tokens()
+    made = Infiller(model, tokenizer, sampling, length, candidates, seed)
+    rest, befores = _encode(after, tokenizer), [_encode(text, tokenizer) for text in prompts]
+    state = averaged(run.state(step))
+    return [one for i, before in enumerate(befores) for one in made(state, before, rest, range(i * n, i * n + n))]
 
 
 def _encode(text: str, tokenizer: Any) -> list[int]:

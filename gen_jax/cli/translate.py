@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -21,6 +22,9 @@ from gen_jax.cli.options import (
     read_input,
 )
 from gen_jax.errors import Preempted, UserError
+
+if TYPE_CHECKING:
+    from gen_jax.models.text.translation import Translation
 
 __all__ = ["translate"]
 
@@ -72,14 +76,11 @@ def translate(
     from gen_jax.models.common.autoregressive import Sampling
     from gen_jax.models.text.translation import Translator
 
-    if batch < 1 or length < 0:
-        raise UserError(f"--batch must be at least 1 and --length not negative, got {batch} and {length}")
-    lines, done = lines_of(read_input("--in", source)), 0
-    if out is not None:
-        check_folder(out)
-        done = out.read_bytes().count(b"\n") if out.is_file() else 0
-    if done % best or done > best * len(lines):
-        raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
+    if batch < 1 or length < 0 or best < 1:
+        got = f"{batch}, {best} and {length}"
+        raise UserError(f"--batch and --best must be at least 1 and --length not negative, got {got}")
+    lines = lines_of(read_input("--in", source))
+    done = _done(out, best, len(lines))
     run = open_workdir(workdir, config, data_dir)
     if not isinstance(run.experiment.model, Seq2Seq):
         raise UserError(f"{workdir} holds no text-to-text model: use `gen_jax generate` or `sample`")
@@ -101,22 +102,38 @@ def translate(
         )
     except ValueError as error:
         raise UserError(str(error)) from None
-    todo = lines[done // best :]
+    todo = lines[done:]
     if done:
-        print(f"note: {out} already has the first {done // best:,} of {len(lines):,} lines", file=sys.stderr)
-    _check_characters(made.tokenizer, todo, done // best)
-    found = made(averaged(run.state(parse_step(step))), todo, done // best)
+        print(f"note: {out} already has the first {done:,} of {len(lines):,} lines", file=sys.stderr)
+    _check_characters(made.tokenizer, todo, done)
+    found = made(averaged(run.state(parse_step(step))), todo, done)
+    _write(zip(todo, _with_bar(found, len(todo), out is not None)), out, json)
+    if out:
+        print(f"{len(lines):,} lines in {out}")
+
+
+def _done(out: Path | None, best: int, lines: int) -> int:
+    """How many sources already have their targets in a file."""
+    if out is None:
+        return 0
+    check_folder(out)
+    done = out.read_bytes().count(b"\n") if out.is_file() else 0
+    if done % best or done > best * lines:
+        raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
+    return done // best
+
+
+def _write(found: Iterable[tuple[str, Sequence[Translation]]], out: Path | None, as_json: bool) -> None:
+    """Writes the targets of each source as they come."""
     try:
         with open(out, "a") if out else os.fdopen(os.dup(1), "w") as file:
-            for line, targets in zip(todo, _with_bar(found, len(todo), out is not None)):
+            for source, targets in found:
                 for one in targets:
-                    said = {"source": line, **one._asdict()}
-                    file.write((json_line(said) if json else one.text.replace("\n", " ")) + "\n")
+                    said = {"source": source, **one._asdict()}
+                    file.write((json_line(said) if as_json else one.text.replace("\n", " ")) + "\n")
                 file.flush()
     except KeyboardInterrupt:
         raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None
-    if out:
-        print(f"{len(lines):,} lines in {out}")
 
 
 def _check_characters(tokenizer, lines: list[str], start: int) -> None:

@@ -87,7 +87,7 @@ def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path
 @pytest.mark.slow
 def test_gaps_are_filled_by_every_kind_of_model(runs):
     asked = ["--prompt", "Ada the ", "--after", " lived by the harbor.", "--length", 6, "--n", 2]
-    for name, more in (("gpt_tales", ["--candidates", 8]), ("ngram", []), ("infilling", [])):
+    for name, more in (("gpt_tales", ["--candidates", 8]), ("ngram", ["--candidates", 0]), ("infilling", [])):
         lines = gen_jax("generate", runs / name, *asked, *more, "--json").splitlines()
         said = [json.loads(line) for line in lines]
         assert [one["prompt"] for one in said] == ["Ada the "] * 2 and all(len(one["tokens"]) <= 8 for one in said)
@@ -131,6 +131,8 @@ def test_what_translate_refuses(runs, tmp_path):
     (tmp_path / "in.txt").write_bytes(b"one\ntw\xff\n")
     assert "line 2" in gen_jax("translate", runs / "numbers", "--in", tmp_path / "in.txt", expect=2)
     assert "line 1" in gen_jax("translate", runs / "numbers", given="zwölf\n", expect=2)
+    assert "--best" in gen_jax("translate", runs / "numbers", "--best", 0, given="one\n", expect=2)
+    assert "--groups" in gen_jax("translate", runs / "numbers", "--groups", 2, given="one\n", expect=2)
     assert "--beams" in gen_jax("translate", runs / "numbers", "--beams", 1000, given="one\n", expect=2)
     assert "gen_jax generate" in gen_jax("translate", runs / "gpt_tales", given="one\n", expect=2)
     assert "gen_jax translate" in gen_jax("generate", runs / "numbers", expect=2)

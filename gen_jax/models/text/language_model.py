@@ -109,7 +109,7 @@ class LanguageModel:
             raise ValueError(f"sequences of {x.shape[1] - 1} tokens are longer than the context of {self.context}")
 
     def _inputs(self, params: PyTree, tokens: Array, key: Array | None = None) -> tuple[Array, Array, Array | None]:
-        """What the stack takes for tokens (B, T): vectors, positions, and numbers of the documents, if kept apart."""
+        """Inputs of the stack for tokens (B, T): vectors, positions, and numbers of the documents, if kept apart."""
         positions = jnp.arange(tokens.shape[1])
         segments = jnp.cumsum(tokens == self.end, axis=1) if self.documents else None
         return self.embedding(params["embedding"], tokens, positions, key), positions, segments
