@@ -66,8 +66,8 @@ def generate(
         presence: penalty of tokens seen before, subtracted from their logits
         order: the steps from logits to a draw, in their order, with commas between them
         stop: strings at which a text ends
-        candidates: for a gap, draws from which one is chosen by how well both sides fit, by default 256; 0 (HMMs): exact
-            draws, which n-gram models of low order know too
+        candidates: for a gap, draws from which one is chosen by how well both sides fit, by default 256; 0 for exact
+            draws, by HMMs (their default) and by n-gram models of low order
         stream: print each text as it is generated, one after the other
         json: print each text as a line of JSON, with its log-probabilities in nats
         out: write to this file instead of standard output
