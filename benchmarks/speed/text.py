@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -188,6 +188,21 @@ def steps(report: Report) -> None:
             quality = f"{after[ours]:.2f} / {after[name]:.2f}"
             report.row(what, times[ours] / 20, name, times[name] / 20, target, quality, why=POOL)
         report.note(f"Tokens per second in training, {what}: {BATCH * CONTEXT * 20 / times[ours]:,.0f}.")
+    utilization(report, {name: time / 20 for name, time in times.items()})
+
+
+def utilization(report: Report, seconds: Mapping[str, float]) -> None:
+    """The share of the device's peak, that of a product of large float32 matrices, which each step reaches."""
+    a = jax.random.normal(jax.random.key(0), (2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    peak = 2 * 2048**3 / in_turns({"product": lambda: product(a)}, rounds=7)["product"]
+    weights = 12 * DEPTH * WIDTH**2 + load(CORPUS, text="tokens").info.levels * WIDTH
+    work = BATCH * CONTEXT * (6 * weights + 12 * DEPTH * WIDTH * CONTEXT)  # Chowdhery et al. 2022, appendix B
+    said = ", ".join(f"{name} {work / time / peak:.0%}" for name, time in seconds.items())
+    report.note(
+        f"A step is {work / 1e9:.1f} GFLOP, {1000 * work / peak:.0f} ms at the peak of {peak / 1e9:.0f} GFLOP/s that a "
+        f"large product reaches; shares of it: {said}."
+    )
 
 
 def generation(report: Report) -> None:
