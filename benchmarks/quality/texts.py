@@ -96,7 +96,7 @@ def finished(task: str) -> list[Path]:
 def report_task(report: Report, task: str) -> None:
     """The metrics of a task, of several seeds their mean and standard error."""
     done = finished(task)
-    found = [open_run(folder)[0].folder.summary()["evaluation"] for folder in done]
+    found = [read_json(folder / "evaluation.json")["test"] for folder in done]
     took = max(read_json(folder / "core_seconds.json") for folder in done)
     for metric, (unit, target) in TASKS[task].metrics.items():
         values = [one[metric]["value"] for one in found]

@@ -63,7 +63,10 @@ def config(
         batch=batch,
         steps=steps,
         chunk=10,
-        metrics=[log_likelihood, text_to_text_quality("exact_match", "word_error", beams=1, examples=500)],
+        metrics=[
+            log_likelihood,
+            text_to_text_quality("exact_match", "word_error", beams=1, examples=50 if smoke else None, often=500),
+        ],
         plots=[plots.text_to_text_samples],
         report_every=50,
         evaluate_every=250,

@@ -63,7 +63,10 @@ def config(
         batch=batch,
         steps=steps,
         chunk=10,
-        metrics=[log_likelihood, text_to_text_quality("bleu_lower", "chrf", beams=5, examples=4000)],
+        metrics=[
+            log_likelihood,
+            text_to_text_quality("bleu_lower", "chrf", beams=5, examples=50 if smoke else None, often=1000),
+        ],
         plots=[plots.text_to_text_samples],
         report_every=50,
         evaluate_every=500,

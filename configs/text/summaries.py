@@ -65,7 +65,10 @@ def config(
         batch=batch,
         steps=steps,
         chunk=10,
-        metrics=[log_likelihood, text_to_text_quality("rouge_1", "rouge_2", "rouge_l", beams=4, lead=True)],
+        metrics=[
+            log_likelihood,
+            text_to_text_quality("rouge_1", "rouge_2", "rouge_l", beams=4, examples=50 if smoke else None, lead=True),
+        ],
         plots=[plots.text_to_text_samples],
         report_every=50,
         evaluate_every=500,

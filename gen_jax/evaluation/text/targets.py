@@ -35,13 +35,14 @@ def text_to_text_quality(
     penalty: str = "mean",
     alpha: float = 1.0,
     examples: int | None = None,
+    often: int | None = None,
     lead: bool = False,
 ) -> Metric:
     """Makes the metric of targets found by beam search, beside those that copy their source; see `compare_texts`.
 
-    lead: only the first sentence of the source is copied, the usual baseline of summaries.
     scores: exact_match, word_error, bleu, bleu_lower, chrf, rouge_1, rouge_2, rouge_l. Several targets of one source
-    are its references. examples: how many pairs, by default all.
+    are its references. examples: how many pairs, by default all; often: how many of splits other than "test", which are
+    looked at during training. lead: only the first sentence of the source is copied, the usual baseline of summaries.
     """
     unknown = [name for name in scores if name not in SCORES]
     if unknown or not scores:
@@ -52,7 +53,8 @@ def text_to_text_quality(
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             tokenizer = read_tokenizer(split.info.tokenizer)
-            part = split if examples is None else split.part(0, examples)
+            most = min(examples or split.size, split.size if split.name == "test" else often or split.size)
+            part = split.part(0, most)
             sources, references = grouped(*(texts_of(part.arrays, entry, tokenizer) for entry in ("x", "y")))
             translate = Translator(model, tokenizer, beams, penalty, alpha)
             found = [best[0].text for best in translate(state, sources)]
