@@ -149,7 +149,7 @@ class Run:
     def state(self, step: int | str | None = None) -> State:
         """A saved State: the newest, the "best", or that of a given step.
 
-        "mean:5": the newest with the mean parameters of the last 5 checkpoints (Junczys-Dowmunt et al. 2016).
+        "mean:3": the newest with the mean parameters of the last 3 checkpoints (Junczys-Dowmunt et al. 2016).
         """
         with self.folder.checkpoints(self.experiment, write=False) as checkpoints:
             if isinstance(step, str) and step.startswith("mean:"):
@@ -165,9 +165,13 @@ class Run:
         return state
 
     def _last(self, steps: list[int], count: int) -> list[int]:
-        if count > len(steps):
-            raise UserError(f"{self.workdir} has {len(steps)} checkpoints, not {count}: Experiment(keep=) keeps more")
-        return steps[-count:]
+        """The last steps; the best may have been kept from long before them."""
+        there = steps[-self.experiment.keep :]
+        if count > len(there):
+            raise UserError(
+                f"{self.workdir} has the last {len(there)} checkpoints, not {count}; Experiment(keep=) says"
+            )
+        return there[-count:]
 
     def train(
         self,

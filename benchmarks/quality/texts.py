@@ -77,10 +77,11 @@ def folders(task: str) -> list[Path]:
 
 
 def train(task: str) -> None:
-    """Trains a task with each seed, unless it has finished, and keeps the time of all cores that it took."""
+    """Trains a task with each seed, unless it has finished, and keeps the time of all cores that it took.
+
+    A run of other settings in the same folder is an error of the command.
+    """
     for seed, folder in enumerate(folders(task)):
-        if (folder / "core_seconds.json").is_file():
-            continue
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "train.py", *TASKS[task].arguments.split(), "--seed", str(seed)]
         command += ["--workdir", str(folder), "--no-progress"]

@@ -26,7 +26,7 @@ def config(
     adam_lr: float = 0.003,
     weight_decay: float = 0.0,
     source: int = 384,
-    target: int = 64,
+    target: int = 128,
     batch: int = 16,
     steps: int = 600,
     smoke: bool = False,

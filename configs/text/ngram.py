@@ -11,6 +11,7 @@ from gen_jax.data.text import Windows
 from gen_jax.evaluation import text_likelihood, text_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.text import NGram
+from gen_jax.sharding import Layout
 
 
 def config(
@@ -33,6 +34,7 @@ def config(
         closed_form(model),
         data=text,
         windows=Windows(context, context // 2, whole=True),
+        layout=Layout(data=1),  # the text is counted as one
         steps=steps,
         metrics=[text_likelihood, text_quality()],
         plots=[plots.text_samples],

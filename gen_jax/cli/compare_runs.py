@@ -25,7 +25,7 @@ from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_encoder
 from gen_jax.evaluation.suite import EncoderChoice, is_text, quality_encoder, suite
-from gen_jax.evaluation.text import held_out_quality
+from gen_jax.evaluation.text import held_out_quality, text_quality
 from gen_jax.logs import machine, read_metrics
 from gen_jax.run import Run, open_run
 from gen_jax.workdir import default_workdir
@@ -87,13 +87,15 @@ def compared(
     whole = lambda run: run.experiment.examples(run.data, train(run))
     parts = [run.experiment.split(run.data, split)._replace(training=whole(run)) for run in runs]  # the same for all
     _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
-    rows = [_data_row(parts[0], encoder)]
+    windows = [part.windows.length for part in parts if part.windows is not None]
+    length = min([256, *windows])  # of generated texts, the same for all
+    rows = [_data_row(parts[0], encoder, length)]
     names = [run.workdir.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
     for name, run, part in zip(names, runs, parts):
         print(f"measuring {run.workdir}", flush=True)
         try:
-            rows.append(_model_row(name, run, part, encoder, samples, seed))
+            rows.append(_model_row(name, run, part, encoder, samples, seed, length))
         except UserError as error:  # the others are still shown
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
@@ -103,9 +105,14 @@ def compared(
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
 
 
-def _model_row(name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int) -> Row:
-    model, state = run.experiment.model, averaged(run.state())
-    found = evaluator(model, suite(model, split, run.experiment.metrics, encoder, samples), seed)(state, split)
+def _model_row(
+    name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int, length: int
+) -> Row:
+    model, state, own = run.experiment.model, averaged(run.state()), run.experiment.metrics
+    if is_text(split):
+        of_texts = text_quality(length=length)
+        own = [*(metric for metric in own if metric.__name__ != of_texts.__name__), of_texts]
+    found = evaluator(model, suite(model, split, own, encoder, samples), seed)(state, split)
     summary = run.folder.summary()
     if not summary.get("resumed_at"):  # otherwise only the time since the last resume is known
         device = run.folder.recorded()["environment"]["devices"][0]
@@ -126,10 +133,13 @@ def _samples(model: Any, state: State, split: Split, key: Array) -> Figure:
     return plots.show({"samples": split.pixels(model.sample(state, key, 64)["x"])})  # as encoders receive them
 
 
-def _data_row(split: Split, encoder: EncoderChoice | None) -> Row:
-    """Sample-quality metrics of the split itself; with few examples, distances are biased upward."""
+def _data_row(split: Split, encoder: EncoderChoice | None, length: int) -> Row:
+    """Sample-quality metrics of the split itself; with few examples, distances are biased upward.
+
+    length: tokens of a text.
+    """
     if is_text(split):
-        return Row(f"({split.name} text)", "data", held_out_quality(split), competes=False)
+        return Row(f"({split.name} text)", "data", held_out_quality(split, length=length), competes=False)
     choice = quality_encoder(split, encoder)
     if choice is None:
         return Row(split.name, "data", {}, competes=False)

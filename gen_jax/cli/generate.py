@@ -30,7 +30,7 @@ def generate(
     prompt_file: Path | None = None,
     after: str | None = None,
     n: int = 1,
-    length: int = 256,
+    length: int | None = None,
     minimum: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -56,7 +56,7 @@ def generate(
         prompt_file: a file with one prompt, or - for standard input
         after: the text after a gap of --length tokens, which is filled; a model of `--text spans` chooses the length
         n: how many texts for each prompt
-        length: tokens at most
+        length: tokens at most; by default 256, or 16 for a gap
         minimum: tokens before a text may end
         temperature: divides the logits; 0 is greedy
         top_k: draw from the k most probable tokens; 0 from all
@@ -73,7 +73,9 @@ def generate(
         out: write to this file instead of standard output
         seed: random seed; text number i is the same whatever else is generated
     """
-    _check(n, after, candidates, stream, json, out)
+    _check(n, length, stream, json, out)
+    _check_gap(after, candidates, stream, minimum, stop)
+    length = length or (256 if after is None else 16)
     prompts = _prompts(prompt, prompt_file)
     from gen_jax.core import Seq2Seq
     from gen_jax.models.text.generation import Generator
@@ -91,15 +93,22 @@ def generate(
     _continue(run, wanted, made, prompts, n, stream, json, out)
 
 
-def _check(n: int, after: str | None, candidates: int | None, stream: bool, as_json: bool, out: Path | None) -> None:
+def _check(n: int, length: int | None, stream: bool, as_json: bool, out: Path | None) -> None:
     if n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
-    if stream and (as_json or out or after is not None):
-        raise UserError("--stream writes to the terminal as text comes: leave out --json, --out and --after")
-    if candidates is not None and after is None:
-        raise UserError("--candidates is for filling a gap: give the text after it with --after")
+    if length is not None and length < 1:
+        raise UserError(f"--length must be at least 1, got {length}")
+    if stream and (as_json or out):
+        raise UserError("--stream writes to the terminal: leave out --json and --out")
     if out is not None:
         check_folder(out)
+
+
+def _check_gap(after: str | None, candidates: int | None, stream: bool, minimum: int, stop: list[str] | None) -> None:
+    if after is None and candidates is not None:
+        raise UserError("--candidates is for filling a gap: give the text after it with --after")
+    if after is not None and (stream or minimum or stop):
+        raise UserError("--stream, --minimum and --stop are for continuing a text: leave them out with --after")
 
 
 def _sampling(*numbers: float, order: str = "") -> Any:
@@ -126,7 +135,7 @@ def _continue(
     from gen_jax.core import averaged
     from gen_jax.models.text.generation import Row
 
-    prompted = enumerate(_encode(text, made.tokenizer) for text in prompts)
+    prompted = enumerate(_encode("--prompt", text, made.tokenizer) for text in prompts)
     rows = [Row(i * n + j, tokens) for i, tokens in prompted for j in range(n)]
     _note_cut(made.model, rows)
     state = averaged(run.state(step))
@@ -195,24 +204,45 @@ def _fillings(
     model = run.experiment.model
     if isinstance(model, Seq2Seq):
         if candidates is not None:
-            raise UserError("--candidates is for language models: this model was trained to fill gaps")
+            raise UserError("--candidates is for language models: this one is text-to-text")
+        translate = _filler(run, [*prompts, after], sampling, length, seed)
         pairs = [(text, after) for text in prompts for _ in range(n)]
-        tokenizer = run.data.tokens(pairs=True)
-        return fill_marked(model, tokenizer, averaged(run.state(step)), pairs, sampling, length, seed)
+        return fill_marked(translate, averaged(run.state(step)), pairs)
     if candidates is None:
         candidates = 256 if isinstance(model, Autoregressive) else 0
     tokenizer = run.data.tokens()
     made = Infiller(model, tokenizer, sampling, length, candidates, seed)
-    rest, befores = _encode(after, tokenizer), [_encode(text, tokenizer) for text in prompts]
+    befores, rest = [_encode("--prompt", text, tokenizer) for text in prompts], _encode("--after", after, tokenizer)
+    for before in befores:
+        seen = sum(map(len, made.seen(before, rest))) - 1
+        if seen < len(before) + len(rest):
+            print(
+                f"note: the model sees {seen} of the {len(before) + len(rest)} tokens around the gap", file=sys.stderr
+            )
     state = averaged(run.state(step))
     return [one for i, before in enumerate(befores) for one in made(state, before, rest, range(i * n, i * n + n))]
 
 
-def _encode(text: str, tokenizer: Any) -> list[int]:
+def _filler(run: Any, texts: list[str], sampling: Any, length: int, seed: int) -> Any:
+    """A text-to-text model that fills gaps, once it is known that it can fill those in these texts."""
+    from gen_jax.data.spans import MARKS, check_marks
+    from gen_jax.models.text.translation import Translator
+
+    if not run.data.info.gaps:
+        raise UserError(f"{run.workdir} was not trained to fill gaps: train a text-to-text model on --text spans")
+    check_marks(texts, "--prompt or --after")
+    tokenizer = run.data.tokens(pairs=True)
+    for text in texts:
+        _encode("--after" if text == texts[-1] else "--prompt", text, tokenizer)
+    more = 1 + len(tokenizer.encode(MARKS[0]))  # the mark before, and the end
+    return Translator(run.experiment.model, tokenizer, 0, sampling=sampling, length=length + more, seed=seed)
+
+
+def _encode(option: str, text: str, tokenizer: Any) -> list[int]:
     try:
         return tokenizer.encode(text).tolist()
     except UserError as error:
-        raise UserError(f"--prompt: {error}") from None
+        raise UserError(f"{option}: {error}") from None
 
 
 def _note_cut(model: Any, rows: Any) -> None:

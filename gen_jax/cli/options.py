@@ -35,7 +35,7 @@ PICTURES = (".png", ".pdf", ".svg")
 Workdir = Positional[Annotated[Path, arg(metavar="WORKDIR", help="the working directory of a run")]]
 Step = Annotated[
     str | None,
-    arg(help='a checkpoint\'s step, "best", or "mean:5" for the mean parameters of the last 5; by default the newest'),
+    arg(help='a checkpoint\'s step, "best", or "mean:3" for the mean parameters of the last 3; by default the newest'),
 ]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
 EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
@@ -93,5 +93,5 @@ def parse_step(step: str | None) -> int | str | None:
     if step is None or step == "best" or re.fullmatch(r"mean:[1-9]\d*", step):
         return step
     if not step.isdigit():
-        raise UserError(f'--step takes a number, "best", or "mean:5" for the mean of the last 5, got {step!r}')
+        raise UserError(f'--step takes a number, "best", or "mean:3" for the mean of the last 3, got {step!r}')
     return int(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,8 @@ from gen_jax.cli.options import (
 from gen_jax.errors import Preempted, UserError
 
 if TYPE_CHECKING:
-    from gen_jax.models.text.translation import Translation
+    from gen_jax.core import State
+    from gen_jax.models.text.translation import Translation, Translator
 
 __all__ = ["translate"]
 
@@ -61,7 +63,8 @@ def translate(
         penalty: what log-probabilities are divided by: mean (length^alpha), wu (((5 + length) / 6)^alpha), or none
         alpha: exponent of the length penalty
         best: how many targets of each line, best first, on lines of their own
-        groups: divides the beams into groups that avoid each other's tokens, for --best targets that differ more
+        groups: divides the beams into groups that avoid each other's tokens, for --best targets that differ more; the
+            best of each group come first
         diversity: how much less probable a token gets when an earlier group has just chosen it, in nats
         length: tokens of a target at most; by default 1.5 times those of its source and 20 more, rounded up
         temperature: of random targets
@@ -103,34 +106,64 @@ def translate(
     except ValueError as error:
         raise UserError(str(error)) from None
     todo = lines[done:]
-    if done:
-        print(f"note: {out} already has the first {done:,} of {len(lines):,} lines", file=sys.stderr)
     _check_characters(made.tokenizer, todo, done)
-    found = made(averaged(run.state(parse_step(step))), todo, done)
+    state = averaged(run.state(parse_step(step)))
+    if done:
+        _check_same(made, state, lines, best, out, json)
+        print(f"note: {out} already has the first {done:,} of {len(lines):,} lines", file=sys.stderr)
+    found = made(state, todo, done)
     _write(zip(todo, _with_bar(found, len(todo), out is not None)), out, json)
     if out:
         print(f"{len(lines):,} lines in {out}")
 
 
 def _done(out: Path | None, best: int, lines: int) -> int:
-    """How many sources already have their targets in a file."""
+    """How many sources already have all their targets in a file; whatever is behind them is cut off."""
     if out is None:
         return 0
     check_folder(out)
-    done = out.read_bytes().count(b"\n") if out.is_file() else 0
-    if done % best or done > best * lines:
-        raise UserError(f"--out {out} has {done} lines, which do not belong to these sources: choose another file")
-    return done // best
+    if not out.is_file():
+        return 0
+    written = out.read_bytes().split(b"\n")[:-1]
+    done = len(written) // best
+    if done > lines:
+        raise UserError(f"--out {out} has {len(written):,} lines, more than these sources: choose another file")
+    os.truncate(out, sum(len(line) + 1 for line in written[: done * best]))
+    return done
+
+
+def _check_same(made: Translator, state: State, lines: list[str], best: int, out: Path, as_json: bool) -> None:
+    """Raises UserError unless the targets of the first source in a file are those that would be written now."""
+    number = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    with open(out, encoding="utf-8") as file:
+        there = file.read().split("\n")[number * best : (number + 1) * best]
+    [targets] = made(state, lines[number : number + 1], number)
+    if len(there) == best and [_text(line, as_json) for line in there] != [_plain(one.text) for one in targets]:
+        raise UserError(f"--out {out} holds targets of another model, text or options: choose another file")
+
+
+def _text(line: str, as_json: bool) -> str | None:
+    """The target in a line of the output; None if there is none."""
+    if not as_json:
+        return line
+    try:
+        return _plain(json_module.loads(line)["text"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _plain(text: str) -> str:
+    return text.replace("\n", " ")
 
 
 def _write(found: Iterable[tuple[str, Sequence[Translation]]], out: Path | None, as_json: bool) -> None:
     """Writes the targets of each source as they come."""
     try:
-        with open(out, "a") if out else os.fdopen(os.dup(1), "w") as file:
+        with open(out, "a", encoding="utf-8") if out else os.fdopen(os.dup(1), "w") as file:
             for source, targets in found:
                 for one in targets:
                     said = {"source": source, **one._asdict()}
-                    file.write((json_line(said) if as_json else one.text.replace("\n", " ")) + "\n")
+                    file.write((json_line(said) if as_json else _plain(one.text)) + "\n")
                 file.flush()
     except KeyboardInterrupt:
         raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None

@@ -144,7 +144,8 @@ def pack_pairs(arrays: Arrays, source: int, target: int) -> dict[str, np.ndarray
     lengths = np.stack([arrays["length"], arrays["y_length"]], axis=1)
     if np.any(lengths > [source, target]):
         raise UserError(
-            f"a pair has {lengths.max(axis=0).tolist()} tokens: rows of {source} and {target} are too short"
+            f"the longest source has {lengths[:, 0].max()} tokens, the longest target {lengths[:, 1].max()}: rows of "
+            f"{source} and {target} are too short; raise --source and --target, or leave long pairs out by --length"
         )
     rows: list[list[int]] = []
     room: list[list[int]] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gen_jax.data.pairs import as_pairs
 from gen_jax.data.text import documents_of
 from gen_jax.errors import UserError
 
-__all__ = ["MARKS", "as_spans", "filled", "take_out"]
+__all__ = ["MARKS", "as_spans", "check_marks", "filled", "take_out"]
 
 MARKS = "①②③④⑤⑥⑦⑧⑨⑩"  # of the gaps of a text, in their order
 _WORDS = (8, 32)  # in a window
@@ -28,9 +29,15 @@ def as_spans(texts: Mapping[str, Sequence[str]], options: Any, name: str) -> Dat
     gaps, unless these are more than 100,000.
     """
     parts, _ = documents_of(texts, name)
-    if found := sorted({mark for some in parts.values() for text in some for mark in MARKS if mark in text}):
-        raise UserError(f"{name} contains {' '.join(found)}, which mark the gaps of --text spans: replace them")
-    return as_pairs({split: _windows(some, f"{name} {split}") for split, some in parts.items()}, options, name)
+    check_marks((text for some in parts.values() for text in some), name)
+    made = as_pairs({split: _windows(some, f"{name} {split}") for split, some in parts.items()}, options, name)
+    return replace(made, described={**(made.described or {}), "gaps": True})
+
+
+def check_marks(texts: Iterable[str], name: str) -> None:
+    """Raises UserError for texts that contain marks of gaps."""
+    if found := sorted({mark for text in texts for mark in MARKS if mark in text}):
+        raise UserError(f"{name} contains {' '.join(found)}, which marks gaps: replace it")
 
 
 def _windows(documents: Sequence[str], name: str) -> list[tuple[str, str]]:
@@ -39,7 +46,7 @@ def _windows(documents: Sequence[str], name: str) -> list[tuple[str, str]]:
     split = [words for words in split if len(words) >= 2]
     sizes = np.array([len(words) for words in split])
     if not len(sizes):
-        raise UserError(f"{name} has no text with two words")
+        raise UserError(f"{name} has no text with two words: give a longer text, or all three splits")
     count = max(1, min(_MOST, _COPIES * int(sizes.sum()) // (sum(_WORDS) // 2)))
     pairs = []
     for number in rng.choice(len(split), count, p=sizes / sizes.sum()):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,9 +79,12 @@ def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path
     gen_jax("translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4)
     lines = out.read_text().split("\n")
     assert len(lines) == 4 and lines[1] == ""
-    out.write_text(lines[0] + "\n")
+    out.write_text(lines[0] + "\n" + lines[1] + "\nhalf a li")  # stopped in the middle of a line
     gen_jax("translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4)
     assert out.read_text().split("\n") == lines
+    out.write_text("of another model\n")
+    again = ["translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4]
+    assert "choose another file" in gen_jax(*again, expect=2) and out.read_text() == "of another model\n"
     printed = gen_jax("translate", runs / "numbers", "--beams", 2, "--length", 4, "--json", given="one\n")
     assert json.loads(printed)["text"] == lines[0]
 
@@ -90,19 +95,41 @@ def test_gaps_are_filled_by_every_kind_of_model(runs):
     for name, more in (("gpt_tales", ["--candidates", 8]), ("ngram", ["--candidates", 0]), ("infilling", [])):
         lines = gen_jax("generate", runs / name, *asked, *more, "--json").splitlines()
         said = [json.loads(line) for line in lines]
-        assert [one["prompt"] for one in said] == ["Ada the "] * 2 and all(len(one["tokens"]) <= 8 for one in said)
+        assert [(one["prompt"], one["after"]) for one in said] == [("Ada the ", " lived by the harbor.")] * 2
+        assert all(len(one["tokens"]) == 6 if more else len(one["tokens"]) <= 6 for one in said)
         assert said[0]["method"].split(",")[0] in ("8 candidates", "exact", "trained to fill gaps")
-    printed = gen_jax("generate", runs / "ngram", *asked)
+    printed = gen_jax("generate", runs / "ngram", *asked, "--candidates", 4)
     assert printed.count("Ada the ") == printed.count(" lived by the harbor.") == 2
+    for name, more, message in (
+        ("ngram", ["--candidates", 0, "--temperature", 0.5], "exact draws"),
+        ("infilling", ["--presence", 1], "penalties"),
+        ("infilling", ["--candidates", 4], "text-to-text"),
+        ("numbers", [], "--text spans"),
+        ("ngram", ["--candidates", -1], "--candidates"),
+    ):
+        assert message in gen_jax("generate", runs / name, *asked, *more, expect=2)
+    assert "--after: the character" in gen_jax("generate", runs / "ngram", "--after", "Ä", expect=2)
 
 
 @pytest.mark.slow
-def test_the_mean_of_checkpoints_can_be_used(runs):
-    run = runs / "gpt_tales"
-    assert "has 1 checkpoints, not 9" in gen_jax("generate", run, "--step", "mean:9", expect=2)
-    assert "mean:5" in gen_jax("generate", run, "--step", "mean", expect=2)
-    gen_jax("evaluate", run, "--step", "mean:1", "--metrics", "text_likelihood")
-    assert json.loads((run / "evaluation.json").read_text())["test"]["step"] == "mean:1"
+def test_the_mean_of_checkpoints_can_be_used(runs, tmp_path):
+    from gen_jax.run import open_run
+
+    run = tmp_path / "run"
+    command = ["train", "numbers", "--smoke", "--steps", 20, "--no-progress", "--workdir", run]
+    gen_jax(*command)
+    opened, _ = open_run(run)
+    with opened.folder.checkpoints(opened.experiment, write=True, identity=opened.folder.identity()) as checkpoints:
+        newest = opened.state()
+        doubled = newest._replace(step=newest.step + 1, params=jax.tree.map(lambda a: 2 * a, newest.params))
+        checkpoints.save(int(doubled.step), doubled)
+    mean = opened.state("mean:2")
+    for a, b in zip(jax.tree.leaves(mean.params), jax.tree.leaves(newest.params)):
+        np.testing.assert_allclose(a, 1.5 * b, rtol=1e-6)
+    assert "the last 2 checkpoints, not 9" in gen_jax("evaluate", run, "--step", "mean:9", expect=2)
+    assert "mean:3" in gen_jax("evaluate", run, "--step", "mean", expect=2)
+    gen_jax("evaluate", run, "--step", "mean:2", "--metrics", "log_likelihood")
+    assert json.loads((run / "evaluation.json").read_text())["test"]["step"] == "mean:2"
 
 
 REFUSED = {
@@ -115,6 +142,7 @@ REFUSED = {
     "both": (["--prompt", "a", "--prompt-file", "b"], "not both"),
     "candidates": (["--candidates", 8], "--after"),
     "stream": (["--stream", "--after", "a"], "--after"),
+    "minimum": (["--minimum", 2, "--after", "a"], "--after"),
     "order": (["--order", "top_k,top_p"], "order must hold"),
 }
 

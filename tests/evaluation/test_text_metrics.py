@@ -121,6 +121,17 @@ def test_generated_text_is_measured_beside_held_out_text(data):
     assert 0 < found["copied_20"].value <= 1 and 20 < found["longest_copy"].value <= 120
 
 
+def test_short_texts_are_measured_too(data):
+    model, state = counted(data, 3)
+    split = split_of(data)
+    few = split._replace(arrays={name: a[:1] for name, a in split.arrays.items()})
+    tokens = int(few.arrays["mask"].sum())
+    found = text_quality(samples=3, length=4 * tokens)(model)(state, few, KEY)
+    assert found["self_bleu_of_data"].how.startswith(f"{tokens} tokens,") and found["extracted_of_data"].n == 1
+    one = split._replace(arrays={"x": split.arrays["x"][:1, :2], "mask": split.arrays["mask"][:1, :2]})
+    assert "extracted_of_data" not in text_quality(samples=3, length=40)(model)(state, one, KEY)
+
+
 def test_a_model_that_knows_its_training_text_by_heart_gives_it_back():
     rng = np.random.default_rng(0)
     unique = np.concatenate([[50], rng.permutation(50), [50]]).astype(np.int32)  # no token follows two others
@@ -128,9 +139,9 @@ def test_a_model_that_knows_its_training_text_by_heart_gives_it_back():
     state = State(jnp.int32(0), KEY, model.init(KEY, {"x": unique})[0], (), {})
     state = state._replace(params=model.solve(state, {"x": unique})[0])
     known = np.stack([unique[1:21], unique[21:41]])
-    np.testing.assert_array_equal(_continued(model, 10, state, known), [True, True])
+    np.testing.assert_array_equal(_continued(model, state, known), [True, True])
     known[1, -1] = 0 if known[1, -1] else 1
-    np.testing.assert_array_equal(_continued(model, 10, state, known), [True, False])
+    np.testing.assert_array_equal(_continued(model, state, known), [True, False])
 
 
 def test_copies_and_grams_are_found():

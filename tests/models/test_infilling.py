@@ -15,7 +15,7 @@ from gen_jax.data.tokenizers import Characters
 from gen_jax.errors import UserError
 from gen_jax.models.common.autoregressive import Sampling
 from gen_jax.models.hmm import HMM, left_right
-from gen_jax.models.hmm.emissions import Categorical
+from gen_jax.models.hmm.emissions import Categorical, Gaussian, LinearRegression
 from gen_jax.models.text import Infiller, NGram, modern_lm, transformer
 from gen_jax.optimizers import muon, warm_down
 
@@ -86,6 +86,40 @@ def test_draws_for_a_gap_have_the_enumerated_posterior(case):
         assert abs(share - p) < 4 * np.sqrt(p * (1 - p) / n) + 1e-3, (content, share, p)
 
 
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_evidence_of_whole_rows_is_their_likelihood_however_they_begin(order):
+    model, state = counted(order)
+    for kind in (np.int32, np.uint8):
+        x = np.array([[END, 0, 1, 0], [0, 2, 1, 2], [1, END, 0, 1]], kind)
+        found = model.log_prob(state, {"x": x, "observed": np.ones(x.shape)})
+        np.testing.assert_allclose(found, model.log_prob(state, {"x": x}), rtol=1e-4)
+        short = {"x": x, "length": np.array([3, 3, 4], np.int32)}
+        found = model.log_prob(state, {**short, "observed": np.ones(x.shape)})
+        np.testing.assert_allclose(found, model.log_prob(state, short), rtol=1e-4)
+
+
+def test_gaps_of_autoregressive_emissions_are_refused():
+    model = HMM(1, LinearRegression(lags=1))
+    x = np.random.default_rng(0).normal(size=(3, 20, 1)).astype(np.float32)
+    params, extra = model.init(KEY, {"x": x})
+    with pytest.raises(ValueError, match="independent"):
+        model.fill(State(jnp.int32(0), KEY, params, (), extra), {"x": x, "observed": np.ones((3, 20))}, KEY)
+
+
+def test_gaps_of_gaussian_chains_lie_where_their_states_are():
+    model = HMM(2, Gaussian())
+    x = np.repeat(np.array([[-5.0, -5, -5, 5, 5, 5]], np.float32), 8, axis=0)[..., None]
+    params, extra = model.init(KEY, {"x": x + np.random.default_rng(0).normal(size=x.shape).astype(np.float32) / 10})
+    emission = {**params["hmm"]["emission"], "means": jnp.array([[-5.0], [5.0]])}
+    sticky = jnp.array([[6.0, 0.0], [0.0, 6.0]])
+    state = State(jnp.int32(0), KEY, {"hmm": {**params["hmm"], "transition": sticky, "emission": emission}}, (), extra)
+    observed = np.ones((8, 6), bool)
+    observed[:, 1] = observed[:, 4] = False
+    found = np.asarray(model.fill(state, {"x": x, "observed": observed}, KEY))
+    np.testing.assert_array_equal(np.sign(found), np.sign(x))
+    assert np.all(found[:, 1] != x[:, 1]) and np.all(found[:, 0] == x[:, 0])
+
+
 def test_importance_resampling_comes_close_to_the_posterior():
     model, state = counted(3)
     x = np.array([[END, 0, 1, 0, 0, 2, 1]], np.int32)
@@ -99,7 +133,9 @@ def test_importance_resampling_comes_close_to_the_posterior():
         for content, p in expected.items():
             share = np.mean([tuple(one.tokens) == content for one in found])
             assert abs(share - p / total) < 4 * np.sqrt(p * (1 - p) / n) + 0.02, (content, share, p)
-        assert 1 < np.mean([one.effective for one in found]) < 64
+        assert 1 < np.mean([one.effective for one in found]) < 9  # of the nine contents that there are
+    with jax.enable_x64(True):
+        assert len(Infiller(model, TOKENIZER, length=2, candidates=8)(state, [0, 1], [2, 1], [0])[0].tokens) == 2
 
 
 def test_exact_fillings_know_their_log_probability():

@@ -418,8 +418,9 @@ def test_diverse_targets_differ_and_missing_ones_are_empty(translator):
     texts = [one.text for one in targets if np.isfinite(one.score)]
     assert len(targets) == 4 and len(set(texts)) == len(texts) >= 2
     assert texts[0][:1] != texts[1][:1]
-    [few] = Translator(model, tokenizer, beams=12 - 1, length=1, best=11)(state, ["abc"])
-    assert len(few) == 11
+    [same] = Translator(model, tokenizer, beams=4, length=6, best=4, groups=4, diversity=0.0)(state, ["abc"])
+    assert [np.isfinite(one.score) for one in same] == [True, False, False, False]  # four groups found the same
+    assert [one.text for one in same[1:]] == [""] * 3
 
 
 def test_random_targets_belong_to_their_row(translator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "text_quality",
 ]
 
+MEASURES = ("distinct_2", "self_bleu", "copied_20", "longest_copy")
 _EXTRACTED = 50  # tokens that are to be given back
 
 
@@ -42,27 +43,21 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
         steps = min(length, model.context) if isinstance(model, LimitedContext) else length
         alone = isinstance(model, Autoregressive)  # others draw whole sequences, as they are
         draw = partial(_texts, model, samples, steps, sampling) if alone else partial(_whole, model, samples, steps)
-        draw, half = jax.jit(draw), min(_EXTRACTED, steps // 2)
-        extract = jax.jit(partial(_continued, model, half))
+        draw, extract = jax.jit(draw), jax.jit(partial(_continued, model))
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            drawn = np.asarray(draw(state, key))
-            how = f"{drawn.shape[1]} tokens, {sampling.protocol if alone else 'none'}"
-            found, tokenizer = {}, read_tokenizer(split.info.tokenizer)
-            training = tokenizer.decode(_stream(split.reference))
-            human = held_out_quality(split, samples, drawn.shape[1])
-            for name, own in (
-                ("", _described([tokenizer.decode(row) for row in drawn], training, how)),
-                ("_of_data", human),
-            ):
-                found |= {f"{key}{name}": e._replace(group="") for key, e in own.items()}
+            tokenizer, drawn = read_tokenizer(split.info.tokenizer), np.asarray(draw(state, key))
+            human = _runs(_stream(split), drawn.shape[1], samples)
+            how = f"{human.shape[1]} tokens, {sampling.protocol if alone else 'none'}"
+            made = [tokenizer.decode(row[: human.shape[1]]) for row in drawn]
+            texts = {"": made, "_of_data": [tokenizer.decode(run) for run in human]}
+            found = _described(texts, tokenizer.decode(_stream(split.reference)), how)
             for name, part in (("", split.reference), ("_of_data", split)) if alone else ():
-                exact = np.asarray(extract(state, _runs(_stream(part), 2 * half, samples)), float)
-                said = f"{half} tokens after {half}, greedy"
-                found[f"extracted{name}"] = Estimate(
-                    exact.mean(), standard_error(exact), "share", "estimate", len(exact), said
-                )
-            return with_group(found, "sample quality", **dict.fromkeys((*human, "extracted"), ""))
+                stream = _stream(part)
+                if half := min(_EXTRACTED, steps // 2, len(stream) // 2):
+                    exact = np.asarray(extract(state, _runs(stream, 2 * half, samples)), float)
+                    found[f"extracted{name}"] = _mean(exact, "share", f"{half} tokens after {half}, greedy")
+            return with_group(found, "sample quality", **dict.fromkeys((*MEASURES, "extracted"), ""))
 
         return measure
 
@@ -72,23 +67,27 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 
 def held_out_quality(split: Split, samples: int = 64, length: int = 256) -> dict[str, Estimate]:
     """The measures of `text_quality` of the text of a split itself."""
-    tokenizer = read_tokenizer(split.info.tokenizer)
-    texts = [tokenizer.decode(run) for run in _runs(_stream(split), length, samples)]
-    found = _described(texts, tokenizer.decode(_stream(split.reference)), f"{length} tokens, of the data")
-    return with_group(found, "sample quality", **dict.fromkeys(found, ""))
+    tokenizer, runs = read_tokenizer(split.info.tokenizer), _runs(_stream(split), length, samples)
+    texts = {"": [tokenizer.decode(run) for run in runs]}
+    found = _described(texts, tokenizer.decode(_stream(split.reference)), f"{runs.shape[1]} tokens, of the data")
+    return with_group(found, "sample quality", **dict.fromkeys(MEASURES, ""))
 
 
-def _described(texts: Sequence[bytes], training: bytes, how: str) -> dict[str, Estimate]:
-    """How diverse texts are, and how much of them is copied."""
-    known = np.unique(grams(training, 20))
-    shares = [float(_among(grams(text, 20), known).mean()) for text in texts if len(text) >= 20] or [0.0]
-    one = lambda value, unit: Estimate(value, math.nan, unit, "estimate", len(texts), how)
-    return {
-        "distinct_2": one(distinct(texts, 2), "share"),
-        "self_bleu": one(self_bleu(texts), "BLEU"),
-        "copied_20": _mean(shares, "share", how),
-        "longest_copy": _mean(longest_copies(texts, training), "bytes", how),
-    }
+def _described(texts: Mapping[str, Sequence[bytes]], training: bytes, how: str) -> dict[str, Estimate]:
+    """How diverse several sets of texts are, and how much of them is copied; names end with those of the sets."""
+    known, found = np.unique(grams(training, 20)), {}
+    copies = iter(longest_copies([text for some in texts.values() for text in some], training))
+    for name, some in texts.items():
+        shares = [float(_among(grams(text, 20), known).mean()) for text in some if len(text) >= 20] or [0.0]
+        one = lambda value, unit, n=len(some): Estimate(value, math.nan, unit, "estimate", n, how)
+        values = (
+            one(distinct(some, 2), "share"),
+            one(self_bleu(some), "BLEU"),
+            _mean(shares, "share", how),
+            _mean([next(copies) for _ in some], "bytes", how),
+        )
+        found |= {f"{measure}{name}": value for measure, value in zip(MEASURES, values)}
+    return found
 
 
 def _mean(values: Sequence[float] | np.ndarray, unit: str, how: str) -> Estimate:
@@ -101,14 +100,19 @@ def _stream(split: Split) -> np.ndarray:
 
 
 def _runs(tokens: np.ndarray, length: int, most: int) -> np.ndarray:
-    """Runs (n, length) of a stream of tokens, evenly spread; disjoint if there are enough tokens."""
+    """Runs (n, length) of a stream of tokens, evenly spread; disjoint if there are enough tokens.
+
+    They are shorter if the stream is.
+    """
+    length = min(length, len(tokens))
     count = min(most, max(1, len(tokens) // length))
     starts = np.linspace(0, max(0, len(tokens) - length), count).astype(int)
     return np.stack([tokens[start : start + length] for start in starts])
 
 
-def _continued(model: Any, half: int, state: State, runs: Array) -> Array:
-    """(n,) whether greedy decoding after the first half of runs (n, 2 * half) of tokens gives the second."""
+def _continued(model: Any, state: State, runs: Array) -> Array:
+    """(n,) whether greedy decoding after the first half of runs (n, T) of tokens, T even, gives the second."""
+    half = runs.shape[1] // 2
     runs, follow = runs.astype(jnp.int32), partial(model.next, state.params, None)
     cache, first = model.start(state.params, None, len(runs), 2 * half)
     told = jnp.concatenate([first[:, None], runs[:, : half - 1]], axis=1)

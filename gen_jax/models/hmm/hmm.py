@@ -236,7 +236,12 @@ class HMM:
         return inference.posterior_sample(*chain, key, n, scan, starts)
 
     def fill(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B, T, ...) "x" whose unobserved steps are drawn from their posterior given all others."""
+        """(B, T, ...) "x" whose unobserved steps are drawn from their posterior given all others.
+
+        Raises ValueError for emissions that depend on earlier observations or on inputs.
+        """
+        if not self.emission.independent:
+            raise ValueError("gaps can only be filled where observations are independent given the states")
         _, _, seen = observed_steps(self.emission, batch)
         path = self.posterior_sample(state, batch, fold_in(key, "path"), 1)[0]
         emission, extra = state.params["hmm"]["emission"], state.extra["emission"]

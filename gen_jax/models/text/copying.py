@@ -1,4 +1,4 @@
-"""Copying tokens from a source: pointer-generators (See et al. 2017, eq. 8 and 9)."""
+"""Copying tokens from a source: pointer-generators (See et al. 2017, eq. 9), their gate by the decoder alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Copier:
     def all_log_probs(self, params, h: Array, keys: Array, x: Array, seen: Array, logits: Array) -> Array:
         """(n, V) log-probabilities of the next token, from the logits of the vocabulary. seen: (n, S)."""
         weights, gate = self._attend(params, h, keys, seen)
-        copied = jnp.zeros(logits.shape, jnp.float32).at[jnp.arange(len(x))[:, None], x].add(weights)
+        copied = jnp.zeros(logits.shape, weights.dtype).at[jnp.arange(len(x))[:, None], x].add(weights)
         log_probs, gate = jax.nn.log_softmax(logits), gate[:, None]
         return jnp.logaddexp(jax.nn.log_sigmoid(-gate) + log_probs, jax.nn.log_sigmoid(gate) + _log(copied))
 

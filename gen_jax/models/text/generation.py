@@ -19,7 +19,7 @@ from gen_jax.core import Autoregressive, LimitedContext, Params, Prefilled, PyTr
 from gen_jax.errors import UserError
 from gen_jax.models.common.autoregressive import Draft, Sampling, advance, begin, feed
 
-__all__ = ["Continuation", "Generator", "Row"]
+__all__ = ["Continuation", "Generator", "Row", "prefilled"]
 
 _AT_ONCE = 16  # tokens between two looks at stop strings
 _STREAMED = 4  # tokens between two updates of a stream
@@ -114,14 +114,7 @@ class Generator:
 
     def _read(self, state: State, told: Sequence[Sequence[int]], size: int):
         """The cache after all but the last token of each row, and the last tokens."""
-        told = [tokens[-self._limit :] for tokens in told]
-        lengths = np.array([len(tokens) - 1 for tokens in told])
-        width = min(size, _rounded(int(lengths.max()))) if lengths.max() else 0
-        padded = np.zeros((len(told), width), np.int32)
-        for row, tokens in zip(padded, told):
-            row[: len(tokens) - 1] = tokens[:-1]
-        cache = _fill(self.model, size, state.params, padded, lengths)
-        return cache, jnp.array([tokens[-1] for tokens in told])
+        return _read(self.model, state.params, [tokens[-self._limit :] for tokens in told], size)
 
     def _shifted(self, state, draft: Draft, told, tokens: np.ndarray, full: np.ndarray, held: np.ndarray):
         """The draft with the caches of full rows read anew from the last half of what the model can see."""
@@ -132,6 +125,23 @@ class Generator:
         grown = jax.tree.map(lambda old, new: _grown(old, new.shape), draft.cache, cache)
         draft = draft._replace(cache=jax.tree.map(pick, cache, grown), token=pick(first, draft.token))
         return draft, np.where(full, [len(one) - 1 for one in recent], held)
+
+
+def prefilled(model: Autoregressive, state: State, told: Sequence[int], more: int) -> tuple[PyTree, Array]:
+    """The cache after all but the last of some tokens, with room for `more` after them, and that last one (1,)."""
+    size = _rounded(len(told) + more)
+    size = min(size, model.context) if isinstance(model, LimitedContext) else size
+    return _read(model, state.params, [told], size)
+
+
+def _read(model: Any, params: Params, told: Sequence[Sequence[int]], size: int) -> tuple[PyTree, Array]:
+    lengths = np.array([len(tokens) - 1 for tokens in told], np.int32)
+    width = min(size, _rounded(int(lengths.max()))) if lengths.max() else 0
+    padded = np.zeros((len(told), width), np.int32)
+    for row, tokens in zip(padded, told):
+        row[: len(tokens) - 1] = tokens[:-1]
+    last = np.array([tokens[-1] for tokens in told], np.int32)
+    return _fill(model, size, params, padded, lengths), jnp.asarray(last)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)

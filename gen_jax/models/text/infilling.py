@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Autoregressive, Infilling, LimitedContext, State, TokenDensity
+from gen_jax.core import Autoregressive, Infilling, LimitedContext, Params, PyTree, State, TokenDensity
 from gen_jax.data.spans import MARKS
 from gen_jax.errors import UserError
-from gen_jax.models.common.autoregressive import Sampling, advance, begin, feed
+from gen_jax.models.common.autoregressive import Sampling, advance, begin
+from gen_jax.models.text.generation import prefilled
 from gen_jax.models.text.translation import Translator
 
 __all__ = ["Filling", "Infiller", "fill_marked"]
 
 
 class Filling(NamedTuple):
-    """The content of a gap."""
+    """The content of a gap. Exact draws may hold the end of a document; candidates do not."""
 
     text: str
     tokens: list[int]
-    log_prob: float  # in nats, given both sides where `method` is exact, else given the text before
-    effective: float  # how many independent candidates the choice was worth; infinite if exact
+    log_prob: float  # in nats: exact, given both sides; of candidates, given the text before; else of the whole target
+    effective: float  # how many different candidates the choice was worth; infinite without candidates
     method: str
 
 
@@ -50,69 +52,80 @@ class Infiller:
     seed: int = 0
 
     def __post_init__(self):
-        if self.length < 1 or self.candidates < 0:
-            raise UserError(f"--length must be at least 1 and --candidates 0 or more, got {self.length}")
-        wanted = TokenDensity if self.candidates else Infilling
-        if not isinstance(self.model, wanted) or (self.candidates and not isinstance(self.model, Autoregressive)):
-            kind = type(self.model).__name__
-            raise UserError(
-                f"{kind} cannot draw candidates for a gap"
-                if self.candidates
-                else f"{kind} does not know the exact posterior of a gap: give --candidates, e.g. 256"
-            )
+        kind = type(self.model).__name__
+        if self.length < 1:
+            raise UserError(f"--length must be at least 1, got {self.length}")
+        if self.candidates < 0:
+            raise UserError(f"--candidates cannot be negative, got {self.candidates}")
+        if self.candidates:
+            if not isinstance(self.model, TokenDensity) or not isinstance(self.model, Autoregressive):
+                raise UserError(f"{kind} cannot draw candidates for a gap")
+            if isinstance(self.model, LimitedContext) and self.model.context - self.length < 1:
+                raise UserError(f"--length must be below {self.model.context}, the tokens that the model sees")
+            return
+        if not isinstance(self.model, Infilling):
+            raise UserError(f"{kind} does not know the exact posterior of a gap: give --candidates, e.g. 256")
+        if self.sampling != Sampling():
+            raise UserError("exact draws have the model's own distribution: leave out temperature, top-k and others")
 
     def __call__(
         self, state: State, before: Sequence[int], after: Sequence[int], numbers: Sequence[int]
     ) -> list[Filling]:
         """A filling for each of `numbers`, which choose the random numbers."""
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(self.seed)))(jnp.asarray(numbers))
-        before, after = self._fitting([self.tokenizer.end, *before], [*after])
+        before, after = self.seen(before, after)
         if self.candidates:
-            filled = [_resample(self, state, np.array(before), np.array(after, np.int32), key) for key in keys]
-            found = [tuple(np.asarray(a) for a in one) for one in filled]
-            method = f"{self.candidates} candidates, {self.sampling.protocol}"
-            return [self._filling(tokens, log_prob, size, method) for tokens, log_prob, size in found]
+            return [self._resampled(state, before, after, key) for key in keys]
         x = np.array([*before, *[0] * self.length, *after], np.int32)[None]
         gap = slice(len(before), len(before) + self.length)
         observed = np.ones(x.shape, bool)
         observed[:, gap] = False
         rows, log_probs = map(np.asarray, _exactly(self.model, state, x, observed, keys))
-        return [self._filling(row[gap], log_prob, np.inf, "exact") for row, log_prob in zip(rows, log_probs)]
+        return [self._filling(row[gap], value, math.inf, "exact") for row, value in zip(rows, log_probs)]
 
-    def _filling(self, tokens: np.ndarray, log_prob: Any, effective: Any, method: str) -> Filling:
-        return Filling(self.tokenizer.text(tokens), tokens.tolist(), float(log_prob), float(effective), method)
-
-    def _fitting(self, before: list[int], after: list[int]) -> tuple[list[int], list[int]]:
-        """Both sides, cut where they do not fit into the context: first the one after, to half of the room."""
+    def seen(self, before: Sequence[int], after: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The tokens of both sides that the model sees: if not all, the one after is cut to half of the context."""
+        before, after = [self.tokenizer.end, *before], [*after]
         if not isinstance(self.model, LimitedContext):
             return before, after
         room = self.model.context + 1 - self.length
-        if room < 2:
-            raise UserError(f"--length must be below {self.model.context}, the tokens that the model sees")
         after = after[: max(room - len(before), room // 2)]
         return before[-(room - len(after)) :], after
 
+    def _resampled(self, state: State, before: list[int], after: list[int], key: Array) -> Filling:
+        n = self.candidates
+        cache, last = prefilled(self.model, state, before, self.length)
+        told = np.zeros(self.tokenizer.size if self.sampling.penalizes else 0, bool)
+        if told.size:
+            told[before[1:]] = True
+        tokens, drawn = map(np.asarray, _candidates(self, state.params, cache, last, jnp.asarray(told), key))
+        width = -(-(len(before) + self.length + len(after)) // 32) * 32
+        if isinstance(self.model, LimitedContext):
+            width = min(width, self.model.context + 1)
+        rows = np.zeros((n, width), np.int32)
+        start, stop = len(before), len(before) + self.length
+        rows[:, :start], rows[:, start:stop], rows[:, stop : stop + len(after)] = before, tokens, after
+        log_probs = np.asarray(_log_probs(self.model, state, rows), np.float64)[:, start : stop + len(after)]
+        log_weights = log_probs.sum(axis=1) - drawn.sum(axis=1)
+        chosen = int(jax.random.categorical(jax.random.fold_in(key, n), jnp.asarray(log_weights - log_weights.max())))
+        weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+        _, kind = np.unique(tokens, axis=0, return_inverse=True)
+        effective = 1 / np.sum(np.bincount(kind.ravel(), weights) ** 2)
+        method = f"{n} candidates, {self.sampling.protocol}"
+        return self._filling(tokens[chosen], log_probs[chosen, : self.length].sum(), effective, method)
 
-def fill_marked(
-    model: Any,
-    tokenizer: Any,
-    state: State,
-    sides: Sequence[tuple[str, str]],
-    sampling: Sampling,
-    length: int,
-    seed: int = 0,
-) -> list[Filling]:
+    def _filling(self, tokens: np.ndarray, log_prob: float, effective: float, method: str) -> Filling:
+        return Filling(self.tokenizer.text(tokens), tokens.tolist(), float(log_prob), float(effective), method)
+
+
+def fill_marked(translate: Translator, state: State, sides: Sequence[tuple[str, str]]) -> list[Filling]:
     """Fills gaps between pairs of texts by a text-to-text model trained on `data.spans`, which chooses the length."""
-    try:
-        tokenizer.encode(MARKS[0])
-    except UserError:
-        raise UserError("this text-to-text model was not trained to fill gaps: train it on --text spans") from None
-    translate = Translator(model, tokenizer, beams=0, sampling=sampling, length=length + 2, seed=seed)
     found = []
     for target, *_ in translate(state, [f"{before}{MARKS[0]}{after}" for before, after in sides]):
         text = re.split(f"[{MARKS}]", target.text.removeprefix(MARKS[0]))[0]
-        tokens = tokenizer.encode(text).tolist()
-        found.append(Filling(text, tokens, target.log_prob, 1.0, f"trained to fill gaps, {sampling.protocol}"))
+        tokens = translate.tokenizer.encode(text).tolist()
+        method = f"trained to fill gaps, {translate.sampling.protocol}"
+        found.append(Filling(text, tokens, target.log_prob, math.inf, method))
     return found
 
 
@@ -125,29 +138,18 @@ def _exactly(model: Any, state: State, x: Array, observed: Array, keys: Array) -
 
 
 @partial(jax.jit, static_argnums=0)
-def _resample(made: Infiller, state: State, before: Array, after: Array, key: Array) -> tuple[Array, Array, Array]:
-    """The chosen tokens (length,), their log-probability given the text before, and the effective sample size."""
-    n, params, model = made.candidates, state.params, made.model
-    cache, _ = model.start(params, None, 1, len(before) + made.length)
-    cache = feed(partial(model.next, params, None), cache, before[None, :-1], jnp.full(1, len(before) - 1))
+def _candidates(
+    made: Infiller, params: Params, cache: PyTree, last: Array, told: Array, key: Array
+) -> tuple[Array, Array]:
+    """Tokens (n, length) that continue one text, and their log-probabilities as they were drawn."""
+    n, end = made.candidates, made.tokenizer.end
     cache = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), cache)
-    draft = begin(cache, jnp.full(n, before[-1]), made.length, _seen(made, before, n))
-    end = made.tokenizer.end
-    draft = advance(
-        partial(model.next, params, None), draft, key, made.length, made.sampling, end=end, minimum=made.length
-    )
-    wide = lambda side: jnp.broadcast_to(side, (n, len(side)))
-    rows = jnp.concatenate([wide(before), draft.tokens, wide(after)], axis=1)
-    log_probs = model.log_probs(state, {"x": rows})
-    log_prob = log_probs[:, len(before) : len(before) + made.length].sum(axis=1)
-    log_weights = log_probs[:, len(before) :].sum(axis=1) - draft.drawn.sum(axis=1)
-    chosen = jax.random.categorical(jax.random.fold_in(key, n), log_weights)
-    effective = 1 / jnp.sum(jax.nn.softmax(log_weights) ** 2)
-    return draft.tokens[chosen], log_prob[chosen], effective
+    draft = begin(cache, jnp.repeat(last, n), made.length, jnp.broadcast_to(told, (n, len(told))))
+    follow = partial(made.model.next, params, None)
+    draft = advance(follow, draft, key, made.length, made.sampling, end=end, minimum=made.length)
+    return draft.tokens, draft.drawn
 
 
-def _seen(made: Infiller, before: Array, n: int) -> Array | None:
-    """(n, V) tokens of the text before, for penalties."""
-    if not made.sampling.penalizes:
-        return None
-    return jnp.zeros((n, made.tokenizer.size), bool).at[:, before[1:]].set(True)
+@partial(jax.jit, static_argnums=0)
+def _log_probs(model: TokenDensity, state: State, x: Array) -> Array:
+    return model.log_probs(state, {"x": x})

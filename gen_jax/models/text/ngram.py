@@ -119,27 +119,29 @@ class NGram:
     def log_prob(self, state: State, batch: Batch) -> Array:
         """(B,) log-probabilities of the tokens that count, given the first, in nats; with gaps, of those "observed"."""
         if "observed" in batch:
-            return gaps.log_evidence(self._table(state), batch["x"], batch["observed"], self.end)
+            return gaps.log_evidence(self._table(state), batch["x"], _observed(batch))
         weights = counted_tokens(batch, weighted=False).at[:, 0].set(0.0)
         return jnp.sum(self.log_probs(state, batch) * weights, axis=1)
 
     def fill(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B, T) "x", rows that begin with `end`, whose unobserved tokens are drawn from their posterior."""
-        return gaps.fill(self._table(state), batch["x"], batch["observed"], self.end, key)
+        """(B, T) "x" whose unobserved tokens are drawn from their posterior given the others."""
+        return gaps.fill(self._table(state), batch["x"], _observed(batch), key)
 
     def _table(self, state: State) -> Array:
-        """(V, ..., V) log-probabilities of the last token given the `order` - 1 before, at least one."""
-        contexts = max(self.order - 1, 1)
-        if self.vocabulary ** (contexts + 1) > _LARGEST_TABLE:
+        """Log-probabilities of tokens given the `order` - 1 before, at least one; see `gaps`."""
+        contexts, base = max(self.order - 1, 1), self.vocabulary + 1
+        if base**contexts * self.vocabulary > _LARGEST_TABLE:
             raise UserError(
-                f"the exact posterior of a gap needs a table of {self.vocabulary}^{contexts + 1} probabilities: "
+                f"the exact posterior of a gap needs a table of {base}^{contexts} x {self.vocabulary} probabilities: "
                 "take an n-gram model with a smaller --order, or draw --candidates"
             )
-        every = jnp.stack(jnp.unravel_index(jnp.arange(self.vocabulary**contexts), (self.vocabulary,) * contexts))
+        every = jnp.stack(jnp.unravel_index(jnp.arange(base**contexts, dtype=jnp.int32), (base,) * contexts))
         cache, _ = self.start(state.params, None, every.shape[1], contexts)
         for token in every:
-            cache, log_probs = self.next(state.params, None, cache, token)
-        return log_probs.reshape((self.vocabulary,) * (contexts + 1))
+            there = (token < self.vocabulary)[:, None]
+            after, log_probs = self.next(state.params, None, cache, jnp.minimum(token, self.vocabulary - 1))
+            cache = jnp.where(there, after, cache)
+        return log_probs.reshape(*(base,) * contexts, self.vocabulary)
 
     def start(self, params: Params, condition: PyTree, n: int, size: int) -> tuple[Array, Array]:
         """No context (n, order - 1), and the token before the first."""
@@ -158,6 +160,14 @@ class NGram:
         cache, first = self.start(state.params, None, n, self.length)
         tokens = generate(partial(self.next, state.params, None), cache, first, key, self.length, sampling)
         return {"x": jnp.concatenate([first[:, None], tokens], axis=1)}
+
+
+def _observed(batch: Batch) -> Array:
+    """(B, T) the observed tokens of a batch: what lies beyond its length is not."""
+    if "mask" in batch:
+        raise ValueError('tokens are either observed or not: give "observed" or "mask", not both')
+    there = jnp.asarray(batch["observed"]) > 0
+    return there & (jnp.arange(there.shape[1]) < batch["length"][:, None]) if "length" in batch else there
 
 
 class _Counted(NamedTuple):

@@ -26,7 +26,8 @@ class TextToText:
     Targets begin and end with `end`, sources end with it. Rows are padded, with "length" and "y_length"; or hold
     several pairs, numbered from 1 in "segments" and "y_segments", which do not see each other. smoothing: of labels, in
     training (Szegedy et al. 2016). length: tokens of a sampled target. copies: a token is taken from the vocabulary, or
-    copied from the source, with a probability of its own (pointer-generator, See et al. 2017).
+    copied from the source, with a probability of its own (pointer-generator, See et al. 2017); smoothing is then over
+    the distribution of the vocabulary.
     """
 
     embedding: Embedding

@@ -59,6 +59,10 @@ class Translator:
             raise UserError(f"--beams must be between 0 and the {vocabulary} tokens, got {self.beams}")
         if not 1 <= self.best <= max(1, self.beams):
             raise UserError(f"--best must be between 1 and --beams {self.beams}, got {self.best}")
+        if self.length < 0:
+            raise UserError(f"--length cannot be negative, got {self.length}")
+        if self.sampling.penalizes:
+            raise UserError("penalties of tokens seen before are for language models: leave them out")
         if self.groups < 1 or max(self.beams, 1) % self.groups or self.diversity < 0:
             raise UserError(
                 f"--groups must divide --beams {self.beams} and --diversity cannot be negative, "

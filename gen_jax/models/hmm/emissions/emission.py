@@ -20,6 +20,11 @@ __all__ = ["Emission", "rows"]
 class Emission:
     """K emission distributions, one per state, over one step of a sequence."""
 
+    @property
+    def independent(self) -> bool:
+        """Whether observations are independent given the states."""
+        return True
+
     def read(self, x: Array) -> Array:
         """Observations as the emission takes them, from rows of numbers (B, T, D)."""
         return x

@@ -30,6 +30,10 @@ class Product(Emission):
         if not columns or columns != list(range(len(columns))):
             raise ValueError(f"parts must hold each column from 0 up once, got columns {columns}")
 
+    @property
+    def independent(self):
+        return all(emission.independent for _, emission in self.parts)
+
     def init(self, key, batch, seen, k):
         started = [
             emission.init(fold_in(key, "part", i), {**batch, "x": x}, seen & there, k)

@@ -33,6 +33,10 @@ class LinearRegression(Emission):
         if min(self.lags, self.inputs) < 0 or self.lags + self.inputs < 1:
             raise ValueError(f"a regression needs lags or inputs, got {self.lags} and {self.inputs}")
 
+    @property
+    def independent(self):
+        return False
+
     def init(self, key, batch, seen, k):
         x = jnp.where(seen[..., None], batch["x"], jnp.nan)
         extra = {"center": jnp.nan_to_num(jnp.nanmean(x, axis=(0, 1)))}
