@@ -3,7 +3,7 @@
 python -m benchmarks.quality.texts [--only scan]
 
 The data sets must be prepared (`python -m gen_jax data prepare NAME --manual-dir DIR`). A run that has finished in
-`runs/texts` is not trained again. The record is of all that has finished.
+`runs/texts` is not trained again. The record is of all that has finished, and of what it held before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.harness import ROOT, Report, beside
+from benchmarks.harness import ROOT, Report, beside, results
 from gen_jax.core import averaged
 from gen_jax.evaluation.text import mixture_likelihood
 from gen_jax.logs import read_json, write_json
@@ -127,6 +127,17 @@ def mixture(report: Report) -> None:
     report.fact(what, statistics.mean(values), "nats/character", "<= 1.42", SLOWER)
 
 
+def keep_earlier(report: Report, tasks: Sequence[str]) -> None:
+    """Adds what an earlier record holds of tasks that have no run on this machine."""
+    earlier = read_json(results() / "texts.json") or {"facts": [], "environment": {}}
+    now = earlier["environment"]
+    for task in tasks:
+        kept = [fact for fact in earlier["facts"] if fact["what"].startswith(f"{task}:")]
+        kept = [{"measured": f"{now['started'][:10]}, commit {now['commit'][:9]}", **fact} for fact in kept]
+        report.facts.extend(kept)
+        report.note(f"{task}: " + (f"measured {kept[0]['measured']}." if kept else "not measured on this device."))
+
+
 def main() -> None:
     report = Report("texts")
     for name in (name for name in TASKS if report.options.only in name):
@@ -137,8 +148,7 @@ def main() -> None:
         report_task(report, name)
     if {"tinyshakespeare, gpt_tales", "tinyshakespeare, n-gram"} <= {*done}:
         mixture(report)
-    if left := [name for name in TASKS if name not in done]:
-        report.note(f"Not measured on this device: {', '.join(left)}.")
+    keep_earlier(report, [name for name in TASKS if name not in done])
     report.finish()
 
 
