@@ -14,12 +14,13 @@ from gen_jax.cli.options import (
     Step,
     Workdir,
     check_folder,
+    interruptible,
     json_line,
     open_workdir,
     parse_step,
     read_input,
 )
-from gen_jax.errors import Preempted, UserError
+from gen_jax.errors import UserError
 
 __all__ = ["generate"]
 
@@ -84,7 +85,9 @@ def generate(
     run = open_workdir(workdir, config, data_dir)
     wanted = parse_step(step)
     if after is not None:
-        _fill(run, wanted, prompts, after, n, length, sampling, candidates, seed, json, out)
+        with interruptible():
+            found = _fill(run, wanted, prompts, after, n, length, sampling, candidates, seed)
+        _write([_as_text(prompts[i // n], after, one, json) for i, one in enumerate(found)], json, out)
         return
     if isinstance(run.experiment.model, Seq2Seq):
         raise UserError(f"{workdir} holds a text-to-text model: use `gen_jax translate`, or fill gaps with --after")
@@ -139,13 +142,11 @@ def _continue(
     rows = [Row(i * n + j, tokens) for i, tokens in prompted for j in range(n)]
     _note_cut(made.model, rows)
     state = averaged(run.state(step))
-    try:
+    with interruptible():
         if stream:
             _stream(made, state, rows, prompts, n)
             return
         found = made(state, rows)
-    except KeyboardInterrupt:
-        raise Preempted("stopped") from None
     _write([_as_line(prompts[i // n], one, made.sampling, as_json) for i, one in enumerate(found)], as_json, out)
 
 
@@ -174,30 +175,8 @@ def _fill(
     sampling: Any,
     candidates: int | None,
     seed: int,
-    as_json: bool,
-    out: Path | None,
-) -> None:
-    """Fills the gap between each prompt and `after` n times."""
-    try:
-        found = _fillings(run, step, prompts, after, n, length, sampling, candidates, seed)
-    except KeyboardInterrupt:
-        raise Preempted("stopped") from None
-    text = lambda i, one: prompts[i // n] + one.text + after
-    more = lambda i, one: json_line({"prompt": prompts[i // n], "after": after, **one._asdict()})
-    _write([(more if as_json else text)(i, one) for i, one in enumerate(found)], as_json, out)
-
-
-def _fillings(
-    run: Any,
-    step: int | str | None,
-    prompts: list[str],
-    after: str,
-    n: int,
-    length: int,
-    sampling: Any,
-    candidates: int | None,
-    seed: int,
 ) -> list[Any]:
+    """Fillings of the gap between each prompt and `after`, n for each."""
     from gen_jax.core import Autoregressive, Seq2Seq, averaged
     from gen_jax.models.text.infilling import Infiller, fill_marked
 
@@ -236,6 +215,10 @@ def _filler(run: Any, texts: list[str], sampling: Any, length: int, seed: int) -
         _encode("--after" if text == texts[-1] else "--prompt", text, tokenizer)
     more = 1 + len(tokenizer.encode(MARKS[0]))  # the mark before, and the end
     return Translator(run.experiment.model, tokenizer, 0, sampling=sampling, length=length + more, seed=seed)
+
+
+def _as_text(prompt: str, after: str, one: Any, as_json: bool) -> str:
+    return json_line({"prompt": prompt, "after": after, **one._asdict()}) if as_json else prompt + one.text + after
 
 
 def _encode(option: str, text: str, tokenizer: Any) -> list[int]:

@@ -6,13 +6,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from gen_jax.errors import UserError
+from gen_jax.errors import Preempted, UserError
 
 __all__ = [
     "PICTURES",
@@ -24,6 +25,7 @@ __all__ = [
     "Workdir",
     "check_ending",
     "check_folder",
+    "interruptible",
     "json_line",
     "open_workdir",
     "parse_step",
@@ -87,6 +89,15 @@ def json_line(said: Mapping[str, Any]) -> str:
     """A line of JSON; numbers that are not finite are null."""
     finite = {name: None if isinstance(a, float) and not math.isfinite(a) else a for name, a in said.items()}
     return json.dumps(finite, ensure_ascii=False)
+
+
+@contextmanager
+def interruptible(advice: str = "") -> Iterator[None]:
+    """Ends with one line and exit code 75 on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Preempted("stopped" + advice) from None
 
 
 def parse_step(step: str | None) -> int | str | None:

@@ -17,12 +17,13 @@ from gen_jax.cli.options import (
     Step,
     Workdir,
     check_folder,
+    interruptible,
     json_line,
     open_workdir,
     parse_step,
     read_input,
 )
-from gen_jax.errors import Preempted, UserError
+from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from gen_jax.core import State
@@ -158,15 +159,13 @@ def _plain(text: str) -> str:
 
 def _write(found: Iterable[tuple[str, Sequence[Translation]]], out: Path | None, as_json: bool) -> None:
     """Writes the targets of each source as they come."""
-    try:
+    with interruptible(f"; run it again to go on with {out}" if out else ""):
         with open(out, "a", encoding="utf-8") if out else os.fdopen(os.dup(1), "w") as file:
             for source, targets in found:
                 for one in targets:
                     said = {"source": source, **one._asdict()}
                     file.write((json_line(said) if as_json else _plain(one.text)) + "\n")
                 file.flush()
-    except KeyboardInterrupt:
-        raise Preempted(f"stopped; run it again to go on with {out}" if out else "stopped") from None
 
 
 def _check_characters(tokenizer, lines: list[str], start: int) -> None:
