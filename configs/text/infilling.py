@@ -49,7 +49,7 @@ def config(
         steps: training steps
     """
     if smoke:
-        data, width, depth, heads, source, target, batch, steps = "tales", 16, 1, 2, 256, 64, 4, min(steps, 20)
+        width, depth, heads, batch, steps = 16, 1, 2, 4, min(steps, 20)
     pairs = load(data, text="spans")
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)

@@ -64,11 +64,15 @@ def evaluate(
 
 def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:
     """The likelihood of the mixture of the models of two runs."""
-    from gen_jax.core import averaged
+    from gen_jax.core import TokenDensity, averaged
     from gen_jax.evaluation.text import mixture_likelihood
 
     if not run.data.info.tokenizer or run.data.info.tokenizer != other.data.info.tokenizer:
         raise UserError(f"--mix {other.workdir}: mixtures need models of the same tokens")
+    for one in (run, other):
+        if not isinstance(one.experiment.model, TokenDensity):
+            kind = type(one.experiment.model).__name__
+            raise UserError(f"--mix: {one.workdir} is an {kind}; language models and n-gram models can be mixed")
     splits = lambda one: {name: one.experiment.split(one.data, name) for name in ("validation", part.name)}
     mine = run.experiment.model, averaged(state), splits(run)
     theirs = other.experiment.model, averaged(other.state(None)), splits(other)

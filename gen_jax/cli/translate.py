@@ -80,9 +80,9 @@ def translate(
     from gen_jax.models.common.autoregressive import Sampling
     from gen_jax.models.text.translation import Translator
 
-    if batch < 1 or length < 0 or best < 1:
-        got = f"{batch}, {best} and {length}"
-        raise UserError(f"--batch and --best must be at least 1 and --length not negative, got {got}")
+    for name, number, least in (("batch", batch, 1), ("best", best, 1), ("length", length, 0)):
+        if number < least:
+            raise UserError(f"--{name} must be at least {least}, got {number}")
     lines = lines_of(read_input("--in", source))
     done = _done(out, best, len(lines))
     run = open_workdir(workdir, config, data_dir)

@@ -16,7 +16,7 @@ from gen_jax.data.folders import SPLITS, content_splits, fractions
 from gen_jax.data.options import listed
 from gen_jax.data.records import Arrays
 from gen_jax.data.tables import align, pad
-from gen_jax.data.text import check_splits, choose_tokenizer, described_tokens, lines_of, read_text
+from gen_jax.data.text import SUFFIXES, check_splits, choose_tokenizer, described_tokens, lines_of, read_text
 from gen_jax.errors import UserError
 
 __all__ = ["as_pairs", "open_pairs", "open_parallel", "pack_pairs", "parallel_files"]
@@ -77,6 +77,8 @@ def _table(path: Path, columns: Sequence[str]) -> list[tuple[str, str]]:
             there = ", ".join(rows[0][:8])
             raise UserError(f"{path}: --columns takes the names of two columns; there are {there}")
         places, rows = [rows[0].index(name) for name in columns], rows[1:]
+    elif path.suffix in SUFFIXES:
+        raise UserError(f"{path}: pairs are two cells in each line of a .tsv, or a second text given by --partner")
     elif delimiter == ",":
         raise UserError(f"{path}: name the two columns with --columns, e.g. --columns {','.join(rows[0][:2])}")
     else:

@@ -128,7 +128,7 @@ class Characters(_Ids):
             [place] = unknown
             raise UserError(
                 f"the character {text[place]!r} at position {place} is not among the {len(self.symbols)} of the "
-                "tokenizer: use --tokenizer bytes or bpe, which have ids for all text"
+                "tokenizer; bytes and bpe have ids for all text (train with --tokenizer bytes)"
             )
         return ids.astype(np.int32)
 

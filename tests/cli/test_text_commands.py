@@ -42,6 +42,7 @@ class Runs:
                 "train.py",
                 name,
                 "--smoke",
+                "--devices=1",
                 "--no-progress",
                 "--workdir",
                 str(self.folder / name),
@@ -126,10 +127,24 @@ def test_the_mean_of_checkpoints_can_be_used(runs, tmp_path):
     mean = opened.state("mean:2")
     for a, b in zip(jax.tree.leaves(mean.params), jax.tree.leaves(newest.params)):
         np.testing.assert_allclose(a, 1.5 * b, rtol=1e-6)
-    assert "the last 2 checkpoints, not 9" in gen_jax("evaluate", run, "--step", "mean:9", expect=2)
+    assert "has no 9 checkpoints" in gen_jax("evaluate", run, "--step", "mean:9", expect=2)
     assert "mean:3" in gen_jax("evaluate", run, "--step", "mean", expect=2)
     gen_jax("evaluate", run, "--step", "mean:2", "--metrics", "log_likelihood")
     assert json.loads((run / "evaluation.json").read_text())["test"]["step"] == "mean:2"
+
+
+@pytest.mark.slow
+def test_runs_of_texts_are_evaluated_and_compared(runs, tmp_path):
+    for name, headline in (("numbers", "exact_match"), ("ngram", "bits_per_character")):
+        gen_jax("evaluate", runs / name)
+        found = json.loads((runs / name / "evaluation.json").read_text())["test"]
+        assert {headline, "samples_per_second"} <= found.keys()
+    gen_jax("compare", runs / "ngram", runs / "unigrams", "--out", tmp_path / "language")
+    assert "(test text)" in (tmp_path / "language" / "compare.md").read_text()
+    gen_jax("compare", runs / "numbers", "--out", tmp_path / "pairs")
+    assert "numbers" in (tmp_path / "pairs" / "compare.md").read_text()
+    message = gen_jax("evaluate", runs / "unigrams", "--mix", runs / "ngram", expect=2)
+    assert "--mix" in message and "HMM" in message
 
 
 REFUSED = {

@@ -434,7 +434,7 @@ def test_random_targets_belong_to_their_row(translator):
 def test_impossible_searches_are_refused(translator):
     model, _, tokenizer = translator
     for wrong in ({"beams": 12}, {"best": 6}, {"penalty": "other"}, {"groups": 2}, {"groups": 5, "diversity": -1.0}):
-        with pytest.raises(ValueError, match="beams|best|penalty"):
+        with pytest.raises(ValueError, match="beams|best|penalty|diversity"):
             Translator(model, tokenizer, **wrong)
 
 

@@ -56,8 +56,10 @@ class Sampling:
     def __post_init__(self):
         if self.temperature < 0 or self.top_k < 0:
             raise ValueError(f"temperature and top_k cannot be negative, got {self.temperature} and {self.top_k}")
-        if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p:g}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p:g}")
         if self.repetition <= 0:
             raise ValueError(f"repetition must be positive, got {self.repetition}")
         if sorted(self.order) != sorted(ORDER):

@@ -77,7 +77,11 @@ def _check(model: Any) -> None:
         simple = (parts.kv_heads, parts.rotary, parts.qk_norm, parts.window, parts.relative, embedding.soft_cap)
         fine = parts.norm == "layer" and parts.scales and parts.scaled and not any(simple) and not embedding.normed
         fine = fine and parts.size * parts.heads == parts.width
-        wrong = "" if fine and embedding.positions == "learned" and embedding.tied else "it has other parts than GPT-2"
+        wrong = (
+            ""
+            if fine and embedding.positions == "learned" and embedding.tied
+            else "it has other parts than GPT-2, which `gpt_nano` has"
+        )
         wrong = wrong or ("" if parts.activation in _ACTIVATIONS else f"GPT-2 has no {parts.activation}")
     if wrong:
         raise UserError(f"the model cannot be written as a GPT-2: {wrong}")

@@ -133,7 +133,7 @@ class NGram:
         if base**contexts * self.vocabulary > _LARGEST_TABLE:
             raise UserError(
                 f"the exact posterior of a gap needs a table of {base}^{contexts} x {self.vocabulary} probabilities: "
-                "take an n-gram model with a smaller --order, or draw --candidates"
+                "train one of a smaller order (train.py ngram --order 3), or give --candidates, e.g. 256"
             )
         every = jnp.stack(jnp.unravel_index(jnp.arange(base**contexts, dtype=jnp.int32), (base,) * contexts))
         cache, _ = self.start(state.params, None, every.shape[1], contexts)

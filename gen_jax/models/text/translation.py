@@ -63,11 +63,10 @@ class Translator:
             raise UserError(f"--length cannot be negative, got {self.length}")
         if self.sampling.penalizes:
             raise UserError("penalties of tokens seen before are for language models: leave them out")
-        if self.groups < 1 or max(self.beams, 1) % self.groups or self.diversity < 0:
-            raise UserError(
-                f"--groups must divide --beams {self.beams} and --diversity cannot be negative, "
-                f"got {self.groups} and {self.diversity:g}"
-            )
+        if self.groups < 1 or max(self.beams, 1) % self.groups:
+            raise UserError(f"--groups must divide --beams {self.beams}, got {self.groups}")
+        if self.diversity < 0:
+            raise UserError(f"--diversity cannot be negative, got {self.diversity:g}")
         length_penalty(self.penalty, self.alpha)
 
     def __call__(self, state: State, texts: Sequence[str], start: int = 0) -> Iterator[list[Translation]]:
