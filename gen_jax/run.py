@@ -168,8 +168,9 @@ class Run:
         """The last steps; the best may have been kept from long before them."""
         there = steps[-self.experiment.keep :]
         if count > len(there):
+            kept = f"its last checkpoints are of the steps {there}"
             raise UserError(
-                f"{self.workdir} has the last {len(there)} checkpoints, not {count}; Experiment(keep=) says"
+                f"{self.workdir} has no {count} checkpoints: {kept}; Experiment(keep=) says how many are kept"
             )
         return there[-count:]
 

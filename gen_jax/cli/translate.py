@@ -111,6 +111,7 @@ def translate(
     state = averaged(run.state(parse_step(step)))
     if done:
         _check_same(made, state, lines, best, out, json)
+        _cut(out, done * best)
         print(f"note: {out} already has the first {done:,} of {len(lines):,} lines", file=sys.stderr)
     found = made(state, todo, done)
     _write(zip(todo, _with_bar(found, len(todo), out is not None)), out, json)
@@ -119,18 +120,25 @@ def translate(
 
 
 def _done(out: Path | None, best: int, lines: int) -> int:
-    """How many sources already have all their targets in a file; whatever is behind them is cut off."""
+    """How many sources already have all their targets in a file."""
     if out is None:
         return 0
     check_folder(out)
     if not out.is_file():
         return 0
-    written = out.read_bytes().split(b"\n")[:-1]
-    done = len(written) // best
+    written = out.read_bytes().split(b"\n")
+    done = (len(written) - 1) // best
     if done > lines:
-        raise UserError(f"--out {out} has {len(written):,} lines, more than these sources: choose another file")
-    os.truncate(out, sum(len(line) + 1 for line in written[: done * best]))
+        raise UserError(f"--out {out} has {len(written) - 1:,} lines, more than these sources: choose another file")
+    if not done and written != [b""]:
+        raise UserError(f"--out {out} has no whole line of these sources: remove it, or choose another file")
     return done
+
+
+def _cut(out: Path, lines: int) -> None:
+    """Cuts off all that stands behind the first lines of a file, where a command was stopped while it wrote."""
+    written = out.read_bytes().split(b"\n")
+    os.truncate(out, sum(len(line) + 1 for line in written[:lines]))
 
 
 def _check_same(made: Translator, state: State, lines: list[str], best: int, out: Path, as_json: bool) -> None:

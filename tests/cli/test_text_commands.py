@@ -86,6 +86,9 @@ def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path
     out.write_text("of another model\n")
     again = ["translate", runs / "numbers", "--in", source, "--out", out, "--beams", 2, "--length", 4]
     assert "choose another file" in gen_jax(*again, expect=2) and out.read_text() == "of another model\n"
+    for foreign in ("of another model\nwithout an end", "without an end"):  # a file that is not ours keeps every byte
+        out.write_text(foreign)
+        assert "choose another file" in gen_jax(*again, expect=2) and out.read_text() == foreign
     printed = gen_jax("translate", runs / "numbers", "--beams", 2, "--length", 4, "--json", given="one\n")
     assert json.loads(printed)["text"] == lines[0]
 
