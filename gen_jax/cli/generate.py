@@ -161,7 +161,7 @@ def _write(lines: list[str], as_json: bool, out: Path | None) -> None:
     if out is None:
         print(text)
     else:
-        out.write_text(text + "\n")
+        out.write_text(text + "\n", encoding="utf-8")
         print(f"{len(lines)} texts in {out}")
 
 
