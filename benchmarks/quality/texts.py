@@ -87,6 +87,8 @@ def train(task: str) -> None:
         command += ["--workdir", str(folder), "--no-progress"]
         subprocess.run(command, cwd=ROOT, env=beside(), check=True, stdout=subprocess.DEVNULL)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if (folder / "core_seconds.json").is_file():  # it had finished, and was only checked
+            continue
         write_json(folder / "core_seconds.json", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
