@@ -256,10 +256,11 @@ class Run:
             checkpoints.wait()
         finally:
             writer.close()
-        if preempt.received and int(state.step) < experiment.steps:
+        if preempt.received:
+            left = "resumes it" if int(state.step) < experiment.steps else "evaluates it"
             raise Preempted(
                 f"stopped by {preempt.received.name} at step {int(state.step)}, saved in {self.workdir}; "
-                "the same command resumes it"
+                f"the same command {left}"
             )
         return state, {
             "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
@@ -286,7 +287,12 @@ class Run:
     def _finish(self, state: State, evaluate: Evaluator, timings: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluates and plots on the test split; returns the summary."""
         test = self.experiment.split(self.data, "test")
-        estimates, figures = evaluate(state, test), self._draw(state, test)
+        try:
+            estimates, figures = evaluate(state, test), self._draw(state, test)
+        except KeyboardInterrupt:
+            raise Preempted(
+                f"stopped during the evaluation; the run is saved in {self.workdir}; the same command evaluates it"
+            ) from None
         summary = {
             "step": int(state.step),
             "stopped_early": int(state.step) < self.experiment.steps,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ import pytest
 
 from gen_jax.checkpoint import Checkpoints, digest
 from gen_jax.configs import load
-from gen_jax.errors import CheckpointError, exits
+from gen_jax.errors import CheckpointError, Preempted, exits
 from gen_jax.hooks import Checkpoint, HaltOnNaN, Log
-from gen_jax.logs import Writer, read_metrics
-from gen_jax.loop import fit
+from gen_jax.logs import Writer, read_json, read_metrics
+from gen_jax.loop import Hook, fit
 from gen_jax.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,31 @@ def test_a_signal_saves_and_the_same_command_resumes(tmp_path, number):
     there = {row["step"]: row for row in curve(reference) if "train/generator_loss" in row}
     partial = {stopped, (stopped // 25 + 1) * 25}  # the two reports that share one interval
     assert {s: r for s, r in here.items() if s not in partial} == {s: r for s, r in there.items() if s not in partial}
+
+
+class Asked(Hook):
+    """Receives a signal while the last step is looked at."""
+
+    every = 1000
+
+    def visit(self, step, state, measured):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_leaves_only_the_evaluation(tmp_path, monkeypatch):
+    run = Run.prepare(load(TINY, {"steps": 25}), tmp_path / "w", devices=1)
+    asked = replace(run, experiment=replace(run.experiment, hooks=[Asked()]))
+    with pytest.raises(Preempted, match="at step 25, saved .* the same command evaluates it"):
+        asked.train(bar=False)
+    assert not read_json(tmp_path / "w" / "evaluation.json") and int(run.state().step) == 25
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="stopped during the evaluation"):
+        patch.setattr(Run, "_draw", interrupted)
+        run.train(bar=False)
+    assert run.train(bar=False)["evaluation"]
 
 
 @pytest.mark.slow

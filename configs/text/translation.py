@@ -14,9 +14,11 @@ from gen_jax.experiment import Experiment
 from gen_jax.models.text import transformer
 from gen_jax.optimizers import muon, warm_down
 
+DATA = first_available("multi30k", "numbers")
+
 
 def config(
-    data: str = first_available("multi30k", "numbers"),
+    data: str = DATA,
     width: int = 192,
     depth: int = 3,
     heads: int = 3,
@@ -49,7 +51,8 @@ def config(
         steps: training steps
     """
     if smoke:
-        data, width, depth, heads, source, target, batch, steps = "numbers", 16, 1, 2, 144, 24, 4, min(steps, 20)
+        width, depth, heads, batch, steps = 16, 1, 2, 4, min(steps, 20)
+        data, source, target = ("numbers", 144, 24) if data == DATA else (data, source, target)
     pairs = load(data, text="pairs", defaults={"tokenizer": "bpe", "vocabulary": 6000})
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)

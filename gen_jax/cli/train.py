@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
     for argument in arguments:
         name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
         if argument.startswith("--") and name not in {*knobs, *options, *reading, "help", "from"}:
-            raise UserError(unknown_knob(loaded.path, name, [*knobs, *options, *reading]))
+            known = ["from" if known == "origin" else known for known in (*knobs, *options, *reading)]
+            raise UserError(unknown_knob(loaded.path, name, known))
     fields = [
         (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
         for name, (kind, default, text) in knobs.items()
@@ -73,13 +75,18 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
         parsed = tyro.cli(
             command,
             prog=f"train.py {loaded.path}",
-            description=(loaded.config.__globals__.get("__doc__") or "").strip(),
+            description=_with_line_breaks((loaded.config.__globals__.get("__doc__") or "").strip()),
             args=list(arguments),
         )
     values = {name: getattr(parsed, name) for name in knobs}
     if given := {name: value for name in reading if (value := getattr(parsed, name)) is not None}:
         values["data"] = spell(values["data"], given)
     return loaded.with_knobs(values), Options(**{name: getattr(parsed, name) for name in options})
+
+
+def _with_line_breaks(text: str) -> str:
+    """Indents the commands in a docstring: tyro joins lines that begin with a letter."""
+    return re.sub(r"(?m)^(?=python )", "  ", text)
 
 
 def _data_options(knobs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, tuple[Any, Any, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from tyro.conf import arg
 
 from gen_jax.cli.options import (
@@ -107,7 +108,7 @@ def translate(
     except ValueError as error:
         raise UserError(str(error)) from None
     todo = lines[done:]
-    _check_characters(made.tokenizer, todo, done)
+    _check_lines(made.tokenizer, todo, done, run.data["train"]["x"].shape[1])
     state = averaged(run.state(parse_step(step)))
     if done:
         _check_same(made, state, lines, best, out, json)
@@ -176,13 +177,24 @@ def _write(found: Iterable[tuple[str, Sequence[Translation]]], out: Path | None,
                 file.flush()
 
 
-def _check_characters(tokenizer, lines: list[str], start: int) -> None:
-    """Raises UserError for a line with characters that the tokenizer does not know, before any work starts."""
+def _check_lines(tokenizer, lines: list[str], start: int, longest: int) -> None:
+    """Raises UserError for a line with characters that the tokenizer does not know, before any work starts.
+
+    Notes which line is longer than any of the data set, of `longest` tokens with the end.
+    """
+    lengths = []
     for number, line in enumerate(lines, start + 1):
         try:
-            tokenizer.encode(line)
+            lengths.append(len(tokenizer.encode(line)) + 1)
         except UserError as error:
             raise UserError(f"--in, line {number:,}: {error}") from None
+    if max(lengths, default=0) > longest:
+        number, size = start + 1 + int(np.argmax(lengths)), max(lengths)
+        print(
+            f"note: line {number:,} has {size:,} tokens, the longest source of the data set {longest:,}: what is "
+            "longer than the model has seen is translated poorly, and slowly; --length limits the target",
+            file=sys.stderr,
+        )
 
 
 def _with_bar(found, total: int, shown: bool):

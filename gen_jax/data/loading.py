@@ -185,6 +185,9 @@ def _of_files(paths: Mapping[str, Path], where: Path, options: DataOptions) -> D
     if options.text == "pairs":
         options.only(where, *TOKEN_OPTIONS, "columns", "partner")
         made = pairs.open_pairs(paths, options, name)
+    elif options.text in ("tokens", "spans") and suffix not in text.SUFFIXES:
+        endings = ", ".join(text.SUFFIXES)
+        raise UserError(f"{where} is no text: this config reads files that end with {endings}, and folders of them")
     elif suffix in text.SUFFIXES:
         options.only(where, *TOKEN_OPTIONS)
         if options.text in _TOKENS:

@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def gen_jax(*arguments, given="", expect=0):
+def gen_jax(*arguments, given="", expect=0, notes=False):
     found = subprocess.run(
         [sys.executable, "-m", "gen_jax", *map(str, arguments)], input=given, capture_output=True, text=True, cwd=ROOT
     )
     assert found.returncode == expect, found.stderr
     if expect == 2:
         assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1, found.stderr
-    return found.stdout if expect == 0 else found.stderr
+    return found.stderr if expect or notes else found.stdout
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,10 @@ def test_translate_maps_line_by_line_and_goes_on_where_it_stopped(runs, tmp_path
         out.write_text(foreign)
         assert "choose another file" in gen_jax(*again, expect=2) and out.read_text() == foreign
     printed = gen_jax("translate", runs / "numbers", "--beams", 2, "--length", 4, "--json", given="one\n")
+    said = gen_jax(
+        "translate", runs / "numbers", "--beams", 1, "--length", 2, given="one\n" + "one " * 99 + "\n", notes=True
+    )
+    assert "line 2 has" in said and "--length limits" in said
     assert json.loads(printed)["text"] == lines[0]
 
 
