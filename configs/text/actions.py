@@ -45,14 +45,14 @@ def config(
         lr: learning rate of Muon, for the kernels of the blocks
         adam_lr: learning rate of Adam, for all else
         weight_decay: of all weights
-        source: tokens in a row of sources
-        target: tokens in a row of targets
+        source: tokens in a row of sources, more if one is longer
+        target: tokens in a row of targets, more if one is longer
         batch: rows per step
         steps: training steps
     """
     if smoke:
-        width, depth, heads, batch, steps = 16, 1, 2, 4, min(steps, 20)
-        data, source, target = ("numbers", 144, 24) if data == DATA else (data, source, target)
+        width, depth, heads, source, target, batch, steps = 16, 1, 2, 16, 16, 4, min(steps, 20)
+        data = "numbers" if data == DATA else data
     pairs = load(data, text="pairs", defaults={"tokenizer": "words", "vocabulary": 400})
     tokenizer = pairs.tokens(pairs=True)
     length = max(pairs[split]["y"].shape[1] for split in pairs.splits)

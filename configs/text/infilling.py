@@ -43,8 +43,8 @@ def config(
         lr: learning rate of Muon, for the kernels of the blocks
         adam_lr: learning rate of Adam, for all else
         weight_decay: of all weights
-        source: tokens in a row of sources
-        target: tokens in a row of targets
+        source: tokens in a row of sources, more if one is longer
+        target: tokens in a row of targets, more if one is longer
         batch: rows per step
         steps: training steps
     """

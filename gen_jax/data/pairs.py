@@ -22,6 +22,7 @@ from gen_jax.errors import UserError
 __all__ = ["as_pairs", "open_pairs", "open_parallel", "pack_pairs", "parallel_files"]
 
 Pairs = Sequence[tuple[str, str]]
+LONGEST = 1024  # tokens up to which rows are lengthened for the longest pair
 _PACKED = re.compile(r"\.(gz|xz)$")
 
 
@@ -141,14 +142,17 @@ def _tokens(pairs: Pairs, tokenizer: Any, length: int, drop: bool) -> tuple[dict
 def pack_pairs(arrays: Arrays, source: int, target: int) -> dict[str, np.ndarray]:
     """Several pairs in each row: "x" (R, source) and "y" (R, target) with "segments" and "y_segments", 0 for padding.
 
-    Pairs are taken in a fixed random order and put into the first of the last rows with room for both sides.
+    Pairs are taken in a fixed random order and put into the first of the last rows with room for both sides. Rows that
+    are too short for the longest pair are made as long as it, in multiples of 16, up to `LONGEST` tokens.
     """
     lengths = np.stack([arrays["length"], arrays["y_length"]], axis=1)
-    if np.any(lengths > [source, target]):
+    needed = lengths.max(axis=0).tolist()
+    if any(n > max(row, LONGEST) for n, row in zip(needed, (source, target))):
         raise UserError(
-            f"the longest source has {lengths[:, 0].max()} tokens, the longest target {lengths[:, 1].max()}: rows of "
-            f"{source} and {target} are too short; raise --source and --target, or leave long pairs out by --length"
+            f"the longest source has {needed[0]:,} tokens, the longest target {needed[1]:,}: rows of {source} and "
+            f"{target} are too short; raise --source and --target, or leave long pairs out by --length"
         )
+    source, target = (row if n <= row else -(-n // 16) * 16 for n, row in zip(needed, (source, target)))
     rows: list[list[int]] = []
     room: list[list[int]] = []
     for i in np.random.default_rng(0).permutation(len(lengths)).tolist():

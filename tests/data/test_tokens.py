@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gen_jax.data import load
+from gen_jax.data import load, pairs
 from gen_jax.data.mixing import TokenWindows
 from gen_jax.data.pairs import pack_pairs
 from gen_jax.data.text import Windows, evaluation_windows
@@ -210,7 +210,7 @@ def test_equal_sources_stay_in_one_split_and_empty_sides_are_left_out(tmp_path):
     assert "" not in sources["train"]
 
 
-def test_packing_keeps_every_pair_whole():
+def test_packing_keeps_every_pair_whole(monkeypatch):
     data = load("numbers")
     some = {name: a[:300] for name, a in data["train"].items()}
     packed = pack_pairs(some, 160, 30)
@@ -221,6 +221,9 @@ def test_packing_keeps_every_pair_whole():
         seen += [(tuple(x[segments == n]), tuple(y[y_segments == n])) for n in range(1, segments.max() + 1)]
     whole = [(tuple(x[:n]), tuple(y[:m])) for x, n, y, m in zip(some["x"], some["length"], some["y"], some["y_length"])]
     assert sorted(seen) == sorted(whole)
+    longest = max(some["length"])
+    assert pack_pairs(some, 10, 20)["x"].shape[1] == -(-longest // 16) * 16
+    monkeypatch.setattr(pairs, "LONGEST", 40)
     with pytest.raises(UserError, match="too short"):
         pack_pairs(some, 10, 20)
 
