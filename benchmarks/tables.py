@@ -109,6 +109,11 @@ PAGES = {
         "The configs of the family on published data, test split, one seed unless more are named, with the "
         "core-seconds of training and evaluation together (`benchmarks/quality/texts.py`).",
     ),
+    "translations": Page(
+        "Quality of image translation",
+        "The configs of the family, test split, one seed, with the core-seconds of training and evaluation together; "
+        "names are those of [the family's page](../families/translation.md) (`benchmarks/quality/translations.py`).",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

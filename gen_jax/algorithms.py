@@ -24,9 +24,9 @@ from gen_jax.core import (
     Mean,
     Metrics,
     Objective,
+    PreparesBatch,
     PyTree,
     Recentered,
-    SharesNoise,
     State,
     Trainable,
     as_mean,
@@ -56,7 +56,7 @@ def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], mi
 
     One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
     transformation per player. All losses of a step receive the same key and fold names into it for their own noise; a
-    model that `SharesNoise` draws their common noise once. Reports the metrics of the losses, each loss, and the norm
+    model that `PreparesBatch` computes once what they share. Reports the metrics of the losses, each loss, and the norm
     of its gradient, which is NaN if any entry of the gradient is.
 
     microbatches: gradients are accumulated over this many parts of the batch, sequentially, with the memory of one
@@ -84,7 +84,7 @@ def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], mi
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         metrics: dict[str, Mean] = {}
         batch, key = _split(batch, microbatches), fold_in(state.key, state.step)
-        batch, keys = _over(microbatches, partial(_draw, model, key), batch)
+        batch, keys = _over(microbatches, partial(_draw, model, state, key), batch)
         for objective, label, prefix in zip(objectives, labels, prefixes):
             turn = _on_every(objective.every, _turn(objective, label, prefix, tx[objective.player], microbatches))
             state, new = turn(state, batch, keys)
@@ -126,10 +126,10 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
     return turn
 
 
-def _draw(model: Trainable, key: Array, batch: Batch, part: Array) -> tuple[Batch, Array]:
-    """A microbatch with the noise that all losses share, and its key."""
+def _draw(model: Trainable, state: State, key: Array, batch: Batch, part: Array) -> tuple[Batch, Array]:
+    """A microbatch with what all losses share, and its key."""
     key = fold_in(key, part)
-    return (model.draw_shared(batch, key) if isinstance(model, SharesNoise) else batch), key
+    return (model.prepare(state, batch, key) if isinstance(model, PreparesBatch) else batch), key
 
 
 def _on_every(every: int, turn):

@@ -44,6 +44,7 @@ __all__ = [
     "Extra",
     "FittedToDensity",
     "GaussianComponents",
+    "ImageTranslator",
     "ImportanceWeighted",
     "Infilling",
     "Invertible",
@@ -57,11 +58,11 @@ __all__ = [
     "Objective",
     "Params",
     "Prefilled",
+    "PreparesBatch",
     "PyTree",
     "Recentered",
     "Reconstructing",
     "Seq2Seq",
-    "SharesNoise",
     "Source",
     "State",
     "Supported",
@@ -157,14 +158,14 @@ class Trainable(Model, Protocol):
 
 
 @runtime_checkable
-class SharesNoise(Trainable, Protocol):
-    """A trainable model whose losses share random numbers.
+class PreparesBatch(Trainable, Protocol):
+    """A trainable model whose losses share computations.
 
-    XLA does not recognize that two losses draw the same numbers, so `draw_shared` draws them once and adds them to the
-    batch.
+    XLA does not recognize that two losses draw the same numbers, and after the first player's turn its parameters are
+    gone: `prepare` adds random numbers, or examples made by the State before all turns, to the batch.
     """
 
-    def draw_shared(self, batch: Batch, key: Array) -> Batch: ...
+    def prepare(self, state: State, batch: Batch, key: Array) -> Batch: ...
 
 
 @runtime_checkable
@@ -315,6 +316,24 @@ class Adversarial(Model, Protocol):
 
     def discriminate(self, state: State, batch: Batch) -> Array:
         """Logits of being real."""
+
+
+@runtime_checkable
+class ImageTranslator(Protocol):
+    """A model that maps images of one domain to another: Pix2Pix, CycleGAN, CUT."""
+
+    @property
+    def directions(self) -> Sequence[str]:
+        """ "a2b", from "x" to "y", and "b2a" if it maps both ways."""
+
+    def translate(
+        self, state: State, images: Array, direction: str = "a2b", key: Array | None = None, own: bool = False
+    ) -> Array:
+        """Images (n, H', W', D) of the other domain from images (n, H, W, C) of one, each independent of the others.
+
+        key: draws noise and dropout, one for all images or one for each; without it the result is deterministic.
+        own: normalizes by the statistics of the image itself where training used those of a batch.
+        """
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from gen_jax.data.pairs import pack_pairs
 from gen_jax.data.records import Arrays, is_lazy
 from gen_jax.data.source import Resident, Streamed, check_arrays, too_large_for_device
 from gen_jax.data.text import Windows, evaluation_windows
-from gen_jax.data.transforms import Transform
+from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Metric, Split, counted
 from gen_jax.loop import Hook
@@ -138,8 +138,10 @@ class Experiment:
         name = {"train": self.train, "validation": self.validation, "test": self.test}.get(name, name)
         batch = max(self.batch or 1024, 256)
         train, part = (fixed(counted(self.examples(data, one)), self.host_transforms) for one in (self.train, name))
+        transforms = tuple(t for t in as_transforms(self.transforms) if not t.augments)
+        partner = None if data.partner is None else self.split(data.partner, name)
         return Split(
-            name, part, tuple(self.transforms), batch, train, data.name, data.info.levels, data.info, self.windows
+            name, part, transforms, batch, train, data.name, data.info.levels, data.info, self.windows, partner
         )
 
     def examples(self, data: Dataset, name: str) -> Arrays:

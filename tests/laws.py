@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from gen_jax.configs import load
-from gen_jax.core import Conditional, Seq2Seq, Trainable
+from gen_jax.core import Conditional, ImageTranslator, Seq2Seq, Trainable
 from gen_jax.data import load as load_data
 from gen_jax.loop import Program, program
 from gen_jax.models.common import normalization
@@ -69,6 +69,7 @@ QUICK = {
     "hmm_gaussian",
     "gpt_tales",
     "numbers",
+    "pix2pix_outlines",
 }  # chosen before others that cover as much
 
 
@@ -125,15 +126,28 @@ class Case:
         return jax.tree.map(jax.numpy.copy, self.first)
 
     @property
+    def translates(self) -> bool:
+        return isinstance(self.model, ImageTranslator)
+
+    @property
     def drawn(self) -> str:
         """The entry that samples hold anew."""
-        return "y" if isinstance(self.model, Seq2Seq) else "x"
+        return "y" if isinstance(self.model, (Seq2Seq, ImageTranslator)) else "x"
+
+    @property
+    def drawn_shape(self) -> tuple[int, ...]:
+        """The shape of one example of that entry."""
+        if self.translates:
+            return self.trained_on["y"].shape[1:]
+        return self.split.head(1)[self.drawn].shape[1:]
 
     @property
     def condition(self):
         """The conditioning inputs of seven examples, None for an unconditional model."""
         if isinstance(self.model, Seq2Seq):
             return {name: self.split.head(7)[name] for name in ("x", "length")}
+        if self.translates:
+            return {"x": self.split.head(7)["x"]}
         conditional = isinstance(self.model, Conditional) and self.model.conditioning is not None
         return {self.model.conditioning.entry: self.batch[self.model.conditioning.entry][:7]} if conditional else None
 

@@ -13,7 +13,16 @@ from laws import CONFIGS, Case, kind_of, representatives, without_dropout
 from gen_jax.algorithms import chunk, descent, em
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import load
-from gen_jax.core import Bound, ClosedForm, Density, ExpectationMaximization, Trainable, as_mean, averaged
+from gen_jax.core import (
+    Bound,
+    ClosedForm,
+    Density,
+    ExpectationMaximization,
+    PreparesBatch,
+    Trainable,
+    as_mean,
+    averaged,
+)
 from gen_jax.loop import Hook
 from gen_jax.models.vae.bounds import elbo
 
@@ -57,7 +66,7 @@ def test_the_others_are_traced(path):
     check_structure(case)
     draw = lambda state, key: case.model.sample(state, key, 7, case.condition)[case.drawn]
     x = jax.eval_shape(draw, averaged_shapes(case.program.shapes), jax.random.key(0))
-    assert x.shape == (7, *case.split.head(1)[case.drawn].shape[1:])
+    assert x.shape == (7, *case.drawn_shape)
 
 
 def averaged_shapes(shapes):
@@ -157,14 +166,28 @@ def test_law_10_samples_look_like_data(case):
     draw = jax.jit(case.model.sample, static_argnums=2)
     state, condition = averaged(case.first), case.condition
     first, second = (np.asarray(draw(state, jax.random.key(i), 7, condition)[case.drawn]) for i in (0, 1))
-    x = np.asarray(case.split.head(64)[case.drawn])
+    x = np.asarray(case.trained_on[case.drawn] if case.translates else case.split.head(64)[case.drawn])
     assert first.shape == (7, *x.shape[1:])
     assert first.dtype.kind == x.dtype.kind or {first.dtype.kind, x.dtype.kind} == {"i", "u"}
     if case.data.info.tokenizer:
         assert first.min() >= 0 and first.max() < case.data.info.levels
     elif x.dtype.kind in "iu":
         assert first.min() >= x.min() and first.max() <= x.max()
-    assert np.isfinite(first).all() and not np.array_equal(first, second)
+    assert np.isfinite(first).all() and (case.translates or not np.array_equal(first, second))
+
+
+def test_law_10_a_translation_depends_on_its_image_alone(case):
+    """In each direction, whatever its batch; with a key too; and differs between images."""
+    if not case.translates:
+        pytest.skip("translates no images")
+    state = averaged(case.first)
+    for side in case.model.directions:
+        x = case.trained_on["x" if side == "a2b" else "y"][:3]
+        for options in ({}, {"key": jax.random.key(0)}, {"own": True}):
+            whole = case.model.translate(state, x, side, **options)
+            one = case.model.translate(state, x[:1], side, **options)
+            np.testing.assert_allclose(one[0], whole[0], atol=1e-5)
+            assert not np.array_equal(whole[0], whole[1])
 
 
 def test_law_11_likelihoods_are_per_example_in_nats_and_agree_with_the_loss(case):
@@ -215,9 +238,11 @@ def test_law_12_training_improves(case):
         assert np.mean([r["loss"] for r in see.rows[-10:]]) < np.mean([r["loss"] for r in see.rows[:10]])
     else:
         start = case.program.initial_state()
-        after = case.run(5 * case.cycle)
+        after, batch = case.run(5 * case.cycle), case.batch
+        if isinstance(case.model, PreparesBatch):
+            batch = case.model.prepare(start, batch, jax.random.key(1))
         for objective in case.model.objectives:
-            loss = jax.jit(lambda p: objective.loss(p, start, case.batch, jax.random.key(1))[0])
+            loss = jax.jit(lambda p: objective.loss(p, start, batch, jax.random.key(1))[0])
             player = objective.player
             assert loss(after.params[player]) < loss(start.params[player]), objective.player
 

@@ -16,7 +16,7 @@ from jax import Array
 from gen_jax import plots
 from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Seq2Seq, State, averaged
+from gen_jax.core import ImageTranslator, Seq2Seq, State, averaged
 from gen_jax.data.catalogue import CATALOGUE
 from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
@@ -130,6 +130,8 @@ def _samples(model: Any, state: State, split: Split, key: Array) -> Figure:
         return plots.text_to_text_samples(model, state, split, key)
     if is_text(split):
         return plots.text_samples(model, state, split, key)
+    if isinstance(model, ImageTranslator):
+        return plots.translations(model, state, split, key)
     return plots.show({"samples": split.pixels(model.sample(state, key, 64)["x"])})  # as encoders receive them
 
 

@@ -48,11 +48,13 @@ def sample(
     import numpy as np
 
     from gen_jax import plots
-    from gen_jax.core import averaged
+    from gen_jax.core import ImageTranslator, Seq2Seq, averaged
     from gen_jax.data.tables import write_csv
 
     run = open_workdir(workdir, config, data_dir)
     check_folder(out)
+    if isinstance(run.experiment.model, (Seq2Seq, ImageTranslator)):
+        raise UserError(f"{workdir} maps what it is given: use `gen_jax translate`")
     condition = None if label is None else _of_class(run.experiment.model, label, n)
     draw = jax.jit(run.experiment.model.sample, static_argnums=2)
     state = averaged(run.state(parse_step(step)))

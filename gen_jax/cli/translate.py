@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from gen_jax.cli.options import (
+    PICTURES,
     ConfigPath,
     DataDir,
     Step,
     Workdir,
+    check_ending,
     check_folder,
     interruptible,
     json_line,
@@ -24,19 +26,27 @@ from gen_jax.cli.options import (
     parse_step,
     read_input,
 )
+from gen_jax.cli.translate_images import translate_images
 from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from gen_jax.applications.translation import FileTranslator
     from gen_jax.core import State
     from gen_jax.models.text.translation import Translation, Translator
+    from gen_jax.run import Run
 
 __all__ = ["translate"]
 
 
 def translate(
     workdir: Workdir,
+    images: Positional[Annotated[Path | None, arg(metavar="[IMAGES]")]] = None,
     source: Annotated[str, arg(name="in")] = "-",
     out: Path | None = None,
+    direction: str = "a2b",
+    draws: int = 1,
+    own: bool = False,
+    sheet: Path | None = None,
     beams: int = 5,
     penalty: str = "mean",
     alpha: float = 1.0,
@@ -54,13 +64,18 @@ def translate(
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Maps every line of a text to another one, by a trained text-to-text model.
+    """Translates images or texts by a trained model: an image, a folder or an .npz file; or a text line by line.
 
-    A file that is there already is continued after its last line.
+    A text that is there already is continued after its last line; images that are there already are left out.
 
     Args:
-        source: a file with one text per line, or - for standard input
-        out: write to this file instead of standard output, line by line
+        images: of a model of images: a file, a folder, or an .npz file with the entry x
+        source: of a text-to-text model: a file with one text per line, or - for standard input
+        out: the folder for images; of texts a file, by default standard output, written line by line
+        direction: of images: a2b, or b2a where a model translates both ways
+        draws: of images: how many translations of each; of more than one each has its own noise and dropout
+        own: of images: batch normalization by the statistics of each image instead of those of training
+        sheet: of images: also draw sources and translations in this file
         beams: width of the beam search; 1 is greedy; 0 draws a target at random
         penalty: what log-probabilities are divided by: mean (length^alpha), wu (((5 + length) / 6)^alpha), or none
         alpha: exponent of the length penalty
@@ -76,7 +91,7 @@ def translate(
         json: lines of JSON, with log-probabilities in nats
         seed: random seed
     """
-    from gen_jax.core import Seq2Seq, averaged
+    from gen_jax.core import ImageTranslator, Seq2Seq, averaged
     from gen_jax.data.text import lines_of
     from gen_jax.models.common.autoregressive import Sampling
     from gen_jax.models.text.translation import Translator
@@ -84,15 +99,22 @@ def translate(
     for name, number, least in (("batch", batch, 1), ("best", best, 1), ("length", length, 0)):
         if number < least:
             raise UserError(f"--{name} must be at least {least}, got {number}")
+    run = open_workdir(workdir, config, data_dir)
+    model = run.experiment.model
+    if isinstance(model, ImageTranslator):
+        of_images = _file_translator(run, images, direction, draws, own, batch, seed, sheet)
+        translate_images(of_images, averaged(run.state(parse_step(step))), images, out, sheet)
+        return
+    if images is not None:
+        raise UserError(f"{workdir} holds no model of images: give texts as --in")
+    if not isinstance(model, Seq2Seq):
+        raise UserError(f"{workdir} holds no text-to-text model: use `gen_jax generate` or `sample`")
     lines = lines_of(read_input("--in", source))
     done = _done(out, best, len(lines))
-    run = open_workdir(workdir, config, data_dir)
-    if not isinstance(run.experiment.model, Seq2Seq):
-        raise UserError(f"{workdir} holds no text-to-text model: use `gen_jax generate` or `sample`")
     try:
         sampling = Sampling(temperature, top_k, top_p)
         made = Translator(
-            run.experiment.model,
+            model,
             run.data.tokens(pairs=True),
             beams,
             penalty,
@@ -118,6 +140,22 @@ def translate(
     _write(zip(todo, _with_bar(found, len(todo), out is not None)), out, json)
     if out:
         print(f"{len(lines):,} lines in {out}")
+
+
+def _file_translator(
+    run: Run, images: Path | None, direction: str, draws: int, own: bool, batch: int, seed: int, sheet: Path | None
+) -> FileTranslator:
+    """Translates images by the model of a run."""
+    from gen_jax.applications.translation import FileTranslator
+
+    if images is None:
+        raise UserError(f"{run.workdir} translates images: give a file or a folder of them, and --out FOLDER")
+    if sheet:
+        check_ending(sheet, PICTURES)
+        check_folder(sheet)
+    example = run.experiment.source(run.data).example().batch_at(0)
+    channels = example["x" if direction == "a2b" else "y"].shape[-1]
+    return FileTranslator(run.experiment.model, channels, direction, draws, own, min(batch, 16), seed)
 
 
 def _done(out: Path | None, best: int, lines: int) -> int:

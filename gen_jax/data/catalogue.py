@@ -61,6 +61,8 @@ class Row:
 CATALOGUE = {
     "digits": Row("digits", "Digits", "1,797 scans of digits, 8x8, 17 levels"),
     "digits28": Row("digits", "Digits28", "the same digits, enlarged to 28x28, 8 bits: a stand-in for MNIST"),
+    "outlines": Row("digits", "Outlines", "pairs: outlines of digits and the digits, 32x32"),
+    "twins": Row("digits", "Twins", "pairs: digits and their thicker twins in other colors, 32x32"),
     "blobs": Row("synthetic", "Blobs", "three Gaussian blobs in the plane"),
     "two_moons": Row("synthetic", "TwoMoons", "two interleaved half circles"),
     "ring8": Row("synthetic", "Ring8", "eight Gaussians on a circle"),
@@ -76,6 +78,11 @@ CATALOGUE = {
     "japanese_vowels": Row("sequences", "JapaneseVowels", "640 vowels by nine speakers", embedded=False),
     "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", False, held_out="50000"),
     "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", False, held_out="50000"),
+    "mnist16": Row("translation", "Mnist16", "MNIST's box of 20x20 pixels as 16x16, a partner of usps", False),
+    "usps": Row("translation", "Usps", "9,298 digits, 16x16, 8 bits", False),
+    "facades": Row("translation", "Facades", "606 pairs: maps of facades and photos, 128x128", False),
+    "emoji": Row("translation", "Emoji", "1,906 pairs: emoji by Noto and by Twemoji, 64x64", False),
+    "emoji_outlines": Row("translation", "EmojiOutlines", "1,636 pairs: outlines and colors of emoji, 64x64", False),
 }
 
 

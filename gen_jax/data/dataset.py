@@ -42,6 +42,7 @@ class DataInfo:
     vocabulary: tuple[str, ...] = ()  # token strings
     tokenizer: str = ""  # of tokens: the JSON of the tokenizer; see `gen_jax.data.tokenizers`
     documents: bool = False  # of tokens: whether the text has several documents, each with an end
+    aligned: bool = False  # of unpaired domains: whether examples of the two are true pairs, except in training
     gaps: bool = False  # of pairs of texts: whether sources have gaps, and targets what fills them
     columns: tuple[str, ...] = ()  # of a table: the names of the entries of "x"
     categories: tuple[tuple[str, ...], ...] = ()  # per column: the names of its codes, () for numbers

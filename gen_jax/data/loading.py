@@ -49,6 +49,7 @@ from gen_jax.data.folders import (
 )
 from gen_jax.data.hub import is_saved_dataset, open_saved_dataset
 from gen_jax.data.images import DecodedRecords, Tolerance
+from gen_jax.data.mixing import pairs_apart
 from gen_jax.data.options import DataOptions, listed, split_name
 from gen_jax.data.records import Arrays, Column, columns, is_lazy, nbytes
 from gen_jax.errors import DataError, UserError
@@ -84,8 +85,8 @@ def load(
     chosen = DataOptions(**{**(defaults or {}), **given, **options})
     with use_data_dir(data_dir):
         if name in catalogue.CATALOGUE and not isinstance(source, Path):
-            chosen.only(name)
-            return catalogue.load_named(name)
+            chosen.only(name, "partner", "pairing")
+            return _of_domains(catalogue.load_named(name), chosen)
         if name in (*TEXTS, *CORPORA) and not isinstance(source, Path):
             return _of_texts(name, chosen)
         path = Path(os.path.expanduser(name))
@@ -93,6 +94,19 @@ def load(
             return _of_path(path, chosen)
         chosen.only(name, *IMAGE_OPTIONS)
         return _kept(name, catalogue.load_catalogue(name, chosen), chosen)
+
+
+def _of_domains(data: Dataset, options: DataOptions) -> Dataset:
+    """A data set of the catalogue: alone, with another one as its unpaired partner, or its own pairs taken apart."""
+    if options.partner:
+        if options.pairing not in ("", "unpaired"):
+            raise UserError(f"{data.name} and {options.partner} are unpaired: leave --pairing {options.pairing} out")
+        return replace(data, name=f"{data.name}-{options.partner}", partner=load(options.partner))
+    if options.pairing == "unpaired":
+        return pairs_apart(data)
+    if options.pairing:
+        raise UserError(f"{data.name} is read with --pairing unpaired, or without")
+    return data
 
 
 def _of_arrays(source: Mapping[str, Any]) -> Dataset:

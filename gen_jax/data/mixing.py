@@ -5,8 +5,9 @@ Each is a `core.Source` like its members, so chunks, several devices and exact r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch, Source
+from gen_jax.data.dataset import Dataset
 from gen_jax.data.order import permute
 from gen_jax.data.source import check_division
 from gen_jax.errors import UserError
 
-__all__ = ["Mixed", "TokenWindows", "Unpaired", "shares"]
+__all__ = ["Mixed", "TokenWindows", "Unpaired", "pairs_apart", "shares"]
 
 
 class _Composed:
@@ -205,3 +207,27 @@ class TokenWindows:
         return replace(self, tokens=put(self.tokens), seed=put(np.uint32(self.seed)))
 
     def close(self) -> None: ...
+
+
+def pairs_apart(data: Dataset) -> Dataset:
+    """Two unpaired domains from pairs of "x" and "y": no pair of the training split has both of its sides there.
+
+    The domain "x" has the even examples of that split, its partner the odd ones; the other splits stay aligned, so that
+    translations can be compared with the truth.
+    """
+    if "y" not in data["train"]:
+        raise UserError(f'{data.name} has no pairs, entries "x" and "y", to take apart')
+
+    def side(entry: str, first: int) -> Dataset:
+        splits = {}
+        for name, arrays in data.splits.items():
+            rows = slice(first, None, 2) if name == "train" else slice(None)
+            kept = {e: a for e, a in arrays.items() if e not in ("x", "y")}
+            splits[name] = {e: a[rows] for e, a in {**kept, "x": arrays[entry]}.items()}
+        info = data.info
+        digest = hashlib.sha256(f"{info.digest} {entry}".encode()).hexdigest()
+        shape = tuple(data["train"][entry].shape[1:])
+        said = {**asdict(info), "shape": shape, "digest": digest, "aligned": True}
+        return Dataset(f"{data.name}-{entry}", splits, said)
+
+    return replace(side("x", 0), name=f"{data.name}-unpaired", partner=side("y", 1))

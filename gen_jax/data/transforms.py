@@ -26,7 +26,9 @@ __all__ = [
     "binarize_once",
     "dequantize",
     "dequantize_once",
+    "downsample",
     "flip",
+    "jitter",
     "on",
     "scale",
     "stack_images",
@@ -48,6 +50,7 @@ class Transform:
     lossless: whether the stored integers can be recovered exactly. If not, there are no bits per dimension.
     protocol: the setting under which likelihoods are comparable, e.g. "dequantized".
     support: the lowest and highest stored value it accepts; None for any.
+    augments: whether it is a random change for training, which evaluation leaves out.
     """
 
     apply: Apply
@@ -57,6 +60,7 @@ class Transform:
     protocol: str = ""
     support: tuple[float, float] | None = None
     entries: tuple[str, ...] = ("x",)
+    augments: bool = False
 
     def __call__(self, batch: Batch, key: Array) -> Batch:
         return self.apply(batch, key)
@@ -93,7 +97,40 @@ def flip() -> Transform:
         mirrored = jax.random.bernoulli(key, 0.5, (len(x), *(1,) * (x.ndim - 1)))
         return {**batch, "x": jnp.where(mirrored, x[:, :, ::-1], x)}
 
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def downsample(n: int) -> Transform:
+    """Averages the pixels of images (B, H, W, C) over blocks of n x n."""
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"].astype(jnp.float32)
+        batches, height, width, channels = x.shape
+        if height % n or width % n:
+            raise ValueError(f"images of {height}x{width} cannot be averaged over blocks of {n}x{n}")
+        return {**batch, "x": x.reshape(batches, height // n, n, width // n, n, channels).mean(axis=(2, 4))}
+
     return Transform(apply, inverse=lambda x: x)
+
+
+def jitter(enlarged: float = 286 / 256) -> Transform:
+    """Enlarges each image (B, H, W, C) bilinearly, and crops it back at a random place (Isola et al. 2017, 6.2)."""
+    if enlarged < 1:
+        raise ValueError(f"jitter enlarges by a factor of at least 1, got {enlarged}")
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"].astype(jnp.float32)
+        for axis in (1, 2):
+            size = x.shape[axis]
+            large = round(size * enlarged)
+            first = jax.random.randint(fold_in(key, axis), (len(x), 1), 0, large - size + 1)
+            at = (jnp.arange(size) + first + 0.5) * (size / large) - 0.5
+            near = jnp.abs(jnp.clip(at, 0, size - 1)[..., None] - jnp.arange(size))
+            weights = jnp.maximum(1 - near, 0)  # matrix products, not gathers
+            x = jnp.einsum("bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic", weights, x)
+        return {**batch, "x": x}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
 
 
 def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:

@@ -90,6 +90,7 @@ class Split(NamedTuple):
     levels: int | None = None  # of stored integers 0 .. levels - 1, where known
     info: DataInfo | None = None
     windows: Windows | None = None  # of a stream of tokens, of which the examples are windows
+    partner: Any = None  # of unpaired domains, the same split of the other one
 
     @property
     def size(self) -> int:
@@ -121,17 +122,17 @@ class Split(NamedTuple):
             raise UserError(f"{self.name} comes without the training examples to compare with")
         return self._replace(arrays=self.training)
 
-    def pixels(self, x: Any) -> np.ndarray:
+    def pixels(self, x: Any, entry: str = "x") -> np.ndarray:
         """Maps transformed images (N, H, W, C) to intensities: stored integers to [0, 1], floats clipped to the range
         of the data. Anything else is not rescaled."""
-        x, raw, transforms = np.asarray(x), self.arrays["x"], self.transforms_of("x")
+        x, raw, transforms = np.asarray(x), self.arrays[entry], self.transforms_of(entry)
         for transform in reversed(transforms):
             x = x if transform.inverse is None else transform.inverse(x)
         if stored := [transform.support for transform in transforms if transform.support]:
             low, high = stored[0]
             x = (x - low) / (high - low)
         elif raw.ndim == 4:
-            ranges = [value_range(a["x"], self.levels) for a in (self.arrays, self.training or self.arrays)]
+            ranges = [value_range(a[entry], self.levels) for a in (self.arrays, self.training or self.arrays)]
             low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
             x = np.clip(x / high, 0, 1) if raw.dtype.kind in "iu" else np.clip(x, low, high)
         return x.astype(np.float32)

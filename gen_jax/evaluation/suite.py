@@ -12,7 +12,17 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Bound, Conditional, Density, ImportanceWeighted, Latent, Seq2Seq, State, is_sequential
+from gen_jax.core import (
+    Bound,
+    Conditional,
+    Density,
+    ImageTranslator,
+    ImportanceWeighted,
+    Latent,
+    Seq2Seq,
+    State,
+    is_sequential,
+)
 from gen_jax.data.dataset import DataInfo, has_missing
 from gen_jax.errors import UserError
 from gen_jax.evaluation.latents import latent_accuracy
@@ -22,6 +32,7 @@ from gen_jax.evaluation.samples.classes import class_coverage, train_on_syntheti
 from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
 from gen_jax.evaluation.text import text_likelihood, text_quality
+from gen_jax.evaluation.translation import paired_quality, unpaired_quality
 
 __all__ = [
     "ENOUGH",
@@ -47,6 +58,10 @@ def suite(
 
     encoder: for sample quality; by default the small one for images with labels, else raw values.
     """
+    if isinstance(model, ImageTranslator):  # nothing is drawn from noise alone
+        named = {metric.__name__ for metric in own}
+        usual = paired_quality() if split.partner is None else unpaired_quality()
+        return [*([] if usual.__name__ in named else [usual]), *own, cost]
     chosen = _likelihoods(model, own)
     if is_text(split) and isinstance(model, Density):
         chosen = [text_likelihood, *([] if "text_quality" in {metric.__name__ for metric in own} else [text_quality()])]
@@ -117,9 +132,9 @@ def undefined(model: Any) -> Measure:
 
 
 def cost(model: Any) -> Measure:
-    """Cost metrics. parameters: of all players. samples_per_second: in blocks of 500, of targets of texts 32, on this
-    machine, once compiled."""
-    n = 32 if isinstance(model, Seq2Seq) else DRAWN
+    """Cost metrics. parameters: of all players. samples_per_second: in blocks of 500, of targets of texts and
+    translations of images 32, on this machine, once compiled."""
+    n = 32 if isinstance(model, (Seq2Seq, ImageTranslator)) else DRAWN
     draw = jax.jit(lambda state, key, condition: model.sample(state, key, n, condition))
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
@@ -127,6 +142,9 @@ def cost(model: Any) -> Measure:
         if isinstance(model, Seq2Seq):
             rows = np.arange(n) % split.size
             condition = {name: np.asarray(split.arrays[name][rows]) for name in ("x", "length")}
+        if isinstance(model, ImageTranslator):
+            x = np.asarray(split.head(n)["x"])
+            condition = {"x": np.resize(x, (n, *x.shape[1:]))}
         while len(seconds) < 4 or (sum(seconds) < 1 and len(seconds) < 50):
             start = time.perf_counter()
             jax.block_until_ready(draw(state, key, condition))

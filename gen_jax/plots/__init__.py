@@ -27,6 +27,7 @@ from gen_jax.plots.latents import (
 )
 from gen_jax.plots.mixtures import components, restarts
 from gen_jax.plots.text import attention_maps, calibration, loss_by_position, text_samples, text_to_text_samples
+from gen_jax.plots.translation import translations
 
 __all__ = [
     "PlotFn",
@@ -59,6 +60,7 @@ __all__ = [
     "text_samples",
     "text_to_text_samples",
     "tiled",
+    "translations",
     "traversals",
     "warped_grid",
 ]

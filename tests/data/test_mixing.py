@@ -9,10 +9,11 @@ import pytest
 
 from gen_jax.algorithms import chunk
 from gen_jax.core import Algorithm, Mean, Source, State
-from gen_jax.data import Resident, Streamed
+from gen_jax.data import Resident, Streamed, load
 from gen_jax.data.mixing import Mixed, TokenWindows, Unpaired
-from gen_jax.data.transforms import flip, on, scale, together
+from gen_jax.data.transforms import downsample, flip, jitter, on, scale, together
 from gen_jax.errors import UserError
+from gen_jax.experiment import Experiment
 from gen_jax.loop import fit
 from gen_jax.sharding import Layout
 
@@ -114,3 +115,41 @@ def test_chunks_trace_a_composed_source_once():
     source = unpaired()
     state, _ = jax.jit(chunk(adding(), 3).step)(adding().init(jax.random.key(0), source.batch_at(0)), source)
     assert int(state.step) == 3
+
+
+def test_jitter_moves_both_sides_of_a_pair_alike():
+    x = np.random.default_rng(0).uniform(size=(8, 16, 12, 2)).astype(np.float32)
+    moved = together(("x", "y"), jitter(1.25))({"x": x, "y": 2 * x}, jax.random.key(0))
+    np.testing.assert_allclose(moved["y"], 2 * moved["x"], rtol=1e-5)
+    assert moved["x"].shape == x.shape and not np.allclose(moved["x"], x)
+    ramp = np.broadcast_to(np.arange(16.0, dtype=np.float32)[None, :, None, None], (8, 16, 16, 1))
+    rows = np.asarray(jitter(1.25)({"x": ramp}, jax.random.key(1))["x"])[:, 2:-2, 8, 0]
+    np.testing.assert_allclose(np.diff(rows, axis=1), 0.8, atol=1e-5)  # enlarged by 1.25
+    assert len({float(row[0]) for row in rows}) > 2
+    same = jitter(1.0)({"x": x}, jax.random.key(2))["x"]
+    np.testing.assert_allclose(same, x, atol=1e-6)
+    blocks = downsample(2)({"x": x}, jax.random.key(0))["x"]
+    np.testing.assert_allclose(blocks[:, 1, 2], x[:, 2:4, 4:6].mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_evaluation_leaves_random_changes_out():
+    data = load("outlines")
+    both = [scale(-1, 1), flip(), jitter()]
+    split = Experiment(None, None, data, 1, batch=4, transforms=both).split(data, "test")
+    np.testing.assert_allclose(split.head(3)["x"], np.asarray(data["test"]["x"][:3]) / 127.5 - 1, atol=1e-5)
+
+
+def test_pairs_taken_apart_share_no_pair_in_training():
+    whole, apart = load("twins"), load("twins", pairing="unpaired")
+    x, y = apart["train"]["x"], apart.partner["train"]["x"]
+    np.testing.assert_array_equal(x, whole["train"]["x"][::2])
+    np.testing.assert_array_equal(y, whole["train"]["y"][1::2])
+    np.testing.assert_array_equal(apart.partner["test"]["x"], whole["test"]["y"])
+    np.testing.assert_array_equal(apart.partner["test"]["label"], whole["test"]["label"])
+    assert apart.info.aligned and apart.digest != whole.digest
+    other = load("digits28", partner="digits28")
+    assert other.partner is not None and not other.info.aligned
+    with pytest.raises(UserError, match="no pairs"):
+        load("digits28", pairing="unpaired")
+    with pytest.raises(UserError, match="unpaired"):
+        load("digits28", pairing="halves")

@@ -40,6 +40,24 @@ def test_maps_and_gradients_are_flaxs(ours, theirs, kernel, strides, size):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "size, kernel, strides, channels, features",
+    [((9, 8), 3, 1, 16, 16), ((8, 9), 4, 1, 8, 1), ((9, 10), 4, 2, 3, 8), ((7, 8), 7, 1, 3, 4), ((9, 9), 3, 2, 5, 6)],
+)
+def test_convolutions_without_padding_are_flaxs(backend, size, kernel, strides, channels, features, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jax.random.normal(jax.random.key(0), (2, *size, channels))
+    theirs = nn.Conv(features, (kernel, kernel), (strides, strides), padding="VALID")
+    ours = Conv(features, (kernel, kernel), strides, padding="VALID")
+    params = theirs.init(jax.random.key(1), x)
+    value = lambda module: jax.value_and_grad(lambda p, x: jnp.sin(module.apply(p, x)).sum(), (0, 1))(params, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), value(ours), value(theirs))
+    if backend == "cpu":
+        with pytest.raises(ValueError, match="does not fit"):
+            convolve(x[:, :2], jnp.zeros((3, 3, channels, 1)), (1, 1), "VALID")
+
+
 @pytest.mark.parametrize("ours, theirs", [(Conv, nn.Conv), (ConvTranspose, nn.ConvTranspose)])
 def test_accelerators_take_xlas_own(ours, theirs, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))

@@ -35,6 +35,7 @@ __all__ = [
     "examples_of",
     "features_of",
     "inception_score",
+    "kernel_estimate",
     "quality",
     "resolve_encoder",
     "sample_quality",
@@ -144,7 +145,7 @@ def quality(
     real, held = reference.real, reference.held
     found = {
         **_frechet(fake.features, reference.moments, splits),
-        **_kernel(fake.features, real),
+        "kernel_distance": kernel_estimate(fake.features, real),
         **_score(fake.probabilities, splits),
         **_neighbors(fake.features, real, k),
         **({} if held is None else _memory(fake.features, real, held)),
@@ -183,11 +184,12 @@ def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Est
     }
 
 
-def _kernel(fake: np.ndarray, real: np.ndarray) -> dict[str, Estimate]:
+def kernel_estimate(fake: np.ndarray, real: np.ndarray) -> Estimate:
+    """The kernel distance of features (N, D) and (M, D), of at most 10,000 of each."""
     fake, real = fake[:10_000], real[:10_000]
     value, error = kernel_distance(fake, real)
     how = f"{len(fake)} against {len(real)} examples"
-    return {"kernel_distance": Estimate(value, error, "MMD^2", "estimate", len(fake), how)}
+    return Estimate(value, error, "MMD^2", "estimate", len(fake), how)
 
 
 def _score(probabilities: np.ndarray | None, splits: int) -> dict[str, Estimate]:

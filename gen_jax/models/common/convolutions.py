@@ -1,4 +1,4 @@
-"""Convolutions and transposed convolutions of images (B, H, W, C), "SAME" padding, fast on CPUs too.
+"""Convolutions and transposed convolutions of images (B, H, W, C), fast on CPUs too.
 
 The same maps and parameters as `flax.linen.Conv` and `flax.linen.ConvTranspose`. On a CPU they are written as matrix
 products with slices, pads and concatenations, whose gradients are such products again: the kernel gradients of XLA's
@@ -25,7 +25,10 @@ BLOCK = 3 << 19  # numbers that fit in a CPU's cache
 
 
 class Conv(nn.Module):
-    """(B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), features)."""
+    """(B, H, W, C) -> (B, ceil(H / strides), ceil(W / strides), features).
+
+    padding: "SAME", or "VALID" for inputs that are padded already: H then shrinks by the kernel's height less one.
+    """
 
     features: int
     kernel_size: Sequence[int] = (3, 3)
@@ -33,9 +36,10 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
+    padding: str = "SAME"
 
     def map(self, x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-        return convolve(x_BHWC, kernel, strides)
+        return convolve(x_BHWC, kernel, strides, self.padding)
 
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
@@ -64,10 +68,12 @@ class UpsampleConv(Conv):
         return upsample_convolve(x_BHWC, kernel)
 
 
-def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) -> Array:
+def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1), padding: str = "SAME") -> Array:
     """Convolution with a kernel (height, width, C, features)."""
     if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(x_BHWC, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS)
+        return lax.conv_general_dilated(x_BHWC, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
+    if padding == "VALID":
+        return _unpadded(x_BHWC, kernel, strides)
     (tall, wide, channels, features), pixels = kernel.shape, x_BHWC.shape[1] * x_BHWC.shape[2]
     if _is_filtered(x_BHWC, kernel.shape, strides):
         return _few_at_a_time(_filtered, pixels * 3 * wide * channels // 2, x_BHWC, kernel)
@@ -75,6 +81,19 @@ def convolve(x_BHWC: Array, kernel: Array, strides: tuple[int, int] = (1, 1)) ->
         return _few_at_a_time(_by_taps, pixels * tall * wide * features, x_BHWC, kernel)
     between = pixels * tall * wide * channels // (strides[0] * strides[1])
     return _few_at_a_time(partial(_by_patches, strides=strides), between, x_BHWC, kernel)
+
+
+def _unpadded(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
+    """Convolution where the whole kernel lies inside: a part of that with padding, or of the patches there are."""
+    sizes = [(n, k, s) for n, k, s in zip(x_BHWC.shape[1:3], kernel.shape[:2], strides)]
+    if any(n < k for n, k, _ in sizes):
+        raise ValueError(f"a kernel of {kernel.shape[:2]} does not fit into an image of {x_BHWC.shape[1:3]}")
+    if strides == (1, 1):
+        (top, tall), (left, wide) = (((k - 1) // 2, n - k + 1) for n, k, _ in sizes)
+        return convolve(x_BHWC, kernel)[:, top : top + tall, left : left + wide]
+    size = [(n - k) // s + 1 for n, k, s in sizes]
+    between = size[0] * size[1] * int(np.prod(kernel.shape[:3]))
+    return _few_at_a_time(partial(_by_patches, strides=strides, size=tuple(size)), between, x_BHWC, kernel)
 
 
 def _few_at_a_time(f: Callable[[Array, Array], Array], between: int, x_BHWC: Array, kernel: Array) -> Array:
@@ -119,10 +138,13 @@ def _is_divided() -> bool:
     return jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
 
 
-def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
-    """Convolution as im2col: the patch of each output times the kernel."""
+def _by_patches(x_BHWC: Array, kernel: Array, strides: tuple[int, int], size: tuple[int, ...] | None = None) -> Array:
+    """Convolution as im2col: the patch of each output times the kernel.
+
+    size: of the output, where no padding is needed.
+    """
     tall, wide, channels, features = kernel.shape
-    size = tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
+    size = size or tuple(-(-n // s) for n, s in zip(x_BHWC.shape[1:3], strides))
     ends = [(n - 1) * s + 1 for n, s in zip(size, strides)]
     pads = [max(end - 1 + k - n, 0) for end, k, n in zip(ends, (tall, wide), x_BHWC.shape[1:3])]
     x = jnp.pad(x_BHWC, ((0, 0), *((p // 2, p - p // 2) for p in pads), (0, 0)))

@@ -24,6 +24,7 @@ __all__ = [
     "batch",
     "batch_norm",
     "instance",
+    "instance_norm",
     "mixes_examples",
     "none",
     "pixel",
@@ -81,6 +82,8 @@ class _Batch(nn.Module):
 
 
 class _Instance(nn.Module):
+    affine: bool = True
+
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
         axes = tuple(range(1, x.ndim - 1)) or (-1,)  # for vectors, over the features
@@ -88,7 +91,7 @@ class _Instance(nn.Module):
             raise ValueError(f"instance normalization of {x.shape[1:]} would leave nothing: take fewer layers")
         centered = x - x.mean(axes, keepdims=True)
         unit = centered * lax.rsqrt(jnp.mean(centered**2, axes, keepdims=True) + 1e-5)
-        return _Modulated(name="affine")(unit, *context)
+        return _Modulated(name="affine")(unit, *context) if self.affine or context else unit
 
 
 class _Spectral(nn.Module):
@@ -104,6 +107,14 @@ def batch_norm(momentum: float = 0.9) -> Normalization:
     return Normalization(values=lambda x, *context: _Batch(momentum)(x, *context), removes_bias=lambda axes: True)
 
 
+def instance_norm(affine: bool = True) -> Normalization:
+    """Instance normalization, by the mean and variance of each channel of each example (Ulyanov et al. 2016).
+
+    affine: with a learned scale and shift; CycleGAN has none.
+    """
+    return Normalization(values=lambda x, *context: _Instance(affine)(x, *context), removes_bias=lambda axes: axes > 2)
+
+
 def pixel_norm(x: Array, *context: Array) -> Array:
     """Divides by the root mean square over the channels, at each pixel (Karras et al. 2018, section 4.2)."""
     return x * lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-8)
@@ -112,8 +123,7 @@ def pixel_norm(x: Array, *context: Array) -> Array:
 none = Normalization()
 """No normalization."""
 batch = batch_norm()
-instance = Normalization(values=lambda x, *context: _Instance()(x, *context), removes_bias=lambda axes: axes > 2)
-"""Instance normalization, by the mean and variance of each channel of each example (Ulyanov et al. 2016)."""
+instance = instance_norm()
 pixel = Normalization(values=pixel_norm)
 spectral = Normalization(weights=_Spectral)
 """Spectral normalization: weights divided by their largest singular value, one power iteration (Miyato et al. 2018)."""

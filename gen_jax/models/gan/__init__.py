@@ -15,7 +15,9 @@ from gen_jax.models.gan.discriminators import (
     MinibatchDeviation,
     MinibatchDiscrimination,
     MLPDiscriminator,
+    PatchDiscriminator,
     ResNetDiscriminator,
+    receptive_field,
 )
 from gen_jax.models.gan.gan import GAN, Unrolling
 from gen_jax.models.gan.generators import DCGANGenerator, ResNetGenerator
@@ -50,6 +52,7 @@ __all__ = [
     "MLPDiscriminator",
     "MinibatchDeviation",
     "MinibatchDiscrimination",
+    "PatchDiscriminator",
     "Regularizer",
     "ResNetDiscriminator",
     "ResNetGenerator",
@@ -66,6 +69,7 @@ __all__ = [
     "non_saturating",
     "r1",
     "r2",
+    "receptive_field",
     "relativistic",
     "translation",
     "wasserstein",

@@ -42,7 +42,7 @@ class Augmentation:
         return {}
 
     def adapt(self, memory: PyTree, real: Array) -> PyTree:
-        """Memory after a batch, from the discriminator's margins (B,) on real examples, positive if correct."""
+        """Memory after a batch, from the discriminator's margins (B, ...) on real examples, positive if correct."""
         return memory
 
 
@@ -85,7 +85,7 @@ class Adaptive(Augmentation):
         return x
 
     def adapt(self, memory, real):
-        moved = jnp.sign(jnp.sign(real).mean() - self.target) * (real.size / self.examples)
+        moved = jnp.sign(jnp.sign(real).mean() - self.target) * (len(real) / self.examples)
         return {"probability": jnp.clip(memory["probability"] + moved, 0.0, 1.0)}
 
 

@@ -1,5 +1,7 @@
 """Discriminator networks of GANs, (B, *x) -> (B, outputs): the first output is the logit of being real.
 
+A `PatchDiscriminator` has a logit for each patch of an image instead, (B, H', W', 1).
+
 Each takes a normalization from `common.normalization`; minibatch modules, against mode collapse; and a context (B, n)
 in a conditional GAN, used by projection (Miyato & Koyama 2018). Dropout is active if there is a key for it.
 """
@@ -13,15 +15,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.models.common.convolutions import Conv
-from gen_jax.models.common.normalization import Normalization, none, spectral
+from gen_jax.models.common.normalization import Normalization, batch, none, spectral
 
 __all__ = [
     "DCGANDiscriminator",
     "MLPDiscriminator",
     "MinibatchDeviation",
     "MinibatchDiscrimination",
+    "PatchDiscriminator",
     "ResNetDiscriminator",
     "leaky_relu",
+    "receptive_field",
 ]
 
 
@@ -82,6 +86,48 @@ class ResNetDiscriminator(nn.Module):
             x_BHWC = _ShrinkingBlock(width, self.norm, first=i == 0, halved=i < self.halvings)(x_BHWC)
         h = nn.relu(x_BHWC).sum(axis=(1, 2))
         return _Verdict(self.outputs, self.norm, self.batchwise)(h, *context)
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges every patch of an image: PatchGAN (Isola et al. 2017, section 6.1.2).
+
+    layers: strided convolutions; the patches are `receptive_field(layers)` pixels wide, and must fit into the image.
+    """
+
+    features: int = 64
+    layers: int = 3
+    norm: Normalization = batch
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array, *context: Array) -> Array:
+        patch = receptive_field(self.layers)
+        if patch > min(x_BHWC.shape[1:3]):
+            size = "x".join(map(str, x_BHWC.shape[1:3]))
+            raise ValueError(f"patches of {patch}x{patch} pixels do not fit into images of {size}: take fewer layers")
+        bias = not self.norm.removes_bias(4)
+        small = nn.initializers.normal(0.02)
+        widths = [self.features * min(2**i, 8) for i in range(self.layers + 1)] if self.layers else []
+        h = x_BHWC
+        for i, many in enumerate(widths or [self.features, 2 * self.features]):
+            strides = 2 if i < self.layers else 1
+            h = self.norm.weights(self._layer(many, strides, bias or i == 0, small))(self._padded(h))
+            h = leaky_relu(self.norm.values(h) if i else h)
+        return self.norm.weights(self._layer(1, 1, True, small))(self._padded(h))
+
+    def _layer(self, features: int, strides: int, bias: bool, init: Callable[..., Array]) -> Conv:
+        size = (4, 4) if self.layers else (1, 1)
+        return Conv(features, size, strides, bias, init, padding="VALID")
+
+    def _padded(self, h: Array) -> Array:
+        return jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))) if self.layers else h
+
+
+def receptive_field(layers: int) -> int:
+    """Height and width of the patches that a `PatchDiscriminator` judges, in pixels: 1, 16, 34, 70, 142, 286."""
+    size = 1
+    for strides in [1, 1, *[2] * layers] if layers else []:
+        size = (size - 1) * strides + 4
+    return size
 
 
 class _ShrinkingBlock(nn.Module):

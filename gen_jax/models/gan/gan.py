@@ -46,7 +46,7 @@ class Unrolling(NamedTuple):
 class DiscriminatorOutput(NamedTuple):
     """Outputs of the discriminator on a batch."""
 
-    logits: Array  # (B,), or (B / packing,) logits of being real
+    logits: Array  # (B / packing, ...) logits of being real, of the whole or of each patch
     classes: Array  # (B, classes) logits; (B, 0) without an auxiliary classifier
     statistics: PyTree
 
@@ -112,7 +112,7 @@ class GAN:
             fold_in(key, DISCRIMINATOR), pack(x, self.packing), *self._discriminator_condition(condition)
         )
         outputs = 1 + (self.conditioning.classes if self.auxiliary else 0)
-        if logits.shape != (1, outputs):
+        if logits.shape[-1] != outputs or (self.auxiliary and logits.ndim > 2):
             raise ValueError(f"the discriminator must have {outputs} outputs, but it has {logits.shape[1:]}")
         stats = {GENERATOR: generator.get(STATISTICS, {}), DISCRIMINATOR: discriminator.get(STATISTICS, {})}
         wrong = [regularizer.name for regularizer in self.regularizers if regularizer.per_example]
@@ -138,7 +138,7 @@ class GAN:
             Objective(GENERATOR, self._generator_turn, self.every),
         )
 
-    def draw_shared(self, batch: Batch, key: Array) -> Batch:
+    def prepare(self, state: State, batch: Batch, key: Array) -> Batch:
         """Adds the noise from which both players' generated examples are made."""
         return {**batch, "noise": self._z(batch, key)}
 
@@ -160,10 +160,11 @@ class GAN:
         return jax.random.normal(fold_in(key, "z"), (n, self.latent), jnp.float32)
 
     def discriminate(self, state: State, batch: Batch) -> Array:
-        """(B / packing,) logits of being real."""
+        """(B / packing,) logits of being real; of patches their mean."""
         condition = self._discriminator_condition(self._condition(batch))
         variables = {"params": state.params[DISCRIMINATOR], STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
-        return self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition)[:, 0]
+        logits = self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition)[..., 0]
+        return logits.reshape(len(logits), -1).mean(axis=1)
 
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
         """A message if the discriminator is always right or always wrong, else ""."""
@@ -182,11 +183,12 @@ class GAN:
 
     def _discriminator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The discriminator's loss on real and generated examples."""
-        made = lambda params: self._generate(params, state, batch, self._z(batch, key), fold_in(key, "fake"))[0]
+        made = lambda params: self.forward(params, state, batch, self._z(batch, key), fold_in(key, "fake"))[0]
         fake, _ = jax.vjp(made, state.params[GENERATOR])  # same operations as in the generator's turn, shared by XLA
-        return self._discriminator_loss(params, state, batch, fake, key)
+        return self.discriminator_loss(params, state, batch, fake, key)
 
-    def _discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
+    def discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
+        """The discriminator's loss on given examples, with its regularizers; new extras and metrics."""
         pair = self._augmented_pair(batch["x"], fake, state, key)
         real, fake = self._discriminator_outputs(params, state, batch, *pair, key)
         loss = self.adversarial.discriminator(real.logits, fake.logits)
@@ -222,7 +224,7 @@ class GAN:
         def loss(params: PyTree, state: State, batch: Batch, key: Array):
             z, generator = self._z(batch, key), state.params[GENERATOR]
             generator = params if regularizer.player == GENERATOR else generator
-            fake, _ = self._generate(generator, state, batch, z, fold_in(key, "fake"))
+            fake, _ = self.forward(generator, state, batch, z, fold_in(key, "fake"))
             pair = batch["x"], fake
             if regularizer.player == DISCRIMINATOR:
                 pair = self._augmented_pair(*pair, state, key)
@@ -239,8 +241,12 @@ class GAN:
 
     def _generator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The generator's loss on its examples."""
-        z = self._z(batch, key)
-        fake, stats = self._generate(params, state, batch, z, fold_in(key, "fake"))
+        fake, stats = self.forward(params, state, batch, self._z(batch, key), fold_in(key, "fake"))
+        loss, (extra, metrics) = self.generator_loss(params, state, batch, fake, key)
+        return loss, ({"batch_stats": {**state.extra["batch_stats"], GENERATOR: stats}, **extra}, metrics)
+
+    def generator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
+        """The generator's loss on examples it has made, with its regularizers; new extras and metrics."""
         discriminator = state.params[DISCRIMINATOR]
         if self.unrolling:
             discriminator = self._unrolled_discriminator(params, state, batch, key)
@@ -252,9 +258,8 @@ class GAN:
             loss = self.adversarial.generator(real.logits, made.logits)
         if self.auxiliary:
             loss += self.auxiliary * _classification_loss(made.classes, batch[self.conditioning.entry])
-        extra = {"batch_stats": {**state.extra["batch_stats"], GENERATOR: stats}}
-        turn = Turn(self, GENERATOR, params, state, batch, key, z, batch["x"], fake)
-        loss, extra, metrics = self._regularize(turn, loss, extra, {})
+        turn = Turn(self, GENERATOR, params, state, batch, key, self._z(batch, key), batch["x"], fake)
+        loss, extra, metrics = self._regularize(turn, loss, {}, {})
         return loss, (extra, metrics)
 
     def _unrolled_discriminator(self, params: PyTree, state: State, batch: Batch, key: Array) -> PyTree:
@@ -263,8 +268,8 @@ class GAN:
         def ahead(carry, i: Array):
             discriminator, opt = carry
             now = fold_in(key, "unrolled", i)
-            fake, _ = self._generate(params, state, batch, self.noise(now, len(batch["x"])), now)
-            loss = lambda discriminator: self._discriminator_loss(discriminator, state, batch, fake, now)[0]
+            fake, _ = self.forward(params, state, batch, self.noise(now, len(batch["x"])), now)
+            loss = lambda discriminator: self.discriminator_loss(discriminator, state, batch, fake, now)[0]
             updates, opt = self.unrolling.tx.update(jax.grad(loss)(discriminator), opt, discriminator)
             return (optax.apply_updates(discriminator, updates), opt), None
 
@@ -272,7 +277,7 @@ class GAN:
         (discriminator, _), _ = lax.scan(ahead, start, jnp.arange(self.unrolling.steps))
         return discriminator
 
-    def _generate(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
+    def forward(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
         """Examples from noise z given the conditions of the batch, and the new batch statistics.
 
         Both players use the same noise and parameters, so they are computed once per step.
@@ -300,7 +305,7 @@ class GAN:
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
         condition = self._discriminator_condition(self._condition(batch))
         outputs, new = self.discriminator.apply(variables, x, *condition, mutable=[STATISTICS], rngs={"dropout": key})
-        return DiscriminatorOutput(outputs[:, 0], outputs[:, 1:], new.get(STATISTICS, {}))
+        return DiscriminatorOutput(outputs[..., 0], outputs[..., 1:], new.get(STATISTICS, {}))
 
     def _condition(self, batch: Batch, n: int | None = None) -> tuple[PyTree, ...]:
         if self.conditioning is None:

@@ -131,7 +131,7 @@ def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
     def value(turn: Turn) -> Array:
         key = fold_in(turn.key, "mode_seeking")
         z = turn.model.noise(key, len(turn.z))
-        other, _ = turn.model._generate(turn.params, turn.state, turn.batch, z, key)
+        other, _ = turn.model.forward(turn.params, turn.state, turn.batch, z, key)
         ratio = jnp.mean(_distances(turn.fake, other) / _distances(turn.z, z))
         return 1 / (ratio + 1e-5)
 

@@ -1,0 +1,82 @@
+"""CUT (Park et al. 2020): from digits to their twins in other colors, one way, or between your own two domains.
+
+python train.py cut_twins
+python train.py cut_twins --fast
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
+from gen_jax.data.transforms import scale
+from gen_jax.errors import UserError
+from gen_jax.evaluation import unpaired_quality
+from gen_jax.experiment import Experiment
+from gen_jax.models.common.normalization import instance_norm
+from gen_jax.models.gan import PatchDiscriminator
+from gen_jax.models.translation import CUT, ResNetTranslator
+from gen_jax.optimizers import warm_down
+
+
+def config(
+    data: str = "twins?pairing=unpaired",
+    fast: bool = False,
+    features: int = 16,
+    blocks: int = 3,
+    layers: int = 1,
+    patches: int = 64,
+    width: int = 64,
+    lr: float = 4e-4,
+    ema: float = 0.99,
+    batch: int = 4,
+    steps: int = 1500,
+    smoke: bool = False,
+) -> Experiment:
+    """Patches of a translation stay recognizable by the features of their source; the reference has batch 1.
+
+    Args:
+        data: two domains of images: pairs taken apart, or a name or folder and its --partner
+        fast: FastCUT: a larger weight, no images of the target domain, and mirrored images
+        features: channels of the first layer of both networks; 64 in the reference
+        blocks: residual blocks of the generator; 9 in the reference
+        layers: strided convolutions of the discriminator; 3 in the reference
+        patches: positions that are compared in each map; 256 in the reference
+        width: of the projections that are compared; 256 in the reference
+        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        ema: decay of the averaged generator that evaluation and translation use
+        batch: images of each domain per step
+        steps: training steps
+    """
+    domains = load(data)
+    domains.images()
+    if domains.partner is None:
+        raise UserError(f"{domains.name} is one domain: give the other one as --partner, with --pairing unpaired")
+    if smoke:
+        features, blocks, patches, width, batch, steps = 4, 1, 8, 8, 4, min(steps, 20)
+    channels = [one["train"]["x"].shape[-1] for one in (domains, domains.partner)]
+    same = channels[0] == channels[1]
+    model = CUT(
+        ResNetTranslator(channels[1], features, blocks, resampling="blurred"),
+        PatchDiscriminator(features, layers, instance_norm(affine=False)),
+        nce=5.0 if fast else 0.5,
+        identity=same and not fast,
+        patches=patches,
+        width=width,
+        flip=fast,
+    )
+    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data=domains,
+        batch=batch,
+        steps=steps,
+        transforms=[scale(-1, 1)],
+        metrics=[unpaired_quality(often=20 if smoke else 100, adapted=0 if smoke else 10_000)],
+        plots=[plots.translations],
+        report_every=50,
+        evaluate_every=500,
+        plot_every=500,
+        checkpoint_every=500,
+    )

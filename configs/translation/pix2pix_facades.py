@@ -1,0 +1,74 @@
+"""Pix2Pix (Isola et al. 2017): from maps of facades to photos at 64x64, or from outlines where they are not prepared.
+
+python -m gen_jax data prepare facades --manual-dir DIR
+python train.py pix2pix_facades
+python train.py pix2pix_facades --data emoji_outlines --shrink 1
+"""
+
+import optax
+
+from gen_jax import plots
+from gen_jax.algorithms import descent, with_ema
+from gen_jax.data import load
+from gen_jax.data.catalogue import first_available
+from gen_jax.data.transforms import downsample, flip, jitter, on, scale, together
+from gen_jax.evaluation import paired_quality
+from gen_jax.experiment import Experiment
+from gen_jax.models.gan import PatchDiscriminator
+from gen_jax.models.translation import Pix2Pix, UNet
+from gen_jax.optimizers import warm_down
+
+DATA = first_available("facades", "outlines")
+
+
+def config(
+    data: str = DATA,
+    shrink: int = 2,
+    features: int = 16,
+    depth: int = 6,
+    layers: int = 2,
+    l1: float = 100.0,
+    lr: float = 2e-4,
+    ema: float = 0.999,
+    batch: int = 4,
+    steps: int = 5000,
+    smoke: bool = False,
+) -> Experiment:
+    """Both sides are enlarged, cropped and flipped alike; the reference has features 64, 200 epochs with batch 1.
+
+    Args:
+        data: pairs of images, by name or path
+        shrink: how many pixels along each axis are averaged first
+        features: channels of the first layer of both networks
+        depth: how often the U-Net halves an image
+        layers: strided convolutions of the discriminator; its patches must fit into the images
+        l1: weight of the mean absolute difference to the truth
+        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        ema: decay of the averaged generator that evaluation and translation use
+        batch: pairs per step
+        steps: training steps
+    """
+    if data == "outlines":
+        shrink, depth, layers = 1, 5, 1
+    if smoke:
+        data, shrink, features, depth, layers, batch, steps = "outlines", 1, 4, 3, 1, 4, min(steps, 20)
+    pairs = load(data)
+    pairs.images(multiple=shrink)
+    model = Pix2Pix(UNet(pairs["train"]["y"].shape[-1], features, depth), PatchDiscriminator(2 * features, layers), l1)
+    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    both = ("x", "y")
+    smaller = [together(both, downsample(shrink))] if shrink > 1 else []
+    return Experiment(
+        model,
+        with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
+        data=pairs,
+        batch=batch,
+        steps=steps,
+        transforms=[*smaller, scale(-1, 1), on("y", scale(-1, 1)), together(both, jitter()), together(both, flip())],
+        metrics=[paired_quality(often=20 if smoke else 100)],
+        plots=[plots.translations],
+        report_every=100,
+        evaluate_every=1000,
+        plot_every=1000,
+        checkpoint_every=1000,
+    )

@@ -1,0 +1,112 @@
+"""Translations against the true images of their pairs, beside what needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from gen_jax.core import ImageTranslator, State, fold_in
+from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, standard_error, with_group
+from gen_jax.evaluation.samples.features import Encoder, raw
+from gen_jax.evaluation.samples.quality import kernel_estimate, resolve_encoder
+from gen_jax.evaluation.translation.images import absolute_error, compare_images, like, transformed, translator_of
+
+__all__ = ["floors", "paired_quality"]
+
+_COLORS = 64  # distinct colors up to which sources are maps of classes
+
+
+def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: int = 100) -> Metric:
+    """Makes the metric of translations of pairs: l1, psnr, ssim against the truth, of images rounded to 8 bits.
+
+    kernel_distance: of the translations to the true images of the split (KID, Binkowski et al. 2018).
+    NAME_of_copy, _of_mean_image, _of_colors, _of_nearest: the same of what needs no network, see `floors`;
+    kernel_distance_of_training: of real training images. changed: the mean absolute difference of a translation to its
+    source. diversity: the mean absolute difference of two translations with other noise and dropout, 0 without any.
+    encoder: of the kernel distance. often: how many pairs of splits other than "test".
+    """
+
+    def metric(model: Any) -> Measure:
+        ask(model, ImageTranslator, "paired_quality")
+        translate = translator_of(model)
+
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            if "y" not in split.arrays:
+                raise UserError('paired_quality needs pairs with the entry "y": use unpaired_quality')
+            n = split.size if split.name == "test" else min(often, split.size)
+            x, part = transformed(split, "x", n), split.part(0, n)
+            truth = split.pixels(transformed(part, "y"), "y")
+            made = split.pixels(translate(state, x), "y")
+            rivals = floors(part, truth.shape[-1])
+            found = compare_images(made, truth)
+            for name, image in rivals.items():
+                found |= compare_images(image, truth, f"_of_{name}")
+            encode = resolve_encoder(encoder, part)
+            training = split.pixels(transformed(split.reference, "y", 1000), "y")
+            found |= kernel_distances(encode, truth, {"": made, "_of_training": training, **_suffixed(rivals)})
+            source = like(part.pixels(x), truth.shape[-1])
+            if source is not None:
+                found |= mean_of("changed", absolute_error(made, source))
+            drawn = [split.pixels(translate(state, x, key=fold_in(key, i)), "y") for i in range(2)]
+            return found | mean_of("diversity", absolute_error(*drawn))
+
+        return measure
+
+    metric.__name__ = "paired_quality"
+    return metric
+
+
+def floors(split: Split, channels: int) -> dict[str, np.ndarray]:
+    """Targets (N, H, W, C) that need no network, for all examples of a split.
+
+    copy: the source; mean_image: of all training targets; colors: of sources with few colors, the mean target where the
+    source has that color; nearest: the target of the training source that is nearest by squared differences.
+    """
+    training = split.reference
+    sources, targets = (training.pixels(transformed(training, e, 5000), e) for e in ("x", "y"))
+    x = split.pixels(transformed(split, "x"))
+    copied = like(x, channels)
+    found = {} if copied is None else {"copy": copied}
+    found["mean_image"] = np.broadcast_to(targets.mean(axis=0), (len(x), *targets.shape[1:]))
+    if sources.shape[:3] == targets.shape[:3] and (painted := _by_color(sources, targets, x)) is not None:
+        found["colors"] = painted
+    a, b = x.reshape(len(x), -1), sources.reshape(len(sources), -1)
+    distances = (b**2).sum(1)[None] - 2 * a @ b.T
+    return {**found, "nearest": targets[distances.argmin(axis=1)]}
+
+
+def _by_color(sources: np.ndarray, targets: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    """The mean target of each color of the sources, where x has it; None if there are many colors."""
+    code = lambda a: (np.rint(a * 255).astype(np.int64) * 256 ** np.arange(a.shape[-1])).sum(axis=-1)
+    if len(np.unique(code(sources[:20]))) > _COLORS:  # most sets need no look at all of it
+        return None
+    colors, place = np.unique(code(sources), return_inverse=True)
+    if len(colors) > _COLORS:
+        return None
+    counts, flat = np.bincount(place.reshape(-1)), targets.reshape(-1, targets.shape[-1])
+    means = np.stack([np.bincount(place.reshape(-1), c) / counts for c in flat.T], axis=1)
+    at = np.clip(np.searchsorted(colors, code(x)), 0, len(colors) - 1)
+    return means[at].astype(np.float32)
+
+
+def kernel_distances(encode: Encoder, real: np.ndarray, images: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """kernel_distance with each suffix, of images to real ones."""
+    features, found = encode(real).features, {}
+    for suffix, some in images.items():
+        estimate = kernel_estimate(encode(np.ascontiguousarray(some, np.float32)).features, features)
+        found[f"kernel_distance{suffix}@{encode.name}"] = estimate
+    return with_group(found, "translation", kernel_distance="lower")
+
+
+def mean_of(name: str, values: Any) -> dict[str, Estimate]:
+    """The mean of values of all images, of intensities in [0, 1]."""
+    values = np.asarray(values)
+    return {name: Estimate(float(values.mean()), standard_error(values), "of [0, 1]", "exact", len(values))}
+
+
+def _suffixed(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"_of_{name}": image for name, image in images.items()}
