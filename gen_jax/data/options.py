@@ -25,8 +25,8 @@ class DataOptions:
         labels: of images: the subfolders, or none
         decode: of images: once, into the data folder, or stream: whenever they are read; by default by their size
         partner: a second folder or set of images, or a second text with as many lines, the entry "y"
-        pairing: of images: names (equal ones, by default with a partner), unpaired, or the halves of each image; a set of
-            pairs is taken apart by unpaired
+        pairing: of images: names (equal ones, by default with a partner), unpaired (which also takes a set of pairs
+            apart), or the halves of each image
         columns: of a table, or of texts in pairs: names of those to use, with commas between them
         targets: of a table: names of the columns of the entry "y"
         label: of a table: the column with the classes

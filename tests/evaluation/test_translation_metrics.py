@@ -12,6 +12,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation import paired_quality, unpaired_quality
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.translation import psnr, retrieval, ssim
+from gen_jax.evaluation.translation.images import diagnose
 from gen_jax.evaluation.translation.paired import floors
 
 BOTH = (scale(-1, 1), on("y", scale(-1, 1)))
@@ -116,6 +117,18 @@ def test_known_inverses_have_no_cycle_error_and_find_their_partners():
     hidden = Always(lambda images, direction: images, ("a2b", "b2a"))
     found = unpaired_quality(adapted=0)(hidden)(None, split, jax.random.key(0))
     assert found["a2b_changed"].value < 1e-6 and found["a2b_cycle_noisy"].value > found["a2b_cycle"].value
+    assert "equals input" in found["a2b_changed"].how and found["a2b_correlation"].value > 0.99
+
+
+def test_failures_are_named():
+    rng = np.random.default_rng(0)
+    source, real = rng.uniform(size=(2, 20, 12, 12, 1)).astype(np.float32)
+    found = diagnose(1 - source, source, real)
+    assert "exchanged" in found["correlation"].how and found["correlation"].value < -0.99
+    assert 0.8 < found["spread"].value < 1.2 and not found["spread"].how and not found["changed"].how
+    found = diagnose(np.broadcast_to(source[:1], source.shape), source, real)
+    assert "collapsed" in found["spread"].how
+    assert "changed" not in diagnose(real, None, real)
 
 
 def test_what_each_metric_needs(pairs):

@@ -8,12 +8,15 @@ import pytest
 
 from gen_jax.algorithms import descent
 from gen_jax.core import State
+from gen_jax.data.source import Resident
+from gen_jax.loop import fit
 from gen_jax.models.common.image_to_image import ResNetTranslator, UNet, blurred_down, blurred_up
 from gen_jax.models.common.normalization import batch, instance_norm
 from gen_jax.models.gan import PatchDiscriminator, least_squares, receptive_field
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR
 from gen_jax.models.translation import CUT, CycleGAN, Pix2Pix
 from gen_jax.models.translation.pool import empty_pool, exchange
+from gen_jax.restarts import member, population
 
 PLAIN = instance_norm(affine=False)
 
@@ -247,3 +250,27 @@ def test_bad_input_is_named():
         CycleGAN((net, net), (judge, judge), regularizers=(r1(every=4),))
     with pytest.raises(ValueError, match="keeps no features"):
         CUT(UNet(1, 4, 2), judge).init(jax.random.key(0), {"x": x, "y": x})
+
+
+@pytest.mark.parametrize("make", [UNet, ResNetTranslator, PatchDiscriminator])
+def test_half_precision_is_close_to_single(make):
+    options = {UNet: {"depth": 3}, ResNetTranslator: {"blocks": 1}, PatchDiscriminator: {"layers": 1}}[make]
+    x = images(2)
+    whole, half = make(features=4, **options), make(features=4, dtype=jnp.bfloat16, **options)
+    variables = whole.init(jax.random.key(0), x)
+    a, b = whole.apply(variables, x), half.apply(variables, x)
+    assert b.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(a).max()))
+    assert not np.array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_population_of_cyclegans_is_one_program():
+    x, y = images(8), images(8, seed=1)
+    net, judge = ResNetTranslator(1, 4, 1), PatchDiscriminator(4, 1, PLAIN)
+    model = CycleGAN((net, net), (judge, judge), pool=4)
+    tx = optax.adam(1e-3, b1=0.5)
+    algorithm = descent(model, {GENERATOR: tx, DISCRIMINATOR: tx})
+    seeds = fit(population(algorithm, 2), Resident({"x": x, "y": y}, 4), steps=3)
+    first, second = (model.translate(member(seeds, i), x[:2]) for i in (0, 1))
+    assert first.shape == (2, 16, 16, 1) and not np.allclose(first, second)

@@ -18,7 +18,9 @@ __all__ = [
     "BLOCK",
     "absolute_error",
     "compare_images",
+    "diagnose",
     "like",
+    "mean_of",
     "psnr",
     "retrieval",
     "ssim",
@@ -104,6 +106,36 @@ def like(x: np.ndarray, channels: int) -> np.ndarray | None:
     if x.shape[-1] == 1:
         return np.repeat(x, channels, axis=-1)
     return x.mean(axis=-1, keepdims=True) if channels == 1 and x.shape[-1] == 3 else None
+
+
+def diagnose(made: np.ndarray, source: np.ndarray | None, real: np.ndarray) -> dict[str, Estimate]:
+    """Signs of failed training, each with a note where it points to one.
+
+    changed: the mean absolute difference of a translation to its source. correlation: of their gray levels, the mean
+    over images. spread: the mean absolute deviation of translations from their mean image, over that of real ones.
+    """
+    found = {}
+    if source is not None and source.shape == made.shape:
+        changes = np.asarray(_by_blocks(absolute_error, made, source))
+        same = changes.mean() < 0.01 < np.abs(source.mean(axis=0) - real.mean(axis=0)).mean()
+        note = "output equals input: lower the weight of identity, cycle or nce" if same else ""
+        found |= mean_of("changed", changes, note)
+        gray = [a.mean(axis=-1).reshape(len(a), -1) for a in (made, source)]
+        centered = [a - a.mean(axis=1, keepdims=True) for a in gray]
+        norms = np.prod([np.sqrt((a**2).sum(axis=1)) for a in centered], axis=0)
+        correlation = (centered[0] * centered[1]).sum(axis=1) / np.maximum(norms, 1e-12)
+        note = "light and dark are exchanged: if the domains are not, give identity a weight"
+        found |= mean_of("correlation", correlation, note if correlation.mean() < -0.2 else "", "")
+    deviation = lambda a: float(np.abs(a - a.mean(axis=0)).mean())
+    spread = deviation(made) / max(deviation(real), 1e-12)
+    note = "all outputs are alike: the generator has collapsed" if spread < 0.1 else ""
+    return found | {"spread": Estimate(spread, float("nan"), "of real", "estimate", len(made), note)}
+
+
+def mean_of(name: str, values: Any, how: str = "", unit: str = "of [0, 1]") -> dict[str, Estimate]:
+    """The mean of a value of every image."""
+    values = np.asarray(values)
+    return {name: Estimate(float(values.mean()), standard_error(values), unit, "exact", len(values), how)}
 
 
 def translator_of(model: ImageTranslator) -> Callable[..., np.ndarray]:

@@ -10,10 +10,18 @@ from jax import Array
 
 from gen_jax.core import ImageTranslator, State, fold_in
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, standard_error, with_group
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
 from gen_jax.evaluation.samples.features import Encoder, raw
 from gen_jax.evaluation.samples.quality import kernel_estimate, resolve_encoder
-from gen_jax.evaluation.translation.images import absolute_error, compare_images, like, transformed, translator_of
+from gen_jax.evaluation.translation.images import (
+    absolute_error,
+    compare_images,
+    diagnose,
+    like,
+    mean_of,
+    transformed,
+    translator_of,
+)
 
 __all__ = ["floors", "paired_quality"]
 
@@ -25,8 +33,8 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
 
     kernel_distance: of the translations to the true images of the split (KID, Binkowski et al. 2018).
     NAME_of_copy, _of_mean_image, _of_colors, _of_nearest: the same of what needs no network, see `floors`;
-    kernel_distance_of_training: of real training images. changed: the mean absolute difference of a translation to its
-    source. diversity: the mean absolute difference of two translations with other noise and dropout, 0 without any.
+    kernel_distance_of_training: of real training images. changed, correlation, spread: see `diagnose`. diversity: the
+    mean absolute difference of two translations with other noise and dropout, 0 without any.
     encoder: of the kernel distance. often: how many pairs of splits other than "test".
     """
 
@@ -48,9 +56,7 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
             encode = resolve_encoder(encoder, part)
             training = split.pixels(transformed(split.reference, "y", 1000), "y")
             found |= kernel_distances(encode, truth, {"": made, "_of_training": training, **_suffixed(rivals)})
-            source = like(part.pixels(x), truth.shape[-1])
-            if source is not None:
-                found |= mean_of("changed", absolute_error(made, source))
+            found |= diagnose(made, like(part.pixels(x), truth.shape[-1]), truth)
             drawn = [split.pixels(translate(state, x, key=fold_in(key, i)), "y") for i in range(2)]
             return found | mean_of("diversity", absolute_error(*drawn))
 
@@ -100,12 +106,6 @@ def kernel_distances(encode: Encoder, real: np.ndarray, images: dict[str, np.nda
         estimate = kernel_estimate(encode(np.ascontiguousarray(some, np.float32)).features, features)
         found[f"kernel_distance{suffix}@{encode.name}"] = estimate
     return with_group(found, "translation", kernel_distance="lower")
-
-
-def mean_of(name: str, values: Any) -> dict[str, Estimate]:
-    """The mean of values of all images, of intensities in [0, 1]."""
-    values = np.asarray(values)
-    return {name: Estimate(float(values.mean()), standard_error(values), "of [0, 1]", "exact", len(values))}
 
 
 def _suffixed(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,13 +2,13 @@
 
 Images whose sides are no multiple of what the network halves are padded by reflection, and the result is cropped.
 Dropout is active if there is a key for it. Kernels start from a normal distribution of deviation 0.02, as in the
-references.
+references. `dtype` is the compute dtype of convolutions; parameters stay float32, and normalization is computed in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class UNet(nn.Module):
     depth: int = 8
     dropout: float = 0.5
     norm: Normalization = batch
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
@@ -49,18 +50,18 @@ class UNet(nn.Module):
         for i, many in enumerate(widths):
             h = nn.leaky_relu(h, 0.2) if i else h
             inner = i == self.depth - 1
-            h = Conv(many, (4, 4), 2, bias or inner or i == 0, SMALL, name=f"down_{i}")(h)
-            h = h if inner or i == 0 else self.norm.values(h)
+            h = Conv(many, (4, 4), 2, bias or inner or i == 0, SMALL, self.dtype, name=f"down_{i}")(h)
+            h = h if inner or i == 0 else self.norm.values(h.astype(jnp.float32))
             skips.append(h)
         h = skips.pop()
         for i, many in enumerate(reversed(widths[:-1])):
-            h = ConvTranspose(many, (4, 4), 2, bias, SMALL, name=f"up_{i}")(nn.relu(h))
-            h = self.norm.values(h)
+            h = ConvTranspose(many, (4, 4), 2, bias, SMALL, self.dtype, name=f"up_{i}")(nn.relu(h))
+            h = self.norm.values(h.astype(jnp.float32))
             if 1 <= i <= self.depth - 5:
                 h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
             h = jnp.concatenate([skips.pop(), h], axis=-1)
-        last = ConvTranspose(self.channels, (4, 4), 2, True, SMALL, name=f"up_{self.depth - 1}")
-        return jnp.tanh(last(nn.relu(h)))[:, :height, :width]
+        last = ConvTranspose(self.channels, (4, 4), 2, True, SMALL, self.dtype, name=f"up_{self.depth - 1}")
+        return jnp.tanh(last(nn.relu(h)).astype(jnp.float32))[:, :height, :width]
 
 
 class ResNetTranslator(nn.Module):
@@ -79,6 +80,7 @@ class ResNetTranslator(nn.Module):
     norm: Normalization = instance_norm(affine=False)
     resampling: Literal["strided", "nearest", "blurred"] = "strided"
     kernel_init: Callable[..., Array] = SMALL
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
@@ -92,24 +94,24 @@ class ResNetTranslator(nn.Module):
             h = self._normalized(h)
             h = blurred_down(h) if self.resampling == "blurred" else h
         for i in range(self.blocks):
-            h = _ResidualBlock(self.norm, self.kernel_init)(h)
+            h = _ResidualBlock(self.norm, self.kernel_init, self.dtype)(h)
             if i in (0, self.blocks // 2):
                 self.sow(FEATURES, f"block_{i}", h)
         for many in (2 * self.features, self.features):
             h = self._normalized(self._doubled(h, many))
-        last = Conv(self.channels, (7, 7), 1, True, self.kernel_init, padding="VALID")
-        return jnp.tanh(last(reflect(h, 3)))[:, :height, :width]
+        last = Conv(self.channels, (7, 7), 1, True, self.kernel_init, self.dtype, "VALID")
+        return jnp.tanh(last(reflect(h, 3)).astype(jnp.float32))[:, :height, :width]
 
     def _conv(self, features: int, size: int, padding: str = "SAME", strides: int = 1) -> Conv:
         bias = not self.norm.removes_bias(4)
-        return Conv(features, (size, size), strides, bias, self.kernel_init, padding=padding)
+        return Conv(features, (size, size), strides, bias, self.kernel_init, self.dtype, padding)
 
     def _normalized(self, h: Array) -> Array:
-        return nn.relu(self.norm.values(h))
+        return nn.relu(self.norm.values(h.astype(jnp.float32)))
 
     def _doubled(self, h: Array, features: int) -> Array:
         if self.resampling == "strided":
-            return ConvTranspose(features, (3, 3), 2, not self.norm.removes_bias(4), self.kernel_init)(h)
+            return ConvTranspose(features, (3, 3), 2, not self.norm.removes_bias(4), self.kernel_init, self.dtype)(h)
         h = blurred_up(h) if self.resampling == "blurred" else jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
         return self._conv(features, 3)(h)
 
@@ -119,14 +121,15 @@ class _ResidualBlock(nn.Module):
 
     norm: Normalization
     kernel_init: Callable[..., Array]
+    dtype: Any
 
     @nn.compact
     def __call__(self, x_BHWC: Array) -> Array:
         h, features = x_BHWC, x_BHWC.shape[-1]
         for i in range(2):
             bias = not self.norm.removes_bias(4)
-            h = Conv(features, (3, 3), 1, bias, self.kernel_init, padding="VALID")(reflect(h, 1))
-            h = self.norm.values(h)
+            h = Conv(features, (3, 3), 1, bias, self.kernel_init, self.dtype, "VALID")(reflect(h, 1))
+            h = self.norm.values(h.astype(jnp.float32))
             h = nn.relu(h) if i == 0 else h
         return x_BHWC + h
 

@@ -9,6 +9,7 @@ in a conditional GAN, used by projection (Miyato & Koyama 2018). Dropout is acti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -97,6 +98,7 @@ class PatchDiscriminator(nn.Module):
     features: int = 64
     layers: int = 3
     norm: Normalization = batch
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
@@ -111,12 +113,12 @@ class PatchDiscriminator(nn.Module):
         for i, many in enumerate(widths or [self.features, 2 * self.features]):
             strides = 2 if i < self.layers else 1
             h = self.norm.weights(self._layer(many, strides, bias or i == 0, small))(self._padded(h))
-            h = leaky_relu(self.norm.values(h) if i else h)
-        return self.norm.weights(self._layer(1, 1, True, small))(self._padded(h))
+            h = leaky_relu(self.norm.values(h.astype(jnp.float32)) if i else h)
+        return self.norm.weights(self._layer(1, 1, True, small))(self._padded(h)).astype(jnp.float32)
 
     def _layer(self, features: int, strides: int, bias: bool, init: Callable[..., Array]) -> Conv:
         size = (4, 4) if self.layers else (1, 1)
-        return Conv(features, size, strides, bias, init, padding="VALID")
+        return Conv(features, size, strides, bias, init, self.dtype, "VALID")
 
     def _padded(self, h: Array) -> Array:
         return jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))) if self.layers else h
