@@ -41,6 +41,7 @@ SPEED = (
     "flow",
     "gan",
     "text",
+    "translation",
     "convolutions",
     "metrics",
     "scaling",

@@ -109,6 +109,11 @@ PAGES = {
         "The configs of the family on published data, test split, one seed unless more are named, with the "
         "core-seconds of training and evaluation together (`benchmarks/quality/texts.py`).",
     ),
+    "translation": Page(
+        "Image translation",
+        "Training steps of both players and the translation of images, with the networks of `pix2pix_facades` and "
+        "`cyclegan_twins` in float32, compiled beforehand (`benchmarks/speed/translation.py`).",
+    ),
     "translations": Page(
         "Quality of image translation",
         "The configs of the family, test split, one seed, with the core-seconds of training and evaluation together; "
