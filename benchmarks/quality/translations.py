@@ -37,7 +37,10 @@ TRANSLATIONS = Tasks(
         "outlines to digits": Task("pix2pix_outlines", {"ssim": ("", ""), "psnr": ("dB", ""), **PAIRED}),
         "facades 64": Task(
             "pix2pix_facades --data facades",
-            {"ssim": ("", ">= 0.222"), "psnr": ("dB", ""), "ssim_of_colors": ("", ""), **PAIRED},
+            {
+                **{"ssim": ("", ">= 0.222"), "psnr": ("dB", ""), "ssim_of_colors": ("", ""), **PAIRED},
+                **{name: ("share", "") for name in ("iou", "iou_of_real", "pixel_accuracy", "pixel_accuracy_of_real")},
+            },
         ),
         "emoji outlines": Task(
             "pix2pix_facades --data emoji_outlines --shrink 1",

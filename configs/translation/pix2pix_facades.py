@@ -12,7 +12,7 @@ from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import downsample, flip, jitter, on, scale, together
-from gen_jax.evaluation import paired_quality
+from gen_jax.evaluation import paired_quality, segmentation_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.gan import PatchDiscriminator
 from gen_jax.models.translation import Pix2Pix, UNet
@@ -65,7 +65,7 @@ def config(
         batch=batch,
         steps=steps,
         transforms=[*smaller, scale(-1, 1), on("y", scale(-1, 1)), together(both, jitter()), together(both, flip())],
-        metrics=[paired_quality(often=20 if smoke else 100)],
+        metrics=[paired_quality(often=20 if smoke else 100), *([segmentation_quality()] if data == "facades" else [])],
         plots=[plots.translations],
         report_every=100,
         evaluate_every=1000,

@@ -17,7 +17,7 @@ from gen_jax.evaluation.samples.classes import class_coverage, train_on_syntheti
 from gen_jax.evaluation.samples.quality import sample_quality
 from gen_jax.evaluation.suite import cost, sample_metrics, suite
 from gen_jax.evaluation.text import text_likelihood, text_quality, text_to_text_quality
-from gen_jax.evaluation.translation import paired_quality, unpaired_quality
+from gen_jax.evaluation.translation import paired_quality, segmentation_quality, unpaired_quality
 
 iwae_50, iwae_5000 = importance_weighted(50), importance_weighted(5000)
 
@@ -71,6 +71,7 @@ __all__ = [
     "text_quality",
     "text_to_text_quality",
     "paired_quality",
+    "segmentation_quality",
     "unpaired_quality",
     "train_on_synthetic",
 ]

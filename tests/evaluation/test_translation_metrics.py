@@ -9,11 +9,12 @@ from scipy.ndimage import gaussian_filter
 from gen_jax.data import load
 from gen_jax.data.transforms import on, scale
 from gen_jax.errors import UserError
-from gen_jax.evaluation import paired_quality, unpaired_quality
+from gen_jax.evaluation import paired_quality, segmentation_quality, unpaired_quality
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.translation import psnr, retrieval, ssim
 from gen_jax.evaluation.translation.images import diagnose
 from gen_jax.evaluation.translation.paired import floors
+from gen_jax.evaluation.translation.segmentation import segmentation_scores
 
 BOTH = (scale(-1, 1), on("y", scale(-1, 1)))
 
@@ -129,6 +130,31 @@ def test_failures_are_named():
     found = diagnose(np.broadcast_to(source[:1], source.shape), source, real)
     assert "collapsed" in found["spread"].how
     assert "changed" not in diagnose(real, None, real)
+
+
+def test_segmentation_scores_are_those_of_a_plain_loop():
+    rng = np.random.default_rng(0)
+    found, maps = rng.integers(0, 4, (2, 3, 5, 5))
+    maps[maps == 2] = 0  # a class that does not occur
+    scores = segmentation_scores(found, maps, 4)
+    classes = [c for c in range(4) if (maps == c).any()]
+    accuracy = [np.mean(found[maps == c] == c) for c in classes]
+    iou = [np.sum((found == c) & (maps == c)) / np.sum((found == c) | (maps == c)) for c in classes]
+    np.testing.assert_allclose([scores["class_accuracy"], scores["iou"]], [np.mean(accuracy), np.mean(iou)])
+    assert scores["pixel_accuracy"] == np.mean(found == maps)
+
+
+def test_classes_are_read_back_from_images_that_show_them(pairs):
+    """Outlines as two classes: a translation that is the source itself shows them, a constant one does not."""
+    split = pairs._replace(arrays={**pairs.arrays, "y": pairs.arrays["x"]}, training=None)
+    split = split._replace(training=split.arrays)
+    quality = segmentation_quality(steps=80, features=4, depth=2)
+    good = quality(Always(lambda images, direction: images))(None, split, jax.random.key(0))
+    bad = quality(Always(lambda images, direction: 0 * images))(None, split, jax.random.key(0))
+    assert good["iou"].value == good["iou_of_real"].value > 0.7 > 0.6 > bad["iou"].value
+    many = split._replace(training={"x": np.asarray(pairs.arrays["y"]), "y": np.asarray(pairs.arrays["y"])})
+    with pytest.raises(UserError, match="no maps of classes"):
+        quality(Always(None))(None, many, jax.random.key(0))
 
 
 def test_what_each_metric_needs(pairs):

@@ -2,6 +2,15 @@
 
 from gen_jax.evaluation.translation.images import absolute_error, psnr, retrieval, ssim
 from gen_jax.evaluation.translation.paired import paired_quality
+from gen_jax.evaluation.translation.segmentation import segmentation_quality
 from gen_jax.evaluation.translation.unpaired import unpaired_quality
 
-__all__ = ["absolute_error", "paired_quality", "psnr", "retrieval", "ssim", "unpaired_quality"]
+__all__ = [
+    "absolute_error",
+    "paired_quality",
+    "psnr",
+    "retrieval",
+    "segmentation_quality",
+    "ssim",
+    "unpaired_quality",
+]
