@@ -82,7 +82,7 @@ def class_maps(split: Split, colors: np.ndarray | None = None) -> tuple[np.ndarr
 
 
 def segmentation_scores(found: np.ndarray, maps: np.ndarray, classes: int) -> dict[str, float]:
-    """pixel_accuracy, class_accuracy and iou of class numbers (N, H, W); means over the classes that occur in `maps`."""
+    """pixel_accuracy, class_accuracy and iou of class numbers (N, H, W); means over the classes in `maps`."""
     confusion = np.bincount(classes * maps.reshape(-1) + found.reshape(-1), minlength=classes**2)
     confusion = confusion.reshape(classes, classes).astype(np.float64)
     right, there, claimed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
