@@ -43,9 +43,13 @@ def translations(model: Any, state: State, split: Split, key: Array) -> Figure:
                 rows.append(target.pixels(transformed(target, n=_EXAMPLES)))
                 title += ", truth"
             panels[title] = rows
-    return show(
-        {title: np.concatenate([_colored(a) for a in rows]) for title, rows in panels.items()}, columns=_EXAMPLES
-    )
+    grids = {title: np.concatenate([_colored(a) for a in rows]) for title, rows in panels.items()}
+    figure = show(grids, columns=_EXAMPLES)
+    height, width = next(iter(grids.values())).shape[1:3]
+    lines = max(len(rows) for rows in panels.values())
+    across = max(figure.get_figwidth() / len(panels), _EXAMPLES * width / figure.get_dpi() * 1.1)  # no pixel is lost
+    figure.set_size_inches(len(panels) * across, across * lines * height / (_EXAMPLES * width) + 0.5)
+    return figure
 
 
 def _colored(x: np.ndarray) -> np.ndarray:
