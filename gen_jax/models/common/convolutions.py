@@ -88,10 +88,14 @@ def _unpadded(x_BHWC: Array, kernel: Array, strides: tuple[int, int]) -> Array:
     sizes = [(n, k, s) for n, k, s in zip(x_BHWC.shape[1:3], kernel.shape[:2], strides)]
     if any(n < k for n, k, _ in sizes):
         raise ValueError(f"a kernel of {kernel.shape[:2]} does not fit into an image of {x_BHWC.shape[1:3]}")
-    if strides == (1, 1):
-        (top, tall), (left, wide) = (((k - 1) // 2, n - k + 1) for n, k, _ in sizes)
-        return convolve(x_BHWC, kernel)[:, top : top + tall, left : left + wide]
     size = [(n - k) // s + 1 for n, k, s in sizes]
+    _, wide, channels, features = kernel.shape
+    if _is_filtered(x_BHWC, kernel.shape, strides):
+        between = size[0] * size[1] * 3 * wide * channels // 2
+        return _few_at_a_time(partial(_filtered, same=False), between, x_BHWC, kernel)
+    if strides == (1, 1) and features < channels:
+        (top, tall), (left, across) = (((k - 1) // 2, n) for n, (_, k, _) in zip(size, sizes))
+        return convolve(x_BHWC, kernel)[:, top : top + tall, left : left + across]
     between = size[0] * size[1] * int(np.prod(kernel.shape[:3]))
     return _few_at_a_time(partial(_by_patches, strides=strides, size=tuple(size)), between, x_BHWC, kernel)
 
@@ -184,25 +188,28 @@ _TAPS = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [
 _OUTPUTS = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
-@jax.custom_vjp
-def _filtered(x_BHWC: Array, kernel: Array) -> Array:
-    """Winograd convolution with a kernel (3, odd, C, features), with gradients of the same kind."""
-    batch, height, width, _ = x_BHWC.shape
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _filtered(x_BHWC: Array, kernel: Array, same: bool = True) -> Array:
+    """Winograd convolution with a kernel (3, odd, C, features), with gradients of the same kind.
+
+    same: padded to the size of the image; else where the whole kernel lies inside.
+    """
     _, wide, channels, features = kernel.shape
+    batch, height, width = len(x_BHWC), *_size(x_BHWC, wide, same)
     taps = jnp.einsum("ai,ijcf->ajcf", _TAPS.astype(kernel.dtype), kernel).reshape(6, wide * channels, features)
-    rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x_BHWC, wide), taps)])
+    rows = _sums(_OUTPUTS, [v @ u for v, u in zip(_inputs(x_BHWC, wide, same), taps)])
     tiles = -(-height // 4)
     y = jnp.stack([row.reshape(batch, tiles, width, features) for row in rows], axis=2)
     return y.reshape(batch, 4 * tiles, width, features)[:, :height]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x_BHWC: Array, y_BHWC: Array, wide: int, same: bool) -> Array:
     """Sum over pixels p of x[p + offset of tap] y[p]: (3, wide, C, features)."""
     channels, features = x_BHWC.shape[-1], y_BHWC.shape[-1]
-    y = jnp.pad(y_BHWC, ((0, 0), (0, -x_BHWC.shape[1] % 4), (0, 0), (0, 0)))
+    y = jnp.pad(y_BHWC, ((0, 0), (0, -y_BHWC.shape[1] % 4), (0, 0), (0, 0)))
     outputs = _sums(_OUTPUTS.T, [y[:, i::4] for i in range(4)])
-    total = jnp.stack([over_rows(v, u.reshape(-1, features)) for v, u in zip(_inputs(x_BHWC, wide), outputs)])
+    total = jnp.stack([over_rows(v, u.reshape(-1, features)) for v, u in zip(_inputs(x_BHWC, wide, same), outputs)])
     return jnp.einsum("ai,acf->icf", _TAPS.astype(total.dtype), total).reshape(3, wide, channels, features)
 
 
@@ -219,11 +226,18 @@ def over_rows(x: Array, y: Array) -> Array:
     return jnp.einsum("btk,btn->bkn", *(a.reshape(2, -1, a.shape[1]) for a in (x, y))).sum(axis=0)
 
 
-def _inputs(x_BHWC: Array, wide: int) -> list[Array]:
+def _size(x_BHWC: Array, wide: int, same: bool) -> tuple[int, int]:
+    """Height and width of a convolution with a kernel (3, wide)."""
+    height, width = x_BHWC.shape[1:3]
+    return (height, width) if same else (height - 2, width - wide + 1)
+
+
+def _inputs(x_BHWC: Array, wide: int, same: bool) -> list[Array]:
     """The six inputs of the products for every tile of four rows, each pixel with its neighbors: (B T W, wide C)."""
-    _, height, width, _ = x_BHWC.shape
-    tiles = -(-height // 4)
-    x = jnp.pad(x_BHWC, ((0, 0), (1, 4 * tiles + 1 - height), (wide // 2, wide // 2), (0, 0)))
+    height, width = _size(x_BHWC, wide, same)
+    tiles, border = -(-height // 4), int(same)
+    side = border * (wide // 2)
+    x = jnp.pad(x_BHWC, ((0, 0), (border, 4 * tiles + 2 - border - x_BHWC.shape[1]), (side, side), (0, 0)))
     lines = _sums(_INPUTS, [lax.slice_in_dim(x, i, i + 4 * tiles - 3, 4, axis=1) for i in range(6)])
     beside = [jnp.concatenate([line[:, :, j : j + width] for j in range(wide)], axis=-1) for line in lines]
     return [line.reshape(-1, line.shape[-1]) for line in beside]
@@ -239,14 +253,25 @@ def _turned(kernel: Array) -> Array:
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
+def _spread(y_BHWC: Array, kernel: Array, same: bool) -> Array:
+    """The transpose of a convolution: every output times the kernel, added to the pixels it came from."""
+    if not same:
+        edges = [(n - 1, n - 1) for n in kernel.shape[:2]]
+        return convolve(jnp.pad(y_BHWC, ((0, 0), *edges, (0, 0))), _turned(kernel), padding="VALID")
+    return convolve(y_BHWC, _turned(kernel))
+
+
 # Each is bilinear, and their transposes are each other: gradients of gradients are fast too.
 _filtered.defvjp(
-    lambda x, kernel: (_filtered(x, kernel), (x, kernel)),
-    lambda kept, y: (convolve(y, _turned(kept[1])), _kernel_gradient(kept[0], y, kept[1].shape[1])),
+    lambda x, kernel, same: (_filtered(x, kernel, same), (x, kernel)),
+    lambda same, kept, y: (_spread(y, kept[1], same), _kernel_gradient(kept[0], y, kept[1].shape[1], same)),
 )
 _kernel_gradient.defvjp(
-    lambda x, y, wide: (_kernel_gradient(x, y, wide), (x, y)),
-    lambda wide, kept, kernel: (convolve(kept[1], _turned(kernel)), convolve(kept[0], kernel)),
+    lambda x, y, wide, same: (_kernel_gradient(x, y, wide, same), (x, y)),
+    lambda wide, same, kept, kernel: (
+        _spread(kept[1], kernel, same),
+        convolve(kept[0], kernel, padding="SAME" if same else "VALID"),
+    ),
 )
 
 
