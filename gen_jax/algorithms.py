@@ -246,7 +246,9 @@ def _split(batch: Batch, parts: int) -> Batch:
 
 def _over(parts: int, f: Callable[[Batch, Array], PyTree], batch: Batch) -> PyTree:
     """f(batch, 0), or f(part, index) for all parts."""
-    return f(batch, jnp.int32(0)) if parts == 1 else jax.vmap(f)(batch, jnp.arange(parts, dtype=jnp.int32))
+    if parts == 1:
+        return f(batch, jnp.int32(0))
+    return lax.map(lambda item: f(*item), (batch, jnp.arange(parts, dtype=jnp.int32)))  # with the memory of one part
 
 
 def _sum(gather: Gather, extra: Extra, batch: Batch, keys: Array, parts: int) -> tuple[PyTree, Extra, Metrics]:

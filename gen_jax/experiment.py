@@ -7,7 +7,7 @@ config has `steps` and `smoke` among them, and documents the others in its docst
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gen_jax.checkpoint import Best
@@ -140,11 +140,15 @@ class Experiment:
         train, part = (fixed(counted(self.examples(data, one)), self.host_transforms) for one in (self.train, name))
         transforms = tuple(t for t in as_transforms(self.transforms) if not t.augments)
         partner = None if data.partner is None else self.split(data.partner, name)
-        return Split(
-            name, part, transforms, batch, train, data.name, data.info.levels, data.info, self.windows, partner
-        )
+        info = replace(data.info, aligned=data.info.aligned and not name.startswith(_base(self.train)))
+        return Split(name, part, transforms, batch, train, data.name, info.levels, info, self.windows, partner)
 
     def examples(self, data: Dataset, name: str) -> Arrays:
         """The examples of a split; of a stream of tokens its windows."""
         arrays = data[name]
         return evaluation_windows(arrays["x"], self.windows, data.uncounted_token) if self.windows else arrays
+
+
+def _base(name: str) -> str:
+    """The split that a part such as "train[:90%]" is of."""
+    return name.partition("[")[0]

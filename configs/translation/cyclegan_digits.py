@@ -53,7 +53,7 @@ def config(
     if smoke:
         data, features, blocks, batch, pool, steps = "twins?pairing=unpaired", 4, 1, 4, 6, min(steps, 20)
     domains = load(data)
-    domains.images()
+    levels = domains.images().levels
     if domains.partner is None:
         raise UserError(f"{domains.name} is one domain: give the other one as --partner")
     channels = [one["train"]["x"].shape[-1] for one in (domains, domains.partner)]
@@ -72,7 +72,7 @@ def config(
         data=domains,
         batch=batch,
         steps=steps,
-        transforms=[scale(-1, 1)],
+        transforms=[scale(-1, 1, levels)],
         metrics=[unpaired_quality(often=20 if smoke else 200, adapted=0 if smoke else 10_000)],
         plots=[plots.translations],
         report_every=50,

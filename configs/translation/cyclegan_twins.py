@@ -50,7 +50,7 @@ def config(
         steps: training steps
     """
     domains = load(data)
-    domains.images()
+    levels = domains.images().levels
     if domains.partner is None:
         raise UserError(f"{domains.name} is one domain: give the other one as --partner, with --pairing unpaired")
     if smoke:
@@ -71,7 +71,7 @@ def config(
         data=domains,
         batch=batch,
         steps=steps,
-        transforms=[scale(-1, 1)],
+        transforms=[scale(-1, 1, levels)],
         metrics=[unpaired_quality(often=20 if smoke else 100, adapted=0 if smoke else 10_000)],
         plots=[plots.translations],
         report_every=50,

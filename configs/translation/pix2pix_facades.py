@@ -39,7 +39,7 @@ def config(
     Args:
         data: pairs of images, by name or path
         shrink: how many pixels along each axis are averaged first
-        features: channels of the first layer of both networks
+        features: channels of the U-Net's first layer; the discriminator's has twice as many
         depth: how often the U-Net halves an image
         layers: strided convolutions of the discriminator; its patches must fit into the images
         l1: weight of the mean absolute difference to the truth
@@ -48,12 +48,12 @@ def config(
         batch: pairs per step
         steps: training steps
     """
-    if data == "outlines":
+    if data == DATA == "outlines":  # where facades are not prepared
         shrink, depth, layers = 1, 5, 1
     if smoke:
         data, shrink, features, depth, layers, batch, steps = "outlines", 1, 4, 3, 1, 4, min(steps, 20)
     pairs = load(data)
-    pairs.images(multiple=shrink)
+    levels = pairs.images(multiple=shrink).levels
     model = Pix2Pix(UNet(pairs["train"]["y"].shape[-1], features, depth), PatchDiscriminator(2 * features, layers), l1)
     tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
     both = ("x", "y")
@@ -64,7 +64,13 @@ def config(
         data=pairs,
         batch=batch,
         steps=steps,
-        transforms=[*smaller, scale(-1, 1), on("y", scale(-1, 1)), together(both, jitter()), together(both, flip())],
+        transforms=[
+            *smaller,
+            scale(-1, 1, levels),
+            on("y", scale(-1, 1, levels)),
+            together(both, jitter()),
+            together(both, flip()),
+        ],
         metrics=[paired_quality(often=20 if smoke else 100), *([segmentation_quality()] if data == "facades" else [])],
         plots=[plots.translations],
         report_every=100,

@@ -46,7 +46,7 @@ def config(
         steps: training steps
     """
     pairs = load(data)
-    pairs.images()
+    levels = pairs.images().levels
     if smoke:
         features, depth, batch, steps = 4, 3, 4, min(steps, 20)
     channels = pairs["train"]["y"].shape[-1]
@@ -58,7 +58,7 @@ def config(
         data=pairs,
         batch=batch,
         steps=steps,
-        transforms=[scale(-1, 1), on("y", scale(-1, 1))],
+        transforms=[scale(-1, 1, levels), on("y", scale(-1, 1, levels))],
         metrics=[paired_quality(often=20 if smoke else 100)],
         plots=[plots.translations],
         report_every=50,

@@ -45,16 +45,16 @@ Samples = Annotated[int, arg(help="how many samples are judged")]
 DataDir = Annotated[Path | None, arg(help="the folder of data sets; by default TFDS_DATA_DIR")]
 
 
-def check_ending(out: Path, endings: tuple[str, ...]) -> None:
+def check_ending(out: Path, endings: tuple[str, ...], option: str = "--out") -> None:
     if out.suffix not in endings:
         *others, last = endings
-        raise UserError(f"--out {out}: the ending must be {', '.join(others) + ' or ' if others else ''}{last}")
+        raise UserError(f"{option} {out}: the ending must be {', '.join(others) + ' or ' if others else ''}{last}")
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """Raises UserError unless the folder of a file to be written is there."""
     if not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+        raise UserError(f"{option} {out}: there is no folder {out.parent}")
 
 
 def read_input(option: str, source: str) -> str:

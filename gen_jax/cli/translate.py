@@ -57,7 +57,7 @@ def translate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    batch: int = 32,
+    batch: int = 16,
     json: bool = False,
     seed: int = 0,
     step: Step = None,
@@ -87,7 +87,7 @@ def translate(
         temperature: of random targets
         top_k: of random targets
         top_p: of random targets
-        batch: lines that are processed together
+        batch: lines, or images of one size, that are processed together
         json: lines of JSON, with log-probabilities in nats
         seed: random seed
     """
@@ -151,11 +151,11 @@ def _file_translator(
     if images is None:
         raise UserError(f"{run.workdir} translates images: give a file or a folder of them, and --out FOLDER")
     if sheet:
-        check_ending(sheet, PICTURES)
-        check_folder(sheet)
+        check_ending(sheet, PICTURES, "--sheet")
+        check_folder(sheet, "--sheet")
     example = run.experiment.source(run.data).example().batch_at(0)
     channels = example["x" if direction == "a2b" else "y"].shape[-1]
-    return FileTranslator(run.experiment.model, channels, direction, draws, own, min(batch, 16), seed)
+    return FileTranslator(run.experiment.model, channels, direction, draws, own, batch, seed)
 
 
 def _done(out: Path | None, best: int, lines: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +35,21 @@ def translate_images(made: FileTranslator, state: State, source: Path, out: Path
         raise UserError(f"--out {out} is a file: give a folder")
     if source.is_dir() and source.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"--out {out} lies in {source}, whose images are translated: choose another folder")
+    if source.is_file() and source.resolve().parent == out.resolve():
+        raise UserError(f"--out {out} holds {source.name} itself: choose another folder")
     if source.suffix == ".npz":
+        if sheet:
+            raise UserError("--sheet draws image files, not arrays")
         _translate_array(made, state, source, out / source.name)
         return
-    files = image_files(source)
+    files = image_files(source, lambda paths: _bar(paths, "reading", len(paths)))
+    made.check(state, [file.size for file in files], [file.path.suffix.lower() for file in files])
     targets = {file: _targets(out, file, made.draws) for file in files}
     todo = [file for file in files if not all(path.is_file() for path in targets[file])]
     if len(todo) < len(files):
+        _check_same(made, state, next(file for file in files if file not in todo), targets, out)
         print(f"note: {out} already has {len(files) - len(todo):,} of {len(files):,} images", file=sys.stderr)
-    sizes = {file.header[:2] for file in todo}
-    if len(sizes) > 3:
+    if len(sizes := {file.size for file in todo}) > 3:
         print(f"note: images of {len(sizes):,} sizes; a program is compiled for each", file=sys.stderr)
     _write(made, state, todo, targets)
     if sheet:
@@ -57,60 +62,68 @@ def _targets(out: Path, file: ImageFile, draws: int) -> list[Path]:
     return [path] if draws == 1 else [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(draws)]
 
 
+def _check_same(
+    made: FileTranslator, state: State, file: ImageFile, targets: dict[ImageFile, list[Path]], out: Path
+) -> None:
+    """Raises UserError unless a file that is there is the one that would be written now."""
+    from gen_jax.applications.translation import encoded
+
+    [(_, images)] = made(state, [file])
+    for image, path in zip(images, targets[file]):
+        if encoded(image, path.suffix) != path.read_bytes():
+            raise UserError(f"--out {out}: {path.name} is of another model, image or options: choose another folder")
+
+
 def _write(made: FileTranslator, state: State, todo: list[ImageFile], targets: dict[ImageFile, list[Path]]) -> None:
+    from gen_jax.applications.translation import encoded, write_whole
+
+    with interruptible("; run it again to go on"):
+        for file, images in _bar(made(state, todo), "translating", len(todo)):
+            for image, path in zip(images, targets[file]):
+                write_whole(path, encoded(image, path.suffix))
+
+
+def _bar(items: Iterable[Any], label: str, total: int) -> Any:
     from tqdm import tqdm
 
-    from gen_jax.applications.translation import write_image
-
-    found = tqdm(made(state, todo), "translating", len(todo), leave=False, delay=2, unit=" images", dynamic_ncols=True)
-    with interruptible("; run it again to go on"):
-        for file, images in found:
-            for image, path in zip(images, targets[file]):
-                write_image(image, path)
+    return tqdm(items, label, total, leave=False, delay=2, unit=" images", dynamic_ncols=True)
 
 
 def _translate_array(made: FileTranslator, state: State, source: Path, path: Path) -> None:
     """Writes the translations of "x" (N, H, W, C), with an axis of draws if there are several."""
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            entries = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from None
+    from gen_jax.applications.translation import write_whole
+    from gen_jax.data.archives import load_arrays
+
+    if path.is_file():
+        print(f"note: {path} is there already, and left as it is", file=sys.stderr)
+        return
+    entries = load_arrays(source)
     x: Any = entries.get("x")
-    if x is None or x.ndim != 4:
+    if x is None or x.ndim != 4 or not len(x):
         raise UserError(f'{source} needs an entry "x" of images (N, height, width, channels)')
     top = np.iinfo(x.dtype).max if x.dtype.kind == "u" else 1
-    if x.dtype.kind != "u" and (x.dtype.kind != "f" or x.min() < 0 or x.max() > 1):
+    if x.dtype.kind != "u" and (x.dtype.kind != "f" or not 0 <= x.min() <= x.max() <= 1):
         raise UserError(f"{source}: images are of unsigned integers, or of floats in [0, 1]")
+    made.check(state, [x.shape[1:3]])
     stored = (lambda a: np.rint(a * top).astype(x.dtype)) if top > 1 else (lambda a: a.astype(x.dtype))
     with interruptible():
-        found = list(_each(made, state, x.astype(np.float32) / top))
-    images = np.stack([stored(np.stack(one) if made.draws > 1 else one[0]) for one in found])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
-    np.savez(draft, **{**entries, "x": images})
-    draft.replace(path)
-    print(f"{len(images):,} images of shape {images.shape[1:]} in {path}")
-
-
-def _each(made: FileTranslator, state: State, x: np.ndarray) -> Iterator[list[np.ndarray]]:
-    from tqdm import tqdm
-
-    yield from tqdm(made.arrays(state, x), "translating", len(x), leave=False, delay=2, unit=" images")
+        found: Iterator[list[np.ndarray]] = made.arrays(state, x.astype(np.float32) / top)
+        images = [stored(np.stack(one) if made.draws > 1 else one[0]) for one in _bar(found, "translating", len(x))]
+    buffer = io.BytesIO()
+    np.savez(buffer, **{**entries, "x": np.stack(images)})
+    write_whole(path, buffer.getvalue())
+    print(f"{len(images):,} images of shape {images[0].shape} in {path}")
 
 
 def _draw_sheet(files: list[ImageFile], targets: dict[ImageFile, list[Path]], sheet: Path) -> None:
     """Draws the first images of one size above their translations."""
-    from PIL import Image
-
     from gen_jax import plots
+    from gen_jax.applications.translation import image_files, read_image
 
-    shown = [file for file in files if file.header[:2] == files[0].header[:2]][:_SHOWN]
-    read = lambda path: np.asarray(Image.open(path).convert("RGB"), np.float32) / 255
-    rows = [[read(file.path) for file in shown]]
-    rows += [[read(targets[file][i]) for file in shown] for i in range(len(targets[files[0]]))]
-    if len({image.shape for row in rows for image in row}) > 1:
-        raise UserError("--sheet: sources and translations have other sizes")
+    shown = [file for file in files if file.size == files[0].size][:_SHOWN]
+    rows = [[read_image(file, 3) for file in shown]]
+    for draw in range(len(targets[files[0]])):
+        rows.append([read_image(image_files(targets[file][draw])[0], 3) for file in shown])
     figure = plots.show({"sources, translations": np.stack([a for row in rows for a in row])}, columns=len(shown))
     figure.savefig(sheet)
     print(f"sources and translations in {sheet}")

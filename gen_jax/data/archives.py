@@ -30,7 +30,7 @@ def open_arrays_files(paths: Mapping[str, Path], options: Any, name: str) -> Dat
     """
     parts: dict[str, dict[str, np.ndarray]] = {}
     for split, path in paths.items():
-        for key, a in _load_arrays(path).items():
+        for key, a in load_arrays(path).items():
             parts.setdefault(split, {})[key] = a
     if list(parts) == [""]:
         parts = _by_prefix(parts[""])
@@ -61,7 +61,8 @@ def _by_prefix(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
     return parts
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz or .npy file, without running code. Raises UserError."""
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}

@@ -94,6 +94,10 @@ class Dataset:
             )
         if labels and not info.classes:
             raise UserError(f"{self.name} has no labels: put the images of each class into a subfolder")
+        if self.partner is not None and self.partner.info.levels != info.levels:
+            raise UserError(
+                f"{self.name} has {info.levels} levels, its partner {self.partner.info.levels}: give --bits"
+            )
         return info
 
     def vectors(self, most: int = 10_000) -> int:

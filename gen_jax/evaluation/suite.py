@@ -59,9 +59,11 @@ def suite(
     encoder: for sample quality; by default the small one for images with labels, else raw values.
     """
     if isinstance(model, ImageTranslator):  # nothing is drawn from noise alone
-        named = {metric.__name__ for metric in own}
-        usual = paired_quality() if split.partner is None else unpaired_quality()
-        return [*([] if usual.__name__ in named else [usual]), *own, cost]
+        make = paired_quality if split.partner is None else unpaired_quality
+        usual = make() if encoder is None else make(encoder)
+        rest = [metric for metric in own if metric.__name__ != usual.__name__]
+        theirs = [metric for metric in own if metric.__name__ == usual.__name__]
+        return [*(theirs if theirs and encoder is None else [usual]), *rest, cost]
     chosen = _likelihoods(model, own)
     if is_text(split) and isinstance(model, Density):
         chosen = [text_likelihood, *([] if "text_quality" in {metric.__name__ for metric in own} else [text_quality()])]

@@ -63,9 +63,21 @@ def test_a_folder_is_translated_file_by_file(run, pictures, tmp_path):
     translate(run, pictures / "1.png", "--out", alone, "--batch", 1)
     np.testing.assert_array_equal(np.asarray(Image.open(alone / "1.png")), np.asarray(Image.open(out / "1.png")))
     translate(run, pictures / "some.npz", "--out", alone)
-    with np.load(alone / "some.npz") as made:
+    with np.load(alone / "some.npz", allow_pickle=False) as made:
         np.testing.assert_array_equal(made["x"][0, ..., 0], first)
         np.testing.assert_array_equal(made["label"], np.arange(3))
+
+
+def test_nothing_of_the_users_is_overwritten(run, pictures, tmp_path):
+    before = (pictures / "some.npz").read_bytes()
+    assert "itself" in translate(run, pictures / "some.npz", "--out", pictures, expect=2)
+    assert "itself" in translate(run, pictures / "0.png", "--out", pictures, expect=2)
+    assert (pictures / "some.npz").read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.png").write_bytes((pictures / "1.png").read_bytes())
+    assert "another model" in translate(run, pictures, "--out", other, expect=2)
+    assert (other / "0.png").read_bytes() == (pictures / "1.png").read_bytes()
 
 
 def test_what_is_refused(run, pictures, tmp_path):
@@ -76,5 +88,9 @@ def test_what_is_refused(run, pictures, tmp_path):
     assert "bad.png cannot be read" in translate(run, tmp_path, "--out", tmp_path.parent / "o", expect=2)
     assert not (tmp_path.parent / "o").exists()
     assert "--draws" in translate(run, pictures, "--out", tmp_path, "--draws", 0, expect=2)
+    assert "neither noise nor dropout" in translate(run, pictures, "--out", tmp_path / "d", "--draws", 2, expect=2)
+    assert "--sheet" in translate(run, pictures, "--out", tmp_path / "d", "--sheet", tmp_path / "a.txt", expect=2)
+    (tmp_path / "cut.npz").write_bytes((pictures / "some.npz").read_bytes()[:200])
+    assert "cannot be read" in translate(run, tmp_path / "cut.npz", "--out", tmp_path / "d", expect=2)
     assert "use `gen_jax translate`" in command("-m", "gen_jax", "sample", run, expect=2)
     assert "--partner" in command("train.py", "cyclegan_twins", "--data", "digits28", expect=2)

@@ -71,6 +71,9 @@ def test_floors_are_what_they_say(pairs):
     np.testing.assert_allclose(found["mean_image"][3], y.mean(axis=0), atol=1e-6)
     line = np.asarray(pairs.arrays["x"]) == 255
     np.testing.assert_allclose(found["colors"], np.where(line, y[x == 1].mean(), y[x == 0].mean()), atol=1e-5)
+    gray = pairs._replace(arrays={"x": pairs.arrays["y"], "y": pairs.arrays["x"]})
+    gray = gray._replace(training={"x": pairs.training["y"], "y": pairs.training["x"]})
+    assert "colors" not in floors(gray, 1)
     own = pairs._replace(arrays=pairs.training)
     np.testing.assert_allclose(floors(own, 1)["nearest"], y, atol=1e-6)
 

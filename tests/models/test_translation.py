@@ -248,6 +248,14 @@ def test_bad_input_is_named():
         from gen_jax.models.gan import r1
 
         CycleGAN((net, net), (judge, judge), regularizers=(r1(every=4),))
+    from gen_jax.models.gan import mode_seeking
+
+    with pytest.raises(ValueError, match="different noise"):
+        CUT(net, judge, regularizers=(mode_seeking(),))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        CUT(net, judge, flip=True).init(jax.random.key(0), {"x": images(2, (16, 18)), "y": images(2, (16, 18))})
+    with pytest.raises(ValueError, match="not 'b2a'"):
+        CUT(net, judge).translate(None, x, "b2a")
     with pytest.raises(ValueError, match="keeps no features"):
         CUT(UNet(1, 4, 2), judge).init(jax.random.key(0), {"x": x, "y": x})
 

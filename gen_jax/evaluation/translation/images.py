@@ -12,11 +12,13 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import ImageTranslator, State
+from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Split, standard_error
 
 __all__ = [
     "BLOCK",
     "absolute_error",
+    "class_maps",
     "compare_images",
     "diagnose",
     "like",
@@ -31,6 +33,7 @@ __all__ = [
 BLOCK = 64  # images translated at once
 _HIGHEST = 99.0  # decibels of identical images
 _WINDOW = 11
+_CLASSES = 64  # distinct colors up to which sources are maps of classes
 
 
 def absolute_error(a: Array, b: Array) -> Array:
@@ -136,6 +139,22 @@ def mean_of(name: str, values: Any, how: str = "", unit: str = "of [0, 1]") -> d
     """The mean of a value of every image."""
     values = np.asarray(values)
     return {name: Estimate(float(values.mean()), standard_error(values), unit, "exact", len(values), how)}
+
+
+def class_maps(split: Split, x: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers (N, H, W) of the sources, or of images x (N, H, W, C), and the color of each class, in [0, 1].
+
+    The classes are the colors of the stored training sources; a pixel belongs to the nearest. Raises UserError if there
+    are many.
+    """
+    stored = np.asarray(split.reference.arrays["x"][:200])
+    if stored.dtype != np.uint8:
+        raise UserError("maps of classes are stored as whole numbers")
+    colors = np.unique(stored.reshape(-1, stored.shape[-1]), axis=0).astype(np.float32) / 255
+    if len(colors) > _CLASSES:
+        raise UserError(f"the sources have {len(colors):,} colors, more than {_CLASSES}: they are no maps of classes")
+    x = split.pixels(transformed(split)) if x is None else x
+    return np.argmin([((x - color) ** 2).sum(axis=-1) for color in colors], axis=0), colors
 
 
 def translator_of(model: ImageTranslator) -> Callable[..., np.ndarray]:

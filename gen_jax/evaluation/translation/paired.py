@@ -15,6 +15,7 @@ from gen_jax.evaluation.samples.features import Encoder, raw
 from gen_jax.evaluation.samples.quality import kernel_estimate, resolve_encoder
 from gen_jax.evaluation.translation.images import (
     absolute_error,
+    class_maps,
     compare_images,
     diagnose,
     like,
@@ -24,8 +25,6 @@ from gen_jax.evaluation.translation.images import (
 )
 
 __all__ = ["floors", "paired_quality"]
-
-_COLORS = 64  # distinct colors up to which sources are maps of classes
 
 
 def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: int = 100) -> Metric:
@@ -78,25 +77,24 @@ def floors(split: Split, channels: int) -> dict[str, np.ndarray]:
     copied = like(x, channels)
     found = {} if copied is None else {"copy": copied}
     found["mean_image"] = np.broadcast_to(targets.mean(axis=0), (len(x), *targets.shape[1:]))
-    if sources.shape[:3] == targets.shape[:3] and (painted := _by_color(sources, targets, x)) is not None:
+    if sources.shape[:3] == targets.shape[:3] and (painted := _by_color(split, sources, targets, x)) is not None:
         found["colors"] = painted
     a, b = x.reshape(len(x), -1), sources.reshape(len(sources), -1)
     distances = (b**2).sum(1)[None] - 2 * a @ b.T
     return {**found, "nearest": targets[distances.argmin(axis=1)]}
 
 
-def _by_color(sources: np.ndarray, targets: np.ndarray, x: np.ndarray) -> np.ndarray | None:
-    """The mean target of each color of the sources, where x has it; None if there are many colors."""
-    code = lambda a: (np.rint(a * 255).astype(np.int64) * 256 ** np.arange(a.shape[-1])).sum(axis=-1)
-    if len(np.unique(code(sources[:20]))) > _COLORS:  # most sets need no look at all of it
+def _by_color(split: Split, sources: np.ndarray, targets: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    """The mean target of each class of the sources, where x has it; None if the sources are no maps of classes."""
+    try:
+        maps, colors = class_maps(split, sources)
+    except UserError:
         return None
-    colors, place = np.unique(code(sources), return_inverse=True)
-    if len(colors) > _COLORS:
-        return None
-    counts, flat = np.bincount(place.reshape(-1)), targets.reshape(-1, targets.shape[-1])
-    means = np.stack([np.bincount(place.reshape(-1), c) / counts for c in flat.T], axis=1)
-    at = np.clip(np.searchsorted(colors, code(x)), 0, len(colors) - 1)
-    return means[at].astype(np.float32)
+    counts = np.maximum(np.bincount(maps.reshape(-1), minlength=len(colors)), 1)
+    flat = targets.reshape(-1, targets.shape[-1])
+    sums = [np.bincount(maps.reshape(-1), values, minlength=len(colors)) for values in flat.T]
+    means = np.stack(sums, axis=1) / counts[:, None]
+    return means[class_maps(split, x)[0]].astype(np.float32)
 
 
 def kernel_distances(encode: Encoder, real: np.ndarray, images: dict[str, np.ndarray]) -> dict[str, Estimate]:

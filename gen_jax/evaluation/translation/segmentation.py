@@ -15,14 +15,13 @@ from gen_jax.core import Batch, ImageTranslator, Mean, Objective, State
 from gen_jax.data.source import Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
-from gen_jax.evaluation.translation.images import transformed, translator_of
+from gen_jax.evaluation.translation.images import class_maps, transformed, translator_of
 from gen_jax.loop import fit
 from gen_jax.models.common.image_to_image import UNet
 from gen_jax.models.common.normalization import instance
 
-__all__ = ["class_maps", "segmentation_quality", "segmentation_scores"]
+__all__ = ["segmentation_quality", "segmentation_scores"]
 
-_CLASSES = 64
 _SHARPNESS = 10.0  # logits are between -10 and 10
 
 
@@ -63,24 +62,6 @@ def segmentation_quality(steps: int = 500, features: int = 16, depth: int = 4) -
     return metric
 
 
-def class_maps(split: Split, colors: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Class numbers (N, H, W) of the sources as the model receives them, and the color of each class, in [0, 1].
-
-    The classes are the colors of the stored training sources; a pixel belongs to the nearest. Raises UserError if there
-    are many.
-    """
-    if colors is None:
-        stored = np.asarray(split.reference.arrays["x"][:200])
-        if stored.dtype != np.uint8:
-            raise UserError("maps of classes are stored as whole numbers")
-        colors = np.unique(stored.reshape(-1, stored.shape[-1]), axis=0).astype(np.float32) / 255
-    if len(colors) > _CLASSES:
-        raise UserError(f"the sources have {len(colors):,} colors, more than {_CLASSES}: they are no maps of classes")
-    x = split.pixels(transformed(split))
-    distances = [((x - color) ** 2).sum(axis=-1) for color in colors]
-    return np.argmin(distances, axis=0), colors
-
-
 def segmentation_scores(found: np.ndarray, maps: np.ndarray, classes: int) -> dict[str, float]:
     """pixel_accuracy, class_accuracy and iou of class numbers (N, H, W); means over the classes in `maps`."""
     confusion = np.bincount(classes * maps.reshape(-1) + found.reshape(-1), minlength=classes**2)
@@ -118,7 +99,7 @@ class _Segmentation(NamedTuple):
 def _trained(split: Split, colors: np.ndarray, steps: int, features: int, depth: int):
     """A function of images (N, H, W, C) to class numbers (N, H, W), trained on the real training pairs."""
     training = split.reference
-    maps, _ = class_maps(training, colors)
+    maps, _ = class_maps(training)
     source = Resident({"x": transformed(training, "y"), "map": maps.astype(np.int32)}, min(8, training.size))
     model = _Segmentation(UNet(len(colors), features, depth, norm=instance))
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))

@@ -25,11 +25,11 @@ from gen_jax.evaluation.translation.images import (
     translator_of,
 )
 from gen_jax.evaluation.translation.paired import kernel_distances
+from gen_jax.models.translation.direction import BACK
 
 __all__ = ["unpaired_quality"]
 
 _NOISE = 0.02  # deviation of the noise that reveals what a cycle hides, of values in [-1, 1]
-_BACK = {"a2b": "b2a", "b2a": "a2b"}
 
 
 def unpaired_quality(
@@ -96,7 +96,7 @@ def _direction(
     if both_ways:
         rounded = np.rint((outputs + 1) * 127.5).clip(0, 255) / 127.5 - 1
         noise = np.random.default_rng(0).normal(scale=_NOISE, size=outputs.shape)
-        back = lambda sent: source.pixels(translate(state, sent.astype(outputs.dtype), _BACK[side]))
+        back = lambda sent: source.pixels(translate(state, sent.astype(outputs.dtype), BACK[side]))
         plain, noisy = (np.asarray(absolute_error(back(sent), seen)) for sent in (rounded, rounded + noise))
         note = "the source is hidden in the translation, invisibly" if noisy.mean() > 2 * plain.mean() + 0.02 else ""
         found |= mean_of("cycle", plain) | mean_of("cycle_noisy", noisy, note)
@@ -127,23 +127,23 @@ def _labels(
     """Whether translations keep the label, and serve to train a classifier of the target domain."""
     n = min(5000, source.size)
     labels, x = np.asarray(source.arrays["label"][:n]), transformed(source, n=n)
-    right = lambda images: known.encoder()(images).probabilities.argmax(axis=1) == labels
+    right = lambda images, labels=labels: known.encoder()(images).probabilities.argmax(axis=1) == labels
     shapes = source.arrays["x"].shape[1:] == target.arrays["x"].shape[1:]
     how = f"classifier of {known.accuracy:.3f} on real images"
     found = {"label_consistency": _share(right(target.pixels(translate(state, x, side))), how)}
     found |= {"label_consistency_of_copy": _share(right(source.pixels(x)), how)} if shapes else {}
     some, test = _labeled(source.reference, adapted), _labeled(target, 5000)
-    moved = target.pixels(translate(state, transformed(source.reference, n=adapted), side))
-    of = lambda images: fit_classifier({"x": images, "label": some["label"]}, test, "").accuracy
-    ways = {"adaptation": moved, **({"adaptation_of_copy": some["x"]} if shapes else {})}
+    found |= {"label_consistency_of_real": _share(right(test["x"], test["label"]), "real images of the target domain")}
+    ways = {"adaptation": target.pixels(translate(state, transformed(source.reference, n=adapted), side))}
+    ways |= {"adaptation_of_copy": some["x"]} if shapes else {}
     for name, images in ways.items():
-        found[name] = _accuracy(of(images), len(test["x"]), f"{len(images)} translated training images")
+        made = fit_classifier({"x": images, "label": some["label"]}, test, "").encoder()
+        how = f"{len(images)} {'translated' if name == 'adaptation' else 'untranslated'} training images"
+        found[name] = _share(made(test["x"]).probabilities.argmax(axis=1) == test["label"], how)
     return with_group(found, "translation", label_consistency="higher", adaptation="higher")
 
 
 def _share(right: np.ndarray, how: str) -> Estimate:
-    return _accuracy(float(np.mean(right)), len(right), how)
-
-
-def _accuracy(share: float, n: int, how: str) -> Estimate:
+    """The share of true values."""
+    share, n = float(np.mean(right)), len(right)
     return Estimate(share, math.sqrt(share * (1 - share) / n), "share", "estimate", n, how)

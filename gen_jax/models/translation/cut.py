@@ -19,7 +19,14 @@ from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.losses import AdversarialLoss, least_squares
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer
-from gen_jax.models.translation.direction import check_images, translated, translator
+from gen_jax.models.translation.direction import (
+    check_direction,
+    check_images,
+    check_noiseless,
+    sampled,
+    translated,
+    translator,
+)
 
 __all__ = ["CUT"]
 
@@ -32,7 +39,8 @@ class CUT:
     patches (eq. 3); since `least_squares` halves the generator's loss, the paper's 1 is 0.5 here, FastCUT's 10 is 5.
     identity: also compares images "y" with their own translation, and takes the mean (FastCUT: False).
     temperature, patches, width: of the contrastive loss: of its logits, positions for each map, and sizes of the
-    projection heads. flip: translates mirrored images at half of the steps, and compares mirrored maps (FastCUT).
+    projection heads, whose weights start from a normal distribution of deviation 0.02, as do all others.
+    flip: translates mirrored images at half of the steps, and compares mirrored maps (FastCUT).
     """
 
     generator: nn.Module
@@ -52,6 +60,7 @@ class CUT:
             raise ValueError("nce must not be negative, and temperature, patches and width must be positive")
         if any(r.every > 1 and r.player == GENERATOR for r in self.regularizers):
             raise ValueError("the generator's regularizers count at every step here: give every=1")
+        check_noiseless(self.regularizers)
         _ = self.gan
 
     @cached_property
@@ -66,6 +75,8 @@ class CUT:
         check_images(batch, "x", "y")
         if self.identity and batch["x"].shape[-1] != batch["y"].shape[-1]:
             raise ValueError("translations of their own domain need as many channels: give identity=False")
+        if self.flip and batch["x"].shape[2] % 4:
+            raise ValueError(f"mirrored maps need a width that is a multiple of 4, got {batch['x'].shape[2]}: --size N")
         own = {"x": batch["y"], "source": batch["x"]}
         params, extra = self.gan.init(key, own)
         state = State(jnp.int32(0), key, params, (), extra)
@@ -94,13 +105,12 @@ class CUT:
         return {**self.gan.prepare(_inner(state), own, key), "mirrored": jnp.broadcast_to(mirrored, len(source))}
 
     def translate(self, state, images, direction="a2b", key=None, own=False):
+        check_direction(direction, self.directions)
         return translated(self.gan, _inner(state), images, key, own)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
-        """Translations "y" of the images "x" in the condition."""
-        if condition is None or len(condition["x"]) != n:
-            raise ValueError(f'translations need {n} images "x" as their condition')
-        return {**condition, "y": self.translate(state, condition["x"])}
+        """Translations "y" of the images "x" in the condition, with noise and dropout."""
+        return sampled(self, state, key, n, condition)
 
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
         return self.gan.diagnose(metrics)

@@ -18,13 +18,22 @@ from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.losses import AdversarialLoss, least_squares
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer
-from gen_jax.models.translation.direction import check_images, distance, of_side, translated, translator
+from gen_jax.models.translation.direction import (
+    BACK,
+    check_direction,
+    check_images,
+    check_noiseless,
+    distance,
+    of_side,
+    sampled,
+    translated,
+    translator,
+)
 from gen_jax.models.translation.pool import empty_pool, exchange
 
 __all__ = ["CycleGAN"]
 
 SIDES = {"a2b": ("x", "y"), "b2a": ("y", "x")}
-_BACK = {"a2b": "b2a", "b2a": "a2b"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class CycleGAN:
                 raise ValueError(f"{name} must not be negative, got {weight}")
         if any(regularizer.every > 1 for regularizer in self.regularizers):
             raise ValueError("the regularizers of a CycleGAN count at every step: give every=1")
+        check_noiseless(self.regularizers)
         _ = self.gans
 
     @cached_property
@@ -99,13 +109,12 @@ class CycleGAN:
         return {**batch, "fakes": fakes}
 
     def translate(self, state, images, direction="a2b", key=None, own=False):
+        check_direction(direction, self.directions)
         return translated(self.gans[direction], of_side(state, direction), images, key, own)
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
-        """Translations "y" of the images "x" in the condition."""
-        if condition is None or len(condition["x"]) != n:
-            raise ValueError(f'translations need {n} images "x" as their condition')
-        return {**condition, "y": self.translate(state, condition["x"])}
+        """Translations "y" of the images "x" in the condition, with noise and dropout."""
+        return sampled(self, state, key, n, condition)
 
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
         for side, gan in self.gans.items():
@@ -122,7 +131,7 @@ class CycleGAN:
     def _generators_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
         loss, metrics, changes = jnp.zeros((), jnp.float32), {}, {}
         for side, (source, target) in SIDES.items():
-            own, back = _side(batch, side), _BACK[side]
+            own, back = _side(batch, side), BACK[side]
             fake, stats = self._forward(params[side], state, side, own, key)
             adversarial, (extra, found) = self.gans[side].generator_loss(
                 params[side], of_side(state, side), own, fake, fold_in(key, side)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gen_jax.core import Batch, State, fold_in
+from gen_jax.core import Batch, ImageTranslator, State, fold_in
 from gen_jax.models.common.conditioning import Conditioning
 from gen_jax.models.common.normalization import STATISTICS
 from gen_jax.models.gan.augmentations import Augmentation
@@ -19,7 +19,19 @@ from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.losses import AdversarialLoss
 from gen_jax.models.gan.regularizers import GENERATOR, Regularizer
 
-__all__ = ["check_images", "distance", "of_side", "translated", "translator"]
+__all__ = [
+    "BACK",
+    "check_direction",
+    "check_images",
+    "check_noiseless",
+    "distance",
+    "of_side",
+    "sampled",
+    "translated",
+    "translator",
+]
+
+BACK = {"a2b": "b2a", "b2a": "a2b"}
 
 
 class _Source(Conditioning):
@@ -113,6 +125,25 @@ def of_side(state: State, side: str) -> State:
     return state._replace(params=take(state.params), extra={**extra, "batch_stats": take(state.extra["batch_stats"])})
 
 
+def check_direction(direction: str, directions: Sequence[str]) -> None:
+    """Raises ValueError for a direction in which a model does not translate."""
+    if direction not in directions:
+        raise ValueError(f"this model translates {' and '.join(directions)}, not {direction!r}")
+
+
+def check_noiseless(regularizers: Sequence[Regularizer]) -> None:
+    """Raises ValueError for regularizers that compare examples of different noise, where there is none."""
+    if unfit := [r.name for r in regularizers if r.resamples]:
+        raise ValueError(f"{unfit[0]} compares translations with different noise, but these generators see none")
+
+
+def sampled(model: ImageTranslator, state: State, key: Array, n: int, condition: Batch | None) -> Batch:
+    """Translations "y" of the images "x" in the condition, with noise and dropout."""
+    if condition is None or len(condition["x"]) != n:
+        raise ValueError(f'translations need {n} images "x" as their condition')
+    return {**condition, "y": model.translate(state, condition["x"], key=fold_in(key, "translate"))}
+
+
 def distance(a: Array, b: Array) -> Array:
     """The mean absolute difference of two batches of images."""
     return jnp.abs(a - b).mean()
@@ -127,3 +158,6 @@ def check_images(batch: Batch, *entries: str) -> None:
             )
         if batch[entry].ndim != 4:
             raise ValueError(f'"{entry}" must hold images (height, width, channels), got {batch[entry].shape[1:]}')
+    sizes = ["x".join(map(str, batch[entry].shape[1:3])) for entry in entries]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"both sides must have images of one size, got {' and '.join(sizes)}: give --size and --fit")

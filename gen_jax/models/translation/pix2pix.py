@@ -12,12 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, Extra, Objective, Params, State, fold_in
+from gen_jax.core import Batch, Extra, Objective, Params, State
 from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.losses import AdversarialLoss, non_saturating
 from gen_jax.models.gan.regularizers import GENERATOR, Regularizer, Turn
-from gen_jax.models.translation.direction import check_images, distance, translated, translator
+from gen_jax.models.translation.direction import (
+    check_direction,
+    check_images,
+    distance,
+    sampled,
+    translated,
+    translator,
+)
 
 __all__ = ["Pix2Pix"]
 
@@ -72,9 +79,6 @@ class Pix2Pix:
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         check_images(batch, "x", "y")
-        if batch["x"].shape[1:3] != batch["y"].shape[1:3]:
-            sizes = [batch[entry].shape[1:3] for entry in ("x", "y")]
-            raise ValueError(f"both images of a pair must have one size, got {sizes[0]} and {sizes[1]}")
         return self.gan.init(key, self._joined(batch))
 
     def prepare(self, state: State, batch: Batch, key: Array) -> Batch:
@@ -82,14 +86,13 @@ class Pix2Pix:
         return self.gan.prepare(state, self._joined(batch), key)
 
     def translate(self, state, images, direction="a2b", key=None, own=False):
+        check_direction(direction, self.directions)
         made = translated(self.gan, state, images, key, own)
         return made[..., images.shape[-1] :] if self.conditional else made
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
         """Translations "y" of the images "x" in the condition, with noise and dropout."""
-        if condition is None or len(condition["x"]) != n:
-            raise ValueError(f'translations need {n} images "x" as their condition')
-        return {**condition, "y": self.translate(state, condition["x"], key=fold_in(key, "translate"))}
+        return sampled(self, state, key, n, condition)
 
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
         return self.gan.diagnose(metrics)
