@@ -25,7 +25,8 @@ def unpaired(side: str, known: bool, **targets: str) -> dict[str, tuple[str, str
     """The metrics of one direction. known: whether true partners are known."""
     names = ["kernel_distance@raw", "kernel_distance_of_copy@raw", "kernel_distance_of_training@raw", "changed"]
     names += ["l1", "l1_of_copy", "ssim", "retrieval", "retrieval_of_copy"] if known else []
-    names += ["label_consistency", "label_consistency_of_copy", "adaptation", "adaptation_of_copy"] * (not known)
+    labels = [f"label_consistency{of}" for of in ("", "_of_copy", "_of_real")] + ["adaptation", "adaptation_of_copy"]
+    names += [] if known else labels
     units = {"kernel": "MMD^2", "l1": "of [0, 1]", "changed": "of [0, 1]", "ssim": ""}
     unit = lambda name: units.get(name.split("_")[0], "share")
     return {f"{side}_{name}": (unit(name), targets.get(name, "")) for name in names}
@@ -38,7 +39,10 @@ TRANSLATIONS = Tasks(
         "facades 64": Task(
             "pix2pix_facades --data facades",
             {
-                **{"ssim": ("", ">= 0.222"), "psnr": ("dB", ""), "ssim_of_colors": ("", ""), **PAIRED},
+                **{"ssim": ("", ">= 0.222"), "psnr": ("dB", ""), "ssim_of_colors": ("", "")},
+                **{name.replace("@raw", "@segmenter"): unit for name, unit in PAIRED.items()},
+                "kernel_distance_of_nearest@segmenter": ("MMD^2", ""),
+                "kernel_distance_of_colors@segmenter": ("MMD^2", ""),
                 **{name: ("share", "") for name in ("iou", "iou_of_real", "pixel_accuracy", "pixel_accuracy_of_real")},
             },
         ),

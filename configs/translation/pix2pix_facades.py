@@ -13,6 +13,7 @@ from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import downsample, flip, jitter, on, scale, together
 from gen_jax.evaluation import paired_quality, segmentation_quality
+from gen_jax.evaluation.translation import segmenter
 from gen_jax.experiment import Experiment
 from gen_jax.models.gan import PatchDiscriminator
 from gen_jax.models.translation import Pix2Pix, UNet
@@ -56,6 +57,9 @@ def config(
     levels = pairs.images(multiple=shrink).levels
     model = Pix2Pix(UNet(pairs["train"]["y"].shape[-1], features, depth), PatchDiscriminator(2 * features, layers), l1)
     tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    metrics = [paired_quality(often=20 if smoke else 100)]
+    if data == "facades":  # maps of classes
+        metrics = [paired_quality(segmenter), segmentation_quality()]
     both = ("x", "y")
     smaller = [together(both, downsample(shrink))] if shrink > 1 else []
     return Experiment(
@@ -71,7 +75,7 @@ def config(
             together(both, jitter()),
             together(both, flip()),
         ],
-        metrics=[paired_quality(often=20 if smoke else 100), *([segmentation_quality()] if data == "facades" else [])],
+        metrics=metrics,
         plots=[plots.translations],
         report_every=100,
         evaluate_every=1000,

@@ -14,7 +14,7 @@ from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.translation import psnr, retrieval, ssim
 from gen_jax.evaluation.translation.images import diagnose
 from gen_jax.evaluation.translation.paired import floors
-from gen_jax.evaluation.translation.segmentation import segmentation_scores
+from gen_jax.evaluation.translation.segmentation import segmentation_scores, segmenter
 
 BOTH = (scale(-1, 1), on("y", scale(-1, 1)))
 
@@ -155,6 +155,8 @@ def test_classes_are_read_back_from_images_that_show_them(pairs):
     good = quality(Always(lambda images, direction: images))(None, split, jax.random.key(0))
     bad = quality(Always(lambda images, direction: 0 * images))(None, split, jax.random.key(0))
     assert good["iou"].value == good["iou_of_real"].value > 0.7 > 0.6 > bad["iou"].value
+    made = segmenter(split, steps=80, features=4, depth=2)(np.asarray(pairs.arrays["y"], np.float32) / 255)
+    assert made.features.shape == (len(pairs.arrays["y"]), 2 * 8) and made.probabilities is None
     many = split._replace(training={"x": np.asarray(pairs.arrays["y"]), "y": np.asarray(pairs.arrays["y"])})
     with pytest.raises(UserError, match="no maps of classes"):
         quality(Always(None))(None, many, jax.random.key(0))

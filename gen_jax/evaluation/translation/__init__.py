@@ -2,7 +2,7 @@
 
 from gen_jax.evaluation.translation.images import absolute_error, psnr, retrieval, ssim
 from gen_jax.evaluation.translation.paired import paired_quality
-from gen_jax.evaluation.translation.segmentation import segmentation_quality
+from gen_jax.evaluation.translation.segmentation import segmentation_quality, segmenter
 from gen_jax.evaluation.translation.unpaired import unpaired_quality
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "psnr",
     "retrieval",
     "segmentation_quality",
+    "segmenter",
     "ssim",
     "unpaired_quality",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,13 @@ from gen_jax.core import Batch, ImageTranslator, Mean, Objective, State
 from gen_jax.data.source import Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
+from gen_jax.evaluation.samples.features import Encoder
 from gen_jax.evaluation.translation.images import class_maps, transformed, translator_of
 from gen_jax.loop import fit
-from gen_jax.models.common.image_to_image import UNet
+from gen_jax.models.common.image_to_image import FEATURES, UNet
 from gen_jax.models.common.normalization import instance
 
-__all__ = ["segmentation_quality", "segmentation_scores"]
+__all__ = ["segmentation_quality", "segmentation_scores", "segmenter"]
 
 _SHARPNESS = 10.0  # logits are between -10 and 10
 
@@ -35,7 +37,7 @@ def segmentation_quality(steps: int = 500, features: int = 16, depth: int = 4) -
 
     def metric(model: Any) -> Measure:
         ask(model, ImageTranslator, "segmentation_quality")
-        translate, known = translator_of(model), {}
+        translate = translator_of(model)
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             if split.name != "test":
@@ -43,12 +45,11 @@ def segmentation_quality(steps: int = 500, features: int = 16, depth: int = 4) -
             if "y" not in split.arrays:
                 raise UserError('segmentation_quality needs pairs with the entry "y"')
             x, (maps, colors) = transformed(split), class_maps(split)
-            if "read" not in known:
-                known["read"] = _trained(split, colors, steps, features, depth)
+            read = _trained(split, len(colors), steps, features, depth).classes
             images = {"": translate(state, x), "_of_real": transformed(split, "y")}
             found = {}
             for suffix, some in images.items():
-                scores = segmentation_scores(known["read"](some), maps, len(colors))
+                scores = segmentation_scores(read(some), maps, len(colors))
                 how = f"U-Net of {steps} steps on {split.reference.size} real pairs"
                 found |= {
                     f"{name}{suffix}": Estimate(value, float("nan"), "share", "estimate", len(x), how)
@@ -96,13 +97,45 @@ class _Segmentation(NamedTuple):
         return (Objective("segmenter", self.loss),)
 
 
-def _trained(split: Split, colors: np.ndarray, steps: int, features: int, depth: int):
-    """A function of images (N, H, W, C) to class numbers (N, H, W), trained on the real training pairs."""
+class _Segmenter(NamedTuple):
+    """A trained network."""
+
+    model: _Segmentation
+    params: Any
+
+    def classes(self, x: np.ndarray) -> np.ndarray:
+        """Class numbers (N, H, W) of images (N, H, W, C) in [-1, 1]."""
+        program = jax.jit(lambda x: self.model.logits(self.params, x).argmax(axis=-1))
+        return np.concatenate([np.asarray(program(x[i : i + 16])) for i in range(0, len(x), 16)])
+
+    def features(self, x: Array) -> Array:
+        """Means and deviations of the innermost maps (N, 2 C) of images in [0, 1]."""
+        _, kept = self.model.network.apply({"params": self.params}, 2 * x - 1, mutable=[FEATURES])
+        [maps] = kept[FEATURES]["innermost"]
+        return jnp.concatenate([maps.mean(axis=(1, 2)), maps.std(axis=(1, 2))], axis=-1)
+
+
+_TRAINED: dict[tuple[Any, ...], _Segmenter] = {}  # of this process
+
+
+def _trained(split: Split, classes: int, steps: int, features: int, depth: int) -> _Segmenter:
+    """A network trained on the real pairs of the training split, deterministically."""
     training = split.reference
-    maps, _ = class_maps(training)
-    source = Resident({"x": transformed(training, "y"), "map": maps.astype(np.int32)}, min(8, training.size))
-    model = _Segmentation(UNet(len(colors), features, depth, norm=instance))
-    tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-    state = fit(descent(model, {"segmenter": tx}), source, steps)
-    program = jax.jit(lambda x: model.logits(state.params["segmenter"], x).argmax(axis=-1))
-    return lambda x: np.concatenate([np.asarray(program(x[i : i + 16])) for i in range(0, len(x), 16)])
+    y, (maps, _) = transformed(training, "y"), class_maps(training)
+    key = (split.data, y.shape, classes, steps, features, depth, zlib.crc32(np.ascontiguousarray(maps)))
+    if key not in _TRAINED:
+        source = Resident({"x": y, "map": maps.astype(np.int32)}, min(8, training.size))
+        model = _Segmentation(UNet(classes, features, depth, norm=instance))
+        tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+        _TRAINED[key] = _Segmenter(model, fit(descent(model, {"segmenter": tx}), source, steps).params["segmenter"])
+    return _TRAINED[key]
+
+
+def segmenter(split: Split, steps: int = 500, features: int = 16, depth: int = 4) -> Encoder:
+    """An encoder of target images, for sets without labels: a network that reads the classes of the sources from them.
+
+    For `paired_quality(encoder=segmenter)`. Its features are means and deviations of the innermost maps.
+    """
+    _, colors = class_maps(split)
+    made = _trained(split, len(colors), steps, features, depth)
+    return Encoder("segmenter", jax.jit(made.features), f"U-Net of {steps} steps on {split.reference.size} real pairs")

@@ -19,7 +19,7 @@ from gen_jax.models.common.normalization import Normalization, batch, instance_n
 
 __all__ = ["FEATURES", "ResNetTranslator", "UNet", "blurred_down", "blurred_up", "reflect"]
 
-FEATURES = "features"  # the collection of the maps that a ResNetTranslator keeps
+FEATURES = "features"  # the collection of maps that are kept
 SMALL = nn.initializers.normal(0.02)
 
 
@@ -28,7 +28,7 @@ class UNet(nn.Module):
 
     depth: how often it halves the image. features: channels of the first layer, doubled with every layer up to 8 times.
     dropout: of the decoder's layers after the innermost one, as many as there are beyond a depth of 5. The innermost
-    maps are not normalized: of 1x1 normalization would leave nothing.
+    maps are not normalized: of 1x1 normalization would leave nothing. They are kept in the collection "features".
     """
 
     channels: int = 3
@@ -54,6 +54,7 @@ class UNet(nn.Module):
             h = h if inner or i == 0 else self.norm.values(h.astype(jnp.float32))
             skips.append(h)
         h = skips.pop()
+        self.sow(FEATURES, "innermost", h)
         for i, many in enumerate(reversed(widths[:-1])):
             h = ConvTranspose(many, (4, 4), 2, bias, SMALL, self.dtype, name=f"up_{i}")(nn.relu(h))
             h = self.norm.values(h.astype(jnp.float32))
