@@ -70,6 +70,7 @@ QUICK = {
     "gpt_tales",
     "numbers",
     "pix2pix_outlines",
+    "cyclegan_twins",
 }  # chosen before others that cover as much
 
 
