@@ -11,7 +11,7 @@ from gen_jax.data.transforms import on, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation import paired_quality, segmentation_quality, unpaired_quality
 from gen_jax.evaluation.metric import Split
-from gen_jax.evaluation.translation import psnr, retrieval, ssim
+from gen_jax.evaluation.translation import partners_found, psnr, ssim
 from gen_jax.evaluation.translation.images import diagnose
 from gen_jax.evaluation.translation.paired import floors
 from gen_jax.evaluation.translation.segmentation import segmentation_scores, segmenter
@@ -44,7 +44,7 @@ def test_ssim_and_psnr_equal_plain_implementations():
 def test_retrieval_counts_true_partners():
     truth = np.eye(4).reshape(4, 2, 2, 1)
     made = truth[[0, 1, 3, 3]]
-    np.testing.assert_array_equal(retrieval(made, truth), [True, True, False, True])
+    np.testing.assert_array_equal(partners_found(made, truth), [True, True, False, True])
 
 
 class Always:

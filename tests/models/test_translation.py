@@ -10,6 +10,7 @@ from gen_jax.algorithms import descent
 from gen_jax.core import State
 from gen_jax.data.source import Resident
 from gen_jax.loop import fit
+from gen_jax.models.common.convolutions import Conv
 from gen_jax.models.common.image_to_image import ResNetTranslator, UNet, blurred_down, blurred_up
 from gen_jax.models.common.normalization import batch, instance_norm
 from gen_jax.models.gan import PatchDiscriminator, least_squares, receptive_field
@@ -62,6 +63,7 @@ def test_a_patch_is_as_large_as_what_moves_its_logit():
         shapes(PatchDiscriminator(), 64, 64, 3)
 
 
+@pytest.mark.representatives("odd-*")
 @pytest.mark.parametrize("network", [UNet(2, 4, 3), ResNetTranslator(2, 4, 1)], ids=["unet", "resnet"])
 @pytest.mark.parametrize("size", [(16, 16), (13, 22)], ids=["even", "odd"])
 def test_outputs_have_the_size_of_their_images(network, size):
@@ -257,9 +259,10 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="not 'b2a'"):
         CUT(net, judge).translate(None, x, "b2a")
     with pytest.raises(ValueError, match="keeps no features"):
-        CUT(UNet(1, 4, 2), judge).init(jax.random.key(0), {"x": x, "y": x})
+        CUT(Conv(1), judge).init(jax.random.key(0), {"x": x, "y": x})
 
 
+@pytest.mark.representatives("UNet")
 @pytest.mark.parametrize("make", [UNet, ResNetTranslator, PatchDiscriminator])
 def test_half_precision_is_close_to_single(make):
     options = {UNet: {"depth": 3}, ResNetTranslator: {"blocks": 1}, PatchDiscriminator: {"layers": 1}}[make]

@@ -1,6 +1,6 @@
 """Metrics of image translation, of pairs and of unpaired domains."""
 
-from gen_jax.evaluation.translation.images import absolute_error, psnr, retrieval, ssim
+from gen_jax.evaluation.translation.images import absolute_error, partners_found, psnr, ssim
 from gen_jax.evaluation.translation.paired import paired_quality
 from gen_jax.evaluation.translation.segmentation import segmentation_quality, segmenter
 from gen_jax.evaluation.translation.unpaired import unpaired_quality
@@ -9,7 +9,7 @@ __all__ = [
     "absolute_error",
     "paired_quality",
     "psnr",
-    "retrieval",
+    "partners_found",
     "segmentation_quality",
     "segmenter",
     "ssim",

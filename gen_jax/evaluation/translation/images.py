@@ -24,7 +24,7 @@ __all__ = [
     "like",
     "mean_of",
     "psnr",
-    "retrieval",
+    "partners_found",
     "ssim",
     "transformed",
     "translator_of",
@@ -95,7 +95,7 @@ def _by_blocks(score: Callable[[Array, Array], Array], a: np.ndarray, b: np.ndar
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def retrieval(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def partners_found(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N,) whether the nearest of all true images, by squared differences, is the true partner."""
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (made, truth))
     distances = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]

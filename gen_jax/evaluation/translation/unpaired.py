@@ -20,7 +20,7 @@ from gen_jax.evaluation.translation.images import (
     diagnose,
     like,
     mean_of,
-    retrieval,
+    partners_found,
     transformed,
     translator_of,
 )
@@ -104,10 +104,10 @@ def _direction(
         found |= mean_of("identity", absolute_error(target.pixels(translate(state, y, side)), real))
     if source.info is not None and source.info.aligned:
         found |= compare_images(made, real)
-        found |= {"retrieval": _share(retrieval(made, real), f"of {len(real)}")}
+        found |= {"retrieval": _share(partners_found(made, real), f"of {len(real)}")}
         if copied is not None:
             found |= compare_images(copied, real, "_of_copy")
-            found |= {"retrieval_of_copy": _share(retrieval(copied, real), f"of {len(real)}")}
+            found |= {"retrieval_of_copy": _share(partners_found(copied, real), f"of {len(real)}")}
     return with_group(found, "translation", retrieval="higher", cycle="lower")
 
 
