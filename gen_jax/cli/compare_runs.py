@@ -89,7 +89,8 @@ def compared(
     _same_split({str(run.workdir): part.name for run, part in zip(runs, parts)})
     windows = [part.windows.length for part in parts if part.windows is not None]
     length = min([256, *windows])  # of generated texts, the same for all
-    rows = [_data_row(parts[0], encoder, length)]
+    translated = all(isinstance(run.experiment.model, ImageTranslator) for run in runs)
+    rows = [] if translated else [_data_row(parts[0], encoder, length)]  # of sources, which say nothing of targets
     names = [run.workdir.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
     for name, run, part in zip(names, runs, parts):
