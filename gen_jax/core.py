@@ -324,7 +324,7 @@ class ImageTranslator(Protocol):
 
     @property
     def directions(self) -> Sequence[str]:
-        """ "a2b", from "x" to "y", and "b2a" if it maps both ways."""
+        """The directions: "a2b", from "x" to "y", and "b2a" if it maps both ways."""
 
     def translate(
         self, state: State, images: Array, direction: str = "a2b", key: Array | None = None, own: bool = False

@@ -12,7 +12,6 @@ from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.catalogue import is_prepared
 from gen_jax.data.transforms import scale
-from gen_jax.errors import UserError
 from gen_jax.evaluation import unpaired_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.normalization import instance_norm
@@ -53,10 +52,8 @@ def config(
     if smoke:
         data, features, blocks, batch, pool, steps = "twins?pairing=unpaired", 4, 1, 4, 6, min(steps, 20)
     domains = load(data)
-    levels = domains.images().levels
-    if domains.partner is None:
-        raise UserError(f"{domains.name} is one domain: give the other one as --partner")
-    channels = [one["train"]["x"].shape[-1] for one in (domains, domains.partner)]
+    x, y = domains.domains()
+    channels = [one.shape[-1] for one in (x, y)]
     plain = instance_norm(affine=False)
     model = CycleGAN(
         (ResNetTranslator(channels[1], features, blocks), ResNetTranslator(channels[0], features, blocks)),
@@ -72,7 +69,7 @@ def config(
         data=domains,
         batch=batch,
         steps=steps,
-        transforms=[scale(-1, 1, levels)],
+        transforms=[scale(-1, 1, x.levels)],
         metrics=[unpaired_quality(often=20 if smoke else 200, adapted=0 if smoke else 10_000)],
         plots=[plots.translations],
         report_every=50,

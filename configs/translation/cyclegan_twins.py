@@ -11,7 +11,6 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.transforms import scale
-from gen_jax.errors import UserError
 from gen_jax.evaluation import unpaired_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.normalization import instance_norm
@@ -50,12 +49,10 @@ def config(
         steps: training steps
     """
     domains = load(data)
-    levels = domains.images().levels
-    if domains.partner is None:
-        raise UserError(f"{domains.name} is one domain: give the other one as --partner, with --pairing unpaired")
+    x, y = domains.domains()
     if smoke:
         features, blocks, batch, pool, steps = 4, 1, 4, 6, min(steps, 20)
-    channels = [one["train"]["x"].shape[-1] for one in (domains, domains.partner)]
+    channels = [one.shape[-1] for one in (x, y)]
     plain = instance_norm(affine=False)
     model = CycleGAN(
         (ResNetTranslator(channels[1], features, blocks), ResNetTranslator(channels[0], features, blocks)),
@@ -71,7 +68,7 @@ def config(
         data=domains,
         batch=batch,
         steps=steps,
-        transforms=[scale(-1, 1, levels)],
+        transforms=[scale(-1, 1, x.levels)],
         metrics=[unpaired_quality(often=20 if smoke else 100, adapted=0 if smoke else 10_000)],
         plots=[plots.translations],
         report_every=50,

@@ -153,8 +153,9 @@ def _file_translator(
     if sheet:
         check_ending(sheet, PICTURES, "--sheet")
         check_folder(sheet, "--sheet")
-    example = run.experiment.source(run.data).example().batch_at(0)
-    channels = example["x" if direction == "a2b" else "y"].shape[-1]
+    split = run.experiment.split(run.data, "test")
+    source = split.partner if direction == "b2a" and split.partner else split
+    channels = source.head(1)["x"].shape[-1]
     return FileTranslator(run.experiment.model, channels, direction, draws, own, batch, seed)
 
 

@@ -117,13 +117,12 @@ def _translate_array(made: FileTranslator, state: State, source: Path, path: Pat
 
 def _draw_sheet(files: list[ImageFile], targets: dict[ImageFile, list[Path]], sheet: Path) -> None:
     """Draws the first images of one size above their translations."""
-    from gen_jax import plots
     from gen_jax.applications.translation import image_files, read_image
+    from gen_jax.plots.translation import rows_of_images
 
     shown = [file for file in files if file.size == files[0].size][:_SHOWN]
-    rows = [[read_image(file, 3) for file in shown]]
+    rows = [np.stack([read_image(file, 3) for file in shown])]
     for draw in range(len(targets[files[0]])):
-        rows.append([read_image(image_files(targets[file][draw])[0], 3) for file in shown])
-    figure = plots.show({"sources, translations": np.stack([a for row in rows for a in row])}, columns=len(shown))
-    figure.savefig(sheet)
+        rows.append(np.stack([read_image(image_files(targets[file][draw])[0], 3) for file in shown]))
+    rows_of_images({"sources, translations": rows}).savefig(sheet)
     print(f"sources and translations in {sheet}")

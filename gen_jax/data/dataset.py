@@ -94,11 +94,17 @@ class Dataset:
             )
         if labels and not info.classes:
             raise UserError(f"{self.name} has no labels: put the images of each class into a subfolder")
-        if self.partner is not None and self.partner.info.levels != info.levels:
-            raise UserError(
-                f"{self.name} has {info.levels} levels, its partner {self.partner.info.levels}: give --bits"
-            )
         return info
+
+    def domains(self) -> tuple[DataInfo, DataInfo]:
+        """The descriptions of two unpaired domains of images with the same levels, for configs. Raises UserError."""
+        info = self.images()
+        if self.partner is None:
+            raise UserError(f"{self.name} is one domain: give the other one as --partner, with --pairing unpaired")
+        other = self.partner.images()
+        if other.levels != info.levels:
+            raise UserError(f"{self.name} has {info.levels} levels, its partner {other.levels}: give --bits")
+        return info, other
 
     def vectors(self, most: int = 10_000) -> int:
         """The number of values of an example, a vector of at most `most` of them, for configs. Raises UserError."""

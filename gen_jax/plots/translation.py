@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from jax import Array
 from gen_jax.core import State
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.translation.images import like, transformed, translator_of
+from gen_jax.models.translation.direction import BACK
 from gen_jax.plots.figures import show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["translations"]
+__all__ = ["rows_of_images", "translations"]
 
 _EXAMPLES = 10
 
@@ -37,18 +39,22 @@ def translations(model: Any, state: State, split: Split, key: Array) -> Figure:
             made = translate(state, x, side)
             rows, title = [source.pixels(x), target.pixels(made)], f"{side}: source, translation"
             if "b2a" in model.directions:
-                rows.append(source.pixels(translate(state, made, "b2a" if side == "a2b" else "a2b")))
+                rows.append(source.pixels(translate(state, made, BACK[side])))
                 title += ", way back"
             if source.info is not None and source.info.aligned:
                 rows.append(target.pixels(transformed(target, n=_EXAMPLES)))
                 title += ", truth"
             panels[title] = rows
-    grids = {title: np.concatenate([_colored(a) for a in rows]) for title, rows in panels.items()}
-    figure = show(grids, columns=_EXAMPLES)
-    height, width = next(iter(grids.values())).shape[1:3]
+    return rows_of_images({title: [_colored(a) for a in rows] for title, rows in panels.items()})
+
+
+def rows_of_images(panels: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Panels side by side, each of rows of images (N, H, W, C) with the same N, large enough to show every pixel."""
+    n, height, width = next(iter(panels.values()))[0].shape[:3]
+    figure = show({title: np.concatenate(rows) for title, rows in panels.items()}, columns=n)
     lines = max(len(rows) for rows in panels.values())
-    across = max(figure.get_figwidth() / len(panels), _EXAMPLES * width / figure.get_dpi() * 1.1)  # no pixel is lost
-    figure.set_size_inches(len(panels) * across, across * lines * height / (_EXAMPLES * width) + 0.5)
+    across = max(figure.get_figwidth() / len(panels), n * width / figure.get_dpi() * 1.1)
+    figure.set_size_inches(len(panels) * across, across * lines * height / (n * width) + 0.5)
     return figure
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "BLOCK",
     "absolute_error",
     "class_maps",
+    "closest",
     "compare_images",
     "diagnose",
     "like",
@@ -97,9 +98,13 @@ def _by_blocks(score: Callable[[Array, Array], Array], a: np.ndarray, b: np.ndar
 
 def partners_found(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N,) whether the nearest of all true images, by squared differences, is the true partner."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (made, truth))
-    distances = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None]
-    return distances.argmin(axis=1) == np.arange(len(a))
+    return closest(made.astype(np.float64), truth.astype(np.float64)) == np.arange(len(made))
+
+
+def closest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) which image of b (M, H, W, C) is nearest to each of a (N, H, W, C), by squared differences."""
+    a, b = (x.reshape(len(x), -1) for x in (a, b))
+    return ((b**2).sum(axis=1)[None] - 2 * a @ b.T).argmin(axis=1)
 
 
 def like(x: np.ndarray, channels: int) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from gen_jax.evaluation.samples.quality import kernel_estimate, resolve_encoder
 from gen_jax.evaluation.translation.images import (
     absolute_error,
     class_maps,
+    closest,
     compare_images,
     diagnose,
     like,
@@ -39,7 +40,7 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
 
     def metric(model: Any) -> Measure:
         ask(model, ImageTranslator, "paired_quality")
-        translate = translator_of(model)
+        translate, known = translator_of(model), {}
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             if "y" not in split.arrays:
@@ -48,13 +49,10 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
             x, part = transformed(split, "x", n), split.part(0, n)
             truth = split.pixels(transformed(part, "y"), "y")
             made = split.pixels(translate(state, x), "y")
-            rivals = floors(part, truth.shape[-1])
-            found = compare_images(made, truth)
-            for name, image in rivals.items():
-                found |= compare_images(image, truth, f"_of_{name}")
             encode = resolve_encoder(encoder, part)
-            training = split.pixels(transformed(split.reference, "y", 1000), "y")
-            found |= kernel_distances(encode, truth, {"": made, "_of_training": training, **_suffixed(rivals)})
+            if split.name not in known:
+                known[split.name] = _without_model(encode, part, truth)
+            found = compare_images(made, truth) | known[split.name] | kernel_distances(encode, truth, {"": made})
             found |= diagnose(made, like(part.pixels(x), truth.shape[-1]), truth)
             drawn = [split.pixels(translate(state, x, key=fold_in(key, i)), "y") for i in range(2)]
             return found | mean_of("diversity", absolute_error(*drawn))
@@ -63,6 +61,16 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
 
     metric.__name__ = "paired_quality"
     return metric
+
+
+def _without_model(encode: Encoder, split: Split, truth: np.ndarray) -> dict[str, Estimate]:
+    """The estimates of the floors and of real training images, against the true images."""
+    rivals, found = floors(split, truth.shape[-1]), {}
+    for name, image in rivals.items():
+        found |= compare_images(image, truth, f"_of_{name}")
+    training = split.pixels(transformed(split.reference, "y", 1000), "y")
+    images = {"_of_training": training, **{f"_of_{name}": image for name, image in rivals.items()}}
+    return found | kernel_distances(encode, truth, images)
 
 
 def floors(split: Split, channels: int) -> dict[str, np.ndarray]:
@@ -79,9 +87,7 @@ def floors(split: Split, channels: int) -> dict[str, np.ndarray]:
     found["mean_image"] = np.broadcast_to(targets.mean(axis=0), (len(x), *targets.shape[1:]))
     if sources.shape[:3] == targets.shape[:3] and (painted := _by_color(split, sources, targets, x)) is not None:
         found["colors"] = painted
-    a, b = x.reshape(len(x), -1), sources.reshape(len(sources), -1)
-    distances = (b**2).sum(1)[None] - 2 * a @ b.T
-    return {**found, "nearest": targets[distances.argmin(axis=1)]}
+    return {**found, "nearest": targets[closest(x, sources)]}
 
 
 def _by_color(split: Split, sources: np.ndarray, targets: np.ndarray, x: np.ndarray) -> np.ndarray | None:
@@ -104,7 +110,3 @@ def kernel_distances(encode: Encoder, real: np.ndarray, images: dict[str, np.nda
         estimate = kernel_estimate(encode(np.ascontiguousarray(some, np.float32)).features, features)
         found[f"kernel_distance{suffix}@{encode.name}"] = estimate
     return with_group(found, "translation", kernel_distance="lower")
-
-
-def _suffixed(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {f"_of_{name}": image for name, image in images.items()}
