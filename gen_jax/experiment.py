@@ -42,6 +42,8 @@ class Experiment:
     steps on the validation split, and at the end on the test split.
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host; by
     default what fits into a quarter of the memory is kept.
+    seeds: how many seeds are trained as one program, see `population`; every metric is then their mean, with its
+    standard error over seeds.
     keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
     windows: how a stream of tokens is cut into the sequences of a batch; see `gen_jax.data.text.Windows`.
     packed: of pairs of token sequences: the lengths of the rows into which several pairs are packed for training.
@@ -69,6 +71,7 @@ class Experiment:
     host_transforms: Sequence[HostTransform] = ()
     balanced: bool = False
     repeats: int = 1
+    seeds: int = 1
     missing: bool = False
     windows: Windows | None = None
     packed: tuple[int, int] | None = None
@@ -84,6 +87,8 @@ class Experiment:
             raise UserError("to keep the best checkpoint, checkpoint_every must be a multiple of evaluate_every")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch must be at least 1, got {self.batch}")
+        if self.seeds < 1:
+            raise UserError(f"seeds must be at least 1, got {self.seeds}")
         if self.repeats < 1:
             raise UserError(f"repeats must be at least 1, got {self.repeats}")
         if self.windows and (self.balanced or self.repeats > 1 or self.transforms or self.host_transforms):

@@ -18,7 +18,7 @@ from jax.experimental.multihost_utils import process_allgather
 import gen_jax
 from gen_jax.checkpoint import Checkpoints, mean_state
 from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
+from gen_jax.core import Algorithm, Diagnosed, Params, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
@@ -26,11 +26,12 @@ from gen_jax.data.options import spell, split_name
 from gen_jax.data.records import is_lazy
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
-from gen_jax.evaluation.report import as_json, evaluator
+from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
 from gen_jax.logs import Writer, read_record, reports
 from gen_jax.loop import Hook, Program, abstract_state, program
+from gen_jax.restarts import member, population
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
 
@@ -41,7 +42,10 @@ Evaluator = Callable[[State, Split], Mapping[str, Estimate]]
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment bound to a working directory, its data and its devices."""
+    """An experiment bound to a working directory, its data and its devices.
+
+    member: of several seeds, the one that is sampled, drawn and exported.
+    """
 
     config: ConfigFile
     workdir: Path
@@ -50,6 +54,7 @@ class Run:
     data: Dataset
     layout: Layout
     origin: str = ""
+    member: int = 0
 
     @classmethod
     def prepare(
@@ -63,12 +68,14 @@ class Run:
         training: bool = True,
         stream: bool | None = None,
         origin: str | None = None,
+        seeds: int | None = None,
     ) -> Run:
         """Builds the experiment, loads its data and validates both.
 
         devices: how many to shard the batch over, overriding the experiment's layout (or `layout`).
         stream: whether to stream the training data from the host, overriding the experiment and the choice by size.
         origin: where the parameters come from that training begins with; recorded.
+        seeds: how many seeds to train as one program, overriding the experiment.
         training: also run the checks needed for training only, which take longer: reading all data, tracing a step.
         """
         if not 0 <= seed < 2**32:
@@ -79,9 +86,12 @@ class Run:
             experiment = config.build()
             data = load_data(experiment.data)
         experiment = experiment if stream is None else replace(experiment, resident=not stream)
+        experiment = experiment if seeds is None else replace(experiment, seeds=seeds)
         layout = layout or experiment.layout
         layout = replace(layout, data=devices or layout.data)
-        run = cls(config, workdir or default_workdir(config, seed), seed, experiment, data, layout, origin or "")
+        _check_seeds(experiment.seeds, layout, origin)
+        workdir = workdir or default_workdir(config, seed, experiment.seeds)
+        run = cls(config, workdir, seed, experiment, data, layout, origin or "")
         for name in (experiment.validation, experiment.test):
             experiment.split(data, name)
         if training:
@@ -109,7 +119,8 @@ class Run:
         if "data" in self.config.knobs and os.path.exists(path := split_name(self.config.knobs["data"])[0]):
             found["path"] = os.path.abspath(path)
         found |= {"from": self.origin} if self.origin else {}
-        return Workdir(self.workdir, self.config, self.seed, found, self.data.info.tokenizer)
+        seeds = self.experiment.seeds
+        return Workdir(self.workdir, self.config, self.seed, found, self.data.info.tokenizer, seeds)
 
     @cached_property
     def streaming_reason(self) -> str:
@@ -132,29 +143,39 @@ class Run:
         """The training data as a function of the step."""
         return self.experiment.source(self.data, self.seed, resident=not self.streaming_reason)
 
+    @property
+    def algorithm(self) -> Algorithm:
+        """The experiment's algorithm, for all seeds."""
+        one, seeds = self.experiment.algorithm, self.experiment.seeds
+        return one if seeds == 1 else population(one, seeds)
+
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the run's State, without tracing a step."""
-        return abstract_state(self.experiment.algorithm, self.source(), self.layout)
+        return abstract_state(self.algorithm, self.source(), self.layout)
 
     @cached_property
     def program(self) -> Program:
         """The training step on this run's data and devices, traced once."""
         try:
-            return program(self.experiment.algorithm, self.source(), self.experiment.chunk, self.layout)
+            return program(self.algorithm, self.source(), self.experiment.chunk, self.layout)
         except UserError:
             raise
         except ValueError as error:  # raised by models and algorithms for incompatible data
             raise UserError(f"{self.config.path} on {self.data.name}: {error}") from error
 
     def state(self, step: int | str | None = None) -> State:
-        """A saved State: the newest, the "best", or that of a given step.
+        """A saved State, of several seeds that of the member: see `states`."""
+        return self.states(step)[self.member]
+
+    def states(self, step: int | str | None = None) -> list[State]:
+        """A saved State for each seed: the newest, the "best", or that of a given step.
 
         "mean:3": the newest with the mean parameters of the last 3 checkpoints (Junczys-Dowmunt et al. 2016).
         """
         with self.folder.checkpoints(self.experiment, write=False) as checkpoints:
             if isinstance(step, str) and step.startswith("mean:"):
                 steps = self._last(checkpoints.steps, int(step.removeprefix("mean:")))
-                return mean_state(partial(checkpoints.restore, self.abstract_state()), steps)
+                return self._of_seeds(mean_state(partial(checkpoints.restore, self.abstract_state()), steps))
             if step == "best":
                 step = checkpoints.best_step
             if step is not None and int(step) not in checkpoints.steps:
@@ -162,7 +183,12 @@ class Run:
             state = checkpoints.restore(self.abstract_state(), step if step is None else int(step))
         if state is None:
             raise UserError(f"{self.workdir} has no checkpoint yet")
-        return state
+        return self._of_seeds(state)
+
+    def _of_seeds(self, state: State) -> list[State]:
+        """The State of each seed."""
+        seeds = self.experiment.seeds
+        return [state] if seeds == 1 else [member(state, i) for i in range(seeds)]
 
     def _last(self, steps: list[int], count: int) -> list[int]:
         """The last steps; the best may have been kept from long before them."""
@@ -199,7 +225,8 @@ class Run:
             done = folder.summary()
             if done.get("step") == start and (start >= experiment.steps or done["stopped_early"]):
                 return {**done, "already_finished": True}
-            evaluate = evaluator(experiment.model, experiment.metrics)
+            one = evaluator(experiment.model, experiment.metrics)
+            evaluate = lambda state, split: over_seeds([one(s, split) for s in self._of_seeds(state)])
             timings = {"resumed_at": start}
             if start < experiment.steps:
                 state, more = self._fit(state, start, checkpoints, evaluate, bar, profile)
@@ -310,12 +337,24 @@ class Run:
         return summary
 
     def _draw(self, state: State, split: Split) -> dict[str, Any]:
-        state, key = averaged(state), jax.random.key(0)
+        state, key = averaged(self._of_seeds(state)[self.member]), jax.random.key(0)
         return {plot.__name__: plot(self.experiment.model, state, split, key) for plot in self.experiment.plots}
 
 
-def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = None) -> tuple[Run, str]:
-    """The run of a working directory, and a warning ("" if none) if its config file has changed."""
+def _check_seeds(seeds: int, layout: Layout, origin: str | None) -> None:
+    if seeds > 1 and origin:
+        raise UserError("--from begins one run: leave --seeds out")
+    if seeds > 1 and layout.rules:
+        raise UserError("this config divides its parameters over devices, which --seeds does not support")
+
+
+def open_run(
+    workdir: Path, config: Path | None = None, data_dir: Path | None = None, member: int = 0
+) -> tuple[Run, str]:
+    """The run of a working directory, and a warning ("" if none) if its config file has changed.
+
+    member: of several seeds, the one whose State is used.
+    """
     record = read_record(workdir)
     if record is None:
         raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")
@@ -331,17 +370,25 @@ def open_run(workdir: Path, config: Path | None = None, data_dir: Path | None = 
     absolute = record.get("data", {}).get("path")
     if "data" in knobs and absolute and not os.path.exists((parts := split_name(knobs["data"]))[0]):
         knobs["data"] = spell(absolute, parts[1])  # from another folder
-    one = Layout(data=1)  # whatever layout the run was trained with
-    run = Run.prepare(file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False)
+    prepare = partial(
+        Run.prepare,
+        workdir=workdir,
+        seed=record["seed"],
+        data_dir=data_dir,
+        layout=Layout(data=1),  # whatever layout the run was trained with
+        training=False,
+        seeds=record.get("seeds", 1),
+    )
+    run = prepare(file.with_knobs(knobs))
     kept = workdir / "tokenizer.json"
     if kept.is_file() and "data" in knobs and kept.read_text() != run.data.info.tokenizer:  # the text has changed
         knobs["data"] = spell(knobs["data"], {"tokenizer": str(kept)})
-        run = Run.prepare(
-            file.with_knobs(knobs), workdir, record["seed"], data_dir=data_dir, layout=one, training=False
-        )
+        run = prepare(file.with_knobs(knobs))
     changes, other = run.folder.changes(), run.folder.changed_data(record)
     edited = f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
-    return run, "\n".join(filter(None, [other, edited]))
+    if not 0 <= member < run.experiment.seeds:
+        raise UserError(f"--member must be between 0 and {run.experiment.seeds - 1}, got {member}")
+    return replace(run, member=member), "\n".join(filter(None, [other, edited]))
 
 
 def _as(default: Any, value: Any) -> Any:

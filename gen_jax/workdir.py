@@ -31,9 +31,10 @@ from gen_jax.sharding import is_writer
 __all__ = ["Workdir", "default_workdir"]
 
 
-def default_workdir(config: ConfigFile, seed: int) -> Path:
+def default_workdir(config: ConfigFile, seed: int, seeds: int = 1) -> Path:
     """runs/NAME, followed by the changed knobs, so that variants do not collide."""
-    parts = [f"{name}={value}" for name, value in config.changed.items()] + ([f"seed={seed}"] if seed else [])
+    parts = [f"{name}={value}" for name, value in config.changed.items()]
+    parts += ([f"seed={seed}"] if seed else []) + ([f"seeds={seeds}"] if seeds > 1 else [])
     return Path("runs", "-".join([config.name, *(re.sub(r"[/?&\s]+", "_", part) for part in parts)]))
 
 
@@ -41,7 +42,7 @@ def default_workdir(config: ConfigFile, seed: int) -> Path:
 class Workdir:
     """The folder of a run, and the identity by which the run is resumed: config, knobs, seed and data.
 
-    data: {"name", "digest", "resident"} of the data set. tokenizer: of a text, as JSON.
+    data: {"name", "digest", "resident"} of the data set. tokenizer: of a text, as JSON. seeds: trained as one program.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Workdir:
     seed: int
     data: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str = ""
+    seeds: int = 1
 
     def claim(self, force: bool) -> None:
         """Creates the folder; a UserError if it is not writable or holds another run (unless forced)."""
@@ -77,7 +79,9 @@ class Workdir:
 
     def identity(self) -> dict[str, Any]:
         """The settings that identify a run, as read back from JSON."""
-        return json.loads(json.dumps({"knobs": dict(self.config.knobs), "seed": self.seed}, default=str))
+        found = {"knobs": dict(self.config.knobs), "seed": self.seed}
+        found |= {"seeds": self.seeds} if self.seeds > 1 else {}
+        return json.loads(json.dumps(found, default=str))
 
     def record(self, force: bool) -> None:
         """Writes run.json and config.py, once."""
@@ -135,8 +139,10 @@ class Workdir:
             there, here = before["knobs"].get(knob, "absent"), new["knobs"].get(knob, "absent")
             if there != here:
                 differences.append(f"{knob} = {there} there, {here} here")
-        if before["seed"] != new["seed"]:
-            differences.append(f"seed = {before['seed']} there, {new['seed']} here")
+        for name in ("seed", "seeds"):
+            there, here = before.get(name, 1), new.get(name, 1)
+            if there != here:
+                differences.append(f"{name} = {there} there, {here} here")
         there, here = (one.get("from", "") for one in (before.get("data", {}), self.data))
         if there != here:
             differences.append(f"--from {there or 'nothing'} there, {here or 'nothing'} here")

@@ -22,7 +22,7 @@ from gen_jax.data.loading import load as load_data
 from gen_jax.errors import UserError
 from gen_jax.evaluation.comparison import Comparison, Row
 from gen_jax.evaluation.metric import Estimate, Split
-from gen_jax.evaluation.report import evaluator
+from gen_jax.evaluation.report import evaluator, over_seeds
 from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_encoder
 from gen_jax.evaluation.suite import EncoderChoice, is_text, quality_encoder, suite
 from gen_jax.evaluation.text import held_out_quality, text_quality
@@ -113,7 +113,8 @@ def _model_row(
     if is_text(split):
         of_texts = text_quality(length=length)
         own = [*(metric for metric in own if metric.__name__ != of_texts.__name__), of_texts]
-    found = evaluator(model, suite(model, split, own, encoder, samples), seed)(state, split)
+    measure = evaluator(model, suite(model, split, own, encoder, samples), seed)
+    found = over_seeds([measure(one, split) for one in run.states()])
     summary = run.folder.summary()
     if not summary.get("resumed_at"):  # otherwise only the time since the last resume is known
         device = run.folder.recorded()["environment"]["devices"][0]

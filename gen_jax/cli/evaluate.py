@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def evaluate(
     mix: Path | None = None,
     seed: int = 0,
     step: Step = None,
+    member: int | None = None,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -40,29 +42,30 @@ def evaluate(
         split: train, validation, test, or a part such as test[:100]
         mix: the run of another model of the same tokens: also the likelihood of the mixture of both, whose weight is
             the best on the validation split
+        member: of a run of several seeds, the one to evaluate, from 0; by default all of them, and their mean
         seed: random seed for samples and everything else random
     """
-    from gen_jax.evaluation.report import as_json, console, evaluator, find_metrics, table
+    from gen_jax.evaluation.report import as_json, console, evaluator, find_metrics, over_seeds, table
     from gen_jax.evaluation.suite import suite
 
     if metrics == []:
         raise UserError("--metrics takes one or more names; leave it out for all that apply")
     encode = resolve_encoder(encoder, samples)
-    run = open_workdir(workdir, config, data_dir)
+    run = open_workdir(workdir, config, data_dir, member or 0)
     part = run.experiment.split(run.data, split)
     wanted = suite(run.experiment.model, part, run.experiment.metrics, encode, samples)
     wanted = wanted if metrics is None else find_metrics(wanted, metrics)
     measure = evaluator(run.experiment.model, wanted, seed)
     wanted_step = parse_step(step)
-    state = run.state(wanted_step)
-    said = wanted_step if isinstance(wanted_step, str) and wanted_step != "best" else int(state.step)
-    mixed = {} if mix is None else _mixed(run, open_workdir(mix, None, data_dir), state, part)
-    found = {**measure(state, part), **mixed}
+    states = run.states(wanted_step) if member is None else [run.state(wanted_step)]
+    said = wanted_step if isinstance(wanted_step, str) and wanted_step != "best" else int(states[0].step)
+    mixed = (lambda _: {}) if mix is None else partial(_mixed, run, open_workdir(mix, None, data_dir), part)
+    found = over_seeds([{**measure(state, part), **mixed(state)} for state in states])
     run.folder.keep_evaluation(part.name, said, as_json(found), seed)
     console().print(table(f"{workdir}, step {said}, {part.name} split", found))
 
 
-def _mixed(run: Any, other: Any, state: Any, part: Any) -> dict[str, Any]:
+def _mixed(run: Any, other: Any, part: Any, state: Any) -> dict[str, Any]:
     """The likelihood of the mixture of the models of two runs."""
     from gen_jax.core import TokenDensity, averaged
     from gen_jax.evaluation.text import mixture_likelihood

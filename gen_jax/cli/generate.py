@@ -11,6 +11,7 @@ from tyro.conf import arg
 from gen_jax.cli.options import (
     ConfigPath,
     DataDir,
+    Member,
     Step,
     Workdir,
     check_folder,
@@ -47,6 +48,7 @@ def generate(
     out: Path | None = None,
     seed: int = 0,
     step: Step = None,
+    member: Member = 0,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -82,7 +84,7 @@ def generate(
     from gen_jax.models.text.generation import Generator
 
     sampling = _sampling(temperature, top_k, top_p, min_p, repetition, presence, order=order)
-    run = open_workdir(workdir, config, data_dir)
+    run = open_workdir(workdir, config, data_dir, member)
     wanted = parse_step(step)
     if after is not None:
         with interruptible():

@@ -20,6 +20,7 @@ __all__ = [
     "ConfigPath",
     "DataDir",
     "EncoderName",
+    "Member",
     "Samples",
     "Step",
     "Workdir",
@@ -39,6 +40,7 @@ Step = Annotated[
     str | None,
     arg(help='a checkpoint\'s step, "best", or "mean:3" for the mean parameters of the last 3; by default the newest'),
 ]
+Member = Annotated[int, arg(help="of a run of several seeds, the one to use, from 0")]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
 EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
 Samples = Annotated[int, arg(help="how many samples are judged")]
@@ -66,12 +68,12 @@ def read_input(option: str, source: str) -> str:
     return sys.stdin.read() if source == "-" else read_text(Path(source))
 
 
-def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None):
+def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None, member: int = 0):
     from gen_jax.compilation import use_compilation_cache
     from gen_jax.run import open_run
 
     use_compilation_cache()
-    run, warning = open_run(workdir, config, data_dir=data_dir)
+    run, warning = open_run(workdir, config, data_dir, member)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     return run

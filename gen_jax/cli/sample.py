@@ -9,6 +9,7 @@ from gen_jax.cli.options import (
     PICTURES,
     ConfigPath,
     DataDir,
+    Member,
     Step,
     Workdir,
     check_ending,
@@ -28,6 +29,7 @@ def sample(
     seed: int = 0,
     label: int | None = None,
     step: Step = None,
+    member: Member = 0,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -51,7 +53,7 @@ def sample(
     from gen_jax.core import ImageTranslator, Seq2Seq, averaged
     from gen_jax.data.tables import write_csv
 
-    run = open_workdir(workdir, config, data_dir)
+    run = open_workdir(workdir, config, data_dir, member)
     check_folder(out)
     if isinstance(run.experiment.model, (Seq2Seq, ImageTranslator)):
         raise UserError(f"{workdir} maps what it is given: use `gen_jax translate`")

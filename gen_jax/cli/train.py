@@ -31,6 +31,9 @@ class Options:
         Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
     ] = None
     seed: Annotated[int, tyro.conf.arg(help="seed of all random numbers")] = 0
+    seeds: Annotated[int | None, tyro.conf.arg(help="train so many seeds as one program; metrics are their means")] = (
+        None
+    )
     devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
     distributed: Annotated[
         bool, tyro.conf.arg(help="join the other processes of this run; see docs/guides/devices.md")
@@ -111,7 +114,14 @@ def train(path: str, arguments: Sequence[str]) -> None:
         start_processes()
     origin = options.origin and str(options.origin.resolve())
     run = Run.prepare(
-        loaded, options.workdir, options.seed, options.devices, options.data_dir, stream=options.stream, origin=origin
+        loaded,
+        options.workdir,
+        options.seed,
+        options.devices,
+        options.data_dir,
+        stream=options.stream,
+        origin=origin,
+        seeds=options.seeds,
     )
     if is_writer():
         for note in run.notes:

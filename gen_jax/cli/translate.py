@@ -16,6 +16,7 @@ from gen_jax.cli.options import (
     PICTURES,
     ConfigPath,
     DataDir,
+    Member,
     Step,
     Workdir,
     check_ending,
@@ -61,6 +62,7 @@ def translate(
     json: bool = False,
     seed: int = 0,
     step: Step = None,
+    member: Member = 0,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -99,7 +101,7 @@ def translate(
     for name, number, least in (("batch", batch, 1), ("best", best, 1), ("length", length, 0)):
         if number < least:
             raise UserError(f"--{name} must be at least {least}, got {number}")
-    run = open_workdir(workdir, config, data_dir)
+    run = open_workdir(workdir, config, data_dir, member)
     model = run.experiment.model
     if isinstance(model, ImageTranslator):
         of_images = _file_translator(run, images, direction, draws, own, batch, seed, sheet)

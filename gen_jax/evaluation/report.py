@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
-from gen_jax.evaluation.metric import Estimate, Metric, Split
+from gen_jax.evaluation.metric import Estimate, Metric, Split, standard_error
 
-__all__ = ["as_json", "console", "evaluator", "find_metrics", "from_json", "table"]
+__all__ = ["as_json", "console", "evaluator", "find_metrics", "from_json", "over_seeds", "table"]
 
 
 def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
@@ -29,6 +30,21 @@ def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[
         return found
 
     return evaluate
+
+
+def over_seeds(found: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """The mean of the estimates of several seeds, with its standard error over seeds.
+
+    What all seeds agree on, such as the values of floors, keeps its own error.
+    """
+    first, *others = found
+    combined = dict(first)
+    for name, one in first.items() if others else ():
+        values = [estimates[name].value for estimates in found if name in estimates]
+        if len(set(values)) > 1:
+            how = f"{len(values)} seeds" + (f", {one.how}" if one.how else "")
+            combined[name] = one._replace(value=float(np.mean(values)), error=standard_error(values), how=how)
+    return combined
 
 
 def find_metrics(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:

@@ -114,7 +114,10 @@ def density(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Every metric of a run against the step, training and evaluation of the same quantity in one panel."""
+    """Every metric of a run against the step, training and evaluation of the same quantity in one panel.
+
+    Of several seeds, the mean, and each as a thin line.
+    """
     series: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for row in rows:
         for name, value in row.items():
@@ -127,7 +130,10 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     for axis, (metric, lines) in zip(axes, series.items()):
         for label, points in lines.items():
             steps, values = zip(*points)
-            axis.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
+            values = np.asarray(values, float).reshape(len(steps), -1)
+            [line] = axis.plot(steps, values.mean(axis=1), label=label, marker="." if len(steps) < 30 else "")
+            if values.shape[1] > 1:
+                axis.plot(steps, values, color=line.get_color(), linewidth=0.5, alpha=0.5)
         axis.set_title(metric, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from gen_jax.cli.main import main as gen_jax_main
 from gen_jax.errors import exits
 from gen_jax.logs import read_metrics
+from gen_jax.run import open_run
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("gmm_blobs", "gan_ring8", "dcgan_digits", "vae_digits")
@@ -85,6 +87,34 @@ def test_seeds_of_samples(run, tmp_path):
         run("sample", str(tmp_path / "w"), "--n", "5", "--seed", seed, "--out", str(tmp_path / "f.npz"))
         drawn.append(np.load(tmp_path / "f.npz")["x"])
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+def test_several_seeds_are_one_run(run, tmp_path):
+    tiny, workdir = str(ROOT / "tests" / "configs" / "tiny.py"), tmp_path / "w"
+    train = ("train", tiny, "--seeds", "3", "--devices", "1", "--no-progress", "--workdir")
+    assert run(*train, str(workdir), "--steps", "25")[0] == 0
+    code, out, err = run(*train, str(workdir), "--steps", "50", "--force")
+    assert code == 0 and "3 seeds" in out, err
+    found = json.loads((workdir / "evaluation.json").read_text())["test"]
+    assert len(read_metrics(workdir / "metrics.jsonl")[0]["train/generator_loss"]) == 3
+    assert run("plot", str(workdir))[0] == 0
+    alone = []
+    for member in "012":
+        assert run("evaluate", str(workdir), "--metrics", "mode_coverage", "--member", member)[0] == 0
+        alone.append(json.loads((workdir / "evaluation.json").read_text())["test"]["high_quality"]["value"])
+    assert len(set(alone)) > 1
+    np.testing.assert_allclose(found["high_quality"]["value"], np.mean(alone))
+    np.testing.assert_allclose(found["high_quality"]["error"], np.std(alone, ddof=1) / 3**0.5)
+    assert run(*train, str(tmp_path / "straight"), "--steps", "50")[0] == 0  # a run that is resumed is the same
+    resumed, straight = (open_run(folder, member=2)[0].state() for folder in (workdir, tmp_path / "straight"))
+    assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(s.params) for s in (resumed, straight))))
+    for words, message in [
+        (["sample", str(workdir), "--member", "3"], "--member must be between 0 and 2"),
+        (["train", tiny, "--seeds", "2", "--workdir", str(workdir)], "seeds = 3 there, 2 here"),
+        (["train", tiny, "--seeds", "0"], "seeds must be at least 1"),
+    ]:
+        code, _, err = run(*words)
+        assert code == 2 and message in err and err.count("\n") == 1, err
 
 
 def test_the_same_command_again_has_nothing_to_do(run, tmp_path):
