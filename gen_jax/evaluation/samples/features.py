@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from gen_jax.core import Batch, Mean, Objective, State
 from gen_jax.data.dataset import value_range
 from gen_jax.data.records import is_lazy
 from gen_jax.data.source import Arrays, Resident
+from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
@@ -175,11 +176,13 @@ class TrainedClassifier(NamedTuple):
         return Encoder(self.name, encode, f"small CNN, accuracy {self.accuracy:.3f} on gray levels", self.side)
 
 
-def fit_classifier(training: Arrays, test: Arrays, name: str, steps: int = 1000) -> TrainedClassifier:
-    """Trains a classifier of images in [0, 1] by "label", deterministically."""
+def fit_classifier(
+    training: Arrays, test: Arrays, name: str, steps: int = 1000, transforms: Sequence[Transform] = ()
+) -> TrainedClassifier:
+    """Trains a classifier of images in [0, 1] by "label", deterministically. transforms: of training images."""
     network = Classifier(1 + int(np.max(training["label"])))
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-    source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])))
+    source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])), transforms)
     state = fit(descent(Classification(network), {"classifier": tx}), source, steps, chunk=min(steps, 10))
     return with_accuracy(TrainedClassifier(name, network, state.params["classifier"], training["x"].shape[1:]), test)
 

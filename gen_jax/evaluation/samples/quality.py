@@ -34,6 +34,7 @@ __all__ = [
     "encode_blocks",
     "examples_of",
     "features_of",
+    "frechet_estimates",
     "inception_score",
     "kernel_estimate",
     "quality",
@@ -144,7 +145,7 @@ def quality(
     reference = reference or Reference.of(encoder, split)
     real, held = reference.real, reference.held
     found = {
-        **_frechet(fake.features, reference.moments, splits),
+        **frechet_estimates(fake.features, reference.moments, splits),
         "kernel_distance": kernel_estimate(fake.features, real),
         **_score(fake.probabilities, splits),
         **_neighbors(fake.features, real, k),
@@ -166,7 +167,8 @@ def quality(
     return with_group(estimates, "diversity", recall="higher", coverage="higher", memorized="", nearest_ratio="")
 
 
-def _frechet(fake: np.ndarray, reference: Moments, splits: int) -> dict[str, Estimate]:
+def frechet_estimates(fake: np.ndarray, reference: Moments, splits: int = 10) -> dict[str, Estimate]:
+    """frechet_distance of features (N, D), and frechet_infinity, see `quality`. splits: parts for standard errors."""
     parts = [Moments.of(part) for part in np.array_split(fake, min(splits, len(fake)))]
     n, dimensions = len(fake), fake.shape[1]
     found = jackknifed_frechet(parts, reference)

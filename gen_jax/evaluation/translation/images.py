@@ -22,6 +22,7 @@ __all__ = [
     "closest",
     "compare_images",
     "diagnose",
+    "is_test",
     "like",
     "mean_of",
     "psnr",
@@ -160,6 +161,11 @@ def class_maps(split: Split, x: np.ndarray | None = None) -> tuple[np.ndarray, n
         raise UserError(f"the sources have {len(colors):,} colors, more than {_CLASSES}: they are no maps of classes")
     x = split.pixels(transformed(split)) if x is None else x
     return np.argmin([((x - color) ** 2).sum(axis=-1) for color in colors], axis=0), colors
+
+
+def is_test(split: Split) -> bool:
+    """Whether a split is the test split, or a part of it."""
+    return split.name.partition("[")[0] == "test"
 
 
 def translator_of(model: ImageTranslator) -> Callable[..., np.ndarray]:

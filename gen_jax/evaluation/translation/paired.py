@@ -11,14 +11,16 @@ from jax import Array
 from gen_jax.core import ImageTranslator, State, fold_in
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
+from gen_jax.evaluation.samples.distances import Moments
 from gen_jax.evaluation.samples.features import Encoder, raw
-from gen_jax.evaluation.samples.quality import kernel_estimate, resolve_encoder
+from gen_jax.evaluation.samples.quality import frechet_estimates, kernel_estimate, resolve_encoder
 from gen_jax.evaluation.translation.images import (
     absolute_error,
     class_maps,
     closest,
     compare_images,
     diagnose,
+    is_test,
     like,
     mean_of,
     transformed,
@@ -31,11 +33,12 @@ __all__ = ["floors", "paired_quality"]
 def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: int = 100) -> Metric:
     """Makes the metric of translations of pairs: l1, psnr, ssim against the truth, of images rounded to 8 bits.
 
-    kernel_distance: of the translations to the true images of the split (KID, Binkowski et al. 2018).
+    kernel_distance, frechet_distance (the latter on "test" only): of the translations to the true images of the split
+    (KID, Binkowski et al. 2018; FID, Heusel et al. 2017).
     NAME_of_copy, _of_mean_image, _of_colors, _of_nearest: the same of what needs no network, see `floors`;
-    kernel_distance_of_training: of real training images. changed, correlation, spread: see `diagnose`. diversity: the
-    mean absolute difference of two translations with other noise and dropout, 0 without any.
-    encoder: of the kernel distance. often: how many pairs of splits other than "test".
+    kernel_distance_of_training, frechet_distance_of_training: of real training images. changed, correlation, spread:
+    see `diagnose`. diversity: the mean absolute difference of two translations with other noise and dropout, 0 without.
+    encoder: of these distances. often: how many pairs of splits other than "test".
     """
 
     def metric(model: Any) -> Measure:
@@ -45,14 +48,15 @@ def paired_quality(encoder: Encoder | Callable[[Split], Encoder] = raw, often: i
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             if "y" not in split.arrays:
                 raise UserError('paired_quality needs pairs with the entry "y": use unpaired_quality')
-            n = split.size if split.name == "test" else min(often, split.size)
+            n = split.size if is_test(split) else min(often, split.size)
             x, part = transformed(split, "x", n), split.part(0, n)
             truth = split.pixels(transformed(part, "y"), "y")
             made = split.pixels(translate(state, x), "y")
             encode = resolve_encoder(encoder, part)
             if split.name not in known:
                 known[split.name] = _without_model(encode, part, truth)
-            found = compare_images(made, truth) | known[split.name] | kernel_distances(encode, truth, {"": made})
+            found = compare_images(made, truth) | known[split.name]
+            found |= feature_distances(encode, truth, {"": made}, is_test(split))
             found |= diagnose(made, like(part.pixels(x), truth.shape[-1]), truth)
             drawn = [split.pixels(translate(state, x, key=fold_in(key, i)), "y") for i in range(2)]
             return found | mean_of("diversity", absolute_error(*drawn))
@@ -70,7 +74,7 @@ def _without_model(encode: Encoder, split: Split, truth: np.ndarray) -> dict[str
         found |= compare_images(image, truth, f"_of_{name}")
     training = split.pixels(transformed(split.reference, "y", 1000), "y")
     images = {"_of_training": training, **{f"_of_{name}": image for name, image in rivals.items()}}
-    return found | kernel_distances(encode, truth, images)
+    return found | feature_distances(encode, truth, images, is_test(split))
 
 
 def floors(split: Split, channels: int) -> dict[str, np.ndarray]:
@@ -103,10 +107,15 @@ def _by_color(split: Split, sources: np.ndarray, targets: np.ndarray, x: np.ndar
     return means[class_maps(split, x)[0]].astype(np.float32)
 
 
-def kernel_distances(encode: Encoder, real: np.ndarray, images: dict[str, np.ndarray]) -> dict[str, Estimate]:
-    """kernel_distance with each suffix, of images to real ones."""
+def feature_distances(
+    encode: Encoder, real: np.ndarray, images: dict[str, np.ndarray], frechet: bool
+) -> dict[str, Estimate]:
+    """kernel_distance and, if asked for, frechet_distance with each suffix, of images to real ones."""
     features, found = encode(real).features, {}
+    moments = Moments.of(features)
     for suffix, some in images.items():
-        estimate = kernel_estimate(encode(np.ascontiguousarray(some, np.float32)).features, features)
-        found[f"kernel_distance{suffix}@{encode.name}"] = estimate
-    return with_group(found, "translation", kernel_distance="lower")
+        made = encode(np.ascontiguousarray(some, np.float32)).features
+        found[f"kernel_distance{suffix}@{encode.name}"] = kernel_estimate(made, features)
+        if frechet:
+            found[f"frechet_distance{suffix}@{encode.name}"] = frechet_estimates(made, moments)["frechet_distance"]
+    return with_group(found, "translation", kernel_distance="lower", frechet_distance="lower")

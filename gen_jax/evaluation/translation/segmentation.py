@@ -17,7 +17,7 @@ from gen_jax.data.source import Resident
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
 from gen_jax.evaluation.samples.features import Encoder
-from gen_jax.evaluation.translation.images import class_maps, transformed, translator_of
+from gen_jax.evaluation.translation.images import class_maps, is_test, transformed, translator_of
 from gen_jax.loop import fit
 from gen_jax.models.common.image_to_image import FEATURES, UNet
 from gen_jax.models.common.normalization import instance
@@ -40,7 +40,7 @@ def segmentation_quality(steps: int = 500, features: int = 16, depth: int = 4) -
         translate = translator_of(model)
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-            if split.name != "test":
+            if not is_test(split):
                 return {}
             if "y" not in split.arrays:
                 raise UserError('segmentation_quality needs pairs with the entry "y"')
