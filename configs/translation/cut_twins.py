@@ -27,6 +27,7 @@ def config(
     patches: int = 64,
     width: int = 64,
     lr: float = 4e-4,
+    decay: float = 0.5,
     ema: float = 0.99,
     batch: int = 4,
     steps: int = 1500,
@@ -42,7 +43,8 @@ def config(
         layers: strided convolutions of the discriminator; 3 in the reference
         patches: positions that are compared in each map; 256 in the reference
         width: of the projections that are compared; 256 in the reference
-        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        lr: learning rate of Adam for both players
+        decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generator that evaluation and translation use
         batch: images of each domain per step
         steps: training steps
@@ -62,7 +64,7 @@ def config(
         width=width,
         flip=fast,
     )
-    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),

@@ -28,6 +28,7 @@ def config(
     identity: float = 2.5,
     pool: int = 50,
     lr: float = 4e-4,
+    decay: float = 0.5,
     ema: float = 0.99,
     batch: int = 4,
     steps: int = 1000,
@@ -43,7 +44,8 @@ def config(
         cycle: weight of the mean absolute difference after the way there and back; 5 is the paper's 10
         identity: weight of the change of images of the target domain; 2.5 is the paper's 5, 0 leaves it out
         pool: earlier translations of each domain that the discriminators may be shown
-        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        lr: learning rate of Adam for both players
+        decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generators that evaluation and translation use
         batch: images of each domain per step
         steps: training steps
@@ -61,7 +63,7 @@ def config(
         identity if channels[0] == channels[1] else 0.0,
         pool,
     )
-    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),

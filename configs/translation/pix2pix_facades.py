@@ -11,11 +11,11 @@ from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
 from gen_jax.data.catalogue import first_available
-from gen_jax.data.transforms import downsample, flip, jitter, on, scale, together
+from gen_jax.data.transforms import downsample, flip, jitter, on, scale, shift, together
 from gen_jax.evaluation import paired_quality, segmentation_quality
 from gen_jax.evaluation.translation import segmenter
 from gen_jax.experiment import Experiment
-from gen_jax.models.gan import PatchDiscriminator
+from gen_jax.models.gan import PatchDiscriminator, mode_seeking
 from gen_jax.models.translation import Pix2Pix, UNet
 from gen_jax.optimizers import warm_down
 
@@ -29,7 +29,12 @@ def config(
     depth: int = 6,
     layers: int = 2,
     l1: float = 100.0,
+    noise: int = 0,
+    seeking: float = 0.0,
+    enlarged: float = 286 / 256,
+    shifted: int = 0,
     lr: float = 2e-4,
+    decay: float = 0.5,
     ema: float = 0.999,
     batch: int = 4,
     steps: int = 5000,
@@ -44,7 +49,12 @@ def config(
         depth: how often the U-Net halves an image
         layers: strided convolutions of the discriminator; its patches must fit into the images
         l1: weight of the mean absolute difference to the truth
-        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        noise: channels of noise beside the source, for several answers; 0 leaves only dropout
+        seeking: weight of mode seeking: answers to other noise should differ
+        enlarged: factor by which training images are enlarged before a random crop; 1 leaves them as they are
+        shifted: pixels by which training images are moved at most, along each axis
+        lr: learning rate of Adam for both players
+        decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generator that evaluation and translation use
         batch: pairs per step
         steps: training steps
@@ -55,8 +65,14 @@ def config(
         data, shrink, features, depth, layers, batch, steps = "outlines", 1, 4, 3, 1, 4, min(steps, 20)
     pairs = load(data)
     levels = pairs.images(multiple=shrink).levels
-    model = Pix2Pix(UNet(pairs["train"]["y"].shape[-1], features, depth), PatchDiscriminator(2 * features, layers), l1)
-    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    model = Pix2Pix(
+        UNet(pairs["train"]["y"].shape[-1], features, depth),
+        PatchDiscriminator(2 * features, layers),
+        l1,
+        noise=noise,
+        regularizers=[mode_seeking(seeking)] if seeking else [],
+    )
+    tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     metrics = [paired_quality(often=20 if smoke else 100)]
     if data == "facades":  # maps of classes
         metrics = [paired_quality(segmenter), segmentation_quality()]
@@ -72,7 +88,8 @@ def config(
             *smaller,
             scale(-1, 1, levels),
             on("y", scale(-1, 1, levels)),
-            together(both, jitter()),
+            together(both, jitter(enlarged)),
+            together(both, shift(shifted)),
             together(both, flip()),
         ],
         metrics=metrics,

@@ -13,7 +13,7 @@ from gen_jax.data import load
 from gen_jax.data.transforms import on, scale
 from gen_jax.evaluation import paired_quality
 from gen_jax.experiment import Experiment
-from gen_jax.models.gan import PatchDiscriminator
+from gen_jax.models.gan import PatchDiscriminator, mode_seeking
 from gen_jax.models.translation import Pix2Pix, UNet
 from gen_jax.optimizers import warm_down
 
@@ -24,8 +24,11 @@ def config(
     depth: int = 5,
     layers: int = 1,
     l1: float = 100.0,
+    noise: int = 0,
+    seeking: float = 0.0,
     dropout: float = 0.5,
     lr: float = 2e-4,
+    decay: float = 0.5,
     ema: float = 0.99,
     batch: int = 8,
     steps: int = 1500,
@@ -39,8 +42,11 @@ def config(
         depth: how often the U-Net halves an image
         layers: strided convolutions of the discriminator; its patches must fit into the images
         l1: weight of the mean absolute difference to the truth
+        noise: channels of noise beside the source, for several answers; 0 leaves only dropout
+        seeking: weight of mode seeking: answers to other noise should differ
         dropout: in the U-Net's decoder
-        lr: learning rate of Adam for both players, linearly to 0 in the second half
+        lr: learning rate of Adam for both players
+        decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generator that evaluation and translation use
         batch: pairs per step
         steps: training steps
@@ -50,8 +56,14 @@ def config(
     if smoke:
         features, depth, batch, steps = 4, 3, 4, min(steps, 20)
     channels = pairs["train"]["y"].shape[-1]
-    model = Pix2Pix(UNet(channels, features, depth, dropout), PatchDiscriminator(features, layers), l1)
-    tx = optax.adam(warm_down(lr, steps, share=0.5), b1=0.5)
+    model = Pix2Pix(
+        UNet(channels, features, depth, dropout),
+        PatchDiscriminator(features, layers),
+        l1,
+        noise=noise,
+        regularizers=[mode_seeking(seeking)] if seeking else [],
+    )
+    tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),

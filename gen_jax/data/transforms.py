@@ -31,6 +31,7 @@ __all__ = [
     "jitter",
     "on",
     "scale",
+    "shift",
     "stack_images",
     "standardize",
     "threshold",
@@ -128,6 +129,22 @@ def jitter(enlarged: float = 286 / 256) -> Transform:
             near = jnp.abs(jnp.clip(at, 0, size - 1)[..., None] - jnp.arange(size))
             weights = jnp.maximum(1 - near, 0)  # matrix products, not gathers
             x = jnp.einsum("bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic", weights, x)
+        return {**batch, "x": x}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def shift(most: int) -> Transform:
+    """Moves each image (B, H, W, C) by at most so many whole pixels along each axis, repeating its edges."""
+    if most < 0:
+        raise ValueError(f"images are shifted by at least 0 pixels, got {most}")
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"]
+        for axis in (1, 2):
+            by = jax.random.randint(fold_in(key, axis), (len(x), 1), -most, most + 1)
+            at = jnp.clip(jnp.arange(x.shape[axis]) + by, 0, x.shape[axis] - 1)
+            x = jnp.take_along_axis(x, at[:, :, None, None] if axis == 1 else at[:, None, :, None], axis)
         return {**batch, "x": x}
 
     return Transform(apply, inverse=lambda x: x, augments=True)

@@ -1,5 +1,7 @@
 """Image translation against closed forms: shapes, receptive fields, parameter counts, pools, losses."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from gen_jax.data.source import Resident
 from gen_jax.loop import fit
 from gen_jax.models.common.convolutions import Conv
 from gen_jax.models.common.image_to_image import ResNetTranslator, UNet, blurred_down, blurred_up
+from gen_jax.models.common.networks import ConvEncoder
 from gen_jax.models.common.normalization import batch, instance_norm
 from gen_jax.models.gan import PatchDiscriminator, least_squares, receptive_field
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR
@@ -273,6 +276,33 @@ def test_half_precision_is_close_to_single(make):
     assert b.dtype == jnp.float32
     np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(a).max()))
     assert not np.array_equal(a, b)
+
+
+def test_a_classifier_keeps_translations_recognizable():
+    """Its loss is the cross-entropy on images and their translations; the generators' gains that of its answers."""
+    x, y = images(6), images(6, seed=1)
+    label = np.arange(6, dtype=np.int32) % 3
+    networks = (ResNetTranslator(1, 4, 1),) * 2, (PatchDiscriminator(4, 1, PLAIN),) * 2
+    plain = CycleGAN(*networks, pool=0)
+    model = replace(plain, classifier=ConvEncoder((4,), 8, 3), semantic=0.7)
+    params, extra = model.init(jax.random.key(0), {"x": x, "y": y, "label": label})
+    state = State(jnp.int32(0), jax.random.key(1), params, (), extra)
+    key, batch = jax.random.key(2), model.prepare(state, {"x": x, "y": y, "label": label}, jax.random.key(3))
+    answer = lambda a: np.asarray(model.classifier.apply({"params": params["classifier"]}, a), np.float64)
+    log_softmax = lambda a: a - np.log(np.exp(a).sum(axis=1, keepdims=True))
+    losses = {o.player: o.loss for o in model.objectives}
+    loss, (_, found) = losses["classifier"](params["classifier"], state, batch, key)
+    both = log_softmax(np.concatenate([answer(x), answer(batch["fakes"]["a2b"])]))
+    np.testing.assert_allclose(loss, -both[np.arange(12), np.tile(label, 2)].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"].value, np.mean(both[:6].argmax(axis=1) == label))
+    disagreement = 0.0
+    for real, fake in ((x, batch["fakes"]["a2b"]), (y, batch["fakes"]["b2a"])):
+        disagreement -= (np.exp(log_softmax(answer(real))) * log_softmax(answer(fake))).sum(axis=1).mean()
+    without, _ = next(o.loss for o in plain.objectives if o.player == GENERATOR)(params[GENERATOR], state, batch, key)
+    found, _ = losses[GENERATOR](params[GENERATOR], state, batch, key)
+    np.testing.assert_allclose(found - without, 0.7 * disagreement, rtol=1e-4)
+    with pytest.raises(ValueError, match='"label"'):
+        model.init(jax.random.key(0), {"x": x, "y": y})
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+import optax
+from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.gan.augmentations import Augmentation
@@ -33,6 +34,7 @@ from gen_jax.models.translation.pool import empty_pool, exchange
 
 __all__ = ["CycleGAN"]
 
+CLASSIFIER = "classifier"
 SIDES = {"a2b": ("x", "y"), "b2a": ("y", "x")}
 
 
@@ -45,8 +47,9 @@ class CycleGAN:
     `least_squares` halves the generator's loss, the paper's weights 10 and 5 are 5 and 2.5 here. identity = 0: none,
     for domains of other channels or meaning.
     pool: the discriminators see images of earlier steps too, of which so many are kept (section 4); 0: none.
-    semantic: a function from images (B, H, W, C) to logits (B, classes), constant; their translations should get the
-    same ones (CyCADA, Hoffman et al. 2018). semantic_weight: its weight.
+    classifier: a module from images (B, H, W, C) to logits (B, classes), a third player, which learns the "label" of
+    images "x" and of their translations (Bousmalis et al. 2017). semantic: weight of the cross-entropy between its
+    answers to an image and to the translation, both ways, without labels (CyCADA, Hoffman et al. 2018).
     """
 
     generators: tuple[nn.Module, nn.Module]
@@ -57,11 +60,12 @@ class CycleGAN:
     adversarial: AdversarialLoss = least_squares()
     regularizers: Sequence[Regularizer] = ()
     augmentation: Augmentation = Augmentation()
-    semantic: Callable[[Array], Array] | None = None
-    semantic_weight: float = 1.0
+    classifier: nn.Module | None = None
+    semantic: float = 1.0
 
     def __post_init__(self):
-        for name, weight in (("cycle", self.cycle), ("identity", self.identity), ("pool", self.pool)):
+        weights = {"cycle": self.cycle, "identity": self.identity, "pool": self.pool, "semantic": self.semantic}
+        for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"{name} must not be negative, got {weight}")
         if any(regularizer.every > 1 for regularizer in self.regularizers):
@@ -92,13 +96,16 @@ class CycleGAN:
             p: {side: extra["batch_stats"][p] for side, (_, extra) in made.items()} for p in (GENERATOR, DISCRIMINATOR)
         }
         rest = {n: {side: extra[n] for side, (_, extra) in made.items()} for n in ("augmentation", "regularizers")}
+        if self.classifier is not None:
+            params[CLASSIFIER] = self._init_classifier(fold_in(key, CLASSIFIER), batch)
         pools = {side: empty_pool(self.pool, batch[real].shape[1:]) for side, (_, real) in SIDES.items()}
         return params, {"batch_stats": stats, **rest, "pools": pools if self.pool else {}}
 
     @property
     def objectives(self) -> Sequence[Objective]:
         """Both generators, then both discriminators, which judge images made before this step (as the reference)."""
-        return (Objective(GENERATOR, self._generators_turn), Objective(DISCRIMINATOR, self._discriminators_turn))
+        players = [Objective(GENERATOR, self._generators_turn), Objective(DISCRIMINATOR, self._discriminators_turn)]
+        return players if self.classifier is None else [*players, Objective(CLASSIFIER, self._classifiers_turn)]
 
     def prepare(self, state: State, batch: Batch, key: Array) -> Batch:
         """Adds the translations of both domains by the generators as they are before this step."""
@@ -146,9 +153,9 @@ class CycleGAN:
                 identity = distance(same, batch[target])
                 loss += self.identity * identity
                 metrics[f"identity_{target}"] = Mean.of(identity)
-            if self.semantic:
-                meaning = _disagreement(self.semantic(batch[source]), self.semantic(fake))
-                loss += self.semantic_weight * meaning
+            if self.classifier is not None:
+                meaning = _disagreement(self._logits(state.params, batch[source]), self._logits(state.params, fake))
+                loss += self.semantic * meaning
                 metrics[f"{side}_semantic"] = Mean.of(meaning)
             changes[side] = {**extra, "statistics": stats}
         return loss, (self._changed(state, GENERATOR, changes), metrics)
@@ -164,6 +171,26 @@ class CycleGAN:
             metrics |= {f"{side}_{name}": value for name, value in found.items()}
             changes[side] = {**extra, "statistics": extra["batch_stats"][DISCRIMINATOR]}
         return loss, ({**self._changed(state, DISCRIMINATOR, changes), "pools": pools}, metrics)
+
+    def _classifiers_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
+        fakes = lax.stop_gradient(batch["fakes"]["a2b"])
+        logits = jnp.stack([self._logits({CLASSIFIER: params}, images) for images in (batch["x"], fakes)])
+        label = jnp.broadcast_to(batch["label"], logits.shape[:2])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        right = logits.argmax(axis=-1) == label
+        return loss, ({}, {"accuracy": Mean.of(right[0]), "a2b_accuracy": Mean.of(right[1])})
+
+    def _init_classifier(self, key: Array, batch: Batch) -> PyTree:
+        channels = [batch[entry].shape[-1] for entry in ("x", "y")]
+        if "label" not in batch or channels[0] != channels[1]:
+            raise ValueError('the classifier needs the "label" of images "x", and domains of as many channels')
+        variables = self.classifier.init(key, batch["x"][:1])
+        if variables.keys() != {"params"}:
+            raise ValueError("the classifier must have parameters only: choose one without batch normalization")
+        return variables["params"]
+
+    def _logits(self, params: Params, images: Array) -> Array:
+        return self.classifier.apply({"params": params[CLASSIFIER]}, images)
 
     def _changed(self, state: State, player: str, changes: Mapping[str, Mapping[str, Any]]) -> Extra:
         """The extras with what changed on each side."""

@@ -17,7 +17,7 @@ from gen_jax.models.common.normalization import STATISTICS
 from gen_jax.models.gan.augmentations import Augmentation
 from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.losses import AdversarialLoss
-from gen_jax.models.gan.regularizers import GENERATOR, Regularizer
+from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer
 
 __all__ = [
     "BACK",
@@ -120,7 +120,7 @@ def translated(gan: GAN, state: State, images: Array, key: Array | None, own: bo
 
 def of_side(state: State, side: str) -> State:
     """The part of a State with several translators that one of them reads."""
-    take = lambda tree: {player: parts[side] for player, parts in tree.items()}
+    take = lambda tree: {player: tree[player][side] for player in (GENERATOR, DISCRIMINATOR)}
     extra = {name: state.extra[name][side] for name in ("augmentation", "regularizers")}
     return state._replace(params=take(state.params), extra={**extra, "batch_stats": take(state.extra["batch_stats"])})
 
@@ -134,7 +134,7 @@ def check_direction(direction: str, directions: Sequence[str]) -> None:
 def check_noiseless(regularizers: Sequence[Regularizer]) -> None:
     """Raises ValueError for regularizers that compare examples of different noise, where there is none."""
     if unfit := [r.name for r in regularizers if r.resamples]:
-        raise ValueError(f"{unfit[0]} compares translations with different noise, but these generators see none")
+        raise ValueError(f"{unfit[0]} compares translations with different noise, but the generator sees none")
 
 
 def sampled(model: ImageTranslator, state: State, key: Array, n: int, condition: Batch | None) -> Batch:

@@ -20,6 +20,7 @@ from gen_jax.models.gan.regularizers import GENERATOR, Regularizer, Turn
 from gen_jax.models.translation.direction import (
     check_direction,
     check_images,
+    check_noiseless,
     distance,
     sampled,
     translated,
@@ -52,6 +53,8 @@ class Pix2Pix:
     def __post_init__(self):
         if self.l1 < 0 or self.noise < 0:
             raise ValueError(f"l1 and noise must not be negative, got {self.l1} and {self.noise}")
+        if not self.noise:
+            check_noiseless(self.regularizers)
         _ = self.gan
 
     @cached_property
