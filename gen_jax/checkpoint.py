@@ -110,13 +110,13 @@ class Checkpoints:
         score, step = max(scored, default=(-math.inf, None))
         return step if score > -math.inf else None
 
-    def save(self, step: int, state: State, metrics: Mapping[str, float] | None = None) -> bool:
+    def save(self, step: int, state: State, metrics: Mapping[str, Any] | None = None) -> bool:
         """Starts an asynchronous save; the state may be donated once this returns. Returns False, saving nothing, if a
         parameter or an extra is NaN or infinite (the curve of `until_converged` is, after its last iteration)."""
         if not bool(_all_finite((state.params, {k: v for k, v in state.extra.items() if k != "curve"}))):
             return False
         orbax = self._open()
-        known = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float))}
+        known = {name: float(np.mean(a)) for name, a in (metrics or {}).items() if isinstance(a, (int, float, list))}
         if self.best:
             self.best.check(known)
         self.wait()

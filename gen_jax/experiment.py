@@ -25,6 +25,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Metric, Split, counted
 from gen_jax.loop import Hook
 from gen_jax.plots import PlotFn
+from gen_jax.restarts import population
 from gen_jax.sharding import Layout
 
 __all__ = ["Experiment"]
@@ -42,8 +43,8 @@ class Experiment:
     steps on the validation split, and at the end on the test split.
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host; by
     default what fits into a quarter of the memory is kept.
-    seeds: how many seeds are trained as one program, see `population`; every metric is then their mean, with its
-    standard error over seeds.
+    seeds: how many seeds are trained as one program, on the same batches; see `population`. The results are means over
+    them.
     keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
     windows: how a stream of tokens is cut into the sequences of a batch; see `gen_jax.data.text.Windows`.
     packed: of pairs of token sequences: the lengths of the rows into which several pairs are packed for training.
@@ -97,6 +98,11 @@ class Experiment:
             raise UserError("balanced and repeats exclude each other")
         if self.batch is None and (self.balanced or self.repeats > 1):
             raise UserError("balanced and repeats need a batch")
+
+    @property
+    def algorithm_of_seeds(self) -> Algorithm:
+        """The algorithm that is run: of several seeds, their population."""
+        return self.algorithm if self.seeds == 1 else population(self.algorithm, self.seeds)
 
     def streaming_reason(self, data: Dataset) -> str:
         """The reason to stream the training split from the host; "" to keep it on the device."""

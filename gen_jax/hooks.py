@@ -68,11 +68,11 @@ class Log(Hook):
 
 
 class Evaluate(Hook):
-    """Evaluates `evaluation(state)`, a mapping of floats, periodically and logs it."""
+    """Evaluates `evaluation(state)`, a mapping of floats or of one float for each seed, periodically and logs it."""
 
     measures = True
 
-    def __init__(self, evaluation: Callable[[State], Mapping[str, float]], writer: Writer, every: int):
+    def __init__(self, evaluation: Callable[[State], Values], writer: Writer, every: int):
         self.evaluation, self.writer, self.every = evaluation, writer, every
 
     def visit(self, step: int, state: State, measured: Values) -> Values:
@@ -148,7 +148,11 @@ class HaltOnNaN(Hook):
         self.checkpoints = checkpoints
 
     def report(self, step: int, values: Values) -> None:
-        bad = [name for name, value in values.items() if not np.all(np.isfinite(value))]
+        bad = []
+        for name, value in values.items():
+            lost = np.flatnonzero(~np.isfinite(np.atleast_1d(value)))
+            if len(lost):
+                bad.append(f"{name} of seed {lost[0]}" if isinstance(value, list) else name)
         if bad:
             raise NonFiniteError(f"{' and '.join(bad)} not finite at step {step}{_advice(self.checkpoints)}")
 
@@ -165,11 +169,20 @@ class Diagnose(Hook):
         self.last, self.times = "", 0
 
     def report(self, step: int, values: Values) -> None:
-        found = self.diagnose(values)
+        members = _of_each_seed(values)
+        said = [(i, text) for i, one in enumerate(members) if (text := self.diagnose(one))]
+        found = "" if not said else said[0][1] if len(members) == 1 else f"seed {said[0][0]}: {said[0][1]}"
         self.times = self.times + 1 if found == self.last else 1
         self.last = found
         if found and self.times == self.patience and is_writer():
             self.say(f"step {step}: {found}")
+
+
+def _of_each_seed(values: Values) -> list[Values]:
+    """The metrics of each seed."""
+    seeds = max((len(value) for value in values.values() if isinstance(value, list)), default=0)
+    one = lambda i: {name: value[i] if isinstance(value, list) else value for name, value in values.items()}
+    return [one(i) for i in range(seeds)] if seeds else [values]
 
 
 def _advice(checkpoints: Checkpoints | None) -> str:

@@ -42,6 +42,8 @@ def matrices(params: PyTree) -> PyTree:
 
 def warm_down(lr: float, steps: int, warm_up: int = 0, share: float = 0.65, last: float = 0.0) -> optax.Schedule:
     """Linear warm-up, a constant rate, and a linear decay to `last * lr` over the last `share` of the steps."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"the rate decays over a share of the steps between 0 and 1, got {share}")
     start = int(steps * (1 - share))
     up = optax.linear_schedule(0.0, lr, warm_up) if warm_up else optax.constant_schedule(lr)
     down = optax.linear_schedule(lr, last * lr, max(1, steps - start))

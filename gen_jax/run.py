@@ -1,10 +1,10 @@
-"""A run: trains or resumes an experiment in a working directory, and reopens a finished one."""
+"""A run: trains or resumes an experiment in a working directory."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from jax.experimental.multihost_utils import process_allgather
 
 import gen_jax
 from gen_jax.checkpoint import Checkpoints, mean_state
-from gen_jax.configs import ConfigFile, load
-from gen_jax.core import Algorithm, Diagnosed, Params, Source, State, Supported, averaged
+from gen_jax.configs import ConfigFile
+from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
-from gen_jax.data.options import spell, split_name
+from gen_jax.data.options import split_name
 from gen_jax.data.records import is_lazy
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
@@ -30,14 +30,14 @@ from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
 from gen_jax.logs import Writer, read_record, reports
-from gen_jax.loop import Hook, Program, abstract_state, program
-from gen_jax.restarts import member, population
+from gen_jax.loop import Hook, Program, Values, abstract_state, program
+from gen_jax.restarts import member
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
 
-__all__ = ["Evaluator", "Run", "open_run"]
+__all__ = ["Evaluator", "Run"]
 
-Evaluator = Callable[[State, Split], Mapping[str, Estimate]]
+Evaluator = Callable[[State, Split], Sequence[Mapping[str, Estimate]]]  # of every seed
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,13 @@ class Run:
             experiment = config.build()
             data = load_data(experiment.data)
         experiment = experiment if stream is None else replace(experiment, resident=not stream)
+        seeds = None if seeds == experiment.seeds else seeds
         experiment = experiment if seeds is None else replace(experiment, seeds=seeds)
         layout = layout or experiment.layout
         layout = replace(layout, data=devices or layout.data)
-        _check_seeds(experiment.seeds, layout, origin)
-        workdir = workdir or default_workdir(config, seed, experiment.seeds)
+        if experiment.seeds > 1:
+            _check_seeds(layout, origin)
+        workdir = workdir or default_workdir(config, seed, seeds)
         run = cls(config, workdir, seed, experiment, data, layout, origin or "")
         for name in (experiment.validation, experiment.test):
             experiment.split(data, name)
@@ -143,39 +145,41 @@ class Run:
         """The training data as a function of the step."""
         return self.experiment.source(self.data, self.seed, resident=not self.streaming_reason)
 
-    @property
-    def algorithm(self) -> Algorithm:
-        """The experiment's algorithm, for all seeds."""
-        one, seeds = self.experiment.algorithm, self.experiment.seeds
-        return one if seeds == 1 else population(one, seeds)
-
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the run's State, without tracing a step."""
-        return abstract_state(self.algorithm, self.source(), self.layout)
+        return abstract_state(self.experiment.algorithm_of_seeds, self.source(), self.layout)
 
     @cached_property
     def program(self) -> Program:
         """The training step on this run's data and devices, traced once."""
         try:
-            return program(self.algorithm, self.source(), self.experiment.chunk, self.layout)
+            return program(self.experiment.algorithm_of_seeds, self.source(), self.experiment.chunk, self.layout)
         except UserError:
             raise
         except ValueError as error:  # raised by models and algorithms for incompatible data
             raise UserError(f"{self.config.path} on {self.data.name}: {error}") from error
 
     def state(self, step: int | str | None = None) -> State:
-        """A saved State, of several seeds that of the member: see `states`."""
-        return self.states(step)[self.member]
-
-    def states(self, step: int | str | None = None) -> list[State]:
-        """A saved State for each seed: the newest, the "best", or that of a given step.
+        """A saved State, of several seeds that of `member`: the newest, the "best", or that of a given step.
 
         "mean:3": the newest with the mean parameters of the last 3 checkpoints (Junczys-Dowmunt et al. 2016).
         """
+        return self._seed(self._restored(step), self.member)
+
+    def states(self, step: int | str | None = None) -> list[State]:
+        """The saved State of every seed; see `state`."""
+        state = self._restored(step)
+        return [self._seed(state, i) for i in range(self.experiment.seeds)]
+
+    def _seed(self, state: State, i: int) -> State:
+        """The State of one seed."""
+        return state if self.experiment.seeds == 1 else member(state, i)
+
+    def _restored(self, step: int | str | None) -> State:
         with self.folder.checkpoints(self.experiment, write=False) as checkpoints:
             if isinstance(step, str) and step.startswith("mean:"):
                 steps = self._last(checkpoints.steps, int(step.removeprefix("mean:")))
-                return self._of_seeds(mean_state(partial(checkpoints.restore, self.abstract_state()), steps))
+                return mean_state(partial(checkpoints.restore, self.abstract_state()), steps)
             if step == "best":
                 step = checkpoints.best_step
             if step is not None and int(step) not in checkpoints.steps:
@@ -183,12 +187,7 @@ class Run:
             state = checkpoints.restore(self.abstract_state(), step if step is None else int(step))
         if state is None:
             raise UserError(f"{self.workdir} has no checkpoint yet")
-        return self._of_seeds(state)
-
-    def _of_seeds(self, state: State) -> list[State]:
-        """The State of each seed."""
-        seeds = self.experiment.seeds
-        return [state] if seeds == 1 else [member(state, i) for i in range(seeds)]
+        return state
 
     def _last(self, steps: list[int], count: int) -> list[int]:
         """The last steps; the best may have been kept from long before them."""
@@ -226,7 +225,7 @@ class Run:
             if done.get("step") == start and (start >= experiment.steps or done["stopped_early"]):
                 return {**done, "already_finished": True}
             one = evaluator(experiment.model, experiment.metrics)
-            evaluate = lambda state, split: over_seeds([one(s, split) for s in self._of_seeds(state)])
+            evaluate = lambda state, split: [one(self._seed(state, i), split) for i in range(experiment.seeds)]
             timings = {"resumed_at": start}
             if start < experiment.steps:
                 state, more = self._fit(state, start, checkpoints, evaluate, bar, profile)
@@ -268,7 +267,8 @@ class Run:
     ) -> tuple[State, dict[str, Any]]:
         """Runs the training loop with its hooks until everything is saved; returns the last State and timings."""
         experiment, writer = self.experiment, Writer(self.workdir, resumed_at=start)
-        log = Log(writer, experiment.steps, self.program.source.batch_size, bar=bar)
+        examples = experiment.seeds * self.program.source.batch_size
+        log = Log(writer, experiment.steps, examples, bar=bar)
         saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every), Preempt()
         hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks, *self._watching(writer, evaluate), saving, preempt]
         if profile:
@@ -299,8 +299,11 @@ class Run:
         """The hooks that diagnose, evaluate on the validation split, and plot."""
         experiment, validation = self.experiment, self.experiment.split(self.data, "validation")
 
-        def validate(state: State) -> Mapping[str, float]:
-            return {f"validation/{name}": e.value for name, e in evaluate(state, validation).items()}
+        def validate(state: State) -> Values:
+            found = evaluate(state, validation)
+            shared = [name for name in found[0] if all(name in one for one in found)]
+            values = {name: [one[name].value for one in found] for name in shared}
+            return {f"validation/{name}": a if len(a) > 1 else a[0] for name, a in values.items()}
 
         hooks: list[Hook] = []
         if isinstance(experiment.model, Diagnosed):
@@ -315,7 +318,7 @@ class Run:
         """Evaluates and plots on the test split; returns the summary."""
         test = self.experiment.split(self.data, "test")
         try:
-            estimates, figures = evaluate(state, test), self._draw(state, test)
+            estimates, figures = over_seeds(evaluate(state, test)), self._draw(state, test)
         except KeyboardInterrupt:
             raise Preempted(
                 f"stopped during the evaluation; the run is saved in {self.workdir}; the same command evaluates it"
@@ -337,60 +340,12 @@ class Run:
         return summary
 
     def _draw(self, state: State, split: Split) -> dict[str, Any]:
-        state, key = averaged(self._of_seeds(state)[self.member]), jax.random.key(0)
+        state, key = averaged(self._seed(state, self.member)), jax.random.key(0)
         return {plot.__name__: plot(self.experiment.model, state, split, key) for plot in self.experiment.plots}
 
 
-def _check_seeds(seeds: int, layout: Layout, origin: str | None) -> None:
-    if seeds > 1 and origin:
-        raise UserError("--from begins one run: leave --seeds out")
-    if seeds > 1 and layout.rules:
+def _check_seeds(layout: Layout, origin: str | None) -> None:
+    if origin:
+        raise UserError("--from begins one run: give --seeds 1")
+    if layout.rules or layout.fsdp:
         raise UserError("this config divides its parameters over devices, which --seeds does not support")
-
-
-def open_run(
-    workdir: Path, config: Path | None = None, data_dir: Path | None = None, member: int = 0
-) -> tuple[Run, str]:
-    """The run of a working directory, and a warning ("" if none) if its config file has changed.
-
-    member: of several seeds, the one whose State is used.
-    """
-    record = read_record(workdir)
-    if record is None:
-        raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")
-    candidates = [config] if config else [Path(record["config"]), Path(record["config_absolute"])]
-    path = next((p for p in candidates if p.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"the config file of this run, {record['config']}, is gone: give one with --config; "
-            f"{workdir / 'config.py'} holds its text"
-        )
-    file = load(path)
-    knobs = {name: _as(file.defaults[name], v) for name, v in record["knobs"].items() if name in file.defaults}
-    absolute = record.get("data", {}).get("path")
-    if "data" in knobs and absolute and not os.path.exists((parts := split_name(knobs["data"]))[0]):
-        knobs["data"] = spell(absolute, parts[1])  # from another folder
-    prepare = partial(
-        Run.prepare,
-        workdir=workdir,
-        seed=record["seed"],
-        data_dir=data_dir,
-        layout=Layout(data=1),  # whatever layout the run was trained with
-        training=False,
-        seeds=record.get("seeds", 1),
-    )
-    run = prepare(file.with_knobs(knobs))
-    kept = workdir / "tokenizer.json"
-    if kept.is_file() and "data" in knobs and kept.read_text() != run.data.info.tokenizer:  # the text has changed
-        knobs["data"] = spell(knobs["data"], {"tokenizer": str(kept)})
-        run = prepare(file.with_knobs(knobs))
-    changes, other = run.folder.changes(), run.folder.changed_data(record)
-    edited = f"{path} has changed since this run; it is used with the recorded knobs\n{changes}" if changes else ""
-    if not 0 <= member < run.experiment.seeds:
-        raise UserError(f"--member must be between 0 and {run.experiment.seeds - 1}, got {member}")
-    return replace(run, member=member), "\n".join(filter(None, [other, edited]))
-
-
-def _as(default: Any, value: Any) -> Any:
-    """A JSON value as the type of the default: JSON has no tuples."""
-    return tuple(value) if isinstance(default, tuple) else value

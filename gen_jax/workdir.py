@@ -31,10 +31,10 @@ from gen_jax.sharding import is_writer
 __all__ = ["Workdir", "default_workdir"]
 
 
-def default_workdir(config: ConfigFile, seed: int, seeds: int = 1) -> Path:
-    """runs/NAME, followed by the changed knobs, so that variants do not collide."""
+def default_workdir(config: ConfigFile, seed: int = 0, seeds: int | None = None) -> Path:
+    """runs/NAME, followed by the changed knobs, so that variants do not collide. seeds: where given as an option."""
     parts = [f"{name}={value}" for name, value in config.changed.items()]
-    parts += ([f"seed={seed}"] if seed else []) + ([f"seeds={seeds}"] if seeds > 1 else [])
+    parts += ([f"seed={seed}"] if seed else []) + ([f"seeds={seeds}"] if seeds else [])
     return Path("runs", "-".join([config.name, *(re.sub(r"[/?&\s]+", "_", part) for part in parts)]))
 
 
@@ -139,10 +139,10 @@ class Workdir:
             there, here = before["knobs"].get(knob, "absent"), new["knobs"].get(knob, "absent")
             if there != here:
                 differences.append(f"{knob} = {there} there, {here} here")
-        for name in ("seed", "seeds"):
-            there, here = before.get(name, 1), new.get(name, 1)
+        for setting in ("seed", "seeds"):
+            there, here = before.get(setting, 1), new.get(setting, 1)
             if there != here:
-                differences.append(f"{name} = {there} there, {here} here")
+                differences.append(f"{setting} = {there} there, {here} here")
         there, here = (one.get("from", "") for one in (before.get("data", {}), self.data))
         if there != here:
             differences.append(f"--from {there or 'nothing'} there, {here or 'nothing'} here")

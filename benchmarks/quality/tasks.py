@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.harness import ROOT, Report, beside, results
 from gen_jax.logs import read_json, write_json
@@ -70,7 +70,8 @@ class Tasks(NamedTuple):
             for metric, (unit, target) in about.metrics.items():
                 values = [one[metric]["value"] for one in found]
                 title = f"{task}: {metric.replace('_', ' ')} (`{about.arguments}`, {took:.0f} core-seconds)"
-                report.fact(title + of_seeds(values), statistics.mean(values), unit, target, about.why)
+                title += of_seeds(values) or _of_program(found[0][metric])
+                report.fact(title, statistics.mean(values), unit, target, about.why)
         return done
 
     def keep_earlier(self, report: Report, done: Sequence[str]) -> None:
@@ -89,3 +90,9 @@ def of_seeds(values: Sequence[float]) -> str:
     if len(values) < 2:
         return ""
     return f", mean of {len(values)} seeds ± {statistics.stdev(values) / len(values) ** 0.5:.4f}"
+
+
+def _of_program(estimate: Mapping[str, Any]) -> str:
+    """The same of a run whose seeds are one program."""
+    seeds = estimate.get("seeds", 1)
+    return f", mean of {seeds} seeds ± {estimate['error']:.4f}" if seeds > 1 else ""

@@ -14,7 +14,7 @@ from benchmarks.harness import Report
 from benchmarks.quality.tasks import Task, Tasks, of_seeds
 from gen_jax.core import averaged
 from gen_jax.evaluation.text import mixture_likelihood
-from gen_jax.run import open_run
+from gen_jax.reopen import open_run
 
 NATS = {"nats_per_token": ("nats/character", "")}
 SLOWER = "products of this machine run at a third of the speed of the one the target was set on"

@@ -23,11 +23,12 @@ PAIRED = {
 
 def unpaired(side: str, known: bool, **targets: str) -> dict[str, tuple[str, str]]:
     """The metrics of one direction. known: whether true partners are known."""
-    names = ["kernel_distance@raw", "kernel_distance_of_copy@raw", "kernel_distance_of_training@raw", "changed"]
+    names = [f"{name}_distance{of}@raw" for name in ("kernel", "frechet") for of in ("", "_of_copy", "_of_training")]
+    names += ["changed"]
     names += ["l1", "l1_of_copy", "ssim", "retrieval", "retrieval_of_copy"] if known else []
     labels = [f"label_consistency{of}" for of in ("", "_of_copy", "_of_real")] + ["adaptation", "adaptation_of_copy"]
     names += [] if known else labels
-    units = {"kernel": "MMD^2", "l1": "of [0, 1]", "changed": "of [0, 1]", "ssim": ""}
+    units = {"kernel": "MMD^2", "frechet": "features^2", "l1": "of [0, 1]", "changed": "of [0, 1]", "ssim": ""}
     unit = lambda name: units.get(name.split("_")[0], "share")
     return {f"{side}_{name}": (unit(name), targets.get(name, "")) for name in names}
 
@@ -47,13 +48,13 @@ TRANSLATIONS = Tasks(
             },
         ),
         "emoji outlines": Task(
-            "pix2pix_facades --data emoji_outlines --shrink 1",
+            "pix2pix_facades --data emoji_outlines --shrink 1 --enlarged 1 --shifted 4 --l1 1000 --steps 7000",
             {"ssim": ("", ">= 0.87"), "psnr": ("dB", ">= 20.1"), "psnr_of_copy": ("dB", ""), **PAIRED},
         ),
         "digits and twins": Task("cyclegan_twins", unpaired("a2b", True) | unpaired("b2a", True)),
         "digits to twins": Task("cut_twins", unpaired("a2b", True)),
         "MNIST and USPS": Task(
-            "cyclegan_digits --data mnist16?partner=usps",
+            "cyclegan_digits --data mnist16?partner=usps --seeds 10",
             unpaired("a2b", False, label_consistency=">= 0.9") | unpaired("b2a", False, label_consistency=">= 0.9"),
         ),
         "emoji, Noto and Twemoji": Task(

@@ -21,6 +21,7 @@ from gen_jax.optimizers import warm_down
 def config(
     data: str = "twins?pairing=unpaired",
     fast: bool = False,
+    nce: float = 0.5,
     features: int = 16,
     blocks: int = 3,
     layers: int = 1,
@@ -38,6 +39,7 @@ def config(
     Args:
         data: two domains of images: pairs taken apart, or a name or folder and its --partner
         fast: FastCUT: a larger weight, no images of the target domain, and mirrored images
+        nce: weight of the contrastive loss, ten times as much with --fast; 0.5 is the paper's 1
         features: channels of the first layer of both networks; 64 in the reference
         blocks: residual blocks of the generator; 9 in the reference
         layers: strided convolutions of the discriminator; 3 in the reference
@@ -58,7 +60,7 @@ def config(
     model = CUT(
         ResNetTranslator(channels[1], features, blocks, resampling="blurred"),
         PatchDiscriminator(features, layers, instance_norm(affine=False)),
-        nce=5.0 if fast else 0.5,
+        nce=10 * nce if fast else nce,
         identity=same and not fast,
         patches=patches,
         width=width,

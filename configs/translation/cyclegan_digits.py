@@ -16,8 +16,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation import unpaired_quality
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.networks import ConvEncoder
-from gen_jax.models.common.normalization import instance_norm
-from gen_jax.models.gan import PatchDiscriminator
+from gen_jax.models.gan import DCGANDiscriminator
 from gen_jax.models.translation import CycleGAN, ResNetTranslator
 from gen_jax.optimizers import warm_down
 
@@ -28,27 +27,27 @@ def config(
     data: str = DATA,
     features: int = 16,
     blocks: int = 2,
-    layers: int = 1,
-    cycle: float = 5.0,
-    semantic: float = 0.0,
+    width: int = 32,
+    cycle: float = 1.0,
+    semantic: float = 0.5,
     pool: int = 50,
     lr: float = 5e-4,
     decay: float = 0.5,
     ema: float = 0.995,
     batch: int = 16,
-    steps: int = 3000,
+    steps: int = 2500,
     smoke: bool = False,
 ) -> Experiment:
-    """No identity loss: the domains differ in the meaning of gray levels.
+    """Discriminators of whole images, a classifier that keeps the digit (Hoffman et al. 2018), and no identity loss.
 
     Args:
         data: two domains of images with labels, a name and its partner
-        features: channels of the first layer of all networks
+        features: channels of the generators' first layer
         blocks: residual blocks of the generators
-        layers: strided convolutions of the discriminators; their patches must fit into the images
+        width: channels of the discriminators' first layer
         cycle: weight of the mean absolute difference after the way there and back; 5 is the paper's 10
-        semantic: weight of the cross-entropy between a classifier's answers to an image and to its translation; it
-            learns the labels of the first domain, and of translations from it; 0 leaves it out
+        semantic: weight of the cross-entropy between a classifier's answers to an image and to its translation; the
+            classifier learns the labels of the first domain's images and of their translations; 0 leaves it out
         pool: earlier translations of each domain that the discriminators may be shown
         lr: learning rate of Adam for both players
         decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
@@ -57,16 +56,17 @@ def config(
         steps: training steps
     """
     if smoke:
-        data, features, blocks, batch, pool, steps = "twins?pairing=unpaired", 4, 1, 4, 6, min(steps, 20)
+        data, features, blocks, width = "twins?pairing=unpaired", 4, 1, 4
+        batch, pool, steps = 4, 6, min(steps, 20)
     domains = load(data)
     x, y = domains.domains()
     if semantic and not x.classes:
         raise UserError(f"{domains.name} has no labels for a classifier: give --semantic 0")
+    discriminator = DCGANDiscriminator((width, 2 * width, 4 * width), dropout=0.0)
     channels = [one.shape[-1] for one in (x, y)]
-    plain = instance_norm(affine=False)
     model = CycleGAN(
         (ResNetTranslator(channels[1], features, blocks), ResNetTranslator(channels[0], features, blocks)),
-        (PatchDiscriminator(features, layers, plain), PatchDiscriminator(features, layers, plain)),
+        (discriminator, discriminator),
         cycle,
         identity=0.0,
         pool=pool,

@@ -65,12 +65,13 @@ def config(
         data, shrink, features, depth, layers, batch, steps = "outlines", 1, 4, 3, 1, 4, min(steps, 20)
     pairs = load(data)
     levels = pairs.images(multiple=shrink).levels
+    channels = pairs["train"]["y"].shape[-1]
     model = Pix2Pix(
-        UNet(pairs["train"]["y"].shape[-1], features, depth),
+        UNet(channels, features, depth),
         PatchDiscriminator(2 * features, layers),
         l1,
         noise=noise,
-        regularizers=[mode_seeking(seeking)] if seeking else [],
+        regularizers=[mode_seeking(seeking, channels=channels)] if seeking else [],
     )
     tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     metrics = [paired_quality(often=20 if smoke else 100)]
@@ -78,6 +79,7 @@ def config(
         metrics = [paired_quality(segmenter), segmentation_quality()]
     both = ("x", "y")
     smaller = [together(both, downsample(shrink))] if shrink > 1 else []
+    moved = [together(both, shift(shifted))] if shifted else []
     return Experiment(
         model,
         with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", ema),
@@ -89,8 +91,8 @@ def config(
             scale(-1, 1, levels),
             on("y", scale(-1, 1, levels)),
             together(both, jitter(enlarged)),
-            together(both, shift(shifted)),
             together(both, flip()),
+            *moved,
         ],
         metrics=metrics,
         plots=[plots.translations],

@@ -61,7 +61,7 @@ def config(
         PatchDiscriminator(features, layers),
         l1,
         noise=noise,
-        regularizers=[mode_seeking(seeking)] if seeking else [],
+        regularizers=[mode_seeking(seeking, channels=channels)] if seeking else [],
     )
     tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)
     return Experiment(

@@ -27,7 +27,8 @@ from gen_jax.evaluation.samples.quality import examples_of, quality, resolve_enc
 from gen_jax.evaluation.suite import EncoderChoice, is_text, quality_encoder, suite
 from gen_jax.evaluation.text import held_out_quality, text_quality
 from gen_jax.logs import machine, read_metrics
-from gen_jax.run import Run, open_run
+from gen_jax.reopen import open_run
+from gen_jax.run import Run
 from gen_jax.workdir import default_workdir
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Pat
         done = subprocess.run(command)
         if done.returncode:
             raise UserError(f"{one.path} could not be trained (exit code {done.returncode}); see above")
-        folders.append(default_workdir(one, seed=0))
+        folders.append(default_workdir(one))
     return folders
 
 
@@ -109,19 +110,20 @@ def compared(
 def _model_row(
     name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int, length: int
 ) -> Row:
-    model, state, own = run.experiment.model, averaged(run.state()), run.experiment.metrics
+    model, own = run.experiment.model, run.experiment.metrics
     if is_text(split):
         of_texts = text_quality(length=length)
         own = [*(metric for metric in own if metric.__name__ != of_texts.__name__), of_texts]
-    measure = evaluator(model, suite(model, split, own, encoder, samples), seed)
-    found = over_seeds([measure(one, split) for one in run.states()])
+    measure, states = evaluator(model, suite(model, split, own, encoder, samples), seed), run.states()
+    found = over_seeds([measure(one, split) for one in states])
     summary = run.folder.summary()
     if not summary.get("resumed_at"):  # otherwise only the time since the last resume is known
         device = run.folder.recorded()["environment"]["devices"][0]
+        device += f", {run.experiment.seeds} seeds" if run.experiment.seeds > 1 else ""
         found["run_seconds"] = Estimate(
             summary["seconds"], math.nan, "s", "exact", 1, device, "speed and cost", "lower"
         )
-    figures = {"samples": _samples(model, state, split, jax.random.key(seed))}
+    figures = {"samples": _samples(model, averaged(states[0]), split, jax.random.key(seed))}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)
     return Row(name, type(model).__name__, found, figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,15 @@ def evaluate(
     wanted_step = parse_step(step)
     states = run.states(wanted_step) if member is None else [run.state(wanted_step)]
     said = wanted_step if isinstance(wanted_step, str) and wanted_step != "best" else int(states[0].step)
-    mixed = (lambda _: {}) if mix is None else partial(_mixed, run, open_workdir(mix, None, data_dir), part)
-    found = over_seeds([{**measure(state, part), **mixed(state)} for state in states])
-    run.folder.keep_evaluation(part.name, said, as_json(found), seed)
-    console().print(table(f"{workdir}, step {said}, {part.name} split", found))
+    mixed = _mixing(run, open_workdir(mix, None, data_dir), part) if mix else lambda _: {}
+    found = over_seeds([{**mixed(state), **measure(state, part)} for state in states])
+    one = "" if member is None else f", member {member}"
+    run.folder.keep_evaluation(part.name + one, said, as_json(found), seed)
+    console().print(table(f"{workdir}, step {said}, {part.name} split{one}", found))
 
 
-def _mixed(run: Any, other: Any, part: Any, state: Any) -> dict[str, Any]:
-    """The likelihood of the mixture of the models of two runs."""
+def _mixing(run: Any, other: Any, part: Any) -> Callable[[Any], dict[str, Any]]:
+    """Makes the function from a State to the likelihood of the mixture of the models of two runs."""
     from gen_jax.core import TokenDensity, averaged
     from gen_jax.evaluation.text import mixture_likelihood
 
@@ -77,8 +78,11 @@ def _mixed(run: Any, other: Any, part: Any, state: Any) -> dict[str, Any]:
             kind = type(one.experiment.model).__name__
             raise UserError(f"--mix: {one.workdir} is an {kind}; language models and n-gram models can be mixed")
     splits = lambda one: {name: one.experiment.split(one.data, name) for name in ("validation", part.name)}
-    mine = run.experiment.model, averaged(state), splits(run)
-    theirs = other.experiment.model, averaged(other.state(None)), splits(other)
-    found, weight = mixture_likelihood(mine, theirs, part.name)
-    said = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}; "
-    return {name: estimate._replace(how=said + estimate.how) for name, estimate in found.items()}
+    own, theirs = splits(run), (other.experiment.model, averaged(other.state(None)), splits(other))
+
+    def mixed(state: Any) -> dict[str, Any]:
+        found, weight = mixture_likelihood((run.experiment.model, averaged(state), own), theirs, part.name)
+        said = f"{weight:.2f} {run.workdir.name} + {1 - weight:.2f} {other.workdir.name}; "
+        return {name: estimate._replace(how=said + estimate.how) for name, estimate in found.items()}
+
+    return mixed

@@ -70,7 +70,7 @@ def read_input(option: str, source: str) -> str:
 
 def open_workdir(workdir: Path, config: Path | None, data_dir: Path | None, member: int = 0):
     from gen_jax.compilation import use_compilation_cache
-    from gen_jax.run import open_run
+    from gen_jax.reopen import open_run
 
     use_compilation_cache()
     run, warning = open_run(workdir, config, data_dir, member)

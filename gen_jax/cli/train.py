@@ -31,9 +31,9 @@ class Options:
         Path | None, tyro.conf.arg(help="working directory; by default runs/NAME and the changed knobs")
     ] = None
     seed: Annotated[int, tyro.conf.arg(help="seed of all random numbers")] = 0
-    seeds: Annotated[int | None, tyro.conf.arg(help="train so many seeds as one program; metrics are their means")] = (
-        None
-    )
+    seeds: Annotated[
+        int | None, tyro.conf.arg(help="number of seeds to train as one program; metrics are averaged over them")
+    ] = None
     devices: Annotated[int, tyro.conf.arg(help="devices to divide the batch over; 0: as the config says, or all")] = 0
     distributed: Annotated[
         bool, tyro.conf.arg(help="join the other processes of this run; see docs/guides/devices.md")
@@ -144,9 +144,12 @@ def _params_of(origin: Path | None, data_dir: Path | None) -> Any:
         raise UserError(f"--from {origin}: there is no such folder")
     if (origin / "run.json").is_file():
         from gen_jax.core import averaged
-        from gen_jax.run import open_run
+        from gen_jax.reopen import open_run
 
-        return averaged(open_run(origin, data_dir=data_dir)[0].state()).params
+        begun = open_run(origin, data_dir=data_dir)[0]
+        if begun.experiment.seeds > 1:
+            print(f"note: --from {origin}: the first of {begun.experiment.seeds} seeds", file=sys.stderr)
+        return averaged(begun.state()).params
     from gen_jax.models.text.huggingface import load_gpt2
 
     return load_gpt2(origin)[1]

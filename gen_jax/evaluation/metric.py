@@ -50,6 +50,7 @@ class Estimate(NamedTuple):
     group: str = ""  # of columns in comparisons: "likelihood", "sample quality", ...; "" for none
     better: str = ""  # "higher", "lower", or "" where neither is better
     headline: bool = False  # among the main results of a run
+    seeds: int = 1  # of whose values this is the mean; the error is that of the mean and of the examples
 
 
 def with_group(

@@ -33,18 +33,34 @@ def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[
 
 
 def over_seeds(found: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    """The mean of the estimates of several seeds, with its standard error over seeds.
+    """The means of the estimates of several seeds.
 
-    What all seeds agree on, such as the values of floors, keeps its own error.
+    The standard error of a mean is that over seeds, and that over examples, which all seeds share. An estimate with the
+    same value for every seed, such as a floor, is returned unchanged.
     """
-    first, *others = found
-    combined = dict(first)
-    for name, one in first.items() if others else ():
-        values = [estimates[name].value for estimates in found if name in estimates]
-        if len(set(values)) > 1:
-            how = f"{len(values)} seeds" + (f", {one.how}" if one.how else "")
-            combined[name] = one._replace(value=float(np.mean(values)), error=standard_error(values), how=how)
-    return combined
+    names = dict.fromkeys(name for estimates in found for name in estimates)
+    return {name: _mean([estimates[name] for estimates in found if name in estimates]) for name in names}
+
+
+def _mean(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of an estimate over seeds."""
+    first, values = estimates[0], [e.value for e in estimates]
+    if len(set(values)) == 1:
+        return first
+    own = float(np.mean([e.error for e in estimates]))
+    error = math.hypot(standard_error(values), 0.0 if math.isnan(own) else own)
+    how = _common([e.how for e in estimates])
+    return first._replace(value=float(np.mean(values)), error=error, how=how, seeds=len(values))
+
+
+def _common(notes: Sequence[str]) -> str:
+    """A note that some seeds have, with their number; of notes that differ, the parts that all have."""
+    said = dict.fromkeys(filter(None, notes))
+    if len(said) == 1:
+        [note] = said
+        return note if all(notes) else f"{sum(map(bool, notes))} of {len(notes)} seeds: {note}"
+    parts = [note.split(", ") for note in notes]
+    return ", ".join(part for part in parts[0] if all(part in others for others in parts))
 
 
 def find_metrics(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
@@ -60,14 +76,17 @@ def find_metrics(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric
 def table(title: str, found: Mapping[str, Estimate]) -> Table:
     """The estimates as a table for the terminal."""
     out = Table(title=title, title_justify="left")
-    columns = ["metric", "value", "± s.e.", "unit", "kind", "n"] + ["how"] * any(e.how for e in found.values())
+    columns = ["metric", "value", "± s.e.", "unit", "kind", "n"] + ["how"] * any(
+        e.how or e.seeds > 1 for e in found.values()
+    )
     for column in columns:
         right = column in ("value", "± s.e.", "n")
         out.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
     for name, e in found.items():
         error = "" if math.isnan(e.error) else f"{e.error:.2g}"
+        how = ", ".join(filter(None, [f"{e.seeds} seeds" if e.seeds > 1 else "", e.how]))
         value = f"{e.value:,.0f}" if abs(e.value) >= 10_000 else f"{e.value:.4f}"
-        out.add_row(*[name, value, error, e.unit, e.kind, str(e.n), e.how][: len(columns)])
+        out.add_row(*[name, value, error, e.unit, e.kind, str(e.n), how][: len(columns)])
     return out
 
 

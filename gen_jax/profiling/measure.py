@@ -169,7 +169,7 @@ def measure_case(case: Case, seconds: float = 3.0, data_dir: Path | None = None)
     experiment, source = lay_out(case, data_dir)
     with products_in(case.dtype):
         try:
-            ready = program(experiment.algorithm, source, experiment.chunk, experiment.layout)
+            ready = program(experiment.algorithm_of_seeds, source, experiment.chunk, experiment.layout)
         except ValueError as error:  # raised by models and algorithms for incompatible data
             raise UserError(f"{case.config}: {error}") from error
         try:
@@ -233,7 +233,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         spent = cost(traced.jaxpr, compiled, cadence(experiment.model))
     else:  # the plain step on one device: the program knows neither its chunk's length nor, sharded, the whole batch
         view = jax.eval_shape(lambda source: source, ready.source.example())
-        step = lambda state, view: experiment.algorithm.step(state, view.batch_at(state.step))
+        step = lambda state, view: experiment.algorithm_of_seeds.step(state, view.batch_at(state.step))
         jaxpr = jax.make_jaxpr(step)(ready.shapes, view)
         spent = cost(jaxpr, None, cadence(experiment.model))
     cycle = math.lcm(*cadences(experiment.model), chunk) // chunk  # calls per full cycle of player updates

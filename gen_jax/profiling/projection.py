@@ -69,11 +69,11 @@ def step_work(case: Case, flops: float | None = None, data_dir: Path | None = No
     experiment, source = lay_out(case, data_dir)
     view = jax.eval_shape(lambda source: source, source.example())
     batch = jax.eval_shape(lambda view: view.batch_at(0), view)
-    state = abstract_state(experiment.algorithm, source)
+    state = abstract_state(experiment.algorithm_of_seeds, source)
     flops = (
         flops
         or products(experiment.model, batch)
-        or cost(jax.make_jaxpr(experiment.algorithm.step)(state, batch), every=cadence(experiment.model)).flops
+        or cost(jax.make_jaxpr(experiment.algorithm_of_seeds.step)(state, batch), every=cadence(experiment.model)).flops
     )
     source.close()
     return Work(Path(case.config).stem, len(batch["x"]), flops, reduced_bytes(state))

@@ -45,9 +45,16 @@ def trace_steps(case: Case, folder: Path, data_dir: Path | None = None) -> Trace
     steps = first + CALLS * chunk
     earlier = set(folder.rglob("*.xplane.pb"))
     with products_in(case.dtype):
-        fit(experiment.algorithm, source, steps, chunk=chunk, hooks=[Profile(folder, first, steps)], layout=layout)
+        fit(
+            experiment.algorithm_of_seeds,
+            source,
+            steps,
+            chunk=chunk,
+            hooks=[Profile(folder, first, steps)],
+            layout=layout,
+        )
     (path,) = set(folder.rglob("*.xplane.pb")) - earlier
-    ready = program(experiment.algorithm, source, chunk, layout)
+    ready = program(experiment.algorithm_of_seeds, source, chunk, layout)
     step = ready.advance.lower(ready.abstract_state, ready.zeros(), ready.source.window(0, chunk), loop_length(chunk))
     ready.source.close()
     return read(path, CALLS * chunk, step.compile().as_text())._replace(chunk=chunk)

@@ -16,7 +16,7 @@ from PIL import Image
 from gen_jax.cli.main import main as gen_jax_main
 from gen_jax.errors import exits
 from gen_jax.logs import read_metrics
-from gen_jax.run import open_run
+from gen_jax.reopen import open_run
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("gmm_blobs", "gan_ring8", "dcgan_digits", "vae_digits")
@@ -101,15 +101,19 @@ def test_several_seeds_are_one_run(run, tmp_path):
     alone = []
     for member in "012":
         assert run("evaluate", str(workdir), "--metrics", "mode_coverage", "--member", member)[0] == 0
-        alone.append(json.loads((workdir / "evaluation.json").read_text())["test"]["high_quality"]["value"])
-    assert len(set(alone)) > 1
-    np.testing.assert_allclose(found["high_quality"]["value"], np.mean(alone))
-    np.testing.assert_allclose(found["high_quality"]["error"], np.std(alone, ddof=1) / 3**0.5)
+        measured = json.loads((workdir / "evaluation.json").read_text())
+        assert measured["test"] == found  # the results of all seeds stay
+        alone.append(measured[f"test, member {member}"]["high_quality"])
+    values, errors = ([one[name] for one in alone] for name in ("value", "error"))
+    assert len(set(values)) > 1 and found["high_quality"]["seeds"] == 3
+    np.testing.assert_allclose(found["high_quality"]["value"], np.mean(values))
+    both = np.std(values, ddof=1) / 3**0.5, np.nan_to_num(np.mean(np.array(errors, float)))
+    np.testing.assert_allclose(found["high_quality"]["error"], np.hypot(*both))
     assert run(*train, str(tmp_path / "straight"), "--steps", "50")[0] == 0  # a run that is resumed is the same
     resumed, straight = (open_run(folder, member=2)[0].state() for folder in (workdir, tmp_path / "straight"))
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(s.params) for s in (resumed, straight))))
     for words, message in [
-        (["sample", str(workdir), "--member", "3"], "--member must be between 0 and 2"),
+        (["sample", str(workdir), "--member", "3"], "has the seeds 0 to 2"),
         (["train", tiny, "--seeds", "2", "--workdir", str(workdir)], "seeds = 3 there, 2 here"),
         (["train", tiny, "--seeds", "0"], "seeds must be at least 1"),
     ]:

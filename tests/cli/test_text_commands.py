@@ -122,7 +122,7 @@ def test_gaps_are_filled_by_every_kind_of_model(runs):
 
 @pytest.mark.slow
 def test_the_mean_of_checkpoints_can_be_used(runs, tmp_path):
-    from gen_jax.run import open_run
+    from gen_jax.reopen import open_run
 
     run = tmp_path / "run"
     command = ["train", "numbers", "--smoke", "--steps", 20, "--no-progress", "--workdir", run]

@@ -30,7 +30,7 @@ from gen_jax.evaluation import (
     train_on_synthetic,
 )
 from gen_jax.evaluation.metric import counted, mean_over
-from gen_jax.evaluation.report import as_json, find_metrics, table
+from gen_jax.evaluation.report import as_json, find_metrics, over_seeds, table
 from gen_jax.experiment import Experiment
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Gaussian
@@ -167,3 +167,20 @@ def test_examples_of_weight_0_and_sequences_of_length_0_count_in_no_metric():
     assert found.value == pytest.approx(float(model.log_prob(state, kept).sum()) / 14, rel=1e-5) and found.n == 4
     with pytest.raises(UserError, match="no example counts"):
         counted({"x": x, "weight": np.zeros(6)})
+
+
+def test_seeds_are_averaged_and_notes_say_how_many_have_them():
+    one = lambda value, error=math.nan, how="": Estimate(value, error, "nats", "exact", 9, how)
+    found = over_seeds(
+        [
+            {"a": one(1.0, 0.3), "floor": one(5.0, 0.1), "b": one(1.0, how="collapsed, or nearly"), "c": one(0.0)},
+            {"a": one(3.0, 0.5), "floor": one(5.0, 0.1), "b": one(2.0), "c": one(2.0), "late": one(1.0)},
+        ]
+    )
+    assert found["floor"] == one(5.0, 0.1) and found["late"].value == 1.0
+    assert found["a"].value == 2.0 and found["a"].seeds == 2
+    assert found["a"].error == pytest.approx(math.hypot(1.0, 0.4))  # over seeds, and over the examples they share
+    assert found["c"].error == pytest.approx(1.0)
+    assert found["b"].how == "1 of 2 seeds: collapsed, or nearly"
+    notes = over_seeds([{"a": one(1.0, how="10 parts, bias 1")}, {"a": one(2.0, how="10 parts, bias 2")}])
+    assert notes["a"].how == "10 parts"

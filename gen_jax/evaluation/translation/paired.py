@@ -112,10 +112,10 @@ def feature_distances(
 ) -> dict[str, Estimate]:
     """kernel_distance and, if asked for, frechet_distance with each suffix, of images to real ones."""
     features, found = encode(real).features, {}
-    moments = Moments.of(features)
+    moments = Moments.of(features) if frechet else None
     for suffix, some in images.items():
         made = encode(np.ascontiguousarray(some, np.float32)).features
         found[f"kernel_distance{suffix}@{encode.name}"] = kernel_estimate(made, features)
-        if frechet:
+        if moments is not None:
             found[f"frechet_distance{suffix}@{encode.name}"] = frechet_estimates(made, moments)["frechet_distance"]
     return with_group(found, "translation", kernel_distance="lower", frechet_distance="lower")

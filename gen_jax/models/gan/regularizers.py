@@ -122,17 +122,18 @@ def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, e
     return Regularizer("consistency", DISCRIMINATOR, weight, value, every)
 
 
-def mode_seeking(weight: float = 1.0, every: int = 1) -> Regularizer:
+def mode_seeking(weight: float = 1.0, every: int = 1, channels: int = 0) -> Regularizer:
     """1 / (d(G(z), G(z')) / d(z, z')): different noise should give different examples (MSGAN, Mao et al. 2019).
 
-    d is the mean absolute difference.
+    d is the mean absolute difference. channels: how many of the last ones are compared, where others hold what is
+    given; by default all.
     """
 
     def value(turn: Turn) -> Array:
         key = fold_in(turn.key, "mode_seeking")
         z = turn.model.noise(key, len(turn.z))
-        other, _ = turn.model.forward(turn.params, turn.state, turn.batch, z, key)
-        ratio = jnp.mean(_distances(turn.fake, other) / _distances(turn.z, z))
+        other, _ = turn.model.forward(turn.params, turn.state, turn.batch, z, fold_in(turn.key, "fake"))  # same dropout
+        ratio = jnp.mean(_distances(turn.fake[..., -channels:], other[..., -channels:]) / _distances(turn.z, z))
         return 1 / (ratio + 1e-5)
 
     return Regularizer("mode_seeking", GENERATOR, weight, value, every, resamples=True)

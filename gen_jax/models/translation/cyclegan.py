@@ -49,7 +49,8 @@ class CycleGAN:
     pool: the discriminators see images of earlier steps too, of which so many are kept (section 4); 0: none.
     classifier: a module from images (B, H, W, C) to logits (B, classes), a third player, which learns the "label" of
     images "x" and of their translations (Bousmalis et al. 2017). semantic: weight of the cross-entropy between its
-    answers to an image and to the translation, both ways, without labels (CyCADA, Hoffman et al. 2018).
+    answers to an image and to the translation, both ways, as probabilities (after CyCADA, Hoffman et al. 2018, whose
+    classifier is trained before).
     """
 
     generators: tuple[nn.Module, nn.Module]
