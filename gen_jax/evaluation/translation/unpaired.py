@@ -142,7 +142,7 @@ class _Judge(NamedTuple):
     def of(cls, source: Split, target: Split, adapted: int) -> _Judge:
         """The classifier sees training images moved by a pixel too: it judges the shape, not the place."""
         test, some = _labeled(target, 5000), _labeled(source.reference, adapted)
-        made = fit_classifier(_labeled(target.reference, 20_000), test, "target", steps=2000, transforms=[shift(1)])
+        made = fit_classifier(_labeled(target.reference, 20_000), test, "target", transforms=[shift(1)])
         training = source.reference.part(0, adapted)
         judge = cls(made, test, training, {})
         real = judge._recognized(test["x"], test["label"])._replace(how="real images of the target domain")
