@@ -1,0 +1,141 @@
+"""Random affine maps of images and other changes that keep their label, inside the compiled step.
+
+Every image has draws of its own, keyed by the key of the batch. They apply to training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gen_jax.core import Batch, fold_in
+from gen_jax.data.transforms import Transform
+
+__all__ = ["Affine", "Fill", "affine", "contrast", "cutout", "geometric"]
+
+Fill = Literal["nearest", "constant", "reflect"]
+
+
+class Affine(NamedTuple):
+    """Affine maps about the centers of N images, from places in the output to places in the input.
+
+    A place is zoomed, sheared, shifted and rotated, in this order, as in Keras' ImageDataGenerator; but shifts are
+    along the axes they name, and the center is that of the image where height and width differ.
+    """
+
+    rotation: Array  # (N,) radians; the content turns counter-clockwise
+    shift: Array  # (N, 2) pixels along rows and columns; the content moves up and to the left
+    zoom: Array  # (N, 2) factors along rows and columns; below 1 the content is enlarged
+    shear: Array  # (N,) radians
+
+    def places(self, height: int, width: int) -> Array:
+        """(N, H, W, 2) rows and columns in the input."""
+        center = jnp.array([(height - 1) / 2, (width - 1) / 2], jnp.float32)
+        grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), axis=-1) - center
+        row, column = jnp.moveaxis(self.zoom[:, None, None] * grid, -1, 0)
+        of = lambda angle: (jnp.cos(angle)[:, None, None], jnp.sin(angle)[:, None, None])
+        (cos, sin), (turned_cos, turned_sin) = of(self.shear), of(self.rotation)
+        row, column = cos * row, column - sin * row
+        row, column = row + self.shift[:, 0, None, None], column + self.shift[:, 1, None, None]
+        row, column = turned_sin * column + turned_cos * row, turned_cos * column - turned_sin * row
+        return jnp.stack([row, column], axis=-1) + center
+
+
+def affine(x: Array, maps: Affine, fill: Fill = "nearest", value: float = 0.0) -> Array:
+    """Applies a map to each image (N, H, W, C), by bilinear interpolation.
+
+    fill: beyond the edge: "nearest", its nearest pixel; "reflect", the image mirrored at its edge; "constant": `value`.
+    """
+    height, width = x.shape[1:3]
+    at = maps.places(height, width)
+    first = jnp.floor(at)
+    share = at - first
+    flat, made = x.reshape(len(x), height * width, -1), jnp.zeros_like(x, jnp.float32)
+    for down in (0, 1):
+        for right in (0, 1):
+            corner = first.astype(jnp.int32) + jnp.array([down, right])
+            inside = ((corner >= 0) & (corner < jnp.array([height, width]))).all(axis=-1)[..., None]
+            row, column = (_inside(corner[..., axis], size, fill) for axis, size in ((0, height), (1, width)))
+            index = (row * width + column).reshape(len(x), -1, 1)
+            pixels = jnp.take_along_axis(flat, index, axis=1).reshape(x.shape)
+            pixels = jnp.where(inside, pixels, value) if fill == "constant" else pixels
+            weight = jnp.abs(1 - down - share[..., 0]) * jnp.abs(1 - right - share[..., 1])
+            made += weight[..., None] * pixels
+    return made
+
+
+def _inside(index: Array, size: int, fill: Fill) -> Array:
+    """The index of a pixel that stands for one beyond the edge."""
+    if fill == "reflect":
+        index = jnp.mod(index, 2 * size)
+        return jnp.where(index < size, index, 2 * size - 1 - index)
+    return jnp.clip(index, 0, size - 1)
+
+
+def geometric(
+    rotation: float = 0.0,
+    shift: float | Sequence[float] = 0.0,
+    zoom: float = 0.0,
+    isotropic: bool = False,
+    shear: float = 0.0,
+    fill: Fill = "nearest",
+    value: float = 0.0,
+) -> Transform:
+    """A random affine map of each image (B, H, W, C).
+
+    rotation, shear: at most so many degrees. shift: at most this share of the image, or one along rows and one along
+    columns. zoom: by factors between 1 - zoom and 1 + zoom, of each axis, or `isotropic`, of both together.
+    `geometric(10, 0.1, 0.1)` is the usual rotation_range=10, width_shift_range=0.1, height_shift_range=0.1,
+    zoom_range=0.1 of Keras.
+    """
+    shifts = (shift, shift) if isinstance(shift, (int, float)) else tuple(shift)
+    if min(rotation, shear, *shifts) < 0 or not 0 <= zoom < 1:
+        raise ValueError("rotation, shift and shear must not be negative, and zoom must be at least 0 and below 1")
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"].astype(jnp.float32)
+        draw = lambda name, *shape: jax.random.uniform(fold_in(key, name), (len(x), *shape), minval=-1.0)
+        zooms = draw("zoom", 1 if isotropic else 2) * jnp.ones(2)
+        maps = Affine(
+            jnp.radians(rotation) * draw("rotation"),
+            draw("shift", 2) * jnp.array(shifts) * jnp.array(x.shape[1:3]),
+            1 + zoom * zooms,
+            jnp.radians(shear) * draw("shear"),
+        )
+        return {**batch, "x": affine(x, maps, fill, value)}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def contrast(brightness: float = 0.0, factor: float = 0.0) -> Transform:
+    """Random brightness and contrast of images (B, H, W, C): (x - mean) * c + mean + b.
+
+    b is at most `brightness`, in the units of x; c is between 1 - factor and 1 + factor; the mean is that of the image.
+    """
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"].astype(jnp.float32)
+        draw = lambda name: jax.random.uniform(fold_in(key, name), (len(x), 1, 1, 1), minval=-1.0)
+        mean = x.mean(axis=(1, 2, 3), keepdims=True)
+        return {**batch, "x": (x - mean) * (1 + factor * draw("contrast")) + mean + brightness * draw("brightness")}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def cutout(side: int, value: float = 0.0) -> Transform:
+    """Sets a square of each image (B, H, W, C) to `value` (DeVries & Taylor 2017); it may lie partly outside."""
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x, hidden = batch["x"], True
+        for axis in (1, 2):
+            size = x.shape[axis]
+            center = jax.random.randint(fold_in(key, axis), (len(x), 1), 0, size)
+            near = (jnp.arange(size) >= center - side // 2) & (jnp.arange(size) < center - side // 2 + side)
+            hidden = hidden & (near[:, :, None, None] if axis == 1 else near[:, None, :, None])
+        return {**batch, "x": jnp.where(hidden, jnp.asarray(value, x.dtype), x)}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
