@@ -48,7 +48,8 @@ TRANSLATIONS = Tasks(
             },
         ),
         "emoji outlines": Task(
-            "pix2pix_facades --data emoji_outlines --shrink 1 --enlarged 1 --shifted 4 --l1 1000 --lr 4e-4 --steps 7000",
+            "pix2pix_facades --data emoji_outlines --shrink 1 --enlarged 1 --shifted 4 --l1 1000 --lr 4e-4 "
+            "--steps 7000",
             {"ssim": ("", ">= 0.87"), "psnr": ("dB", ">= 20.1"), "psnr_of_copy": ("dB", ""), **PAIRED},
         ),
         "digits and twins": Task("cyclegan_twins", unpaired("a2b", True) | unpaired("b2a", True)),

@@ -44,7 +44,7 @@ def config(
         l1: weight of the mean absolute difference to the truth
         noise: channels of noise beside the source, for several answers; 0 leaves only dropout
         seeking: weight of mode seeking: answers to other noise should differ
-        dropout: in the U-Net's decoder
+        dropout: in the U-Net's decoder, in depth - 5 of its layers
         lr: learning rate of Adam for both players
         decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generator that evaluation and translation use

@@ -157,7 +157,10 @@ class FileTranslator:
         keys = [self._keys(np.resize(numbers, size), draw) if several else None for draw in range(self.draws)]
         drawn = [np.clip((np.asarray(program(state, full, key))[:n] + 1) / 2, 0, 1) for key in keys]
         if several and all(np.array_equal(drawn[0], other) for other in drawn[1:]):
-            raise UserError(f"--draws {self.draws}: this model has neither noise nor dropout, all draws are alike")
+            raise UserError(
+                f"--draws {self.draws}: this model has neither noise nor dropout, all draws are alike; "
+                "train one with --noise 8"
+            )
         return [list(images) for images in zip(*drawn)]
 
 

@@ -52,6 +52,9 @@ def translate_images(made: FileTranslator, state: State, source: Path, out: Path
     if len(sizes := {file.size for file in todo}) > 3:
         print(f"note: images of {len(sizes):,} sizes; a program is compiled for each", file=sys.stderr)
     _write(made, state, todo, targets)
+    if other := sum(file.header.gray != (made.channels == 1) for file in files):
+        turned = "averaged over their colors" if made.channels == 1 else f"repeated in {made.channels} channels"
+        print(f"note: {other:,} of {len(files):,} images {turned}, as the model needs", file=sys.stderr)
     if sheet:
         _draw_sheet(files, targets, sheet)
     print(f"{len(files):,} images in {out}")
@@ -125,4 +128,4 @@ def _draw_sheet(files: list[ImageFile], targets: dict[ImageFile, list[Path]], sh
     for draw in range(len(targets[files[0]])):
         rows.append(np.stack([read_image(image_files(targets[file][draw])[0], 3) for file in shown]))
     rows_of_images({"sources, translations": rows}).savefig(sheet)
-    print(f"sources and translations in {sheet}")
+    print(f"{len(shown)} sources of one size, and their translations, in {sheet}")

@@ -266,7 +266,10 @@ def content_splits(values: np.ndarray, missing: Sequence[str], where: Any) -> di
     """
     size = len(values)
     if size <= len(missing):
-        raise UserError(f"{where} has {size} examples, too few for a training, a validation and a test split")
+        few = f"{size} example{'s' if size > 1 else ''}, too few"
+        raise UserError(
+            f"{where} has {few} for a training, a validation and a test split: {len(missing) + 1} are needed"
+        )
     ranked, taken = np.argsort(values, kind="stable"), {}
     for number, split in enumerate(reversed(missing)):
         above = int((values[ranked] >= 0.9 - 0.1 * number).sum())

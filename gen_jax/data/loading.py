@@ -284,7 +284,8 @@ def _with_partner(folder: Path, options: DataOptions) -> Dataset:
         there, missing = (folder, other) if alone[0] in stems["x"] else (other, folder)
         raise UserError(
             f"{len(alone):,} images have no partner; {there / alone[0]} has none in {missing} "
-            "(unreadable files count as missing)" + "".join(f"; {n}" for i in indexes.values() for n in i.notes)
+            "(unreadable files count as missing): give pairs the same name, or train on two domains with "
+            "--pairing unpaired" + "".join(f"; {n}" for i in indexes.values() for n in i.notes)
         )
     splits = split_files([stems["x"][stem] for stem in sorted(stems["x"])], folder)
     files = {s: {"x": some, "y": [stems["y"][f.name.rpartition(".")[0]] for f in some]} for s, some in splits.items()}

@@ -11,9 +11,10 @@ from gen_jax.data.transforms import on, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation import paired_quality, segmentation_quality, unpaired_quality
 from gen_jax.evaluation.metric import Split
+from gen_jax.evaluation.samples.features import raw
 from gen_jax.evaluation.translation import partners_found, psnr, ssim
 from gen_jax.evaluation.translation.images import diagnose
-from gen_jax.evaluation.translation.paired import floors
+from gen_jax.evaluation.translation.paired import feature_distances, floors
 from gen_jax.evaluation.translation.segmentation import segmentation_scores, segmenter
 
 BOTH = (scale(-1, 1), on("y", scale(-1, 1)))
@@ -170,3 +171,11 @@ def test_what_each_metric_needs(pairs):
         paired_quality()(Always(None))(None, alone, jax.random.key(0))
     with pytest.raises(UserError, match="ImageTranslator"):
         paired_quality()(object())
+
+
+def test_a_single_image_has_no_distribution():
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    assert feature_distances(raw, images[:1], {"": images}, frechet=True) == {}
+    assert list(feature_distances(raw, images, {"": images[:1], "_of_copy": images}, frechet=False)) == [
+        "kernel_distance_of_copy@raw"
+    ]

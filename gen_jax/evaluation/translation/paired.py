@@ -110,10 +110,17 @@ def _by_color(split: Split, sources: np.ndarray, targets: np.ndarray, x: np.ndar
 def feature_distances(
     encode: Encoder, real: np.ndarray, images: dict[str, np.ndarray], frechet: bool
 ) -> dict[str, Estimate]:
-    """kernel_distance and, if asked for, frechet_distance with each suffix, of images to real ones."""
+    """kernel_distance and, if asked for, frechet_distance with each suffix, of images to real ones.
+
+    Nothing of fewer than two images, which have no distribution.
+    """
+    if len(real) < 2:
+        return {}
     features, found = encode(real).features, {}
     moments = Moments.of(features) if frechet else None
     for suffix, some in images.items():
+        if len(some) < 2:
+            continue
         made = encode(np.ascontiguousarray(some, np.float32)).features
         found[f"kernel_distance{suffix}@{encode.name}"] = kernel_estimate(made, features)
         if moments is not None:
