@@ -116,7 +116,8 @@ PAGES = {
     ),
     "translations": Page(
         "Quality of image translation",
-        "The configs of the family, test split, one seed, with the core-seconds of training and evaluation together; "
+        "The configs of the family, test split, one seed unless more are named, with the core-seconds of training and "
+        "evaluation together; PSNR is the mean over images, of which those without any error count 99 dB; "
         "names are those of [the family's page](../families/translation.md) (`benchmarks/quality/translations.py`).",
     ),
     "convolutions": Page(
