@@ -89,10 +89,14 @@ def of_seeds(values: Sequence[float]) -> str:
     """How many seeds values are of, with the standard error of their mean."""
     if len(values) < 2:
         return ""
-    return f", mean of {len(values)} seeds ± {statistics.stdev(values) / len(values) ** 0.5:.4f}"
+    return _mean_of(len(values), statistics.stdev(values) / len(values) ** 0.5)
 
 
 def _of_program(estimate: Mapping[str, Any]) -> str:
     """The same of a run whose seeds are one program."""
     seeds = estimate.get("seeds", 1)
-    return f", mean of {seeds} seeds ± {estimate['error']:.4f}" if seeds > 1 else ""
+    return _mean_of(seeds, estimate["error"]) if seeds > 1 else ""
+
+
+def _mean_of(seeds: int, error: float) -> str:
+    return f", mean of {seeds} seeds ± {error:.4f}"
