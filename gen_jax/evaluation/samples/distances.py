@@ -80,16 +80,16 @@ class Moments(NamedTuple):
         return self.scatter / (self.n - 1)
 
 
-def frechet(a: Moments, b: Moments) -> float:
+def frechet(a: Moments, b: Moments, root: np.ndarray | None = None) -> float:
     """The squared 2-Wasserstein distance between normals with these moments (Dowson & Landau 1982).
 
     |m - n|^2 + tr A + tr B - 2 sum sqrt(eigenvalues of R^T B R), A = R R^T: a symmetric matrix with real eigenvalues
-    for any ranks; the square root of the nonsymmetric product A B is never formed.
+    for any ranks; the square root of the nonsymmetric product A B is never formed. root: R, where it is known.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
     first, second = a.covariance, b.covariance
-    root = _root(first)
+    root = _root(first) if root is None else root
     values = scipy.linalg.eigvalsh(root.T @ second @ root, check_finite=False, overwrite_a=True)
     shared = np.sqrt(np.maximum(values, 0)).sum()
     between = np.sum((a.mean - b.mean) ** 2)
@@ -97,12 +97,13 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """R with R R^T = covariance: triangular, or from eigenvectors if singular."""
+    """R with R R^T = covariance: triangular, or if singular, from eigenvectors, one column for each of the rank."""
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(covariance)
-        return vectors * np.sqrt(np.maximum(values, 0))
+        kept = values > values[-1] * len(values) * np.finfo(values.dtype).eps
+        return vectors[:, kept] * np.sqrt(values[kept])
 
 
 ENOUGH = 20
@@ -127,11 +128,12 @@ def jackknifed_frechet(parts: list[Moments], reference: Moments) -> Jackknife:
     samples only: the reference is fixed.
     """
     total = sum(parts[1:], parts[0])
-    value, k = frechet(reference, total), len(parts)
+    root = _root(reference.covariance)
+    value, k = frechet(reference, total, root), len(parts)
     if k < 3 or total.n - max(part.n for part in parts) < 2:
         return Jackknife(value, float("nan"), float("nan"))
     rests = (parts[:i] + parts[i + 1 :] for i in range(k))
-    pseudo = np.array([k * value - (k - 1) * frechet(reference, sum(rest[1:], rest[0])) for rest in rests])
+    pseudo = np.array([k * value - (k - 1) * frechet(reference, sum(rest[1:], rest[0]), root) for rest in rests])
     unbiased = float(pseudo.mean()) if total.n >= ENOUGH * len(total.mean) else float("nan")
     return Jackknife(value, unbiased, float(pseudo.std(ddof=1) / np.sqrt(k)))
 
