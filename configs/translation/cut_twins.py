@@ -21,17 +21,18 @@ from gen_jax.optimizers import warm_down
 def config(
     data: str = "twins?pairing=unpaired",
     fast: bool = False,
-    nce: float = 0.5,
+    nce: float = 1.0,
     features: int = 16,
     blocks: int = 3,
     layers: int = 1,
     patches: int = 64,
     width: int = 64,
-    lr: float = 4e-4,
+    deep: bool = True,
+    lr: float = 2e-4,
     decay: float = 0.5,
     ema: float = 0.99,
     batch: int = 4,
-    steps: int = 1500,
+    steps: int = 3000,
     smoke: bool = False,
 ) -> Experiment:
     """Patches of a translation stay recognizable by the features of their source; the reference has batch 1.
@@ -45,6 +46,7 @@ def config(
         layers: strided convolutions of the discriminator; 3 in the reference
         patches: positions that are compared in each map; 256 in the reference
         width: of the projections that are compared; 256 in the reference
+        deep: compares only the deep maps, for domains that exchange light and dark; the reference compares all
         lr: learning rate of Adam for both players
         decay: share of the steps, at the end, over which the learning rate falls linearly to 0; 0 keeps it constant
         ema: decay of the averaged generator that evaluation and translation use
@@ -64,6 +66,7 @@ def config(
         identity=same and not fast,
         patches=patches,
         width=width,
+        maps=("block_0", f"block_{blocks // 2}") if deep else (),
         flip=fast,
     )
     tx = optax.adam(warm_down(lr, steps, share=decay), b1=0.5)

@@ -176,16 +176,18 @@ def test_discriminators_judge_what_was_made_before_the_step():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params[DISCRIMINATOR]["a2b"], expected)
 
 
-def test_the_contrast_of_patches_against_plain_sums():
+@pytest.mark.parametrize("maps", [(), ("block_0", "block_1")])
+def test_the_contrast_of_patches_against_plain_sums(maps):
     x, made = images(2), images(2, seed=1)
-    model = CUT(ResNetTranslator(1, 4, 2), PatchDiscriminator(4, 1, PLAIN), patches=1000, width=8)
+    model = CUT(ResNetTranslator(1, 4, 2), PatchDiscriminator(4, 1, PLAIN), patches=1000, width=8, maps=maps)
     params, extra = model.init(jax.random.key(0), {"x": x, "y": x})
     state = State(jnp.int32(0), jax.random.key(1), params, (), extra)
     inner = state._replace(params={**params, GENERATOR: params[GENERATOR]["network"]})
     value = model.contrast(params[GENERATOR], inner, x, made, jax.random.key(2))
     heads, losses = params[GENERATOR]["heads"], []
     query, source = (model._features(params[GENERATOR]["network"], inner, a) for a in (made, x))
-    for name in query:
+    assert set(query) == {"padded", "halved_0", "halved_1", "block_0", "block_1"}
+    for name in maps or query:
 
         def unit(a, name=name):
             dense = lambda h, part: h @ heads[f"{name}_{part}"]["kernel"] + heads[f"{name}_{part}"]["bias"]
@@ -261,6 +263,8 @@ def test_bad_input_is_named():
         CUT(net, judge, flip=True).init(jax.random.key(0), {"x": images(2, (16, 18)), "y": images(2, (16, 18))})
     with pytest.raises(ValueError, match="not 'b2a'"):
         CUT(net, judge).translate(None, x, "b2a")
+    with pytest.raises(ValueError, match="keeps no map 'block_7'"):
+        CUT(ResNetTranslator(1, 4, 1), judge, maps=("block_7",)).init(jax.random.key(0), {"x": x, "y": x})
     with pytest.raises(ValueError, match="keeps no features"):
         CUT(Conv(1), judge).init(jax.random.key(0), {"x": x, "y": x})
 

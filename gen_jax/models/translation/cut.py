@@ -40,6 +40,8 @@ class CUT:
     identity: also compares images "y" with their own translation, and takes the mean (FastCUT: False).
     temperature, patches, width: of the contrastive loss: of its logits, positions for each map, and sizes of the
     projection heads, whose weights start from a normal distribution of deviation 0.02, as do all others.
+    maps: names of the generator's maps that are compared; by default all. The shallow ones hold colors and edges, which
+    must stay alike; where light and dark are exchanged only the deep ones ("block_0", ...) can be.
     flip: translates mirrored images at half of the steps, and compares mirrored maps (FastCUT).
     """
 
@@ -50,6 +52,7 @@ class CUT:
     temperature: float = 0.07
     patches: int = 256
     width: int = 256
+    maps: Sequence[str] = ()
     flip: bool = False
     adversarial: AdversarialLoss = least_squares()
     regularizers: Sequence[Regularizer] = ()
@@ -83,7 +86,11 @@ class CUT:
         maps = jax.eval_shape(lambda: self._features(params[GENERATOR], state, batch["x"][:1]))
         if not maps:
             raise ValueError("the generator keeps no features: use a ResNetTranslator")
-        features = {name: jnp.zeros((1, 1, a.shape[-1]), jnp.float32) for name, a in maps.items()}
+        if missing := set(self.maps) - set(maps):
+            raise ValueError(f"the generator keeps no map {sorted(missing)[0]!r}: it keeps {', '.join(maps)}")
+        features = {
+            name: jnp.zeros((1, 1, a.shape[-1]), jnp.float32) for name, a in maps.items() if self._compares(name)
+        }
         heads = _Heads(self.width).init(fold_in(key, "heads"), features)["params"]
         return {**params, GENERATOR: {"network": params[GENERATOR], "heads": heads}}, extra
 
@@ -139,6 +146,8 @@ class CUT:
         chosen, projected = {}, []
         for maps in (self._features(params["network"], state, made), self._features(params["network"], state, x)):
             for name, a in maps.items():
+                if not self._compares(name):
+                    continue
                 if not projected and self.flip:  # the maps of the translation
                     a = jnp.where(mirrored, a[:, :, ::-1], a)
                 a = a.reshape(len(a), -1, a.shape[-1])
@@ -150,6 +159,10 @@ class CUT:
             logits = jnp.einsum("bik,bjk->bij", query, lax.stop_gradient(projected[1][name])) / self.temperature
             losses.append(-jnp.diagonal(jax.nn.log_softmax(logits), axis1=1, axis2=2).mean())
         return jnp.stack(losses).mean()
+
+    def _compares(self, name: str) -> bool:
+        """Whether a map of the generator is compared."""
+        return not self.maps or name in self.maps
 
     def _features(self, network: PyTree, state: State, x: Array) -> dict[str, Array]:
         """The maps that the generator keeps of images."""
