@@ -42,6 +42,7 @@ SPEED = (
     "gan",
     "text",
     "translation",
+    "augmentation",
     "convolutions",
     "metrics",
     "scaling",

@@ -120,6 +120,17 @@ PAGES = {
         "evaluation together; PSNR is the mean over images, of which those without any error count 99 dB; "
         "names are those of [the family's page](../families/translation.md) (`benchmarks/quality/translations.py`).",
     ),
+    "augmentation": Page(
+        "Augmentation",
+        "Random rotation, shift and zoom of images, compiled beforehand, against the loop of Keras' "
+        "`ImageDataGenerator` over single images (`benchmarks/speed/augmentation.py`).",
+    ),
+    "augmentations": Page(
+        "Whether augmentation helps",
+        "Classifiers of Fashion-MNIST with and without random changes (`keras`) and samples of a conditional VAE "
+        "that was trained on 50,000 labeled examples, on 10,000 test images; means over five seeds (of `cnn` three; "
+        "`benchmarks/quality/augmentations.py`).",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

@@ -12,6 +12,7 @@ from typing import Any
 
 from gen_jax.checkpoint import Best
 from gen_jax.core import Algorithm, Source
+from gen_jax.data.catalogue import held_out_rows
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.host import HostTransform, fixed
 from gen_jax.data.mixing import TokenWindows, Unpaired
@@ -103,6 +104,15 @@ class Experiment:
     def algorithm_of_seeds(self) -> Algorithm:
         """The algorithm that is run: of several seeds, their population."""
         return self.algorithm if self.seeds == 1 else population(self.algorithm, self.seeds)
+
+    def with_validation(self, data: Dataset) -> Experiment:
+        """The experiment that holds out a part of the training split where the data has no validation split."""
+        if self.validation != "validation" or self.train != "train" or "validation" in data.splits:
+            return self
+        if "train" not in data.splits:
+            return self
+        start = held_out_rows(data.name, len(data.splits["train"]["x"]))
+        return replace(self, train=f"train[:{start}]", validation=f"train[{start}:]")
 
     def streaming_reason(self, data: Dataset) -> str:
         """The reason to stream the training split from the host; "" to keep it on the device."""

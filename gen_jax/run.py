@@ -85,6 +85,7 @@ class Run:
         with use_data_dir(data_dir):
             experiment = config.build()
             data = load_data(experiment.data)
+        experiment = experiment.with_validation(data)
         experiment = experiment if stream is None else replace(experiment, resident=not stream)
         seeds = None if seeds == experiment.seeds else seeds
         experiment = experiment if seeds is None else replace(experiment, seeds=seeds)

@@ -9,7 +9,7 @@ from functools import partial
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import dequantize
 from gen_jax.evaluation import invertibility, log_likelihood
 from gen_jax.experiment import Experiment
@@ -51,5 +51,4 @@ def config(
         transforms=[dequantize(info.levels)],
         metrics=[log_likelihood, invertibility],
         plots=[plots.samples, plots.temperatures],
-        **validation_split(data),
     )

@@ -12,7 +12,7 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import sample_metrics, stability
 from gen_jax.experiment import Experiment
@@ -62,5 +62,4 @@ def config(
         transforms=[scale(0, 1, levels=info.levels)],
         metrics=[*sample_metrics(info, drawn), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validation_split(data),
     )

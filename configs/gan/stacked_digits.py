@@ -13,7 +13,6 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import validation_split
 from gen_jax.data.transforms import scale, stack_images
 from gen_jax.evaluation import class_coverage, stability
 from gen_jax.experiment import Experiment
@@ -62,5 +61,4 @@ def config(
         transforms=[scale(0, 1, levels), stack_images(3)],
         metrics=[class_coverage(samples=200 if smoke else 26_000), stability],
         plots=[plots.samples, plots.real_and_fake, plots.noise_interpolations],
-        **validation_split(data),
     )

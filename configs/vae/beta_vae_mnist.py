@@ -15,7 +15,7 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.data import load
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, kl_per_dimension, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
@@ -70,5 +70,4 @@ def config(
             *([latent_accuracy] if info.classes else []),
         ],
         plots=[plots.traversals, plots.latent_usage, plots.latent_scatter, plots.samples, plots.interpolations],
-        **validation_split(data),
     )

@@ -13,7 +13,7 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
 from gen_jax.data import load
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import binarize
 from gen_jax.evaluation import elbo, importance_weighted
 from gen_jax.experiment import Experiment
@@ -71,5 +71,4 @@ def config(
         evaluate_every=5000,
         plot_every=5000,
         checkpoint_every=5000,
-        **validation_split(data),
     )

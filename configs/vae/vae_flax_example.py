@@ -13,7 +13,7 @@ import optax
 
 from gen_jax import plots
 from gen_jax.algorithms import descent, with_ema
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import binarize_once
 from gen_jax.evaluation import active_units, elbo, iwae_50
 from gen_jax.experiment import Experiment
@@ -57,5 +57,4 @@ def config(
         transforms=[binarize_once()],
         metrics=[elbo, iwae_50, active_units],
         plots=[plots.samples, plots.reconstructions],
-        **validation_split(data),
     )

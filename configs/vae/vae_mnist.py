@@ -15,7 +15,7 @@ import optax
 from gen_jax import plots
 from gen_jax.algorithms import descent
 from gen_jax.data import load
-from gen_jax.data.catalogue import first_available, validation_split
+from gen_jax.data.catalogue import first_available
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import active_units, elbo, latent_accuracy, reconstruction_error
 from gen_jax.experiment import Experiment
@@ -66,5 +66,4 @@ def config(
             plots.reconstructions,
             plots.imputations,
         ],
-        **validation_split(data),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from gen_jax.cli.augment import augment
 from gen_jax.cli.bench import bench
 from gen_jax.cli.compare import compare
 from gen_jax.cli.data import data
@@ -25,7 +26,21 @@ from gen_jax.errors import UserError
 
 __all__ = ["COMMANDS", "main", "train", "train_main"]
 
-COMMANDS = (sample, generate, translate, evaluate, compare, bench, encoder, plot, animate, data, export, configs)
+COMMANDS = (
+    sample,
+    generate,
+    translate,
+    augment,
+    evaluate,
+    compare,
+    bench,
+    encoder,
+    plot,
+    animate,
+    data,
+    export,
+    configs,
+)
 
 
 def train(config: str) -> None:

@@ -43,7 +43,7 @@ __all__ = [
     "prepare",
     "prepared_size",
     "prepared_text",
-    "validation_split",
+    "held_out_rows",
 ]
 
 
@@ -55,7 +55,7 @@ class Row:
     builder: str
     summary: str
     embedded: bool = True
-    held_out: str = ""  # start of the validation part of the training split, for sets without a validation split
+    held_out: int = 0  # start of the validation part of the training split, for sets without a validation split
 
 
 CATALOGUE = {
@@ -76,8 +76,8 @@ CATALOGUE = {
     "vowels": Row("sequences", "Vowels", "glides of three synthetic speakers, 12 coefficients"),
     "jsb_chorales": Row("sequences", "JsbChorales", "382 Bach chorales, 88 keys", embedded=False),
     "japanese_vowels": Row("sequences", "JapaneseVowels", "640 vowels by nine speakers", embedded=False),
-    "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", False, held_out="50000"),
-    "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", False, held_out="50000"),
+    "mnist": Row("idx", "Mnist", "70,000 digits, 28x28, 8 bits", False, held_out=50_000),
+    "fashion_mnist": Row("idx", "FashionMnist", "70,000 articles of clothing, 28x28, 8 bits", False, held_out=50_000),
     "mnist16": Row("translation", "Mnist16", "MNIST's box of 20x20 pixels as 16x16, a partner of usps", False),
     "usps": Row("translation", "Usps", "9,298 digits, 16x16, 8 bits", False),
     "facades": Row("translation", "Facades", "606 pairs: maps of facades and photos, 128x128", False),
@@ -166,10 +166,10 @@ def first_available(*names: str) -> str:
     return next(name for name in names if there(name))
 
 
-def validation_split(name: str) -> dict[str, str]:
-    """Training and validation splits of a set, as fields of an Experiment: its own, or parts of the training split."""
-    start = CATALOGUE[name].held_out if name in CATALOGUE else ""
-    return {"train": f"train[:{start}]", "validation": f"train[{start}:]"} if start else {}
+def held_out_rows(name: str, size: int) -> int:
+    """The first row of the validation part of a training split without one: as is usual, or the last tenth."""
+    start = CATALOGUE[name].held_out if name in CATALOGUE else 0
+    return start if 0 < start < size else size * 9 // 10
 
 
 def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
@@ -282,7 +282,7 @@ def _with_validation(data: Dataset) -> Dataset:
     splits = dict(data.splits)
     if "validation" in splits or "train" not in splits:
         return data
-    start = len(splits["train"]["x"]) * 9 // 10
+    start = held_out_rows(data.name, len(splits["train"]["x"]))
     part = lambda rows: {entry: a[rows] for entry, a in splits["train"].items()}
     made = {"train": part(slice(start)), "validation": part(slice(start, None))}
     rest = {split: arrays for split, arrays in splits.items() if split != "train"}

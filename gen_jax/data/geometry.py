@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from gen_jax.core import Batch, fold_in
 from gen_jax.data.transforms import Transform
 
-__all__ = ["Affine", "Fill", "affine", "contrast", "cutout", "geometric"]
+__all__ = ["Affine", "Fill", "affine", "contrast", "cutmix", "cutout", "geometric", "mixup"]
 
 Fill = Literal["nearest", "constant", "reflect"]
 
@@ -50,30 +50,23 @@ def affine(x: Array, maps: Affine, fill: Fill = "nearest", value: float = 0.0) -
 
     fill: beyond the edge: "nearest", its nearest pixel; "reflect", the image mirrored at its edge; "constant": `value`.
     """
-    height, width = x.shape[1:3]
-    at = maps.places(height, width)
-    first = jnp.floor(at)
-    share = at - first
-    flat, made = x.reshape(len(x), height * width, -1), jnp.zeros_like(x, jnp.float32)
-    for down in (0, 1):
-        for right in (0, 1):
-            corner = first.astype(jnp.int32) + jnp.array([down, right])
-            inside = ((corner >= 0) & (corner < jnp.array([height, width]))).all(axis=-1)[..., None]
-            row, column = (_inside(corner[..., axis], size, fill) for axis, size in ((0, height), (1, width)))
-            index = (row * width + column).reshape(len(x), -1, 1)
-            pixels = jnp.take_along_axis(flat, index, axis=1).reshape(x.shape)
-            pixels = jnp.where(inside, pixels, value) if fill == "constant" else pixels
-            weight = jnp.abs(1 - down - share[..., 0]) * jnp.abs(1 - right - share[..., 1])
-            made += weight[..., None] * pixels
-    return made
-
-
-def _inside(index: Array, size: int, fill: Fill) -> Array:
-    """The index of a pixel that stands for one beyond the edge."""
+    at = lax.optimization_barrier(maps).places(*x.shape[1:3])  # else the maps are drawn again for each pixel
+    if fill == "constant":
+        x, at = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=value), at + 1
+    size = jnp.array(x.shape[1:3])
     if fill == "reflect":
-        index = jnp.mod(index, 2 * size)
-        return jnp.where(index < size, index, 2 * size - 1 - index)
-    return jnp.clip(index, 0, size - 1)
+        period = jnp.mod(at + 0.5, 2 * size)
+        at = jnp.minimum(period, 2 * size - period) - 0.5
+    at = jnp.clip(at, 0, size - 1)
+    first = jnp.floor(at).astype(jnp.int32)
+    second = jnp.minimum(first + 1, size - 1)
+    flat, width, share = x.reshape(len(x), -1, x.shape[-1]), x.shape[2], at - first
+    made = jnp.zeros((*at.shape[:3], x.shape[-1]))
+    for rows, down in ((first[..., 0], 1 - share[..., 0]), (second[..., 0], share[..., 0])):
+        for columns, right in ((first[..., 1], 1 - share[..., 1]), (second[..., 1], share[..., 1])):
+            pixels = jax.vmap(lambda a, i: a.at[i].get(mode="promise_in_bounds"))(flat, rows * width + columns)
+            made += (down * right)[..., None] * pixels
+    return made
 
 
 def geometric(
@@ -139,3 +132,51 @@ def cutout(side: int, value: float = 0.0) -> Transform:
         return {**batch, "x": jnp.where(hidden, jnp.asarray(value, x.dtype), x)}
 
     return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def mixup(alpha: float = 0.2) -> Transform:
+    """Mixes each example with another one of the batch (Zhang et al. 2018).
+
+    The share of the first is drawn from Beta(alpha, alpha), for each example; the batch gains "mixed_label", the label
+    of the second, and "share" (B,).
+    """
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x = batch["x"].astype(jnp.float32)
+        share = jax.random.beta(fold_in(key, "share"), alpha, alpha, (len(x),))
+        other = jax.random.permutation(fold_in(key, "other"), len(x))
+        weight = share.reshape(-1, *[1] * (x.ndim - 1))
+        return {**_mixed(batch, other, share), "x": weight * x + (1 - weight) * x[other]}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def cutmix(alpha: float = 1.0) -> Transform:
+    """Pastes a rectangle of another image of the batch into each (B, H, W, C) (Yun et al. 2019).
+
+    The share of the rectangle is drawn from Beta(alpha, alpha); "share" (B,) is that of the first image after clipping
+    at the edges, and "mixed_label" the label of the second.
+    """
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+
+    def apply(batch: Batch, key: Array) -> Batch:
+        x, inside = batch["x"], jnp.bool_(True)
+        cut = jnp.sqrt(1 - jax.random.beta(fold_in(key, "share"), alpha, alpha, (len(x), 1)))
+        for axis in (1, 2):
+            size = x.shape[axis]
+            center = jax.random.uniform(fold_in(key, axis), (len(x), 1)) * size
+            near = jnp.abs(jnp.arange(size) + 0.5 - center) < cut * size / 2
+            inside = inside & (near[:, :, None, None] if axis == 1 else near[:, None, :, None])
+        other = jax.random.permutation(fold_in(key, "other"), len(x))
+        share = 1 - inside.mean(axis=(1, 2, 3))
+        return {**_mixed(batch, other, share), "x": jnp.where(inside, x[other], x)}
+
+    return Transform(apply, inverse=lambda x: x, augments=True)
+
+
+def _mixed(batch: Batch, other: Array, share: Array) -> Batch:
+    """The batch with the labels of the other examples and the share of the first."""
+    return {**batch, "mixed_label": batch["label"][other], "share": share}

@@ -3,6 +3,7 @@
 import gzip
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.data import CATALOGUE, Resident, Streamed, dequantize, load, prepare, scale
+from gen_jax import GMM, em
+from gen_jax.data import CATALOGUE, Dataset, Resident, Streamed, dequantize, load, prepare, scale
 from gen_jax.data.modes import grid, ring
 from gen_jax.data.source import epoch, permute
 from gen_jax.data.transforms import binarize, binarize_once, threshold
 from gen_jax.errors import UserError
+from gen_jax.experiment import Experiment
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -240,3 +243,16 @@ def test_two_processes_prepare_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env, text=True) for _ in range(2)
     ]
     assert [p.communicate(timeout=120)[0].split()[-1] for p in both] == ["250", "250"]
+
+
+def test_a_part_of_the_training_split_is_held_out_where_there_is_no_validation_split():
+    x = np.zeros((50, 2), np.float32)
+    experiment = Experiment(GMM(2), em(GMM(2)), "mine", 1)
+    bare, own = ({split: {"x": x} for split in splits} for splits in (("train", "test"), ("train", "validation")))
+    held = experiment.with_validation(Dataset("mine", bare))
+    assert (held.train, held.validation) == ("train[:45]", "train[45:]")
+    assert experiment.with_validation(Dataset("mine", own)) is experiment
+    chosen = replace(experiment, validation="test")
+    assert chosen.with_validation(Dataset("mine", bare)) is chosen
+    large = Dataset("fashion_mnist", {"train": {"x": np.zeros((60_000, 1), np.float32)}, "test": {"x": x}})
+    assert experiment.with_validation(large).validation == "train[50000:]"

@@ -1,12 +1,14 @@
 """Random affine maps against scipy's, and what random changes of images must keep."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from gen_jax.data.geometry import Affine, affine, contrast, cutout, geometric
+from gen_jax.data.geometry import Affine, affine, contrast, cutmix, cutout, geometric, mixup
 
 MODES = {"nearest": "nearest", "reflect": "reflect", "constant": "grid-constant"}
 
@@ -79,3 +81,32 @@ def test_bad_ranges_are_named():
         geometric(rotation=-1)
     with pytest.raises(ValueError, match="below 1"):
         geometric(zoom=1)
+
+
+def test_affine_maps_are_those_of_keras_but_for_its_swapped_axes():
+    """Outputs of Keras 3.15.1, `ImageDataGenerator(rotation_range=10, width_shift_range=0.1, height_shift_range=0.1,
+    zoom_range=0.1)`, for its own draws: theta in degrees, tx, ty, zx, zy. It moves columns by tx, which is drawn from
+    the range of heights, and rows by ty; zx is of columns."""
+    recorded = np.load(Path(__file__).with_name("keras_affine.npz"))
+    theta, tx, ty, zx, zy = recorded["draws"].T.astype(np.float32)
+    rows, columns = np.mgrid[:28, :28]
+    x = [np.sin(0.4 * rows + 0.1 * i) * np.cos(0.3 * columns - 0.2 * i * rows / 28) for i in range(len(theta))]
+    x = jnp.asarray(np.stack(x)[..., None], jnp.float32)
+    shift, zoom, zeros = np.stack([ty, tx], axis=1), np.stack([zy, zx], axis=1), jnp.zeros(len(x))
+    found = affine(x, Affine(jnp.radians(theta), jnp.asarray(shift), jnp.asarray(zoom), zeros))
+    np.testing.assert_allclose(found, recorded["images"], atol=1e-5)
+    named = affine(x, Affine(jnp.radians(theta), jnp.asarray(shift[:, ::-1]), jnp.asarray(zoom), zeros))
+    assert np.abs(named - recorded["images"]).max() > 0.1
+
+
+@pytest.mark.parametrize("change", [mixup(0.5), cutmix()])
+def test_mixtures_hold_their_shares_of_both_examples(change):
+    """Constant images, so that the mean shows the shares of both."""
+    values = np.arange(1.0, 33.0, dtype=np.float32)
+    batch = {"x": jnp.broadcast_to(values[:, None, None, None], (32, 12, 10, 2)), "label": jnp.arange(32)}
+    made = jax.jit(change.apply)(batch, jax.random.key(3))
+    share, other = np.asarray(made["share"]), values[np.asarray(made["mixed_label"])]
+    assert share.std() > 0.1 and 0 <= share.min() and share.max() <= 1
+    assert sorted(other) == sorted(values)
+    np.testing.assert_allclose(np.asarray(made["x"]).mean(axis=(1, 2, 3)), share * values + (1 - share) * other, 1e-5)
+    np.testing.assert_array_equal(made["label"], batch["label"])

@@ -22,7 +22,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gen_jax.algorithms import descent
-from gen_jax.core import Batch, Mean, Objective, State
 from gen_jax.data.dataset import value_range
 from gen_jax.data.records import is_lazy
 from gen_jax.data.source import Arrays, Resident
@@ -31,12 +30,12 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
 from gen_jax.loop import fit
+from gen_jax.models.common.classification import Classification
 from gen_jax.models.common.convolutions import Conv
 
 __all__ = [
     "KIND",
     "PACKAGED",
-    "Classification",
     "Classifier",
     "Encoder",
     "EncoderOutput",
@@ -141,25 +140,6 @@ class Classifier(nn.Module):
             x_BHWC = nn.relu(Conv(width, strides=2)(x_BHWC))
         features = nn.relu(nn.Dense(self.hidden)(x_BHWC.reshape(len(x_BHWC), -1)))
         return features, nn.Dense(self.classes)(features)
-
-
-class Classification(NamedTuple):
-    """A classifier as a model trainable by `descent`, on the cross-entropy of "label"."""
-
-    network: Classifier
-
-    def init(self, key: Array, batch: Batch):
-        return {"classifier": self.network.init(key, batch["x"][:1])["params"]}, {}
-
-    def loss(self, params, state: State, batch: Batch, key: Array):
-        _, logits = self.network.apply({"params": params}, batch["x"])
-        right = Mean.of(logits.argmax(axis=-1) == batch["label"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, ({}, {"accuracy": right})
-
-    @property
-    def objectives(self):
-        return (Objective("classifier", self.loss),)
 
 
 class TrainedClassifier(NamedTuple):
