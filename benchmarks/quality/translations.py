@@ -62,6 +62,10 @@ TRANSLATIONS = Tasks(
             "cyclegan_twins --data emoji?pairing=unpaired --layers 2 --steps 2000",
             unpaired("a2b", True, l1="<= 0.169") | unpaired("b2a", True, l1="<= 0.169"),
         ),
+        "emoji, Noto to Twemoji by CUT": Task(
+            "cut_twins --data emoji?pairing=unpaired --no-deep --nce 0.5 --layers 2 --steps 2000",
+            unpaired("a2b", True, l1="<= 0.169"),
+        ),
     },
 )
 
