@@ -131,6 +131,13 @@ PAGES = {
         "that was trained on 50,000 labeled examples, on 10,000 test images; means over five seeds (of `cnn` three; "
         "`benchmarks/quality/augmentations.py`).",
     ),
+    "anomaly": Page(
+        "Anomaly detection",
+        "`AnomalyDetector` (a Gaussian mixture, its size by held-out likelihood) and scikit-learn's methods on 20 tables "
+        "of ADBench: trained on a shuffled half of the normal rows, no method sees labels, means over seeds. In the "
+        "published protocol (DTE) the halves are in the order of the file, and small sets are filled with copies before "
+        "(`benchmarks/quality/anomaly.py`).",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

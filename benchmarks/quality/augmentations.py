@@ -34,7 +34,17 @@ def run(*words: str) -> None:
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     report = Report("augmentations")
-    run("train.py", "cvae_digits", "--data", "fashion_mnist", "--workdir", str(GENERATOR), "--no-progress")
+    run(
+        "train.py",
+        "cvae_digits",
+        "--data",
+        "fashion_mnist",
+        "--steps",
+        "2000",
+        "--workdir",
+        str(GENERATOR),
+        "--no-progress",
+    )
     common = ["--data", "fashion_mnist", "--geometric", "keras", "--from", str(GENERATOR)]
     for name, options in STUDIES.items():
         out = FOLDER / name

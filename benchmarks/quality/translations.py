@@ -64,7 +64,7 @@ TRANSLATIONS = Tasks(
         ),
         "emoji, Noto to Twemoji by CUT": Task(
             "cut_twins --data emoji?pairing=unpaired --no-deep --nce 0.5 --layers 2 --steps 2000",
-            unpaired("a2b", True, l1="<= 0.169"),
+            unpaired("a2b", True),
         ),
     },
 )

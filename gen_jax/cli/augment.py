@@ -228,6 +228,7 @@ def _report(
 ) -> None:
     """Prints the table, and writes it with its figures."""
     import numpy as np
+    from rich.markup import escape
     from rich.table import Table
 
     from gen_jax.evaluation.report import console
@@ -236,7 +237,7 @@ def _report(
 
     out.mkdir(exist_ok=True)
     title = f"{design.data.name}: accuracy on {len(design.data['test']['x']):,} test examples, {design.seeds} seeds"
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=escape(title), title_justify="left")
     for column in HEADER:
         shown.add_column(column, justify="left" if column in ("network", "augmentation") else "right")
     for row in _rows(arms):

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from gen_jax.cli.anomaly import anomaly
 from gen_jax.cli.augment import augment
 from gen_jax.cli.bench import bench
 from gen_jax.cli.compare import compare
@@ -31,6 +32,7 @@ COMMANDS = (
     generate,
     translate,
     augment,
+    anomaly,
     evaluate,
     compare,
     bench,

@@ -26,6 +26,7 @@ __all__ = [
     "in_random_order",
     "open_table",
     "pad",
+    "read_rows",
     "read_table",
     "split_rows",
     "write_csv",
@@ -373,6 +374,47 @@ def filled_splits(splits: Mapping[str, Arrays], name: str) -> dict[str, Arrays]:
 def _in_order(splits: dict[str, Arrays]) -> dict[str, Arrays]:
     """The splits with the training split first."""
     return {split: splits[split] for split in sorted(splits, key=("train", "validation", "test").index)}
+
+
+def read_rows(path: Path, info: Any, label: str = "") -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """All rows of a table, in its order, with the columns and categories of a data set: "x", and texts of a label.
+
+    info: of the data set, a table or vectors. Other columns are ignored. Raises UserError for missing columns, and for
+    categories that the data set does not have.
+    """
+    [table] = read_table([path])
+    truth = None
+    if label:
+        codes, names = table.column(label), table.categories.get(label, ())
+        truth = np.array([names[int(c)] if names else f"{c:g}" for c in codes])
+    columns = info.columns or tuple(name for name in table.columns if name != label)
+    if len(columns) != info.shape[0]:
+        raise UserError(f"{path} has {len(columns)} columns, {info.shape[0]} are needed: {', '.join(columns[:5])} ...")
+    known = info.categories or ((),) * len(columns)
+    return {"x": np.stack([_recoded(table, *one) for one in zip(columns, known)], axis=1)}, truth
+
+
+def _recoded(table: Table, name: str, categories: Sequence[str]) -> np.ndarray:
+    """A column of numbers, or the codes of a data set for its texts."""
+    values, names = table.column(name), table.categories.get(name, ())
+    if not categories:
+        _check_numbers(table, name)
+        if names:
+            raise UserError(
+                f"{table.path}: the column {name!r} holds texts such as {names[0]!r}, and numbers are needed"
+            )
+        return values.astype(np.float32)
+    texts = names or tuple(f"{v:g}" for v in np.unique(values[~np.isnan(values)]))
+    if unknown := set(texts) - set(categories):
+        raise UserError(
+            f"{table.path}: the column {name!r} holds {sorted(unknown)[0]!r}, which the data of the run has not"
+        )
+    codes = np.array([categories.index(text) for text in texts], np.float32)
+    places = values if names else np.searchsorted(np.unique(values[~np.isnan(values)]), values)
+    found = np.full(len(values), np.nan, np.float32)
+    present = ~np.isnan(values)
+    found[present] = codes[places[present].astype(int)]
+    return found
 
 
 def write_csv(path: Path, batch: Mapping[str, np.ndarray], info: Any) -> None:

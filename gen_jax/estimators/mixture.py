@@ -73,9 +73,10 @@ class GaussianMixture(InformationCriteria, GaussianShapes):
 
     Beyond scikit-learn: `fit` takes `sample_weight`, of which only the ratios matter unless there is a prior; NaN in X
     marks missing values, which are integrated out exactly; `n_components` may be several numbers, among which
-    `criterion` ("bic", "aic", "icl") selects; `prior` turns the estimate into a MAP estimate, and `lower_bound_` into
-    the log-posterior per sample; `params` holds the letters of what is fitted: "w", "m" and "c" for weights, means and
-    covariances. float32 data is processed in float32, all other in float64.
+    `criterion` selects: "bic", "aic", "icl", or "held_out", the likelihood of a random quarter, which is then fitted
+    too; `prior` turns the estimate into a MAP estimate, and `lower_bound_` into the log-posterior per sample; `params`
+    holds the letters of what is fitted: "w", "m" and "c" for weights, means and covariances. float32 data is processed
+    in float32, all other in float64.
     """
 
     fitted = {"w": "weights", "m": "means", "c": "covariances"}

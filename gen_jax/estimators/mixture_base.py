@@ -44,38 +44,61 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         x, weight = (x, weight) if counted.all() else (x[counted], weight[counted])
         if len(x) < max(ks):
             raise ValueError(f"n_components = {max(ks)}, but X has {len(x)} samples: take fewer components")
-        model = self._model(max(ks), x)
-        given = self._given(x, len(ks), max(ks))
-        restarts = 1 if self.warm_start and given else self.n_init
-        size = rounded(len(x))
-        with precision(x):
-            sizes, seed = np.repeat(ks, restarts) if len(ks) > 1 else None, np.uint32(key_of(self.random_state))
-            batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
-            found = jax.tree.map(
-                np.array, _fit(model, self._objective(), self.max_iter, restarts, batch, sizes, seed, self.tol, given)
-            )
-            values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
-            firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
-            self.criteria_ = {}
-            if len(ks) > 1:
-                for k, i in zip(ks, firsts):
-                    params = jax.tree.map(lambda a, i=i: a[i], found["params"])
-                    joint = map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x)
-                    criteria = _criteria(joint, self._free(int(k), x.shape[1]), weight)
-                    self.criteria_[int(k)] = criteria[self.criterion]
-            best = firsts[int(np.argmin(list(self.criteria_.values())))] if self.criteria_ else firsts[0]
+        held = {}
+        if len(ks) > 1 and self.criterion == "held_out":
+            held = self._held_out(ks, x, weight)
+            ks = [min(held, key=held.__getitem__)]
+        model, found, firsts, restarts = self._run(ks, x, weight)
+        self.criteria_ = held or self._criteria_of(ks, firsts, model, found, x, weight)
+        best = firsts[0] if len(ks) == 1 else firsts[int(np.argmin(list(self.criteria_.values())))]
         self.n_components_ = int(ks[best // restarts])
         parameters = jax.tree.map(lambda a: a[best], found["parameters"])
         weights = parameters.pop("weights")[: self.n_components_]
         self.weights_ = weights / weights.sum()
         self._keep(parameters)
-        self.lower_bound_ = float(values[best])
+        self.lower_bound_ = float(found["objective"][best])
         self.curves_ = np.asarray(found["curve"], np.float64)
         self.lower_bounds_ = self.curves_[best][~np.isnan(self.curves_[best])].tolist()
         self.n_iter_, self.converged_ = int(found["iterations"][best]), bool(found["converged"][best])
         self.n_reseeded_ = int(found["reseeded"][best])
         self._report()
         return self
+
+    def _run(self, ks: list[int], x: np.ndarray, weight: np.ndarray) -> tuple[Any, dict[str, Any], list[int], int]:
+        """The model, what was found by all members of the population, the best of each size, and restarts of each."""
+        model = self._model(max(ks), x)
+        given = self._given(x, len(ks), max(ks))
+        restarts, size = 1 if self.warm_start and given else self.n_init, rounded(len(x))
+        with precision(x):
+            sizes, seed = np.repeat(ks, restarts) if len(ks) > 1 else None, np.uint32(key_of(self.random_state))
+            batch = {"x": pad_rows(x, size), "weight": pad_rows(weight.astype(x.dtype), size)}
+            found = jax.tree.map(
+                np.array, _fit(model, self._objective(), self.max_iter, restarts, batch, sizes, seed, self.tol, given)
+            )
+        values = np.where(np.isnan(found["objective"]), -np.inf, found["objective"])
+        firsts = [i * restarts + int(np.argmax(values[i * restarts : (i + 1) * restarts])) for i in range(len(ks))]
+        return model, {**found, "objective": values}, firsts, restarts
+
+    def _criteria_of(
+        self, ks: list[int], firsts: list[int], model: Any, found: Any, x: np.ndarray, weight: np.ndarray
+    ) -> dict[int, float]:
+        """The criterion of the best of each size, on these examples; of a single size none."""
+        criteria: dict[int, float] = {}
+        for k, i in zip(ks, firsts) if len(ks) > 1 else ():
+            params = jax.tree.map(lambda a, i=i: a[i], found["params"])
+            with precision(x):
+                joint = map_rows(partial(_log_joint, model, params, self._extra(x.dtype)), x)
+                criteria[int(k)] = _criteria(joint, self._free(int(k), x.shape[1]), weight)[self.criterion]
+        return criteria
+
+    def _held_out(self, ks: list[int], x: np.ndarray, weight: np.ndarray) -> dict[int, float]:
+        """-2 times the log-likelihood of a random quarter of the examples, of each size fitted to the others."""
+        order = np.random.default_rng(key_of(self.random_state)).permutation(len(x))
+        fitted, judged = np.split(order, [len(x) - len(x) // 4])
+        if len(fitted) < max(ks) or not len(judged):
+            raise ValueError(f"n_components = {max(ks)}, but three quarters of X are {len(fitted)} samples")
+        model, found, firsts, _ = self._run(ks, x[fitted], weight[fitted])
+        return self._criteria_of(ks, firsts, model, found, x[judged], weight[judged])
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         return self.fit(X, y, sample_weight).predict(X)
@@ -207,7 +230,7 @@ class InformationCriteria(MixtureEstimator):
             raise ValueError("n_components is empty: give one number or several")
         for k in ks:
             whole(1, n_components=k)
-        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl")))
+        one_of("criterion", self.criterion, dict.fromkeys(("bic", "aic", "icl", "held_out")))
         if set(self.params) - set(self.fitted):
             raise ValueError(f"params may hold the letters {''.join(self.fitted)!r}, got {self.params!r}")
         return ks
@@ -273,7 +296,8 @@ def _criteria(joint: np.ndarray, free: int, weight: np.ndarray) -> dict[str, flo
     log_prob, p = _normalized(joint)
     entropy = np.sum(weight[:, None] * entr(p))
     found = information_criteria(np.sum(weight * log_prob), entropy, free, np.log(weight.sum()))
-    return {name: float(value) for name, value in found.items()}
+    held_out = -2 * np.sum(weight * log_prob)
+    return {**{name: float(value) for name, value in found.items()}, "held_out": float(held_out)}
 
 
 @partial(Kept, statics=4)

@@ -120,7 +120,7 @@ class Comparison:
         """Tables for the terminal, one per group."""
         out = []
         for group, columns in self.groups().items():
-            table = Table(title=f"{self.title}: {group}", title_justify="left")
+            table = Table(title=escape(f"{self.title}: {group}"), title_justify="left")
             table.add_column("model")
             for column in columns:
                 table.add_column(column.name.replace("@", "\n@").replace("_", " "), justify="right")

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gen_jax.core import State, averaged
@@ -75,7 +76,7 @@ def find_metrics(metrics: Sequence[Metric], names: Sequence[str]) -> list[Metric
 
 def table(title: str, found: Mapping[str, Estimate]) -> Table:
     """The estimates as a table for the terminal."""
-    out = Table(title=title, title_justify="left")
+    out = Table(title=escape(title), title_justify="left")
     columns = ["metric", "value", "± s.e.", "unit", "kind", "n"] + ["how"] * any(
         e.how or e.seeds > 1 for e in found.values()
     )

@@ -13,7 +13,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gen_jax.data import load
-from gen_jax.estimators import GMMHMM, BayesianGaussianMixture, CategoricalHMM, GaussianHMM, GaussianMixture, PoissonHMM
+from gen_jax.estimators import (
+    GMMHMM,
+    AnomalyDetector,
+    BayesianGaussianMixture,
+    CategoricalHMM,
+    GaussianHMM,
+    GaussianMixture,
+    PoissonHMM,
+)
 from gen_jax.models.mixture import Prior
 
 hmmlearn = pytest.importorskip("hmmlearn.hmm", reason="hmmlearn is the reference")
@@ -26,7 +34,9 @@ def blobs():
 
 
 @pytest.mark.slow
-@parametrize_with_checks([GaussianMixture(), BayesianGaussianMixture()])
+@parametrize_with_checks(
+    [GaussianMixture(), BayesianGaussianMixture(), AnomalyDetector(GaussianMixture(), level=0.3, calibration=0.5)]
+)
 def test_scikit_learns_own_checks(estimator, check):
     with warnings.catch_warnings(action="ignore"):
         check(estimator)

@@ -1,0 +1,87 @@
+"""Figures of anomaly detection: histograms of scores, ROC and precision-recall, density and decision boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gen_jax.applications.anomaly.detection import curves, rank
+from gen_jax.plots.figures import covering, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["decision_boundary", "ranking_curves", "score_histograms"]
+
+NORMAL, ANOMALOUS = "tab:blue", "tab:red"
+
+
+def score_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], threshold: tuple[str, float]) -> Figure:
+    """A histogram of each score, by name, of several groups of examples. threshold: a score and its value."""
+    figure, axes = panels(len(groups))
+    for axis, (name, scores) in zip(axes, groups.items()):
+        every = np.concatenate(list(scores.values()))
+        edges = np.histogram_bin_edges(np.clip(every, *np.quantile(every, [0.005, 0.995])), 50)
+        for label, values in scores.items():
+            inside = np.clip(values, edges[0], edges[-1])
+            axis.hist(inside, edges, density=True, histtype="step", label=label)
+        if name == threshold[0]:
+            axis.axvline(threshold[1], color="black", linestyle="dashed", label="threshold")
+        axis.set_title(name, fontsize=10)
+        axis.legend(fontsize=7)
+    return figure
+
+
+def ranking_curves(scores: Mapping[str, np.ndarray], anomalous: np.ndarray) -> Figure:
+    """ROC and precision-recall curves of each score, with the areas and their 95 % intervals."""
+    figure, (roc, precision) = panels(2)
+    for name, values in scores.items():
+        found, areas = curves(values, anomalous), rank(values, anomalous)
+        roc.plot(
+            np.r_[0, found.false_positive_rate],
+            np.r_[0, found.recall],
+            label=_area(name, areas.roc_auc, areas.roc_auc_range),
+        )
+        precision.step(
+            found.recall,
+            found.precision,
+            where="pre",
+            label=_area(name, areas.average_precision, areas.average_precision_range),
+        )
+    roc.plot([0, 1], [0, 1], color="gray", linewidth=0.7)
+    precision.axhline(np.mean(anomalous), color="gray", linewidth=0.7)
+    roc.set(xlabel="false-positive rate", ylabel="recall", title="ROC, area [95 %]")
+    precision.set(
+        xlabel="recall", ylabel="precision", title="precision-recall, average precision [95 %]", ylim=(0, 1.03)
+    )
+    for axis in (roc, precision):
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def _area(name: str, value: float, interval: tuple[float, float]) -> str:
+    return f"{name} {value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def decision_boundary(
+    score: Callable[[np.ndarray], np.ndarray], threshold: float, groups: Mapping[str, np.ndarray], name: str
+) -> Figure:
+    """Contours of a score over the plane, the points (N, 2) of several groups, and where the score is the threshold."""
+    every = np.concatenate(list(groups.values()))
+    points, across, up = covering(every, 120)
+    values = score(points).reshape(across.shape)
+    figure, (axis,) = panels(1)
+    levels = np.unique(np.quantile(values, np.linspace(0, 1, 24)))
+    filled = axis.contourf(across, up, values, levels=levels, cmap="Purples")
+    figure.colorbar(filled, ax=axis, label=name)
+    if values.min() < threshold < values.max():
+        axis.contour(across, up, values, levels=[threshold], colors=ANOMALOUS, linestyles="dashed")
+    styles = ({"c": NORMAL, "s": 6, "alpha": 0.6}, {"c": ANOMALOUS, "s": 18, "marker": "x"}, {"c": "black", "s": 6})
+    for (label, x), style in zip(groups.items(), styles):
+        axis.scatter(*x.T, label=label, **style)
+    axis.set_title("score, points and decision boundary", fontsize=10)
+    axis.legend(fontsize=8)
+    return figure
