@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from benchmarks.harness import ROOT, Report
@@ -106,6 +107,7 @@ def measure(folder: Path, seeds: int) -> dict[str, dict[str, list[list[float]]]]
                 print(f"{name}, {key(method)}: AUROC {areas[0]:.4f}, AP {areas[1]:.4f}", flush=True)
             KEPT.parent.mkdir(parents=True, exist_ok=True)
             write_json(KEPT, found)
+        jax.clear_caches()  # each program holds mappings of memory, of which a process may have 65,530
     return found
 
 
