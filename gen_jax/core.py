@@ -46,6 +46,7 @@ __all__ = [
     "GaussianComponents",
     "ImageTranslator",
     "ImportanceWeighted",
+    "Imputable",
     "Infilling",
     "Invertible",
     "Latent",
@@ -392,6 +393,14 @@ class Infilling(Density, Protocol):
 
     def fill(self, state: State, batch: Batch, key: Array) -> Array:
         """(B, T, ...) "x" whose gaps are drawn from their posterior given all observed steps."""
+
+
+@runtime_checkable
+class Imputable(Protocol):
+    """A model that draws missing values of vectors from their exact posterior: Gaussian mixture."""
+
+    def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
+        """(n, B, D) completions of x (B, D), which is kept where `mask` (B, D) is True; other values are not read."""
 
 
 @runtime_checkable

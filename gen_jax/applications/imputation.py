@@ -1,7 +1,7 @@
-"""Imputation: samples from p(x_missing | x_observed) for models with latent vectors and for flows.
+"""Imputation: samples from p(x_missing | x_observed) for Gaussian mixtures, models with latent vectors and flows.
 
-Where `mask` is True, x was observed; the values elsewhere are never read. Methods by protocol: `importance` or
-`pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`.
+Where `mask` is True, x was observed; the values elsewhere are never read. Methods by protocol: `exact` for
+`core.Imputable`, `importance` or `pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gen_jax.core import Batch, Invertible, Latent, State, fold_in
+from gen_jax.core import Batch, Imputable, Invertible, Latent, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 
 __all__ = [
     "Method",
     "check",
     "default_method",
+    "exact",
     "importance",
     "impute",
     "in_order",
@@ -36,7 +37,7 @@ Method = Callable[..., Array]  # (model, state, batch, mask, key, n) -> (n, B, *
 
 
 def impute(
-    model: Latent | Invertible,
+    model: Imputable | Latent | Invertible,
     state: State,
     batch: Batch | Array,
     mask: Array,
@@ -47,8 +48,9 @@ def impute(
     """Draws n completions (n, B, *x) of x (B, *x), which is kept where `mask` (B, *x) is True.
 
     batch: x, or a batch for a conditional model.
-    method: by default `importance` for a model with latent vectors; for a flow `in_order` (exact) if every layer is
-    autoregressive in the order of x and each mask observes a prefix of x, else `latent_walk`.
+    method: by default `exact` where the model knows the posterior, `importance` for a model with latent vectors; for a
+    flow `in_order` (exact) if every layer is autoregressive in the order of x and each mask observes a prefix of x,
+    else `latent_walk`.
 
     Raises ValueError for a mask of another shape and, outside jit, for examples without any observed value.
     """
@@ -57,13 +59,17 @@ def impute(
     return (method or default_method(model, mask))(model, state, batch, jnp.asarray(mask), key, n)
 
 
-def default_method(model: Latent | Invertible, mask: Array) -> Method:
+def default_method(model: Imputable | Latent | Invertible, mask: Array) -> Method:
     """The default method of `impute` for a model and a mask."""
+    if isinstance(model, Imputable):
+        return exact
     if isinstance(model, Latent):
         return importance
     if isinstance(model, Invertible):
         return in_order if model.autoregressive and is_prefix(mask) else latent_walk
-    raise ValueError(f"{type(model).__name__} cannot impute: it has neither latent vectors nor an invertible map")
+    raise ValueError(
+        f"{type(model).__name__} cannot impute: it has no exact posterior, latent vectors or invertible map"
+    )
 
 
 def check(x: Array, mask: Array) -> None:
@@ -81,6 +87,11 @@ def check(x: Array, mask: Array) -> None:
             f"nothing was observed of example {int(np.flatnonzero(empty)[0])} ({int(empty.sum())} such in all): draw "
             "from model.sample instead"
         )
+
+
+def exact(model: Imputable, state: State, batch: Batch, mask: Array, key: Array, n: int) -> Array:
+    """Draws from the exact posterior that the model knows."""
+    return model.complete(state, batch["x"], mask, key, n)
 
 
 def pseudo_gibbs(

@@ -18,6 +18,7 @@ from gen_jax.cli.encoder import encoder
 from gen_jax.cli.evaluate import evaluate
 from gen_jax.cli.export import export
 from gen_jax.cli.generate import generate
+from gen_jax.cli.impute import impute
 from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.sample import sample
@@ -33,6 +34,7 @@ COMMANDS = (
     translate,
     augment,
     anomaly,
+    impute,
     evaluate,
     compare,
     bench,

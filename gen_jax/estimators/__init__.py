@@ -4,6 +4,7 @@ from gen_jax.estimators.anomaly_detector import AnomalyDetector
 from gen_jax.estimators.bayesian_mixture import BayesianGaussianMixture
 from gen_jax.estimators.discrete_mixture import BernoulliMixture, CategoricalMixture, PoissonMixture
 from gen_jax.estimators.hmm import GMMHMM, CategoricalHMM, GaussianHMM, PoissonHMM
+from gen_jax.estimators.imputer import Imputer
 from gen_jax.estimators.mixture import GaussianMixture
 from gen_jax.estimators.variational_hmm import VariationalCategoricalHMM, VariationalGaussianHMM
 
@@ -16,6 +17,7 @@ __all__ = [
     "CategoricalMixture",
     "GaussianHMM",
     "GaussianMixture",
+    "Imputer",
     "PoissonHMM",
     "PoissonMixture",
     "VariationalCategoricalHMM",

@@ -14,11 +14,9 @@ from gen_jax.applications.anomaly.thresholds import conformal_p_values, conforma
 from gen_jax.errors import UserError
 from gen_jax.estimators.common import one_of
 from gen_jax.estimators.mixture import GaussianMixture
+from gen_jax.estimators.scaling import RIDGE, SIZES, column_moments
 
 __all__ = ["AnomalyDetector"]
-
-SIZES = (1, 2, 3, 5, 10, 20, 40)
-RIDGE = 1e-2  # added to the variances of standardized columns
 
 
 class AnomalyDetector(OutlierMixin, BaseEstimator):
@@ -67,7 +65,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if len(x) - held < 2:
             raise ValueError(f"a density needs at least 2 rows, n_samples = {len(x)} leaves {len(x) - held}")
         fitted, judged = x[order[held:]], x[order[:held]]
-        self.scale_ = _moments(fitted)
+        self.scale_ = column_moments(fitted)
         self.estimator_ = self._density(len(fitted)).fit(self._scaled(fitted))
         self.calibration_scores_ = -self._log_density(judged if conformal else fitted)
         make = conformal_threshold if conformal else quantile_threshold
@@ -128,12 +126,3 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _log_density(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.estimator_.score_samples(self._scaled(x)), np.float64)
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each column over its known cells, 0 and 1 of a column without any."""
-    known = ~np.isnan(x)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, x, 0).sum(axis=0) / count
-    deviation = np.sqrt(np.where(known, (x - mean) ** 2, 0).sum(axis=0) / count)
-    return mean, np.where(deviation > 0, deviation, 1)

@@ -27,7 +27,7 @@ from gen_jax.models.mixture.gmm import GMM, information_criteria
 from gen_jax.models.mixture.mixture import Mixture
 from gen_jax.restarts import population, until_converged
 
-__all__ = ["InformationCriteria", "MixtureEstimator"]
+__all__ = ["InformationCriteria", "MixtureEstimator", "state_of"]
 
 
 class MixtureEstimator(DensityMixin, BaseEstimator):
@@ -335,6 +335,13 @@ def _fit(
         "curve": state.extra["curve"],
         "reseeded": state.extra.get("reseeded", unused),
     }
+
+
+def state_of(estimator: MixtureEstimator, dtype: Any) -> tuple[Any, State]:
+    """The model of a fitted estimator, and its State."""
+    check_is_fitted(estimator)
+    model = estimator._model(len(estimator.weights_), None)
+    return model, _state(*estimator._packed(model, dtype))
 
 
 def _state(params: PyTree, extra: Extra) -> State:

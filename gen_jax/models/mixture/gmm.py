@@ -9,7 +9,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.blocks import by_blocks, over_blocks
@@ -246,6 +246,40 @@ class GMM:
             distrax.Categorical(logits=logits), distrax.MultivariateNormalTri(shifted, factor)
         )
 
+    def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
+        """(n, B, D) exact draws from p(missing | observed) beside x (B, D), observed where `mask` (B, D).
+
+        The component is drawn given the observed coordinates; then a draw y of it is moved by the gain of what was
+        observed, y + S O' (O S O')^-1 (x - y) (Matheron's rule).
+        """
+        means, covariances = self.covariances(state)
+        x, log_joint = self._observed(state, x, mask)
+        factors = jnp.linalg.cholesky(covariances)
+
+        def one(x: Array, mask: Array, log_joint: Array, key: Array) -> Array:
+            k = jax.random.categorical(fold_in(key, "component"), log_joint)
+            y = means[k] + factors[k] @ jax.random.normal(fold_in(key, "x"), x.shape, means.dtype)
+            return _moved(x, mask, y, covariances[k])
+
+        draw = jax.vmap(one)
+        return lax.map(lambda key: draw(x, mask, log_joint, jax.random.split(key, len(x))), jax.random.split(key, n))
+
+    def expected(self, state: State, x: Array, mask: Array) -> Array:
+        """(B, D) the mean of p(missing | observed) beside x (B, D), observed where `mask` (B, D); exact."""
+        means, covariances = self.covariances(state)
+        x, log_joint = self._observed(state, x, mask)
+
+        def one(x: Array, mask: Array, log_joint: Array) -> Array:
+            each = jax.vmap(lambda mean, covariance: _moved(x, mask, mean, covariance))(means, covariances)
+            return jnp.where(mask, x, jax.nn.softmax(log_joint) @ each)
+
+        return lax.map(lambda row: one(*row), (x, mask, log_joint), batch_size=min(256, len(x)))
+
+    def _observed(self, state: State, x: Array, mask: Array) -> tuple[Array, Array]:
+        """x (B, D) with zeros where `mask` is False, and the log-density of the rest with each component (B, K)."""
+        x = jnp.where(mask, jnp.asarray(x, state.params["gmm"]["means"].dtype), 0)
+        return x, replace(self, missing=True)._log_joint(state.params["gmm"], jnp.where(mask, x, jnp.nan))
+
     def parameters(self, state: State) -> tuple[Array, Array, Array]:
         """Weights (K,), means (K, D) and covariances in the shape of their type."""
         return tuple(self.unpack(state.params["gmm"]).values())
@@ -291,6 +325,13 @@ def information_criteria(log_likelihood: Array, entropy: Array, free: int, log_n
     """AIC, BIC and ICL; entropy: of the responsibilities of all points, log_n: the logarithm of their number."""
     bic = -2 * log_likelihood + free * log_n
     return {"aic": -2 * log_likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
+
+
+def _moved(x: Array, mask: Array, y: Array, covariance: Array) -> Array:
+    """y + S O' (O S O')^-1 (x - y), O choosing the coordinates in `mask` (D,), where it equals x (D,)."""
+    among = jnp.where(mask[:, None] & mask, covariance, jnp.eye(len(x), dtype=x.dtype))
+    gain = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(among), True), jnp.where(mask, x - y, 0))
+    return jnp.where(mask, x, y + covariance @ gain)
 
 
 def _points(batch: Batch) -> tuple[Array, Array]:
