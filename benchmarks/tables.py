@@ -139,6 +139,13 @@ PAGES = {
         "before they are divided, so that test rows are among the training rows "
         "(`benchmarks/quality/anomaly.py`).",
     ),
+    "imputation": Page(
+        "Imputation",
+        "`Imputer` with one Gaussian or a mixture (its size by held-out likelihood), and scikit-learn's imputers "
+        "on standardized tables: RMSE of missing cells, and of 50 draws the CRPS and the coverage of 90 % intervals "
+        "(`benchmarks/quality/imputation.py`). Under MNAR no method knows why cells are missing: intervals do not "
+        "cover.",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

@@ -37,6 +37,15 @@ TRANSLATIONS = Tasks(
     "translations",
     {
         "outlines to digits": Task("pix2pix_outlines", {"ssim": ("", ""), "psnr": ("dB", ""), **PAIRED}),
+        "outlines to digits with noise": Task(
+            "pix2pix_outlines --noise 8 --seeking 1",
+            {
+                "ssim": ("", ""),
+                "psnr": ("dB", ""),
+                "diversity": ("of [0, 1]", ""),
+                "kernel_distance@raw": ("MMD^2", ""),
+            },
+        ),
         "facades 64": Task(
             "pix2pix_facades --data facades",
             {
