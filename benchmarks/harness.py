@@ -42,7 +42,7 @@ SPEED = (
     "gan",
     "text",
     "translation",
-    "augmentation",
+    "applications",
     "convolutions",
     "metrics",
     "scaling",

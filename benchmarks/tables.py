@@ -120,10 +120,11 @@ PAGES = {
         "evaluation together; PSNR is the mean over images, of which those without any error count 99 dB; "
         "names are those of [the family's page](../families/translation.md) (`benchmarks/quality/translations.py`).",
     ),
-    "augmentation": Page(
-        "Augmentation",
+    "applications": Page(
+        "Applications",
         "Random rotation, shift and zoom of images, compiled beforehand, against the loop of Keras' "
-        "`ImageDataGenerator` over single images (`benchmarks/speed/augmentation.py`).",
+        "`ImageDataGenerator` over single images; and imputation of a table, fitting included, against scikit-learn's "
+        "`IterativeImputer` (`benchmarks/speed/applications.py`).",
     ),
     "augmentations": Page(
         "Whether augmentation helps",

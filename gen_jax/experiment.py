@@ -111,7 +111,7 @@ class Experiment:
             return self
         if "train" not in data.splits:
             return self
-        start = held_out_rows(data.name, len(data.splits["train"]["x"]))
+        start = held_out_rows(data.name) or "90%"
         return replace(self, train=f"train[:{start}]", validation=f"train[{start}:]")
 
     def streaming_reason(self, data: Dataset) -> str:

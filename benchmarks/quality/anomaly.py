@@ -87,11 +87,12 @@ def halves(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x[training], x[test], y[test]
 
 
-def measure(folder: Path, seeds: int) -> dict[str, dict[str, list[list[float]]]]:
-    """{set: {method: [[AUROC, AP] for each seed]}}; with "published" after the name of a method, by that protocol."""
-    found = read_json(KEPT) or {}
+def measure(folder: Path, seeds: int) -> dict[str, dict[str, list[float]]]:
+    """{set: {"METHOD, seed N" or "METHOD, published": [AUROC, AP]}} of the sets in the folder."""
+    found, names = read_json(KEPT) or {}, []
     for path in sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_size):
         name = path.stem.partition("_")[2] or path.stem
+        names.append(name)
         for seed in (*range(seeds), -1):
             todo = [m for m in METHODS if seed >= 0 or m in PUBLISHED]
             key = lambda method, seed=seed: f"{method}, published" if seed < 0 else f"{method}, seed {seed}"
@@ -108,7 +109,7 @@ def measure(folder: Path, seeds: int) -> dict[str, dict[str, list[list[float]]]]
             KEPT.parent.mkdir(parents=True, exist_ok=True)
             write_json(KEPT, found)
         jax.clear_caches()  # each program holds mappings of memory, of which a process may have 65,530
-    return found
+    return {name: found[name] for name in names}
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from gen_jax.core import Conditional, State, fold_in
-from gen_jax.data.dataset import Dataset
+from gen_jax.data.dataset import Dataset, content_digest
 from gen_jax.data.geometry import contrast, cutmix, cutout, geometric, mixup
 from gen_jax.data.source import Arrays
 from gen_jax.data.subsets import stratified_rows
@@ -21,7 +22,7 @@ from gen_jax.data.transforms import Transform, flip, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation.classifiers import Accuracy, Fitted, accuracy_of, difference, fit_classifiers, mcnemar
 from gen_jax.evaluation.metric import Split
-from gen_jax.evaluation.samples.features import fit_classifier
+from gen_jax.evaluation.samples.features import MANY, fit_classifier, intensities
 from gen_jax.models.common.classification import ConvNet, Perceptron
 
 __all__ = [
@@ -32,8 +33,9 @@ __all__ = [
     "Draw",
     "Design",
     "augment",
-    "confident",
-    "copies",
+    "count_copies",
+    "draw_labels",
+    "keep_confident",
     "of_classes",
     "of_label",
     "parse_changes",
@@ -41,7 +43,7 @@ __all__ = [
     "train_arms",
 ]
 
-Draw = Callable[[np.ndarray, int], np.ndarray]  # (labels (n,), seed) -> examples (n, ...) in the units of the data
+Draw = Callable[[np.ndarray, Array], np.ndarray]  # (labels (n,), key) -> examples (n, ...) in the units of the data
 NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {"mlp": Perceptron, "cnn": ConvNet}
 BASE = "none"  # the arm without augmentation
 DRAWN = 500  # samples drawn at once
@@ -61,6 +63,8 @@ def parse_changes(texts: Sequence[str], side: int) -> list[Transform]:
     A text is a name, of `CHANGES` or cutout (a quarter of the side, or cutout=PIXELS), or ranges of one affine map:
     "rotation=10,shift=0.1,zoom=0.1,shear=5". side: of the images. Raises UserError.
     """
+    if {"mixup", "cutmix"} <= set(texts):
+        raise UserError("examples are mixed once: give mixup or cutmix, not both")
     return [_change(text, side) for text in texts]
 
 
@@ -100,10 +104,10 @@ def of_classes(draws: Sequence[tuple[Any, State, Split]]) -> Draw:
     """Makes a function that draws examples from one model for each class, in the order of the classes."""
     each = [_drawn(*one, entry="") for one in draws]
 
-    def draw(labels: np.ndarray, seed: int) -> np.ndarray:
+    def draw(labels: np.ndarray, key: Array) -> np.ndarray:
         if labels.max() >= len(each):
             raise UserError(f"there are {len(each)} runs, one for each class, and class {int(labels.max())} is asked")
-        found = {c: each[c](labels[labels == c], seed + 7919 * c) for c in np.unique(labels)}
+        found = {c: each[c](labels[labels == c], fold_in(key, int(c))) for c in np.unique(labels)}
         x = np.empty((len(labels), *next(iter(found.values())).shape[1:]), next(iter(found.values())).dtype)
         for c, made in found.items():
             x[labels == c] = made
@@ -117,8 +121,8 @@ def _drawn(model: Any, state: State, split: Split, entry: str) -> Draw:
     program = jax.jit(lambda state, key, labels: model.sample(state, key, DRAWN, given(labels))["x"])
     stored, training = [t for t in split.transforms_of("x") if t.inverse], split.reference.arrays["x"]
 
-    def draw(labels: np.ndarray, seed: int) -> np.ndarray:
-        key, blocks = jax.random.key(seed), []
+    def draw(labels: np.ndarray, key: Array) -> np.ndarray:
+        blocks = []
         for i, start in enumerate(range(0, len(labels), DRAWN)):
             asked = np.resize(labels[start : start + DRAWN], DRAWN).astype(np.int32)
             x = np.asarray(program(state, fold_in(key, i), jnp.asarray(asked)))[: len(labels) - start]
@@ -137,18 +141,22 @@ def _stored(x: np.ndarray, training: Any, levels: int | None) -> np.ndarray:
     return np.asarray(x, training.dtype)
 
 
-def confident(draw: Draw, training: Arrays, test: Arrays, levels: int, least: float, rounds: int = 20) -> Draw:
-    """Keeps the samples that a classifier of the training examples gives at least this probability of their label."""
-    top = np.float32(levels - 1)
-    seen = lambda arrays: {"x": np.asarray(arrays["x"][:20_000], np.float32) / top, "label": arrays["label"][:20_000]}
-    encoder = fit_classifier(seen(training), seen(test), "real").encoder()
+def keep_confident(draw: Draw, training: Arrays, test: Arrays, levels: int, least: float, rounds: int = 20) -> Draw:
+    """Keeps the samples that a classifier of the training examples gives at least this probability of their label.
 
-    def kept(labels: np.ndarray, seed: int) -> np.ndarray:
+    It is trained on up to 20,000 examples with their labels.
+    """
+    rows = stratified_rows(np.asarray(training["label"]), min(MANY, len(training["label"])), 1)[0]
+    seen = {name: np.asarray(training[name][np.sort(rows)]) for name in ("x", "label")}
+    encoder = fit_classifier(intensities(seen, levels - 1), intensities(test, levels - 1, 2000), "real").encoder()
+
+    def kept(labels: np.ndarray, key: Array) -> np.ndarray:
         x, missing = None, np.arange(len(labels))
         for turn in range(rounds):
-            made = draw(labels[missing], seed + 104_729 * turn)
+            made = draw(labels[missing], fold_in(key, "turn", turn))
             x = np.empty((len(labels), *made.shape[1:]), made.dtype) if x is None else x
-            sure = encoder(np.asarray(made, np.float32) / top).probabilities[np.arange(len(made)), labels[missing]]
+            seen = np.asarray(made, np.float32) / np.float32(levels - 1)
+            sure = encoder(seen).probabilities[np.arange(len(made)), labels[missing]]
             x[missing[sure >= least]] = made[sure >= least]
             missing = missing[sure < least]
             if not len(missing):
@@ -173,23 +181,30 @@ def augment(data: Dataset, draw: Draw, share: float = 1.0, seed: int = 0, split:
     if share <= 0:
         raise UserError(f"the share of samples must be positive, got {share}")
     real = {name: np.asarray(arrays[name]) for name in ("x", "label")}
-    labels = sampled_labels(real["label"], max(1, round(share * len(real["label"]))), seed)
-    made = {"x": draw(labels, seed), "label": labels.astype(real["label"].dtype)}
+    labels = draw_labels(real["label"], round(share * len(real["label"])), seed)
+    made = {"x": draw(labels, jax.random.key(seed)), "label": labels.astype(real["label"].dtype)}
     if made["x"].shape[1:] != real["x"].shape[1:]:
         raise UserError(f"samples have the shape {made['x'].shape[1:]}, {data.name} has {real['x'].shape[1:]}")
     both = {name: np.concatenate([real[name], made[name].astype(real[name].dtype)]) for name in real}
     both["synthetic"] = np.arange(len(both["x"])) >= len(real["x"])
-    return replace(data, name=f"{data.name}+samples", splits={**data.splits, split: both}, described=None)
+    splits = {**data.splits, split: both}
+    described = {**vars(data.info), "digest": content_digest(splits)}
+    return replace(data, name=f"{data.name}+samples", splits=splits, described=described)
 
 
-def sampled_labels(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """n labels with the frequencies of classes of these."""
+def draw_labels(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """n labels with the frequencies of classes of these, and each class at least once."""
+    classes = np.unique(labels)
+    n = max(n, len(classes))
     times, rest = divmod(n, len(labels))
     some = [labels] * times + ([labels[stratified_rows(labels, rest, 1, seed)[0]]] if rest else [])
-    return np.random.default_rng(seed).permutation(np.concatenate(some))
+    drawn = np.random.default_rng(seed).permutation(np.concatenate(some))
+    lacking = np.setdiff1d(classes, drawn)
+    drawn[: len(lacking)] = lacking
+    return drawn
 
 
-def copies(data: Dataset, split: str, test: str = "test") -> int:
+def count_copies(data: Dataset, split: str, test: str = "test") -> int:
     """The number of test examples that are in the training split too, byte for byte."""
     digests = lambda name: [hashlib.sha1(np.ascontiguousarray(x)).digest() for x in np.asarray(data[name]["x"])]
     seen = set(digests(split))

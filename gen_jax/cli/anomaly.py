@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -58,7 +58,7 @@ def anomaly(
     Without labels, the areas under the curves compare the examples with that test split.
 
     Args:
-        data: examples to score: a table (.csv, .parquet, .npz), all rows in their order, or a name or folder, read as
+        data: examples to score: a table (.csv, .tsv, .parquet), all rows in their order, or a name or folder, read as
             the run's own data; by default the run's own
         split: of data with splits
         scores: names, the first of which flags; by default all that the model has and that are quick
@@ -76,6 +76,8 @@ def anomaly(
     check_ending(out, (".csv",))
     check_folder(out)
     check_level(level)
+    if data and Path(data).resolve() == out.resolve():
+        raise UserError(f"--out {out}: is the table that is read, and would be lost")
     if unknown := [name for name in scores or () if name not in SCORES]:
         raise UserError(f"--scores {unknown[0]}: there are {', '.join(SCORES)}")
     if label and not normal:
@@ -84,8 +86,10 @@ def anomaly(
     other = open_workdir(background, None, data_dir) if background else None
     scored = _examples(run, data, split, label, normal or [], data_dir)
     with interruptible():
-        made = _scorers(run, other, parse_step(step), scores)
+        made = _scorers(run, other, parse_step(step), scores, scored.split)
         found = {name: _groups(scorer, run, scored.split, threshold) for name, scorer in made.items()}
+    for note in _notes(run, scored, step):
+        print(f"note: {note}", file=sys.stderr)
     first = next(iter(found))
     limit = _threshold(threshold, found[first], level)
     _report(Found(run, scored, made, found, first, limit, level, out))
@@ -113,11 +117,25 @@ class Found(NamedTuple):
     out: Path
 
 
+def _notes(run: Run, examples: Examples, step: str | None) -> list[str]:
+    """Notes on what weakens the guarantee: calibration examples that were used otherwise too."""
+    validation, test = (run.experiment.split(run.data, name) for name in ("validation", "test"))
+    x = lambda split: np.asarray(split.arrays["x"][:100])
+    notes = []
+    if step == "best":
+        notes.append("the validation split chose this checkpoint, and now sets the threshold: false alarms may be more")
+    if np.array_equal(x(validation), x(test), equal_nan=x(test).dtype.kind == "f"):
+        notes.append("the test split is the validation split: false alarms are those of the calibration examples")
+    if np.array_equal(x(validation), x(examples.split), equal_nan=x(test).dtype.kind == "f"):
+        notes.append("the examples are those of the validation split, which set the threshold")
+    return notes
+
+
 def _examples(run: Run, data: str, split: str, label: str, normal: Sequence[str], data_dir: Path | None) -> Examples:
     """The examples to score, with the transforms of the run, and which of them are anomalies."""
     from gen_jax.data import load
     from gen_jax.data.options import spell, split_name
-    from gen_jax.data.tables import SUFFIXES, read_rows
+    from gen_jax.data.tables import TABLES, read_rows
 
     own = run.experiment.split(run.data, split if not data else "test")
     if not data:
@@ -125,7 +143,7 @@ def _examples(run: Run, data: str, split: str, label: str, normal: Sequence[str]
         found = _anomalous(truth, run.data.info.class_names, normal)
         return Examples(own, f"{run.data.name} [{own.name}]", found, own.name != run.experiment.test)
     path = Path(data).expanduser()
-    if path.suffix in SUFFIXES and path.is_file() and len(run.data.info.shape) == 1:
+    if path.suffix.lower() in TABLES and path.is_file() and len(run.data.info.shape) == 1:
         arrays, texts = read_rows(path, run.data.info, label)
         examples = own._replace(name=path.name, arrays=arrays)
         return Examples(examples, path.name, None if texts is None else _anomalous(texts, (), normal))
@@ -133,7 +151,8 @@ def _examples(run: Run, data: str, split: str, label: str, normal: Sequence[str]
         raise UserError("--label is of tables")
     options = split_name(run.config.knobs.get("data", ""))[1]
     loaded = load(spell(data, options), data_dir)
-    arrays = loaded[split]
+    theirs = run.experiment.with_validation(loaded).split(loaded, split)
+    arrays = theirs.arrays
     if arrays["x"].shape[1:] != own.arrays["x"].shape[1:] or arrays["x"].dtype != own.arrays["x"].dtype:
         raise UserError(
             f"{loaded.name} has examples {arrays['x'].dtype} {arrays['x'].shape[1:]}, those of the run are "
@@ -148,7 +167,7 @@ def _examples(run: Run, data: str, split: str, label: str, normal: Sequence[str]
 
 
 def _anomalous(labels: Any, names: Sequence[str], normal: Sequence[str]) -> np.ndarray | None:
-    """Which labels, codes of names or texts, are not among the normal ones; None if nothing tells."""
+    """Booleans (N,): the labels, codes of names or texts, that are not normal; None if nothing tells."""
     if not normal:
         return None
     if labels is None:
@@ -162,7 +181,18 @@ def _anomalous(labels: Any, names: Sequence[str], normal: Sequence[str]) -> np.n
     return found
 
 
-def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None) -> dict[str, Scorer]:
+def _check_condition(model: Any, examples: Split, training: Split) -> None:
+    """Raises UserError if the examples lack what the model is conditioned on."""
+    from gen_jax.core import Conditional
+
+    conditioning = model.conditioning if isinstance(model, Conditional) else None
+    if conditioning is None or conditioning.entry not in training.arrays:
+        return
+    if reason := conditioning.unsupported(examples.arrays):
+        raise UserError(f"{type(model).__name__} is conditional, and the examples do not fit: {reason}")
+
+
+def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None, examples: Split) -> dict[str, Scorer]:
     from gen_jax.applications.anomaly import scorers
     from gen_jax.applications.anomaly.scores import Scored
     from gen_jax.core import averaged
@@ -174,6 +204,7 @@ def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None
     encode = chosen if chosen is None or isinstance(chosen, Encoder) else chosen(test)
     background = other and (other.experiment.model, averaged(other.state(None)))
     model = run.experiment.model
+    _check_condition(model, examples, training)
     found = scorers(Scored(model, averaged(run.state(step)), training, background, encode), names)
     if missing := [name for name in names or () if name not in found]:
         needs = " without --background" if missing[0] == "ratio" and not other else ""
@@ -202,7 +233,8 @@ def _threshold(kind: str, scores: Mapping[str, np.ndarray], level: float) -> Thr
 def _report(found: Found) -> None:
     """Prints what was found, and writes scores, summary and figures."""
     from gen_jax.applications.anomaly import benjamini_hochberg, conformal_p_values, rank
-    from gen_jax.evaluation.report import console
+    from gen_jax.evaluation.report import console, finite
+    from gen_jax.logs import write_json
 
     mine = found.scores[found.first]
     p, flags = conformal_p_values(mine["calibration"], mine["examples"]), found.threshold(mine["examples"])
@@ -233,7 +265,7 @@ def _report(found: Found) -> None:
         "false_alarm_rate": float(alarms.mean()),
         "areas": {name: area._asdict() for name, area in areas.items()},
     }
-    found.out.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(found.out.with_suffix(".json"), finite(summary))
     _draw(found, ranked, truth)
     print(f"scores in {found.out}, a summary in {found.out.with_suffix('.json').name}, and figures")
 
@@ -267,14 +299,15 @@ def _ranked(found: Found) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def _write(found: Found, p: np.ndarray, flags: np.ndarray, discovered: np.ndarray) -> None:
     import pyarrow as pa
-    import pyarrow.csv
+
+    from gen_jax.data.tables import write_table
 
     columns: dict[str, Any] = {"row": np.arange(len(p))}
     columns |= {name: groups["examples"] for name, groups in found.scores.items()}
     columns |= {"p_value": p, "anomalous": flags.astype(np.int8), "discovered": discovered.astype(np.int8)}
     if found.examples.anomalous is not None:
         columns["truth"] = found.examples.anomalous.astype(np.int8)
-    pa.csv.write_csv(pa.table(columns), found.out)
+    write_table(pa.table(columns), found.out)
 
 
 def _draw(found: Found, ranked: Mapping[str, np.ndarray], truth: np.ndarray) -> None:
@@ -296,4 +329,6 @@ def _draw(found: Found, ranked: Mapping[str, np.ndarray], truth: np.ndarray) -> 
         flagged = found.threshold(found.scores[found.first]["examples"]) if truths is None else truths
         points = {"normal": x[~flagged], "anomalous" if truths is not None else "flagged": x[flagged]}
         score = lambda plane: found.scorers[found.first](split._replace(arrays={"x": plane.astype(x.dtype)}))
-        decision_boundary(score, found.threshold.value, points, found.first).savefig(named("boundary"))
+        normal = np.asarray(split.reference.arrays["x"][:2000])
+        normal = normal[np.isfinite(normal).all(axis=1)]
+        decision_boundary(score, found.threshold.value, points, normal, found.first).savefig(named("boundary"))

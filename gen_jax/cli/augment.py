@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,15 +64,16 @@ def augment(
     from gen_jax.data import load
 
     geometric, runs, share = geometric or [], runs or [], share or [1.0]
-    _check(networks or [], seeds, epochs, batch, share, confidence, out)
+    _check(networks or [], seeds, epochs, batch, share, confidence, out, seed)
     use_compilation_cache()
     found = load(data, data_dir)
     info = found.images(labels=True)
     from gen_jax.applications.augmentation import NETWORKS, Design, parse_changes
 
     changes = parse_changes(geometric, min(info.shape[:2]))
-    counts = labels or [n for n in (100, 1000) if n <= len(found["train"]["x"])]
-    split = split or ("train+validation" if max(counts) > len(found["train"]["x"]) else "train")
+    size = len(found["train"]["x"])
+    counts = labels or [n for n in (100, 1000) if n <= size] or [size]
+    split = split or ("train+validation" if max(counts) > size and "validation" in found.splits else "train")
     design = Design(
         found,
         split,
@@ -92,7 +92,8 @@ def augment(
     with interruptible():
         if runs:
             opened = [open_workdir(one, None, data_dir, member) for one in runs]
-            notes += _provenance(found, opened, counts)
+            _check_generators(found, opened)
+            notes += _provenance(found, opened, counts, confidence)
             design = design._replace(pool=_pool(design, _draw(opened, parse_step(step)), confidence))
         arms = _train(design)
     _report(design, arms, geometric, runs, notes, out)
@@ -106,8 +107,12 @@ def _check(
     share: Sequence[float],
     confidence: float,
     out: Path,
+    seed: int,
 ) -> None:
     from gen_jax.applications.augmentation import NETWORKS
+
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
 
     if unknown := [name for name in networks if name not in NETWORKS]:
         raise UserError(f"--networks {unknown[0]}: there are {' and '.join(NETWORKS)}")
@@ -132,27 +137,49 @@ def _draw(runs: Sequence[Any], step: int | str | None) -> Draw:
     return of_label(*each[0]) if len(each) == 1 else of_classes(each)
 
 
+def _check_generators(data: Dataset, runs: Sequence[Any]) -> None:
+    """Raises UserError if samples of the runs are not of the kind of the data."""
+    from gen_jax.core import Conditional
+
+    info = data.info
+    if len(runs) not in (1, info.classes):
+        raise UserError(f"--from takes one run, or one for each of the {info.classes} classes, got {len(runs)}")
+    for run in runs:
+        theirs, model = run.data.info, run.experiment.model
+        if theirs.levels != info.levels:
+            raise UserError(f"--from {run.workdir}: has {theirs.levels} levels, {data.name} has {info.levels}")
+        if len(runs) > 1:
+            continue
+        conditioning = model.conditioning if isinstance(model, Conditional) else None
+        classes = None if conditioning is None else conditioning.classes
+        names = theirs.class_names and info.class_names and theirs.class_names != info.class_names
+        if classes is not None and (classes != info.classes or names):
+            raise UserError(f"--from {run.workdir}: its classes are not the {info.classes} of {data.name}")
+
+
 def _pool(design: Design, draw: Draw, confidence: float) -> dict[str, Any]:
     """Samples with labels of the frequencies of the examples."""
+    import jax
     import numpy as np
     from tqdm import tqdm
 
-    from gen_jax.applications.augmentation import confident, sampled_labels
+    from gen_jax.applications.augmentation import draw_labels, keep_confident
+    from gen_jax.core import fold_in
 
     real, shape = design.data[design.split], design.data.info.shape
     n = min(POOL, round(max(design.labels) * max(design.shares)))
-    wanted = sampled_labels(np.asarray(real["label"]), n, design.seed)
+    wanted = draw_labels(np.asarray(real["label"]), n, design.seed)
     if confidence:
-        draw = confident(draw, real, design.data["test"], design.data.info.levels, confidence)
-    blocks = []
-    for start in tqdm(range(0, n, 2000), "drawing samples", leave=False, delay=2, dynamic_ncols=True):
-        blocks.append(draw(wanted[start : start + 2000], design.seed + start))
+        draw = keep_confident(draw, real, design.data["test"], design.data.info.levels, confidence)
+    blocks, key = [], jax.random.key(design.seed)
+    for start in tqdm(range(0, len(wanted), 2000), "drawing samples", leave=False, delay=2, dynamic_ncols=True):
+        blocks.append(draw(wanted[start : start + 2000], fold_in(key, start)))
         if blocks[-1].shape[1:] != shape:
             raise UserError(f"--from: samples have the shape {blocks[-1].shape[1:]}, {design.data.name} has {shape}")
     return {"x": np.concatenate(blocks), "label": wanted}
 
 
-def _provenance(data: Dataset, runs: Sequence[Any], counts: Sequence[int]) -> list[str]:
+def _provenance(data: Dataset, runs: Sequence[Any], counts: Sequence[int], confidence: float) -> list[str]:
     """Notes on the examples that generators have seen."""
     notes, most = [], sum(len(run.data[run.experiment.train]["x"]) for run in runs)
     if len(runs) == 1 and min(counts) < most:
@@ -160,6 +187,8 @@ def _provenance(data: Dataset, runs: Sequence[Any], counts: Sequence[int]) -> li
             f"the generator was trained on {most:,} examples: where classifiers have fewer labels, samples carry what "
             "it learned from the others"
         )
+    if confidence:
+        notes.append("samples were chosen by a classifier of up to 20,000 labeled examples of the same split")
     if other := [run for run in runs if run.data.digest != data.digest and len(runs) == 1]:
         notes.append(
             f"the generator was trained on {other[0].data.name}, which is not {data.name} or is read differently: its "
@@ -169,9 +198,9 @@ def _provenance(data: Dataset, runs: Sequence[Any], counts: Sequence[int]) -> li
 
 
 def _repeated(data: Dataset, split: str) -> list[str]:
-    from gen_jax.applications.augmentation import copies
+    from gen_jax.applications.augmentation import count_copies
 
-    n = copies(data, split)
+    n = count_copies(data, split)
     return [f"{n:,} of the test examples are in {split} too, byte for byte"] if n else []
 
 
@@ -231,7 +260,8 @@ def _report(
     from rich.markup import escape
     from rich.table import Table
 
-    from gen_jax.evaluation.report import console
+    from gen_jax.evaluation.report import console, finite
+    from gen_jax.logs import write_json, write_text
     from gen_jax.markdown import markdown_table
     from gen_jax.plots.augmentation import accuracy_curves, augmented_images
 
@@ -243,11 +273,15 @@ def _report(
     for row in _rows(arms):
         shown.add_row(*row)
     console().print(shown)
+    if design.seeds == 1:
+        notes = ["one seed: errors are those of the test examples, and leave out how classifiers differ", *notes]
+    if design.pool is not None and len(design.pool["x"]) < max(design.labels) * max(design.shares):
+        notes.append(f"{len(design.pool['x']):,} samples were drawn, and are repeated where more are asked for")
     notes = [*_verdicts(arms), *notes]
     for note in notes:
         print(note)
     said = "\n".join([f"# {title}", "", markdown_table(HEADER, _rows(arms)), "", *(f"- {note}" for note in notes), ""])
-    (out / "augmentation.md").write_text(said)
+    write_text(out / "augmentation.md", said)
     record = {
         "data": design.data.name,
         "digest": design.data.digest,
@@ -259,7 +293,7 @@ def _report(
         "notes": notes,
         "arms": [_as_json(arm) for arm in arms],
     }
-    (out / "augmentation.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(out / "augmentation.json", finite(record))
     accuracy_curves(arms, np.asarray(design.data["test"]["label"])).savefig(out / "curves.png")
     augmented_images(design).savefig(out / "images.png")
     print(f"augmentation.md, augmentation.json, curves.png and images.png in {out}")

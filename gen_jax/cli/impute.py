@@ -48,20 +48,22 @@ def impute(
     apart by a first column "imputation".
 
     Args:
-        data: a table (.csv, .tsv, .parquet, .npz) with the columns of the run's data
+        data: a table (.csv, .tsv, .parquet) with the columns of the run's data
         n: imputations, or the draws that --mean averages
         mean: fill with the mean of the draws, of categories with the most frequent one
         out: the table that is written
         seed: random seed
     """
-    from gen_jax.data.tables import SUFFIXES, read_rows
+    from gen_jax.data.tables import TABLES, read_rows
 
     check_ending(out, (".csv",))
     check_folder(out)
     if n < 1:
         raise UserError(f"--n must be at least 1, got {n}")
-    if data.suffix not in SUFFIXES or not data.is_file():
-        raise UserError(f"--data {data}: a table ({', '.join(SUFFIXES)}) is needed")
+    if data.suffix.lower() not in TABLES or not data.is_file():
+        raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
+    if data.resolve() == out.resolve():
+        raise UserError(f"--out {out}: is the table that is read, and would be lost")
     run = open_workdir(workdir, config, data_dir, member)
     info = run.data.info
     if len(info.shape) != 1 or not info.columns:
@@ -123,9 +125,8 @@ def _centers(drawn: np.ndarray, categories: Any) -> np.ndarray:
 def _write(out: Path, data: Path, run: Run, drawn: np.ndarray, missing: np.ndarray) -> None:
     """Writes the table with its missing cells filled, once for each of the draws."""
     import pyarrow as pa
-    import pyarrow.csv
 
-    from gen_jax.data.tables import read_table
+    from gen_jax.data.tables import read_table, write_table
 
     [table] = read_table([data])
     info, tables = run.data.info, []
@@ -144,7 +145,7 @@ def _write(out: Path, data: Path, run: Run, drawn: np.ndarray, missing: np.ndarr
                 values = np.where(gap, made, values) if gap.any() else values
             columns[name] = values
         tables.append(pa.table(columns))
-    pa.csv.write_csv(pa.concat_tables(tables), out)
+    write_table(pa.concat_tables(tables), out)
 
 
 def _named(values: np.ndarray, names: Mapping[int, str] | tuple[str, ...]) -> np.ndarray:

@@ -33,6 +33,7 @@ from gen_jax.data.records import Entry, columns
 from gen_jax.errors import UserError
 
 __all__ = [
+    "held_out_rows",
     "CATALOGUE",
     "Row",
     "first_available",
@@ -43,7 +44,6 @@ __all__ = [
     "prepare",
     "prepared_size",
     "prepared_text",
-    "held_out_rows",
 ]
 
 
@@ -166,10 +166,9 @@ def first_available(*names: str) -> str:
     return next(name for name in names if there(name))
 
 
-def held_out_rows(name: str, size: int) -> int:
-    """The first row of the validation part of a training split without one: as is usual, or the last tenth."""
-    start = CATALOGUE[name].held_out if name in CATALOGUE else 0
-    return start if 0 < start < size else size * 9 // 10
+def held_out_rows(name: str) -> int:
+    """The first row of the usual validation part of a training split, of sets without one; 0 where none is usual."""
+    return CATALOGUE[name].held_out if name in CATALOGUE else 0
 
 
 def _home(name: str, row: Row, data_dir: str | os.PathLike | None) -> Path:
@@ -282,7 +281,7 @@ def _with_validation(data: Dataset) -> Dataset:
     splits = dict(data.splits)
     if "validation" in splits or "train" not in splits:
         return data
-    start = held_out_rows(data.name, len(splits["train"]["x"]))
+    start = len(splits["train"]["x"]) * 9 // 10
     part = lambda rows: {entry: a[rows] for entry, a in splits["train"].items()}
     made = {"train": part(slice(start)), "validation": part(slice(start, None))}
     rest = {split: arrays for split, arrays in splits.items() if split != "train"}

@@ -179,4 +179,6 @@ def cutmix(alpha: float = 1.0) -> Transform:
 
 def _mixed(batch: Batch, other: Array, share: Array) -> Batch:
     """The batch with the labels of the other examples and the share of the first."""
+    if "mixed_label" in batch:
+        raise ValueError("examples are mixed once: give mixup or cutmix, not both")
     return {**batch, "mixed_label": batch["label"][other], "share": share}

@@ -18,6 +18,7 @@ from gen_jax.errors import UserError
 
 __all__ = [
     "SUFFIXES",
+    "TABLES",
     "Table",
     "TableColumns",
     "align",
@@ -30,9 +31,11 @@ __all__ = [
     "read_table",
     "split_rows",
     "write_csv",
+    "write_table",
 ]
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".npz", ".npy")
+TABLES = (".csv", ".tsv", ".parquet")  # those of rows with named columns
 CATEGORIES = 1000  # different texts of a column up to which they are categories
 
 
@@ -386,12 +389,19 @@ def read_rows(path: Path, info: Any, label: str = "") -> tuple[dict[str, np.ndar
     truth = None
     if label:
         codes, names = table.column(label), table.categories.get(label, ())
-        truth = np.array([names[int(c)] if names else f"{c:g}" for c in codes])
+        if np.isnan(codes).any():
+            raise UserError(f"{path}: row {int(np.argmax(np.isnan(codes))) + 1} has no {label!r}")
+        truth = np.array([names[int(c)] if names else _text(c) for c in codes])
     columns = info.columns or tuple(name for name in table.columns if name != label)
     if len(columns) != info.shape[0]:
         raise UserError(f"{path} has {len(columns)} columns, {info.shape[0]} are needed: {', '.join(columns[:5])} ...")
     known = info.categories or ((),) * len(columns)
     return {"x": np.stack([_recoded(table, *one) for one in zip(columns, known)], axis=1)}, truth
+
+
+def _text(number: float) -> str:
+    """A number as it is usually written, without a point where it is whole."""
+    return str(int(number)) if number == int(number) else repr(float(number))
 
 
 def _recoded(table: Table, name: str, categories: Sequence[str]) -> np.ndarray:
@@ -404,7 +414,7 @@ def _recoded(table: Table, name: str, categories: Sequence[str]) -> np.ndarray:
                 f"{table.path}: the column {name!r} holds texts such as {names[0]!r}, and numbers are needed"
             )
         return values.astype(np.float32)
-    texts = names or tuple(f"{v:g}" for v in np.unique(values[~np.isnan(values)]))
+    texts = names or tuple(map(_text, np.unique(values[~np.isnan(values)])))
     if unknown := set(texts) - set(categories):
         raise UserError(
             f"{table.path}: the column {name!r} holds {sorted(unknown)[0]!r}, which the data of the run has not"
@@ -420,7 +430,6 @@ def _recoded(table: Table, name: str, categories: Sequence[str]) -> np.ndarray:
 def write_csv(path: Path, batch: Mapping[str, np.ndarray], info: Any) -> None:
     """Writes examples as a table with the columns and categories of the data; of sequences, one row per step."""
     import pyarrow as pa
-    import pyarrow.csv
 
     x = np.asarray(batch["x"])
     if x.ndim not in (2, 3) or (x.ndim == 3 and "length" not in batch and not info.columns):
@@ -439,7 +448,16 @@ def write_csv(path: Path, batch: Mapping[str, np.ndarray], info: Any) -> None:
     if "label" in batch:
         label = np.asarray(batch["label"])
         made[info.label or "label"] = np.array(info.class_names)[label] if info.class_names else label
-    pa.csv.write_csv(pa.table(made), path)
+    write_table(pa.table(made), path)
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Writes a table of pyarrow as .csv, atomically."""
+    import pyarrow.csv
+
+    draft = path.with_suffix(".draft")
+    pyarrow.csv.write_csv(table, draft)
+    draft.replace(path)
 
 
 def _nearest(values: np.ndarray, categories: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def fit_classifiers(
         )
 
     transforms = as_transforms(transforms)
-    seeds = np.arange(members, dtype=np.uint32) + np.uint32(seed * members)
+    seeds = np.arange(members, dtype=np.uint32) + np.uint32(seed * members % 2**32)
     source = Subsets(
         {name: np.asarray(training[name]) for name in ("x", "label")},
         rows,

@@ -17,7 +17,7 @@ from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Estimate, Metric, Split, standard_error
 
-__all__ = ["as_json", "console", "evaluator", "find_metrics", "from_json", "over_seeds", "table"]
+__all__ = ["as_json", "console", "evaluator", "find_metrics", "finite", "from_json", "over_seeds", "table"]
 
 
 def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
@@ -98,8 +98,16 @@ def console() -> Console:
 
 def as_json(found: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     """The estimates as plain JSON values, null for non-finite numbers."""
-    finite = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
-    return {name: {field: finite(v) for field, v in e._asdict().items()} for name, e in found.items()}
+    return finite({name: e._asdict() for name, e in found.items()})
+
+
+def finite(content: Any) -> Any:
+    """JSON values, dicts and lists with null for numbers that are not finite."""
+    if isinstance(content, Mapping):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def from_json(found: Mapping[str, Any]) -> dict[str, Estimate]:

@@ -23,6 +23,7 @@ def score_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], threshold: 
     figure, axes = panels(len(groups))
     for axis, (name, scores) in zip(axes, groups.items()):
         every = np.concatenate(list(scores.values()))
+        every = every[np.isfinite(every)]
         edges = np.histogram_bin_edges(np.clip(every, *np.quantile(every, [0.005, 0.995])), 50)
         for label, values in scores.items():
             inside = np.clip(values, edges[0], edges[-1])
@@ -67,10 +68,21 @@ def _area(name: str, value: float, interval: tuple[float, float]) -> str:
 
 
 def decision_boundary(
-    score: Callable[[np.ndarray], np.ndarray], threshold: float, groups: Mapping[str, np.ndarray], name: str
+    score: Callable[[np.ndarray], np.ndarray],
+    threshold: float,
+    groups: Mapping[str, np.ndarray],
+    normal: np.ndarray,
+    name: str,
 ) -> Figure:
-    """Contours of a score over the plane, the points (N, 2) of several groups, and where the score is the threshold."""
-    every = np.concatenate(list(groups.values()))
+    """Contours of a score over the plane, the points (N, 2) of several groups, and where the score is the threshold.
+
+    normal: points that say what is near; those far beyond are left out.
+    """
+    low, high = np.quantile(normal, [0.25, 0.75], axis=0)
+    near = lambda x: x[(np.abs(x - (low + high) / 2) <= 10 * (high - low)).all(axis=1)]
+    shown = {label: near(x) for label, x in groups.items()}
+    left = sum(map(len, groups.values())) - sum(map(len, shown.values()))
+    every = np.concatenate([near(normal), *shown.values()])
     points, across, up = covering(every, 120)
     values = score(points).reshape(across.shape)
     figure, (axis,) = panels(1)
@@ -80,8 +92,9 @@ def decision_boundary(
     if values.min() < threshold < values.max():
         axis.contour(across, up, values, levels=[threshold], colors=ANOMALOUS, linestyles="dashed")
     styles = ({"c": NORMAL, "s": 6, "alpha": 0.6}, {"c": ANOMALOUS, "s": 18, "marker": "x"}, {"c": "black", "s": 6})
-    for (label, x), style in zip(groups.items(), styles):
+    for (label, x), style in zip(shown.items(), styles):
         axis.scatter(*x.T, label=label, **style)
-    axis.set_title("score, points and decision boundary", fontsize=10)
+    beyond = f" ({left} points lie beyond)" if left else ""
+    axis.set_title(f"score, points and decision boundary{beyond}", fontsize=10)
     axis.legend(fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ from sklearn.mixture import GaussianMixture as Theirs
 
 from gen_jax import GMM, em, fit, load
 from gen_jax.applications.anomaly import (
+    SCORES,
+    Scored,
     average_precision,
     benjamini_hochberg,
     conformal_p_values,
@@ -26,7 +29,6 @@ from gen_jax.applications.anomaly import (
     tail_threshold,
 )
 from gen_jax.applications.anomaly.detection import curves
-from gen_jax.applications.anomaly.scores import Scored
 from gen_jax.cli.main import main
 from gen_jax.cli.train import train
 from gen_jax.core import State
@@ -140,11 +142,25 @@ def test_scores_depend_on_the_example_alone(vae):
     )
 
 
-def test_the_bound_grows_when_the_posterior_is_fitted(vae):
-    scored, split = vae
-    few = split("test").part(0, 6)
-    regret = scorers(scored, ["regret"])["regret"](few)
-    assert (regret > 0).all()
+def test_the_regret_of_a_decoder_that_ignores_its_code_is_the_divergence_from_the_prior():
+    class Deaf:
+        def encode(self, state, batch):
+            return distrax.MultivariateNormalDiag(jnp.ones((len(batch["x"]), 2)), jnp.full((len(batch["x"]), 2), 0.5))
+
+        def decode(self, state, z, condition=None):
+            return distrax.Normal(jnp.zeros((len(z), 3)), 1.0)
+
+        def prior_of(self, state):
+            return distrax.MultivariateNormalDiag(jnp.zeros(2), jnp.ones(2))
+
+    split = Split("test", {"x": np.ones((4, 3), np.float32)}, training={"x": np.ones((60, 3), np.float32)})
+    regret = scorers(Scored(Deaf(), None, split), ["regret"])["regret"](split)
+    known = Deaf().encode(None, {"x": jnp.ones((1, 3))}).kl_divergence(Deaf().prior_of(None))
+    np.testing.assert_allclose(regret, float(known[0]), rtol=0.25)  # with 16 samples
+
+
+def test_a_model_flags_by_itself_where_it_can():
+    assert list(SCORES)[0] == "nll" and list(SCORES)[-1] == "size"
 
 
 def test_the_likelihood_of_a_mixture_its_ratio_and_its_latent_features():
@@ -258,6 +274,9 @@ def workdir(tmp_path_factory):
     far = rng.uniform(-8, 8, (40, 2))
     rows = np.c_[np.r_[x[:100], far], np.r_[np.zeros(100), np.ones(40)]]
     np.savetxt(folder / "rows.csv", rows, ["%.5f", "%.5f", "%d"], ",", header="a,b,kind", comments="")
+    (folder / "unlabeled.csv").write_text("a,b,kind\n1,2,0\n1,2,\n")
+    (folder / "gaps.csv").write_text("a,b\n1,2\n,2\n")
+    (folder / "far.csv").write_text("a,b\n1,2\n1e30,2\n")
     options = ["--data", str(folder / "normal.csv"), "--steps", "10", "--workdir", str(folder / "run"), "--no-progress"]
     options += ["--devices", "1"]
     train("configs/mixture/gmm_blobs.py", options)
@@ -286,6 +305,13 @@ def test_the_command_without_labels_compares_with_the_test_split(monkeypatch, wo
     assert "optimistic" in capsys.readouterr().out and not (tmp_path / "b_curves.png").exists()
 
 
+def test_a_row_out_of_all_range_is_flagged(monkeypatch, workdir, tmp_path):
+    options = ["--data", workdir / "far.csv", "--scores", "nll", "--level", 0.05, "--out", tmp_path / "a.csv"]
+    run(monkeypatch, workdir / "run", *options)
+    assert np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)["anomalous"].tolist() == [0, 1]
+    assert json.loads((tmp_path / "a.json").read_text())["flagged"] == 1
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
@@ -300,6 +326,9 @@ def test_the_command_without_labels_compares_with_the_test_split(monkeypatch, wo
         (["--data", "rows.csv", "--label", "sort", "--normal", "0"], "no column 'sort'"),
         (["--data", "rows.csv", "--label", "kind", "--normal", "7"], "--normal 7"),
         (["--data", "digits"], "those of the run are"),
+        (["--data", "rows.csv", "--out", "rows.csv"], "would be lost"),
+        (["--data", "unlabeled.csv", "--label", "kind", "--normal", "0"], "row 2 has no 'kind'"),
+        (["--data", "gaps.csv"], "the first in row 2: where cells are missing"),
         (["--out", "scores.txt"], "the ending must be"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ from gen_jax import Resident, descent, fit, load
 from gen_jax.applications.augmentation import (
     Design,
     augment,
-    confident,
-    copies,
+    count_copies,
+    draw_labels,
+    keep_confident,
     of_classes,
     of_label,
     parse_changes,
-    sampled_labels,
     steps_for,
     train_arms,
 )
@@ -112,11 +113,11 @@ def test_samples_become_training_examples_in_the_units_of_the_data(digits):
     assert x.dtype == digits["train"]["x"].dtype and synthetic.sum() == round(0.5 * len(digits["train"]["x"]))
     np.testing.assert_array_equal(x[synthetic, 0, 0, 0], label[synthetic])
     np.testing.assert_array_equal(x[~synthetic], digits["train"]["x"])
-    assert grown["test"] is digits["test"] and grown.info.classes == 10
+    assert grown["test"] is digits["test"] and grown.info == replace(digits.info, digest=grown.info.digest)
     shares = [np.bincount(part, minlength=10) / len(part) for part in (label[synthetic], label[~synthetic])]
     np.testing.assert_allclose(*shares, atol=0.01)
     by_class = of_classes([(Bright(), None, split)] * 10)  # unconditional: all black
-    assert by_class(np.arange(10), 0).max() == 0
+    assert by_class(np.arange(10), jax.random.key(0)).max() == 0
     state = fit(
         descent(Classification(Perceptron(10, 8)), {"classifier": optax.adam(1e-3)}),
         Resident(grown["train"], 64, [scale(0, 1, 17)]),
@@ -124,7 +125,7 @@ def test_samples_become_training_examples_in_the_units_of_the_data(digits):
     )
     assert int(state.step) == 2
     with pytest.raises(UserError, match="one for each class"):
-        by_class(np.array([11]), 0)
+        by_class(np.array([11]), jax.random.key(0))
     with pytest.raises(UserError, match="not conditioned on labels"):
         of_label(Classification(Perceptron(10)), None, split)
 
@@ -133,22 +134,25 @@ def test_only_samples_that_a_classifier_is_sure_of_are_kept(digits):
     rng = np.random.default_rng(0)
     train = {name: np.asarray(a) for name, a in digits["train"].items()}
 
-    def draw(labels, seed):  # half of the examples have a wrong label
-        wrong = np.random.default_rng(seed).uniform(size=len(labels)) < 0.5
+    def draw(labels, key):  # half of the examples have a wrong label
+        wrong = rng.uniform(size=len(labels)) < 0.5
         shown = np.where(wrong, (labels + 3) % 10, labels)
         return np.stack([train["x"][rng.choice(np.flatnonzero(train["label"] == c))] for c in shown])
 
-    kept = confident(draw, train, digits["test"], 17, 0.8)
+    kept = keep_confident(draw, train, digits["test"], 17, 0.8)
     labels = rng.integers(0, 10, 60)
     rows = {x.tobytes(): c for x, c in zip(train["x"], train["label"])}
-    found = np.array([rows[x.tobytes()] for x in kept(labels, 0)])
+    found = np.array([rows[x.tobytes()] for x in kept(labels, jax.random.key(0))])
     assert np.mean(found == labels) > 0.95
     with pytest.raises(UserError, match="lower --confidence"):
-        confident(lambda labels, seed: np.zeros((len(labels), 8, 8, 1)), train, digits["test"], 17, 0.99)(labels, 0)
+        keep_confident(lambda labels, key: np.zeros((len(labels), 8, 8, 1)), train, digits["test"], 17, 0.99)(
+            labels, jax.random.key(0)
+        )
 
 
-def test_sampled_labels_repeat_the_frequencies():
-    np.testing.assert_array_equal(np.bincount(sampled_labels(np.repeat([0, 1], [6, 2]), 20)), [15, 5])
+def test_drawn_labels_repeat_the_frequencies():
+    np.testing.assert_array_equal(np.bincount(draw_labels(np.repeat([0, 1], [6, 2]), 20)), [15, 5])
+    assert sorted(draw_labels(np.repeat([0, 1, 2], [98, 1, 1]), 0)) == [0, 1, 2]
 
 
 def test_arms_share_their_steps_and_examples(digits):
@@ -166,7 +170,7 @@ def test_arms_share_their_steps_and_examples(digits):
 
 def test_copies_of_test_examples_are_counted():
     x = np.arange(12).reshape(4, 3)
-    assert copies(Dataset("mine", {"train": {"x": x[:3]}, "test": {"x": x[2:]}}), "train") == 1
+    assert count_copies(Dataset("mine", {"train": {"x": x[:3]}, "test": {"x": x[2:]}}), "train") == 1
 
 
 @pytest.mark.parametrize(
@@ -201,6 +205,8 @@ def test_the_command_writes_a_table_and_figures(monkeypatch, tmp_path, capsys):
     "options, said",
     [
         ([], "nothing to compare"),
+        (["--geometric", "mixup", "cutmix"], "mixed once"),
+        (["--geometric", "keras", "--seed", "-1"], "--seed"),
         (["--geometric", "keras", "--labels", "5"], "--labels 5"),
         (["--geometric", "keras", "--labels", "5000"], "--labels 5000"),
         (["--geometric", "keras", "--networks", "vit"], "--networks vit"),

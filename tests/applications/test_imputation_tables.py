@@ -13,6 +13,7 @@ from gen_jax.cli.main import main
 from gen_jax.cli.train import train
 from gen_jax.core import Imputable
 from gen_jax.errors import UserError
+from gen_jax.estimators import GaussianMixture, Imputer
 from gen_jax.models.mixture import DIAGONAL
 
 
@@ -61,6 +62,30 @@ def test_diagonal_components_complete_each_coordinate_from_the_component_alone()
     state = fit(em(model), {"x": x.astype(np.float32)}, steps=10)
     drawn = impute(model, state, jnp.array([[9.0, 0.0]]), np.array([[True, False]]), jax.random.key(0), n=100)
     assert 7 < float(drawn[..., 1].mean()) < 11
+
+
+def test_an_imputer_is_calibrated_and_keeps_what_is_there():
+    """Correlated normal columns with cells missing at random: the error is that of the regression, intervals cover."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1500, 3)) @ np.array([[1, 0.8, 0], [0, 0.6, 0.5], [0, 0, 0.2]]) * [1, 10, 100]
+    missing = rng.uniform(size=x.shape) < 0.3
+    missing[missing.all(axis=1), 0] = False
+    holes = np.where(missing, np.nan, x)
+    imputer = Imputer(GaussianMixture(1), random_state=0).fit(holes)
+    filled, drawn = imputer.transform(holes), imputer.sample(holes, 60)
+    np.testing.assert_array_equal(filled[~missing], x[~missing])
+    np.testing.assert_array_equal(drawn[:, ~missing], np.broadcast_to(x[~missing], (60, (~missing).sum())))
+    np.testing.assert_allclose(drawn.mean(axis=0)[missing], filled[missing], atol=0.6 * np.max(x.std(axis=0)))
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    assert 0.85 < np.mean(((low <= x) & (x <= high))[missing]) < 0.93
+    scaled = lambda a: (a / x.std(axis=0))[missing]
+    assert (
+        np.sqrt(np.mean((scaled(filled) - scaled(x)) ** 2)) < 0.75 < np.sqrt(np.mean(scaled(x - x.mean(axis=0)) ** 2))
+    )
+    nothing = imputer.transform(np.full((1, 3), np.nan))
+    np.testing.assert_allclose(nothing[0] / x.std(axis=0), 0, atol=0.15)
+    with pytest.raises(ValueError, match="column 1 of X has no known value"):
+        Imputer().fit([[1.0, np.nan], [2.0, np.nan]])
 
 
 @pytest.fixture(scope="module")

@@ -250,7 +250,7 @@ def test_a_part_of_the_training_split_is_held_out_where_there_is_no_validation_s
     experiment = Experiment(GMM(2), em(GMM(2)), "mine", 1)
     bare, own = ({split: {"x": x} for split in splits} for splits in (("train", "test"), ("train", "validation")))
     held = experiment.with_validation(Dataset("mine", bare))
-    assert (held.train, held.validation) == ("train[:45]", "train[45:]")
+    assert (held.train, held.validation) == ("train[:90%]", "train[90%:]")
     assert experiment.with_validation(Dataset("mine", own)) is experiment
     chosen = replace(experiment, validation="test")
     assert chosen.with_validation(Dataset("mine", bare)) is chosen

@@ -20,6 +20,7 @@ from gen_jax.estimators import (
     CategoricalHMM,
     GaussianHMM,
     GaussianMixture,
+    Imputer,
     PoissonHMM,
 )
 from gen_jax.models.mixture import Prior
@@ -35,7 +36,12 @@ def blobs():
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [GaussianMixture(), BayesianGaussianMixture(), AnomalyDetector(GaussianMixture(), level=0.3, calibration=0.5)]
+    [
+        GaussianMixture(),
+        BayesianGaussianMixture(),
+        AnomalyDetector(GaussianMixture(), level=0.3, calibration=0.5),
+        Imputer(GaussianMixture()),
+    ]
 )
 def test_scikit_learns_own_checks(estimator, check):
     with warnings.catch_warnings(action="ignore"):

@@ -1,7 +1,7 @@
-"""Anomaly detection: scores of trained models, thresholds with a guarantee, and how well anomalies are told apart."""
+"""Anomaly detection: scores of trained models, thresholds with a guarantee, ROC and precision-recall."""
 
 from gen_jax.applications.anomaly.detection import Ranking, average_precision, rank, roc_auc
-from gen_jax.applications.anomaly.scores import SCORES, Scorer, scorers
+from gen_jax.applications.anomaly.scores import SCORES, Scored, Scorer, scorers
 from gen_jax.applications.anomaly.thresholds import (
     Threshold,
     benjamini_hochberg,
@@ -16,6 +16,7 @@ from gen_jax.applications.anomaly.thresholds import (
 __all__ = [
     "SCORES",
     "Ranking",
+    "Scored",
     "Scorer",
     "Threshold",
     "average_precision",

@@ -1,4 +1,4 @@
-"""How well scores tell anomalies from normal examples: ROC and precision-recall, with bootstrap intervals."""
+"""ROC and precision-recall of anomaly scores, with bootstrap intervals."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import optax
 from jax import Array, lax
 from scipy.spatial import KDTree
 
+from gen_jax.algorithms import em
 from gen_jax.core import (
     Adversarial,
     Batch,
@@ -31,12 +32,15 @@ from gen_jax.core import (
     Reconstructing,
     State,
 )
+from gen_jax.data.dataset import has_missing
 from gen_jax.data.source import apply_transforms, epoch
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.features import Encoder
+from gen_jax.loop import fit
 from gen_jax.models.common.arrays import sum_except_batch
+from gen_jax.models.mixture import GMM
 
 __all__ = ["SCORES", "Scored", "Scorer", "scorers"]
 
@@ -83,7 +87,11 @@ def _each(per_example: PerExample, state: State, block: int = 256) -> Scorer:
             found.append(np.asarray(program(state, split.transforms, raw, seeds), np.float64)[mask > 0])
         values = np.concatenate(found)
         if np.isnan(values).any():
-            raise UserError(f"{int(np.isnan(values).sum()):,} of {len(values):,} scores are NaN, of {split.name}")
+            first = int(np.flatnonzero(np.isnan(values))[0])
+            raise UserError(
+                f"{int(np.isnan(values).sum()):,} of {len(values):,} scores of {split.name} are NaN, the first in row "
+                f"{first + 1}: where cells are missing, use a model that was trained with missing cells"
+            )
         return values
 
     return score
@@ -169,8 +177,6 @@ def _latent(scored: Scored) -> Scorer | None:
         return _each(lambda *given: -prior(*given).reshape(-1), scored.state)
     if not isinstance(model, Latent):
         return None
-    from gen_jax.estimators import GaussianMixture
-
     mean = jax.jit(jax.vmap(lambda batch: model.encode(scored.state, _alone(batch)).mean()[0]))
 
     def codes(split: Split) -> np.ndarray:
@@ -178,8 +184,10 @@ def _latent(scored: Scored) -> Scorer | None:
         return np.concatenate([np.asarray(part) for part in parts])
 
     z = codes(_head(scored.training, REFERENCE))
-    mixture = GaussianMixture([1, 2, 5, 10], reg_covar=1e-4, random_state=0).fit(z)
-    return lambda split: -mixture.score_samples(codes(split)).astype(np.float64)
+    mixture = GMM(min(10, max(1, len(z) // 50)), floor=1e-3)
+    fitted = fit(em(mixture), {"x": z}, steps=50)
+    log_prob = jax.jit(lambda z: mixture.log_prob(fitted, {"x": z}))
+    return lambda split: -np.asarray(log_prob(codes(split)), np.float64)
 
 
 def _alone(batch: Batch) -> Batch:
@@ -253,7 +261,7 @@ def _discriminator(scored: Scored) -> Scorer | None:
 def _features(scored: Scored) -> Scorer | None:
     """The distance to the fifth nearest training example, of features."""
     encode, reference = scored.encode, _head(scored.training, REFERENCE)
-    if encode is None:
+    if encode is None or has_missing(reference.arrays["x"]):
         return None
     tree = KDTree(encode(_pixels(reference)).features)
     nearest = min(NEIGHBOR, reference.size)
@@ -274,11 +282,11 @@ SCORES: Mapping[str, Callable[[Scored], Scorer | None]] = {
     "nll": _nll,
     "typicality": _typicality,
     "complexity": _complexity,
-    "size": _size,
     "ratio": _ratio,
     "latent": _latent,
     "reconstruction": _reconstruction,
     "regret": _regret,
     "discriminator": _discriminator,
     "features": _features,
+    "size": _size,
 }

@@ -123,7 +123,7 @@ def tail_threshold(calibration: np.ndarray, level: float, start: float = 0.9) ->
 
 
 def benjamini_hochberg(p: np.ndarray, level: float) -> np.ndarray:
-    """Which of the hypotheses (N,) are rejected at the false discovery rate `level` (Benjamini & Hochberg 1995).
+    """Booleans (N,): the hypotheses rejected at the false discovery rate `level` (Benjamini & Hochberg 1995).
 
     With conformal p-values from one calibration set the rate holds too (Bates et al. 2023).
     """
