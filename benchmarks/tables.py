@@ -128,8 +128,8 @@ PAGES = {
     ),
     "augmentations": Page(
         "Whether augmentation helps",
-        "Classifiers of Fashion-MNIST with and without random changes (`keras`) and samples of a conditional VAE "
-        "that was trained on 50,000 labeled examples, on 10,000 test images; means over five seeds (of `cnn` three; "
+        "Classifiers of Fashion-MNIST and the embedded digits, with and without random changes (`keras`) and samples "
+        "of a conditional VAE that saw 50,000 labeled examples; means over five seeds (`cnn` on Fashion-MNIST: three; "
         "`benchmarks/quality/augmentations.py`).",
     ),
     "anomaly": Page(

@@ -1,4 +1,4 @@
-"""Augmentation on Fashion-MNIST: classifiers with and without random changes and samples of a conditional VAE.
+"""Augmentation of Fashion-MNIST and the embedded digits: classifiers with random changes and samples of a VAE.
 
 python -m benchmarks.quality.augmentations
 
@@ -24,6 +24,7 @@ STUDIES = {  # the options of `augment`
     "mlp_long": "--networks mlp --labels 100 1000 --seeds 5 --epochs 300",
     "cnn": "--networks cnn --labels 100 1000 --seeds 3 --epochs 150",
 }
+DIGITS = "--data digits --geometric keras --labels 100 1000 --seeds 5"
 KNOWN = {("mlp", 60_000, "none"): "0.8655 ± 0.002", ("mlp", 60_000, "geometric"): "0.8124 ± 0.009"}
 
 
@@ -51,16 +52,20 @@ def main() -> None:
         if not (out / "augmentation.json").is_file():
             run("-m", "gen_jax", "augment", *common, *options.split(), "--out", str(out))
         for arm in read_json(out / "augmentation.json")["arms"]:
-            record(report, arm)
+            record(report, "Fashion-MNIST", arm)
+    if not (FOLDER / "digits" / "augmentation.json").is_file():
+        run("-m", "gen_jax", "augment", *DIGITS.split(), "--out", str(FOLDER / "digits"))
+    for arm in read_json(FOLDER / "digits" / "augmentation.json")["arms"]:
+        record(report, "digits", arm)
     report.finish()
 
 
-def record(report: Report, arm: Mapping[str, Any]) -> None:
+def record(report: Report, data: str, arm: Mapping[str, Any]) -> None:
     """The accuracy of an arm and its gain over no augmentation."""
-    what = f"{arm['network']}, {arm['labels']:,} labels, {arm['steps'][-1]:,} steps: {arm['augmentation']}"
+    what = f"{data}, {arm['network']}, {arm['labels']:,} labels, {arm['steps'][-1]:,} steps: {arm['augmentation']}"
     gain = arm["gain"]
     said = "" if gain is None else f"; gain {gain['value']:+.4f} ± {gain['error']:.4f}, McNemar p {arm['mcnemar']:.2g}"
-    known = KNOWN.get((arm["network"], arm["labels"], arm["augmentation"]))
+    known = KNOWN.get((arm["network"], arm["labels"], arm["augmentation"])) if data != "digits" else None
     said += f"; by scikit-learn and Keras {known}" if known else ""
     report.fact(f"{what} (± {arm['accuracy']['error']:.4f}{said})", arm["accuracy"]["value"], "accuracy")
 
