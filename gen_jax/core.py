@@ -402,6 +402,9 @@ class Imputable(Protocol):
     def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
         """(n, B, D) completions of x (B, D), which is kept where `mask` (B, D) is True; other values are not read."""
 
+    def with_missing(self) -> Density:
+        """The same model, whose densities integrate out NaN in "x"."""
+
 
 @runtime_checkable
 class Classifier(Protocol):

@@ -240,8 +240,10 @@ class Design(NamedTuple):
         """Raises UserError for what cannot be trained."""
         info, size = self.data.images(labels=True), len(self.data[self.split]["x"])
         for n in self.labels:
-            if not info.classes <= n <= size:
-                raise UserError(f"--labels {n}: {self.data.name} has {size:,} examples of {info.classes} classes")
+            if n < info.classes:
+                raise UserError(f"--labels {n}: give at least one for each of the {info.classes} classes")
+            if n > size:
+                raise UserError(f"--labels {n}: {self.data.name} has {size:,} labeled examples in {self.split}")
         if len(self.arms()) == 1:
             raise UserError("nothing to compare: give --geometric, --from, or both")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def anomaly(
         out: the file that is written
     """
     from gen_jax.applications.anomaly import SCORES
-    from gen_jax.applications.anomaly.thresholds import check_level
+    from gen_jax.applications.anomaly.thresholds import check_calibration, check_level
 
     check_ending(out, (".csv",))
     check_folder(out)
@@ -85,11 +86,16 @@ def anomaly(
     run = open_workdir(workdir, config, data_dir, member)
     other = open_workdir(background, None, data_dir) if background else None
     scored = _examples(run, data, split, label, normal or [], data_dir)
+    if threshold == "conformal":
+        check_calibration(level, run.experiment.split(run.data, "validation").size)
     with interruptible():
         made = _scorers(run, other, parse_step(step), scores, scored.split)
         found = {name: _groups(scorer, run, scored.split, threshold) for name, scorer in made.items()}
     for note in _notes(run, scored, step):
         print(f"note: {note}", file=sys.stderr)
+    found = {name: groups for name, groups in found.items() if not np.isnan(groups["examples"]).any()}
+    if not found:
+        raise UserError("the scores are not defined where cells are missing")
     first = next(iter(found))
     limit = _threshold(threshold, found[first], level)
     _report(Found(run, scored, made, found, first, limit, level, out))
@@ -144,6 +150,10 @@ def _examples(run: Run, data: str, split: str, label: str, normal: Sequence[str]
         return Examples(own, f"{run.data.name} [{own.name}]", found, own.name != run.experiment.test)
     path = Path(data).expanduser()
     if path.suffix.lower() in TABLES and path.is_file() and len(run.data.info.shape) == 1:
+        if split != "test":
+            raise UserError(f"--split {split}: all rows of a table are scored")
+        if normal and not label:
+            raise UserError("--normal needs --label, the column that holds these")
         arrays, texts = read_rows(path, run.data.info, label)
         examples = own._replace(name=path.name, arrays=arrays)
         return Examples(examples, path.name, None if texts is None else _anomalous(texts, (), normal))
@@ -208,7 +218,8 @@ def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None
     found = scorers(Scored(model, averaged(run.state(step)), training, background, encode), names)
     if missing := [name for name in names or () if name not in found]:
         needs = " without --background" if missing[0] == "ratio" and not other else ""
-        raise UserError(f"{type(model).__name__} has no score {missing[0]!r}{needs}: it has {', '.join(found)}")
+        known = ", ".join(scorers(Scored(model, averaged(run.state(step)), training, background, encode)))
+        raise UserError(f"{type(model).__name__} has no score {missing[0]!r}{needs}: it has {known}")
     quick = {name: scorer for name, scorer in found.items() if names or name not in SLOW}
     if not quick:
         raise UserError(f"{type(model).__name__} has no score")
@@ -246,7 +257,7 @@ def _report(found: Found) -> None:
     print(f"threshold of {found.first}: {found.threshold.value:.6g} ({found.threshold.how})")
     print(
         f"flagged: {flags.sum():,} of {len(flags):,} examples; {discovered.sum():,} at a false discovery rate of "
-        f"{found.level:g} (Benjamini-Hochberg; p-values are at least {1 / (1 + len(mine['calibration'])):.2g})"
+        f"{found.level:g} (Benjamini-Hochberg{_least(len(mine['calibration']), len(p), found.level)})"
     )
     print(f"false alarms on the test split of the run: {alarms.sum():,} of {len(alarms):,}, {alarms.mean():.4f}")
     if found.examples.anomalous is not None:
@@ -270,12 +281,20 @@ def _report(found: Found) -> None:
     print(f"scores in {found.out}, a summary in {found.out.with_suffix('.json').name}, and figures")
 
 
+def _least(calibration: int, n: int, level: float) -> str:
+    """The number of rows that have to have the least p-value for any to be discovered."""
+    rows = math.ceil(n / (level * (1 + calibration)) - 1e-9)
+    return f"; {rows:,} at least, or none, with {calibration:,} calibration examples" if rows > 1 else ""
+
+
 def _table(found: Found, areas: Mapping[str, Ranking]) -> Table:
     """The areas under the curves of each score."""
     from rich.markup import escape
     from rich.table import Table
 
-    against = "" if found.examples.anomalous is not None else ", against the test split of the run"
+    against = (
+        "" if found.examples.anomalous is not None else " as a whole against the test split of the run (0.5: alike)"
+    )
     table = Table(title=escape(f"{found.run.workdir.name}: {found.examples.name}{against}"), title_justify="left")
     for column in ("score", "AUROC", "95 %", "average precision", "95 %"):
         table.add_column(column, justify="left" if column == "score" else "right")

@@ -63,6 +63,8 @@ def augment(
     from gen_jax.compilation import use_compilation_cache
     from gen_jax.data import load
 
+    if (share or confidence) and not runs:
+        raise UserError("--share and --confidence are of samples: give --from")
     geometric, runs, share = geometric or [], runs or [], share or [1.0]
     _check(networks or [], seeds, epochs, batch, share, confidence, out, seed)
     use_compilation_cache()
@@ -146,6 +148,8 @@ def _check_generators(data: Dataset, runs: Sequence[Any]) -> None:
         raise UserError(f"--from takes one run, or one for each of the {info.classes} classes, got {len(runs)}")
     for run in runs:
         theirs, model = run.data.info, run.experiment.model
+        if len(theirs.shape) != 3:
+            raise UserError(f"--from {run.workdir}: was not trained on images")
         if theirs.levels != info.levels:
             raise UserError(f"--from {run.workdir}: has {theirs.levels} levels, {data.name} has {info.levels}")
         if len(runs) > 1:
@@ -280,7 +284,19 @@ def _report(
     notes = [*_verdicts(arms), *notes]
     for note in notes:
         print(note)
-    said = "\n".join([f"# {title}", "", markdown_table(HEADER, _rows(arms)), "", *(f"- {note}" for note in notes), ""])
+    made = [*(["geometric: " + ", ".join(geometric)] if geometric else []), *(f"samples of {run}" for run in runs)]
+    said = "\n".join(
+        [
+            f"# {title}",
+            "",
+            *(f"- {one}" for one in made),
+            "",
+            markdown_table(HEADER, _rows(arms)),
+            "",
+            *(f"- {note}" for note in notes),
+            "",
+        ]
+    )
     write_text(out / "augmentation.md", said)
     record = {
         "data": design.data.name,

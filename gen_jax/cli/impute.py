@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from gen_jax.cli.options import (
 from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from gen_jax.data.dataset import DataInfo
     from gen_jax.run import Run
 
 __all__ = ["impute"]
@@ -33,7 +34,7 @@ BLOCK = 256  # rows at once
 def impute(
     workdir: Workdir,
     data: Path,
-    n: int = 1,
+    n: int | None = None,
     mean: bool = False,
     out: Path = Path("imputed.csv"),
     seed: int = 0,
@@ -49,7 +50,7 @@ def impute(
 
     Args:
         data: a table (.csv, .tsv, .parquet) with the columns of the run's data
-        n: imputations, or the draws that --mean averages
+        n: imputations, by default 1, or the draws that --mean averages, by default 100
         mean: fill with the mean of the draws, of categories with the most frequent one
         out: the table that is written
         seed: random seed
@@ -58,9 +59,12 @@ def impute(
 
     check_ending(out, (".csv",))
     check_folder(out)
-    if n < 1:
-        raise UserError(f"--n must be at least 1, got {n}")
-    if data.suffix.lower() not in TABLES or not data.is_file():
+    n = (100 if mean else 1) if n is None else n
+    if n < 1 + mean:
+        raise UserError(f"--n must be at least {1 + mean}, got {n}")
+    if not data.is_file():
+        raise UserError(f"--data {data}: there is no such file")
+    if data.suffix.lower() not in TABLES:
         raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
     if data.resolve() == out.resolve():
         raise UserError(f"--out {out}: is the table that is read, and would be lost")
@@ -68,10 +72,14 @@ def impute(
     info = run.data.info
     if len(info.shape) != 1 or not info.columns:
         raise UserError(f"{workdir} was not trained on a table, whose rows could be filled: see docs/applications")
-    x = read_rows(data, info)[0]["x"]
+    x, table = read_rows(data, info)[0]["x"], _texts(data)
+    if n > 1 and not mean and "imputation" in table[0]:
+        raise UserError(f"{data} has a column imputation already, which tells several apart: rename it")
     empty = np.flatnonzero(np.isnan(x).all(axis=1))
     if len(empty):
-        raise UserError(f"{data}: {len(empty):,} rows have no cell to go by, the first is row {empty[0] + 1}")
+        raise UserError(
+            f"{data}: no cell to go by in {len(empty):,} of the rows, the first is row {empty[0] + 1}: remove them"
+        )
     missing = np.isnan(x)
     if not missing.any():
         raise UserError(f"{data} has no missing cells in the columns {', '.join(info.columns)}")
@@ -79,7 +87,7 @@ def impute(
         drawn = _draws(run, x, n, seed, parse_step(step))
     if mean:
         drawn = _centers(drawn, info.categories)[None]
-    _write(out, data, run, drawn, missing)
+    _write(out, table, info, drawn, missing)
     cells = f"{missing.sum():,} cells of {missing.any(axis=1).sum():,} rows"
     print(f"{cells} filled{f', {len(drawn)} times' if len(drawn) > 1 else ''}: {out}")
 
@@ -122,35 +130,38 @@ def _centers(drawn: np.ndarray, categories: Any) -> np.ndarray:
     return center
 
 
-def _write(out: Path, data: Path, run: Run, drawn: np.ndarray, missing: np.ndarray) -> None:
-    """Writes the table with its missing cells filled, once for each of the draws."""
-    import pyarrow as pa
+def _texts(path: Path) -> list[list[str]]:
+    """The header and the rows of a table as they are written."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
 
-    from gen_jax.data.tables import read_table, write_table
-
-    [table] = read_table([data])
-    info, tables = run.data.info, []
-    places = {name: i for i, name in enumerate(info.columns)}
-    for number, filled in enumerate(drawn):
-        columns: dict[str, Any] = {"imputation": np.full(len(filled), number)} if len(drawn) > 1 else {}
-        for name, values in table.columns.items():
-            values = _named(values, table.categories.get(name, ()))
-            if name in places:
-                i = places[name]
-                gap = missing[:, i]
-                known = info.categories[i] if info.categories else ()
-                made = filled[:, i]
-                if known:
-                    made = np.array(known)[np.clip(np.rint(made), 0, len(known) - 1).astype(int)]
-                values = np.where(gap, made, values) if gap.any() else values
-            columns[name] = values
-        tables.append(pa.table(columns))
-    write_table(pa.concat_tables(tables), out)
+        table = pyarrow.parquet.read_table(path)
+        columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in table.columns]
+        return [table.column_names, *map(list, zip(*columns))]
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
 
 
-def _named(values: np.ndarray, names: Mapping[int, str] | tuple[str, ...]) -> np.ndarray:
-    """The texts of codes, "" for a missing one; numbers as they are."""
-    if not names:
-        return values
-    codes = np.where(np.isnan(values), len(names), values).astype(int)
-    return np.array([*names, ""])[codes]
+def _write(out: Path, table: list[list[str]], info: DataInfo, drawn: np.ndarray, missing: np.ndarray) -> None:
+    """Writes the table with its missing cells filled, once for each of the draws; all others as they were."""
+    header, *rows = table
+    if len(rows) != len(missing):
+        raise UserError(f"the table has {len(rows):,} lines for {len(missing):,} rows: it has cells over several lines")
+    places, draft = [header.index(name) for name in info.columns], out.with_suffix(".draft")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["imputation", *header] if len(drawn) > 1 else header)
+        for number, filled in enumerate(drawn):
+            for row, gaps, values in zip(rows, missing, filled):
+                made = list(row)
+                for i in np.flatnonzero(gaps):
+                    made[places[i]] = _text(values[i], info.categories[i] if info.categories else ())
+                writer.writerow([number, *made] if len(drawn) > 1 else made)
+    draft.replace(out)
+
+
+def _text(value: float, categories: tuple[str, ...]) -> str:
+    """A number, or the category that is nearest to a code."""
+    if not categories:
+        return f"{value:.7g}"
+    return categories[int(np.clip(np.rint(value), 0, len(categories) - 1))]

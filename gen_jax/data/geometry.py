@@ -59,14 +59,18 @@ def affine(x: Array, maps: Affine, fill: Fill = "nearest", value: float = 0.0) -
         at = jnp.minimum(period, 2 * size - period) - 0.5
     at = jnp.clip(at, 0, size - 1)
     first = jnp.floor(at).astype(jnp.int32)
-    second = jnp.minimum(first + 1, size - 1)
-    flat, width, share = x.reshape(len(x), -1, x.shape[-1]), x.shape[2], at - first
-    made = jnp.zeros((*at.shape[:3], x.shape[-1]))
-    for rows, down in ((first[..., 0], 1 - share[..., 0]), (second[..., 0], share[..., 0])):
-        for columns, right in ((first[..., 1], 1 - share[..., 1]), (second[..., 1], share[..., 1])):
-            pixels = jax.vmap(lambda a, i: a.at[i].get(mode="promise_in_bounds"))(flat, rows * width + columns)
-            made += (down * right)[..., None] * pixels
-    return made
+    below, width, channels = jnp.minimum(first[..., 0] + 1, size[0] - 1), x.shape[2], x.shape[-1]
+    down, right = jnp.moveaxis(at - first, -1, 0)[..., None]
+    flat = jnp.pad(x.reshape(len(x), -1, channels), ((0, 0), (0, 1), (0, 0)))  # so that each has a right neighbor
+    pair = jax.vmap(jax.vmap(lambda image, i: lax.dynamic_slice(image, (i, 0), (2, channels)), in_axes=(None, 0)))
+
+    def interpolated(rows: Array) -> Array:
+        """Between the columns, in these rows: both neighbors are read together."""
+        places = (rows * width + first[..., 1]).reshape(len(x), -1)
+        near = pair(flat, places).reshape(*rows.shape, 2, channels)
+        return (1 - right) * near[..., 0, :] + right * near[..., 1, :]
+
+    return (1 - down) * interpolated(first[..., 0]) + down * interpolated(below)
 
 
 def geometric(

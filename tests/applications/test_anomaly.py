@@ -300,9 +300,15 @@ def test_the_command_scores_a_table_with_labels(monkeypatch, workdir, tmp_path, 
 def test_the_command_without_labels_compares_with_the_test_split(monkeypatch, workdir, tmp_path, capsys):
     options = ["--data", workdir / "rows.csv", "--scores", "nll", "--level", 0.05]
     run(monkeypatch, workdir / "run", *options, "--out", tmp_path / "a.csv")
-    assert "against the test split" in " ".join(capsys.readouterr().out.split())
+    assert "as a whole against the test split" in " ".join(capsys.readouterr().out.split())
     run(monkeypatch, workdir / "run", "--threshold", "quantile", "--scores", "nll", "--out", tmp_path / "b.csv")
     assert "optimistic" in capsys.readouterr().out and not (tmp_path / "b_curves.png").exists()
+
+
+def test_rows_with_missing_cells_are_scored_by_the_others(monkeypatch, workdir, tmp_path):
+    run(monkeypatch, workdir / "run", "--data", workdir / "gaps.csv", "--level", 0.05, "--out", tmp_path / "a.csv")
+    rows = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)
+    assert np.isfinite(rows["nll"]).all() and "features" not in rows.dtype.names and rows["nll"][1] < rows["nll"][0]
 
 
 def test_a_row_out_of_all_range_is_flagged(monkeypatch, workdir, tmp_path):
@@ -328,7 +334,10 @@ def test_a_row_out_of_all_range_is_flagged(monkeypatch, workdir, tmp_path):
         (["--data", "digits"], "those of the run are"),
         (["--data", "rows.csv", "--out", "rows.csv"], "would be lost"),
         (["--data", "unlabeled.csv", "--label", "kind", "--normal", "0"], "row 2 has no 'kind'"),
-        (["--data", "gaps.csv"], "the first in row 2: where cells are missing"),
+        (["--data", "gaps.csv", "--scores", "features"], "not defined where cells are missing"),
+        (["--data", "rows.csv", "--normal", "0"], "--normal needs --label"),
+        (["--data", "rows.csv", "--split", "train"], "all rows of a table"),
+        (["--scores", "size"], "it has nll, typicality, features"),
         (["--out", "scores.txt"], "the ending must be"),
     ],
 )
@@ -336,5 +345,5 @@ def test_bad_input_is_one_line(monkeypatch, workdir, options, said):
     monkeypatch.chdir(workdir)
     before = set(workdir.iterdir())
     with pytest.raises(UserError, match=said):
-        run(monkeypatch, "run", *options)
+        run(monkeypatch, "run", *(["--level", "0.05"] if "--level" not in options else []), *options)
     assert set(workdir.iterdir()) == before

@@ -100,6 +100,8 @@ def workdir(tmp_path_factory):
     for i, line in enumerate(lines):
         line[i % 3] = ""
     (folder / "gaps.csv").write_text("\n".join(["a,b,color,name", *map(",".join, lines)]) + "\n")
+    (folder / "taken.csv").write_text("a,b,color,imputation\n1,,red,7\n")
+    (folder / "other.csv").write_text("id,when,a,big,b,color,note\n007,2024-01-02,1.50,9007199254740993,,red,NA\n")
     options = ["--data", f"{folder / 'whole.csv'}?columns=a,b,color", "--steps", "15", "--devices", "1"]
     train("configs/mixture/gmm_blobs.py", [*options, "--workdir", str(folder / "run"), "--no-progress"])
     return folder
@@ -136,10 +138,16 @@ def test_the_command_fills_a_table(monkeypatch, workdir, tmp_path, capsys):
     assert several[0]["a"] != several[30]["a"] and several[1]["a"] == several[31]["a"]
 
 
+def test_everything_else_is_written_as_it_was(monkeypatch, workdir, tmp_path):
+    run(monkeypatch, workdir / "run", "--data", workdir / "other.csv", "--out", tmp_path / "a.csv")
+    before, after = ((p).read_text().splitlines()[1].split(",") for p in (workdir / "other.csv", tmp_path / "a.csv"))
+    assert float(after.pop(4)) and before.pop(4) == "" and after == before
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("a,b,color\n,,\n1,2,red\n", "no cell to go by, the first is row 1"),
+        ("a,b,color\n,,\n1,2,red\n", "no cell to go by in 1 of the rows, the first is row 1"),
         ("a,b,color\n1,2,red\n", "no missing cells"),
         ("a,color\n1,red\n", "no column 'b'"),
         ("a,b,color\n1,,green\n", "'green'"),
@@ -157,7 +165,10 @@ def test_bad_tables_are_one_line(monkeypatch, workdir, tmp_path, text, said):
     "options, said",
     [
         (["--data", "gaps.csv", "--n", "0"], "--n must"),
-        (["--data", "nothing.csv"], "a table"),
+        (["--data", "gaps.csv", "--n", "1", "--mean"], "--n must be at least 2"),
+        (["--data", "taken.csv", "--n", "2"], "imputation already"),
+        (["--data", "gaps.csv", "--out", "gaps.csv"], "would be lost"),
+        (["--data", "nothing.csv"], "no such file"),
         (["--data", "gaps.csv", "--out", "a.png"], "the ending"),
     ],
 )

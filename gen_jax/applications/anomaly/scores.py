@@ -27,6 +27,7 @@ from gen_jax.core import (
     Bound,
     Density,
     ImportanceWeighted,
+    Imputable,
     Invertible,
     Latent,
     Reconstructing,
@@ -114,9 +115,16 @@ def _mean(draw: Callable[[Array], Array], key: Array) -> Array:
 
 
 def _nll(scored: Scored) -> Scorer | None:
-    """-log p(x), or of its lower bound."""
+    """-log p(x), or of its lower bound; of rows with missing cells, of the others where the model knows that."""
     log_prob = _bound(scored.model)
-    return log_prob and _each(lambda *given: -log_prob(*given), scored.state)
+    if log_prob is None:
+        return None
+    whole = _each(lambda *given: -log_prob(*given), scored.state)
+    if not isinstance(scored.model, Imputable):
+        return whole
+    marginal = scored.model.with_missing()
+    partly = _each(lambda state, batch, key: -marginal.log_prob(state, batch), scored.state)
+    return lambda split: (partly if has_missing(split.arrays["x"]) else whole)(split)
 
 
 def _typicality(scored: Scored) -> Scorer | None:
@@ -265,7 +273,13 @@ def _features(scored: Scored) -> Scorer | None:
         return None
     tree = KDTree(encode(_pixels(reference)).features)
     nearest = min(NEIGHBOR, reference.size)
-    return lambda split: tree.query(encode(_pixels(split)).features, k=[nearest])[0][:, 0]
+
+    def distance(split: Split) -> np.ndarray:
+        if has_missing(split.arrays["x"]):
+            return np.full(split.size, np.nan)
+        return tree.query(encode(_pixels(split)).features, k=[nearest])[0][:, 0]
+
+    return distance
 
 
 def _pixels(split: Split) -> np.ndarray:

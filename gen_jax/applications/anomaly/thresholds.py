@@ -18,6 +18,7 @@ from gen_jax.errors import UserError
 __all__ = [
     "Threshold",
     "benjamini_hochberg",
+    "check_calibration",
     "check_level",
     "conformal_p_values",
     "conformal_threshold",
@@ -50,13 +51,13 @@ def least_calibration(level: float) -> int:
     return math.ceil(1 / level - 1e-9) - 1
 
 
-def _allowed(level: float, n: int) -> int:
-    """floor(level (n + 1)): how many of n + 1 exchangeable scores may be flagged. Raises UserError if none."""
+def check_calibration(level: float, n: int) -> int:
+    """floor(level (n + 1)), the number of n + 1 exchangeable scores that may be flagged; UserError if it is 0."""
     least = least_calibration(level)
     if n < least:
         raise UserError(
-            f"a level of {level:g} needs at least {least:,} calibration examples, there are {n:,}: raise the level, or "
-            "calibrate on more"
+            f"a level of {level:g} needs at least {least:,} calibration examples, there are {n:,}: give a level of at "
+            f"least {math.ceil(1e4 / (n + 1)) / 1e4:g}, or train on more examples, a part of which is held out"
         )
     return math.floor(level * (n + 1) + 1e-9)
 
@@ -70,7 +71,7 @@ def conformal_p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarra
 
 def conformal_threshold(calibration: np.ndarray, level: float) -> Threshold:
     """The split-conformal threshold: an example is flagged if its p-value is at most `level`."""
-    k = _allowed(level, len(calibration))
+    k = check_calibration(level, len(calibration))
     low, high = false_alarm_range(len(calibration), level)
     value = float(np.sort(calibration)[len(calibration) - k])
     return Threshold(
@@ -85,7 +86,7 @@ def false_alarm_range(n: int, level: float, coverage: float = 0.9) -> tuple[floa
 
     Beta(k, n + 1 - k) with k = floor(level (n + 1)) (Vovk 2012). Exact for scores without ties.
     """
-    k = _allowed(level, n)
+    k = check_calibration(level, n)
     low, high = scipy.stats.beta.ppf([(1 - coverage) / 2, (1 + coverage) / 2], k, n + 1 - k)
     return float(low), float(high)
 

@@ -246,6 +246,10 @@ class GMM:
             distrax.Categorical(logits=logits), distrax.MultivariateNormalTri(shifted, factor)
         )
 
+    def with_missing(self) -> GMM:
+        """The same mixture, which integrates out NaN in "x"."""
+        return replace(self, missing=True)
+
     def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
         """(n, B, D) exact draws from p(missing | observed) beside x (B, D), observed where `mask` (B, D).
 
