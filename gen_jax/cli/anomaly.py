@@ -93,7 +93,7 @@ def anomaly(
         found = {name: _groups(scorer, run, scored.split, threshold) for name, scorer in made.items()}
     for note in _notes(run, scored, step):
         print(f"note: {note}", file=sys.stderr)
-    found = {name: groups for name, groups in found.items() if not np.isnan(groups["examples"]).any()}
+    found = {name: groups for name, groups in found.items() if not any(np.isnan(a).any() for a in groups.values())}
     if not found:
         raise UserError("the scores are not defined where cells are missing")
     first = next(iter(found))
