@@ -119,16 +119,14 @@ def of_classes(draws: Sequence[tuple[Any, State, Split]]) -> Draw:
 def _drawn(model: Any, state: State, split: Split, entry: str) -> Draw:
     given = lambda labels: {entry: labels} if entry else None
     program = jax.jit(lambda state, key, labels: model.sample(state, key, DRAWN, given(labels))["x"])
-    stored, training = [t for t in split.transforms_of("x") if t.inverse], split.reference.arrays["x"]
+    training = split.reference.arrays["x"]
 
     def draw(labels: np.ndarray, key: Array) -> np.ndarray:
         blocks = []
         for i, start in enumerate(range(0, len(labels), DRAWN)):
             asked = np.resize(labels[start : start + DRAWN], DRAWN).astype(np.int32)
             x = np.asarray(program(state, fold_in(key, i), jnp.asarray(asked)))[: len(labels) - start]
-            for transform in reversed(stored):
-                x = transform.inverse(x)
-            blocks.append(_stored(x, training, split.levels))
+            blocks.append(_stored(split.untransformed(x), training, split.levels))
         return np.concatenate(blocks)
 
     return draw

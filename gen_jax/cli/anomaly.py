@@ -90,7 +90,8 @@ def anomaly(
         check_calibration(level, run.experiment.split(run.data, "validation").size)
     with interruptible():
         made = _scorers(run, other, parse_step(step), scores, scored.split)
-        found = {name: _groups(scorer, run, scored.split, threshold) for name, scorer in made.items()}
+        groups = _groups(run, scored.split, threshold)
+        found = {name: {kind: scorer(one) for kind, one in groups.items()} for name, scorer in made.items()}
     for note in _notes(run, scored, step):
         print(f"note: {note}", file=sys.stderr)
     found = {name: groups for name, groups in found.items() if not any(np.isnan(a).any() for a in groups.values())}
@@ -203,8 +204,7 @@ def _check_condition(model: Any, examples: Split, training: Split) -> None:
 
 
 def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None, examples: Split) -> dict[str, Scorer]:
-    from gen_jax.applications.anomaly import scorers
-    from gen_jax.applications.anomaly.scores import Scored
+    from gen_jax.applications.anomaly import Scored, scorers
     from gen_jax.core import averaged
     from gen_jax.evaluation.samples.features import Encoder
     from gen_jax.evaluation.suite import quality_encoder
@@ -215,10 +215,11 @@ def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None
     background = other and (other.experiment.model, averaged(other.state(None)))
     model = run.experiment.model
     _check_condition(model, examples, training)
-    found = scorers(Scored(model, averaged(run.state(step)), training, background, encode), names)
+    scored = Scored(model, averaged(run.state(step)), training, background, encode)
+    found = scorers(scored, names)
     if missing := [name for name in names or () if name not in found]:
         needs = " without --background" if missing[0] == "ratio" and not other else ""
-        known = ", ".join(scorers(Scored(model, averaged(run.state(step)), training, background, encode)))
+        known = ", ".join(scorers(scored))
         raise UserError(f"{type(model).__name__} has no score {missing[0]!r}{needs}: it has {known}")
     quick = {name: scorer for name, scorer in found.items() if names or name not in SLOW}
     if not quick:
@@ -226,10 +227,10 @@ def _scorers(run: Run, other: Run | None, step: Any, names: Sequence[str] | None
     return {name: quick[name] for name in names or quick}
 
 
-def _groups(scorer: Scorer, run: Run, examples: Split, threshold: str) -> dict[str, np.ndarray]:
-    """The scores of all groups of examples."""
-    own = lambda name: scorer(run.experiment.split(run.data, name))
-    found = {"calibration": own("validation"), "test": own("test"), "examples": scorer(examples)}
+def _groups(run: Run, examples: Split, threshold: str) -> dict[str, Split]:
+    """The examples that are scored, in groups."""
+    own = lambda name: run.experiment.split(run.data, name)
+    found = {"calibration": own("validation"), "test": own("test"), "examples": examples}
     return {**found, "training": own("train")} if threshold == "quantile" else found
 
 
@@ -277,7 +278,7 @@ def _report(found: Found) -> None:
         "areas": {name: area._asdict() for name, area in areas.items()},
     }
     write_json(found.out.with_suffix(".json"), finite(summary))
-    _draw(found, ranked, truth)
+    _draw(found, ranked, truth, areas)
     print(f"scores in {found.out}, a summary in {found.out.with_suffix('.json').name}, and figures")
 
 
@@ -329,7 +330,7 @@ def _write(found: Found, p: np.ndarray, flags: np.ndarray, discovered: np.ndarra
     write_table(pa.table(columns), found.out)
 
 
-def _draw(found: Found, ranked: Mapping[str, np.ndarray], truth: np.ndarray) -> None:
+def _draw(found: Found, ranked: Mapping[str, np.ndarray], truth: np.ndarray, areas: Mapping[str, Ranking]) -> None:
     from gen_jax.plots.anomaly import decision_boundary, ranking_curves, score_histograms
 
     named = lambda kind: found.out.with_name(f"{found.out.stem}_{kind}.png")
@@ -341,7 +342,7 @@ def _draw(found: Found, ranked: Mapping[str, np.ndarray], truth: np.ndarray) -> 
         groups[name] = {"calibration": scores["calibration"], **parts}
     score_histograms(groups, (found.first, found.threshold.value)).savefig(named("scores"))
     if ranked:
-        ranking_curves(ranked, truth).savefig(named("curves"))
+        ranking_curves(ranked, truth, areas).savefig(named("curves"))
     split = found.examples.split
     x = np.asarray(split.arrays["x"])
     if x.shape[1:] == (2,) and np.isfinite(x).all():

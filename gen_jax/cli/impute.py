@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +113,8 @@ def _draws(run: Run, x: np.ndarray, n: int, seed: int, step: Any) -> np.ndarray:
     for i, start in enumerate(tqdm(range(0, len(x), BLOCK), "imputing", leave=False, delay=2, dynamic_ncols=True)):
         rows = np.minimum(np.arange(start, start + BLOCK), len(x) - 1)
         part = apply_transforms({"x": jnp.asarray(x[rows])}, split.transforms, seed, i)["x"]
-        made = np.asarray(program(state, part, ~np.isnan(x[rows]), jax.random.fold_in(jax.random.key(seed), i)))
-        for transform in reversed(split.transforms_of("x")):
-            made = made if transform.inverse is None else transform.inverse(made)
-        found.append(made[:, : len(x) - start])
+        made = program(state, part, ~np.isnan(x[rows]), jax.random.fold_in(jax.random.key(seed), i))
+        found.append(split.untransformed(made)[:, : len(x) - start])
     return np.concatenate(found, axis=1)
 
 
@@ -144,20 +143,21 @@ def _texts(path: Path) -> list[list[str]]:
 
 def _write(out: Path, table: list[list[str]], info: DataInfo, drawn: np.ndarray, missing: np.ndarray) -> None:
     """Writes the table with its missing cells filled, once for each of the draws; all others as they were."""
+    from gen_jax.logs import write_text
+
     header, *rows = table
     if len(rows) != len(missing):
         raise UserError(f"the table has {len(rows):,} lines for {len(missing):,} rows: it has cells over several lines")
-    places, draft = [header.index(name) for name in info.columns], out.with_suffix(".draft")
-    with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["imputation", *header] if len(drawn) > 1 else header)
-        for number, filled in enumerate(drawn):
-            for row, gaps, values in zip(rows, missing, filled):
-                made = list(row)
-                for i in np.flatnonzero(gaps):
-                    made[places[i]] = _text(values[i], info.categories[i] if info.categories else ())
-                writer.writerow([number, *made] if len(drawn) > 1 else made)
-    draft.replace(out)
+    places, text = [header.index(name) for name in info.columns], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["imputation", *header] if len(drawn) > 1 else header)
+    for number, filled in enumerate(drawn):
+        for row, gaps, values in zip(rows, missing, filled):
+            made = list(row)
+            for i in np.flatnonzero(gaps):
+                made[places[i]] = _text(values[i], info.categories[i] if info.categories else ())
+            writer.writerow([number, *made] if len(drawn) > 1 else made)
+    write_text(out, text.getvalue())
 
 
 def _text(value: float, categories: tuple[str, ...]) -> str:

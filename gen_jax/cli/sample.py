@@ -64,9 +64,7 @@ def sample(
     if out.suffix == ".npz":
         np.savez(out, **batch)
     elif out.suffix == ".csv":
-        for transform in reversed(run.experiment.split(run.data, "train").transforms_of("x")):
-            if transform.inverse is not None:
-                batch["x"] = transform.inverse(batch["x"])
+        batch["x"] = run.experiment.split(run.data, "train").untransformed(batch["x"])
         write_csv(out, batch, run.data.info)
     else:
         plots.show({f"{n} samples": batch["x"]}).savefig(out)

@@ -33,10 +33,10 @@ from gen_jax.data.records import Entry, columns
 from gen_jax.errors import UserError
 
 __all__ = [
-    "held_out_rows",
     "CATALOGUE",
     "Row",
     "first_available",
+    "held_out_rows",
     "is_prepared",
     "is_text_prepared",
     "load_catalogue",

@@ -13,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gen_jax.applications.anomaly.thresholds import conformal_p_values, conformal_threshold, quantile_threshold
 from gen_jax.errors import UserError
 from gen_jax.estimators.common import one_of
-from gen_jax.estimators.mixture import GaussianMixture
-from gen_jax.estimators.scaling import RIDGE, SIZES, column_moments
+from gen_jax.estimators.scaling import column_moments, selected_mixture
 
 __all__ = ["AnomalyDetector"]
 
@@ -116,9 +115,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def _density(self, n: int) -> Any:
         if self.estimator is not None:
             return clone(self.estimator)
-        sizes = [k for k in SIZES if 4 * k <= n] or [1]
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        return GaussianMixture(sizes, criterion="held_out", reg_covar=RIDGE, random_state=seed)
+        return selected_mixture(n, 4, check_random_state(self.random_state).randint(2**31 - 1))
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
         mean, deviation = self.scale_

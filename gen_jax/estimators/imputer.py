@@ -15,7 +15,7 @@ from gen_jax.core import State
 from gen_jax.estimators.common import precision
 from gen_jax.estimators.mixture import GaussianMixture
 from gen_jax.estimators.mixture_base import state_of
-from gen_jax.estimators.scaling import RIDGE, SIZES, column_moments
+from gen_jax.estimators.scaling import column_moments, selected_mixture
 from gen_jax.models.mixture.gmm import GMM
 
 __all__ = ["Imputer"]
@@ -50,9 +50,8 @@ class Imputer(TransformerMixin, BaseEstimator):
         x = x[known.any(axis=1)]
         self.scale_ = column_moments(x)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        sizes = [k for k in SIZES if 10 * k <= len(x)] or [1]
-        default = GaussianMixture(sizes, criterion="held_out", reg_covar=RIDGE, random_state=seed)
-        self.estimator_ = (default if self.estimator is None else clone(self.estimator)).fit(self._scaled(x))
+        density = selected_mixture(len(x), 10, seed) if self.estimator is None else clone(self.estimator)
+        self.estimator_ = density.fit(self._scaled(x))
         return self
 
     def transform(self, X: Any) -> np.ndarray:

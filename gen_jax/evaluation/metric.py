@@ -123,12 +123,17 @@ class Split(NamedTuple):
             raise UserError(f"{self.name} comes without the training examples to compare with")
         return self._replace(arrays=self.training)
 
+    def untransformed(self, x: Any, entry: str = "x") -> np.ndarray:
+        """Maps transformed values back to the stored units, by the inverses that the transforms have."""
+        x = np.asarray(x)
+        for transform in reversed(self.transforms_of(entry)):
+            x = x if transform.inverse is None else transform.inverse(x)
+        return x
+
     def pixels(self, x: Any, entry: str = "x") -> np.ndarray:
         """Maps transformed images (N, H, W, C) to intensities: stored integers to [0, 1], floats clipped to the range
         of the data. Anything else is not rescaled."""
-        x, raw, transforms = np.asarray(x), self.arrays[entry], self.transforms_of(entry)
-        for transform in reversed(transforms):
-            x = x if transform.inverse is None else transform.inverse(x)
+        x, raw, transforms = self.untransformed(x, entry), self.arrays[entry], self.transforms_of(entry)
         if stored := [transform.support for transform in transforms if transform.support]:
             low, high = stored[0]
             x = (x - low) / (high - low)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gen_jax.applications.anomaly.detection import curves, rank
+from gen_jax.applications.anomaly.detection import Ranking, curves
 from gen_jax.plots.figures import covering, panels
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ def score_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], threshold: 
     return figure
 
 
-def ranking_curves(scores: Mapping[str, np.ndarray], anomalous: np.ndarray) -> Figure:
-    """ROC and precision-recall curves of each score, with the areas and their 95 % intervals."""
+def ranking_curves(scores: Mapping[str, np.ndarray], anomalous: np.ndarray, areas: Mapping[str, Ranking]) -> Figure:
+    """ROC and precision-recall curves of each score, with their areas and 95 % intervals."""
     figure, (roc, precision) = panels(2)
     for name, values in scores.items():
-        found, areas = curves(values, anomalous), rank(values, anomalous)
+        found, area = curves(values, anomalous), areas[name]
         roc.plot(
             np.r_[0, found.false_positive_rate],
             np.r_[0, found.recall],
-            label=_area(name, areas.roc_auc, areas.roc_auc_range),
+            label=_area(name, area.roc_auc, area.roc_auc_range),
         )
         precision.step(
             found.recall,
             found.precision,
             where="pre",
-            label=_area(name, areas.average_precision, areas.average_precision_range),
+            label=_area(name, area.average_precision, area.average_precision_range),
         )
     roc.plot([0, 1], [0, 1], color="gray", linewidth=0.7)
     precision.axhline(np.mean(anomalous), color="gray", linewidth=0.7)

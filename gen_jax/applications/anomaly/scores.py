@@ -10,8 +10,9 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ from gen_jax.core import (
     State,
 )
 from gen_jax.data.dataset import has_missing
-from gen_jax.data.source import apply_transforms, epoch
+from gen_jax.data.source import Arrays, apply_transforms, epoch
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
@@ -53,14 +54,37 @@ NEIGHBOR = 5
 STEPS, RATE = 100, 0.05  # of the search for the best posterior of an example
 
 
-class Scored(NamedTuple):
-    """A trained model, and what its scores may need."""
+@dataclass(frozen=True)
+class Scored:
+    """A trained model, and what its scores may need; several scores share `nll` and `size`."""
 
     model: Any
     state: State
     training: Split  # its training examples, as a split
     background: tuple[Any, State] | None = None  # another density of the same examples
     encode: Encoder | None = None
+
+    @cached_property
+    def nll(self) -> Scorer | None:
+        return _remembered(_nll(self))
+
+    @cached_property
+    def size(self) -> Scorer | None:
+        return _remembered(_size(self))
+
+
+def _remembered(scorer: Scorer | None) -> Scorer | None:
+    """The scorer, which computes the scores of the same arrays once."""
+    known: list[tuple[Arrays, np.ndarray]] = []
+
+    def score(split: Split) -> np.ndarray:
+        for arrays, values in known:
+            if arrays is split.arrays:
+                return values
+        known.append((split.arrays, scorer(split)))
+        return known[-1][1]
+
+    return scorer and score
 
 
 def scorers(scored: Scored, names: Sequence[str] | None = None) -> dict[str, Scorer]:
@@ -129,7 +153,7 @@ def _nll(scored: Scored) -> Scorer | None:
 
 def _typicality(scored: Scored) -> Scorer | None:
     """The distance of -log p(x) to its mean over training examples (Nalisnick et al. 2019, with one example)."""
-    own = _nll(scored)
+    own = scored.nll
     if own is None:
         return None
     entropy = own(_head(scored.training, REFERENCE)).mean()
@@ -138,7 +162,7 @@ def _typicality(scored: Scored) -> Scorer | None:
 
 def _complexity(scored: Scored) -> Scorer | None:
     """-log2 p(x) less the bits of x as a PNG file (Serra et al. 2020), of images of whole numbers."""
-    own, size = _nll(scored), _size(scored)
+    own, size = scored.nll, scored.size
     transforms = scored.training.transforms_of("x")
     if own is None or size is None or not all(t.lossless for t in transforms):
         return None
@@ -165,7 +189,7 @@ def _png(image: np.ndarray) -> int:
 
 def _ratio(scored: Scored) -> Scorer | None:
     """log p0(x) - log p(x), p0 being the background model (Ren et al. 2019)."""
-    own = _nll(scored)
+    own = scored.nll
     if own is None or scored.background is None:
         return None
     model, state = scored.background
@@ -293,7 +317,7 @@ def _head(split: Split, n: int) -> Split:
 
 
 SCORES: Mapping[str, Callable[[Scored], Scorer | None]] = {
-    "nll": _nll,
+    "nll": lambda scored: scored.nll,
     "typicality": _typicality,
     "complexity": _complexity,
     "ratio": _ratio,
@@ -302,5 +326,5 @@ SCORES: Mapping[str, Callable[[Scored], Scorer | None]] = {
     "regret": _regret,
     "discriminator": _discriminator,
     "features": _features,
-    "size": _size,
+    "size": lambda scored: scored.size,
 }
