@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Conditional, State, fold_in
+from gen_jax.core import fold_in
 from gen_jax.data.dataset import Dataset, content_digest
 from gen_jax.data.geometry import contrast, cutmix, cutout, geometric, mixup
 from gen_jax.data.source import Arrays
@@ -21,8 +20,8 @@ from gen_jax.data.subsets import stratified_rows
 from gen_jax.data.transforms import Transform, flip, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation.classifiers import Accuracy, Fitted, accuracy_of, difference, fit_classifiers, mcnemar
-from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.features import MANY, fit_classifier, intensities
+from gen_jax.evaluation.samples.labeled import Draw, draw_labels
 from gen_jax.models.common.classification import ConvNet, Perceptron
 
 __all__ = [
@@ -30,23 +29,17 @@ __all__ = [
     "CHANGES",
     "NETWORKS",
     "Arm",
-    "Draw",
     "Design",
     "augment",
     "count_copies",
-    "draw_labels",
     "keep_confident",
-    "of_classes",
-    "of_label",
     "parse_changes",
     "steps_for",
     "train_arms",
 ]
 
-Draw = Callable[[np.ndarray, Array], np.ndarray]  # (labels (n,), key) -> examples (n, ...) in the units of the data
 NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {"mlp": Perceptron, "cnn": ConvNet}
 BASE = "none"  # the arm without augmentation
-DRAWN = 500  # samples drawn at once
 
 CHANGES: Mapping[str, Callable[[], Transform]] = {
     "keras": lambda: geometric(10, 0.1, 0.1),
@@ -84,59 +77,6 @@ def _change(text: str, side: int) -> Transform:
         f"{text!r} names no change of images: there are {', '.join([*CHANGES, 'cutout'])}, or ranges such as "
         f"rotation=10,shift=0.1 of {', '.join(known)}"
     )
-
-
-def of_label(model: Any, state: State, split: Split) -> Draw:
-    """Makes a function that draws examples with given labels from a model conditioned on them.
-
-    split: of the data the model was trained on, whose transforms are undone.
-    """
-    conditioning = model.conditioning if isinstance(model, Conditional) else None
-    if conditioning is None or conditioning.classes is None:
-        raise UserError(
-            f"{type(model).__name__} is not conditioned on labels: augmentation needs a conditional model, or one run "
-            "for each class"
-        )
-    return _drawn(model, state, split, conditioning.entry)
-
-
-def of_classes(draws: Sequence[tuple[Any, State, Split]]) -> Draw:
-    """Makes a function that draws examples from one model for each class, in the order of the classes."""
-    each = [_drawn(*one, entry="") for one in draws]
-
-    def draw(labels: np.ndarray, key: Array) -> np.ndarray:
-        if labels.max() >= len(each):
-            raise UserError(f"there are {len(each)} runs, one for each class, and class {int(labels.max())} is asked")
-        found = {c: each[c](labels[labels == c], fold_in(key, int(c))) for c in np.unique(labels)}
-        x = np.empty((len(labels), *next(iter(found.values())).shape[1:]), next(iter(found.values())).dtype)
-        for c, made in found.items():
-            x[labels == c] = made
-        return x
-
-    return draw
-
-
-def _drawn(model: Any, state: State, split: Split, entry: str) -> Draw:
-    given = lambda labels: {entry: labels} if entry else None
-    program = jax.jit(lambda state, key, labels: model.sample(state, key, DRAWN, given(labels))["x"])
-    training = split.reference.arrays["x"]
-
-    def draw(labels: np.ndarray, key: Array) -> np.ndarray:
-        blocks = []
-        for i, start in enumerate(range(0, len(labels), DRAWN)):
-            asked = np.resize(labels[start : start + DRAWN], DRAWN).astype(np.int32)
-            x = np.asarray(program(state, fold_in(key, i), jnp.asarray(asked)))[: len(labels) - start]
-            blocks.append(_stored(split.untransformed(x), training, split.levels))
-        return np.concatenate(blocks)
-
-    return draw
-
-
-def _stored(x: np.ndarray, training: Any, levels: int | None) -> np.ndarray:
-    """Samples in the type and range of the training examples."""
-    if training.dtype.kind in "iu":
-        return np.rint(np.clip(x, 0, (levels or 256) - 1)).astype(training.dtype)
-    return np.asarray(x, training.dtype)
 
 
 def keep_confident(draw: Draw, training: Arrays, test: Arrays, levels: int, least: float, rounds: int = 20) -> Draw:
@@ -188,18 +128,6 @@ def augment(data: Dataset, draw: Draw, share: float = 1.0, seed: int = 0, split:
     splits = {**data.splits, split: both}
     described = {**vars(data.info), "digest": content_digest(splits)}
     return replace(data, name=f"{data.name}+samples", splits=splits, described=described)
-
-
-def draw_labels(labels: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """n labels with the frequencies of classes of these, and each class at least once."""
-    classes = np.unique(labels)
-    n = max(n, len(classes))
-    times, rest = divmod(n, len(labels))
-    some = [labels] * times + ([labels[stratified_rows(labels, rest, 1, seed)[0]]] if rest else [])
-    drawn = np.random.default_rng(seed).permutation(np.concatenate(some))
-    lacking = np.setdiff1d(classes, drawn)
-    drawn[: len(lacking)] = lacking
-    return drawn
 
 
 def count_copies(data: Dataset, split: str, test: str = "test") -> int:

@@ -12,8 +12,9 @@ from gen_jax.cli.options import DataDir, Member, Step, check_folder, interruptib
 from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from gen_jax.applications.augmentation import Arm, Design, Draw
+    from gen_jax.applications.augmentation import Arm, Design
     from gen_jax.data.dataset import Dataset
+    from gen_jax.evaluation.samples.labeled import Draw
 
 __all__ = ["augment"]
 
@@ -71,6 +72,7 @@ def augment(
     found = load(data, data_dir)
     info = found.images(labels=True)
     from gen_jax.applications.augmentation import NETWORKS, Design, parse_changes
+    from gen_jax.cli.labeled_runs import check_generators, draw_from
 
     changes = parse_changes(geometric, min(info.shape[:2]))
     size = len(found["train"]["x"])
@@ -94,9 +96,9 @@ def augment(
     with interruptible():
         if runs:
             opened = [open_workdir(one, None, data_dir, member) for one in runs]
-            _check_generators(found, opened)
+            check_generators(found, opened)
             notes += _provenance(found, opened, counts, confidence)
-            design = design._replace(pool=_pool(design, _draw(opened, parse_step(step)), confidence))
+            design = design._replace(pool=_pool(design, draw_from(opened, parse_step(step)), confidence))
         arms = _train(design)
     _report(design, arms, geometric, runs, notes, out)
 
@@ -130,57 +132,23 @@ def _check(
         raise UserError(f"--out {out}: is a file, and a folder is needed")
 
 
-def _draw(runs: Sequence[Any], step: int | str | None) -> Draw:
-    """Draws samples with given labels from the model of a run, or from those of one run for each class."""
-    from gen_jax.applications.augmentation import of_classes, of_label
-    from gen_jax.core import averaged
-
-    each = [(run.experiment.model, averaged(run.state(step)), run.experiment.split(run.data, "train")) for run in runs]
-    return of_label(*each[0]) if len(each) == 1 else of_classes(each)
-
-
-def _check_generators(data: Dataset, runs: Sequence[Any]) -> None:
-    """Raises UserError if samples of the runs are not of the kind of the data."""
-    from gen_jax.core import Conditional
-
-    info = data.info
-    if len(runs) not in (1, info.classes):
-        raise UserError(f"--from takes one run, or one for each of the {info.classes} classes, got {len(runs)}")
-    for run in runs:
-        theirs, model = run.data.info, run.experiment.model
-        if len(theirs.shape) != 3:
-            raise UserError(f"--from {run.workdir}: was not trained on images")
-        if theirs.levels != info.levels:
-            raise UserError(f"--from {run.workdir}: has {theirs.levels} levels, {data.name} has {info.levels}")
-        if len(runs) > 1:
-            continue
-        conditioning = model.conditioning if isinstance(model, Conditional) else None
-        classes = None if conditioning is None else conditioning.classes
-        names = theirs.class_names and info.class_names and theirs.class_names != info.class_names
-        if classes is not None and (classes != info.classes or names):
-            raise UserError(f"--from {run.workdir}: its classes are not the {info.classes} of {data.name}")
-
-
 def _pool(design: Design, draw: Draw, confidence: float) -> dict[str, Any]:
     """Samples with labels of the frequencies of the examples."""
     import jax
     import numpy as np
-    from tqdm import tqdm
 
-    from gen_jax.applications.augmentation import draw_labels, keep_confident
-    from gen_jax.core import fold_in
+    from gen_jax.applications.augmentation import keep_confident
+    from gen_jax.evaluation.samples.labeled import draw_labels, with_progress
 
     real, shape = design.data[design.split], design.data.info.shape
     n = min(POOL, round(max(design.labels) * max(design.shares)))
     wanted = draw_labels(np.asarray(real["label"]), n, design.seed)
     if confidence:
         draw = keep_confident(draw, real, design.data["test"], design.data.info.levels, confidence)
-    blocks, key = [], jax.random.key(design.seed)
-    for start in tqdm(range(0, len(wanted), 2000), "drawing samples", leave=False, delay=2, dynamic_ncols=True):
-        blocks.append(draw(wanted[start : start + 2000], fold_in(key, start)))
-        if blocks[-1].shape[1:] != shape:
-            raise UserError(f"--from: samples have the shape {blocks[-1].shape[1:]}, {design.data.name} has {shape}")
-    return {"x": np.concatenate(blocks), "label": wanted}
+    key = jax.random.key(design.seed)
+    if (made := draw(wanted[:1], key).shape[1:]) != shape:
+        raise UserError(f"--from: samples have the shape {made}, {design.data.name} has {shape}")
+    return {"x": with_progress(draw)(wanted, key), "label": wanted}
 
 
 def _provenance(data: Dataset, runs: Sequence[Any], counts: Sequence[int], confidence: float) -> list[str]:

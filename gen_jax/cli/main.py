@@ -24,6 +24,7 @@ from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.sample import sample
 from gen_jax.cli.translate import translate
 from gen_jax.cli.usage import one_line_usage_errors
+from gen_jax.cli.utility import utility
 from gen_jax.errors import UserError
 
 __all__ = ["COMMANDS", "main", "train", "train_main"]
@@ -35,6 +36,7 @@ COMMANDS = (
     augment,
     anomaly,
     impute,
+    utility,
     evaluate,
     compare,
     bench,

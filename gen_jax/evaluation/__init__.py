@@ -37,7 +37,7 @@ METRICS: tuple[Metric, ...] = (  # those that need only the model; available by 
     reconstruction_error,
     stability,
     text_likelihood,
-    train_on_synthetic,
+    train_on_synthetic(),
 )
 
 __all__ = [

@@ -24,7 +24,7 @@ from gen_jax.loop import Hook, fit
 from gen_jax.models.common.classification import Classification
 from gen_jax.restarts import population
 
-__all__ = ["Accuracy", "Fitted", "accuracy_of", "difference", "fit_classifiers", "mcnemar"]
+__all__ = ["Accuracy", "Fitted", "accuracy_of", "difference", "fit_classifiers", "mcnemar", "mean_score"]
 
 BLOCK = 1000  # test examples at once
 
@@ -117,15 +117,15 @@ class Accuracy(NamedTuple):
 
 def accuracy_of(predicted: np.ndarray, labels: np.ndarray) -> Accuracy:
     """The mean accuracy of classes (S, N) over seeds."""
-    return _mean(predicted == labels)
+    return mean_score(predicted == labels)
 
 
 def difference(predicted: np.ndarray, base: np.ndarray, labels: np.ndarray) -> Accuracy:
     """The mean difference of the accuracies of two arms (S, N), paired by seed and test example."""
-    return _mean((predicted == labels).astype(float) - (base == labels))
+    return mean_score((predicted == labels).astype(float) - (base == labels))
 
 
-def _mean(values: np.ndarray) -> Accuracy:
+def mean_score(values: np.ndarray) -> Accuracy:
     """The mean of values (S, N), with the error over seeds, which N examples share, and that over the examples."""
     over_seeds, over_examples = standard_error(values.mean(axis=1)), standard_error(values.mean(axis=0))
     return Accuracy(float(values.mean()), math.hypot(0.0 if math.isnan(over_seeds) else over_seeds, over_examples))

@@ -73,9 +73,10 @@ def suite(
         chosen.append(sample_quality(encode, samples))
     if has_classes(split):
         chosen.append(class_coverage(1 + int(np.max(split.reference.arrays["label"])), samples))
-        by_label = isinstance(model, Conditional) and model.conditioning is not None and model.conditioning.classes
-        if by_label and split.reference.size >= ENOUGH:
-            chosen.append(train_on_synthetic)
+    by_label = isinstance(model, Conditional) and model.conditioning is not None and model.conditioning.classes
+    examples = split.training is not None and not is_sequences(split) and split.arrays["x"].ndim in (2, 4)
+    if by_label and examples and "label" in split.arrays and split.reference.size >= ENOUGH:
+        chosen.append(train_on_synthetic(samples))
     if isinstance(model, Latent) and "label" in split.arrays and split.size >= ENOUGH:
         chosen.append(latent_accuracy)
     asked = {metric.__name__ for metric in chosen}  # with the requested encoder and number of samples

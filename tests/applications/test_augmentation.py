@@ -15,10 +15,7 @@ from gen_jax.applications.augmentation import (
     Design,
     augment,
     count_copies,
-    draw_labels,
     keep_confident,
-    of_classes,
-    of_label,
     parse_changes,
     steps_for,
     train_arms,
@@ -30,6 +27,7 @@ from gen_jax.data.subsets import Subsets, stratified_rows
 from gen_jax.errors import UserError
 from gen_jax.evaluation.classifiers import difference, fit_classifiers, mcnemar
 from gen_jax.evaluation.metric import Split
+from gen_jax.evaluation.samples.labeled import draw_labels, of_classes, of_label
 from gen_jax.models.common.classification import Classification, ConvNet, Perceptron
 
 

@@ -11,10 +11,14 @@ import numpy as np
 from jax import Array
 
 from gen_jax.core import Conditional, State, fold_in
+from gen_jax.data.dataset import value_range
 from gen_jax.errors import UserError
+from gen_jax.evaluation.classifiers import Accuracy
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, ask, with_group
-from gen_jax.evaluation.samples.features import fit_classifier, small
-from gen_jax.evaluation.samples.quality import DRAWN, examples_of, sampler
+from gen_jax.evaluation.samples.features import small
+from gen_jax.evaluation.samples.labeled import of_label
+from gen_jax.evaluation.samples.quality import sampler
+from gen_jax.evaluation.utility import Inputs, Task, Utility, labeled_task, measure_utility
 
 __all__ = ["class_coverage", "train_on_synthetic"]
 
@@ -62,29 +66,49 @@ def class_coverage(classes: int = 10, samples: int = 10_000) -> Metric:
     return class_coverage
 
 
-def train_on_synthetic(model: Any) -> Measure:
-    """Accuracy on real examples of a classifier trained on samples only (Ravuri & Vinyals 2019).
+def train_on_synthetic(samples: int = 10_000, seeds: int = 3, steps: int = 500) -> Metric:
+    """Makes the metric of how well samples train and test classifiers; for models conditioned on labels.
 
-    For models conditioned on labels. Uses as many samples as there are training examples, at most 10,000, with their
-    labels; also reports the accuracy of the same classifier trained on the examples themselves.
+    train_on_synthetic: accuracy on the split of classifiers trained on as many samples as there are training examples
+    (Ravuri & Vinyals 2019); train_on_real: on the examples; train_on_both: on both. test_on_synthetic: accuracy on
+    samples of those trained on examples. worst_recall: of the class that is recognized least when trained on samples.
+    A convolutional network for images, else one with a hidden layer. samples: at most, and examples, for each of the
+    seeds. See `gen_jax.evaluation.utility`.
     """
-    ask(model, Conditional, "train_on_synthetic")
-    if model.conditioning is None:
-        raise UserError("train_on_synthetic needs a model conditioned on labels: leave it out of `metrics`")
-    entry = model.conditioning.entry
-    draw = jax.jit(lambda state, key, given: model.sample(state, key, DRAWN, given)["x"])
 
-    def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-        labels = np.asarray(split.reference.arrays["label"][:10_000])
-        asked = np.resize(labels, (-(-len(labels) // DRAWN), DRAWN))
-        blocks = [split.pixels(draw(state, fold_in(key, i), {entry: jnp.asarray(a)})) for i, a in enumerate(asked)]
-        test = {"x": examples_of(split, 10_000), "label": np.asarray(split.arrays["label"][:10_000])}
-        made = {"x": np.concatenate(blocks)[: len(labels)], "label": labels}
-        real = {"x": examples_of(split.reference, len(labels)), "label": labels}
-        synthetic, actual = (fit_classifier(one, test, "").accuracy for one in (made, real))
-        error = math.sqrt(synthetic * (1 - synthetic) / len(test["x"]))
-        how = f"{len(labels)} samples; {actual:.3f} by as many real ones"
-        found = {"train_on_synthetic": Estimate(synthetic, error, "share", "estimate", len(test["x"]), how)}
-        return with_group(found, "use", headline=True, train_on_synthetic="higher")
+    def train_on_synthetic(model: Any) -> Measure:
+        ask(model, Conditional, "train_on_synthetic")
+        if model.conditioning is None:
+            raise UserError("train_on_synthetic needs a model conditioned on labels: leave it out of `metrics`")
 
-    return measure
+        def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
+            training = split.reference.arrays
+            top = max(value_range(arrays["x"], split.levels)[1] for arrays in (training, split.arrays))
+            levels = int(top) + 1 if training["x"].dtype.kind in "iu" else None
+            categories = () if split.info is None else split.info.categories
+            classes = 1 + max(int(np.max(arrays["label"])) for arrays in (training, split.arrays))
+            inputs = Inputs(max(classes, model.conditioning.classes or 0), levels, categories)
+            seed = int(jax.random.bits(fold_in(key, "utility"), dtype=jnp.uint16))
+            draw = of_label(model, state, split)
+            task = labeled_task(training, split.arrays, draw, inputs, samples, seeds, seed)
+            kind = "cnn" if task.x.ndim == 4 else "mlp"
+            found = measure_utility(task, kind, steps, seed=seed)
+            return _estimates(found, task, f"{kind}, {task.real.shape[1]} examples, {seeds} seeds, {steps} steps")
+
+        return measure
+
+    return train_on_synthetic
+
+
+def _estimates(found: Utility, task: Task, how: str) -> dict[str, Estimate]:
+    of = lambda one, n, said=how: Estimate(one.value, one.error, "share", "estimate", n, said)
+    n, recalls = len(task.test["x"]), found.recalls["synthetic"]
+    worst = int(np.nanargmin(recalls))
+    lowest = Accuracy(float(recalls[worst]), float(found.recall_errors["synthetic"][worst]))
+    estimates = {f"train_on_{arm}": of(found.scores[arm], n) for arm in ("synthetic", "real", "both")}
+    estimates |= {"test_on_synthetic": of(found.on_samples, len(task.held["x"]))}
+    estimates |= {"worst_recall": of(lowest, int((task.test["label"] == worst).sum()), f"{how}, of class {worst}")}
+    estimates = with_group(estimates, "use", headline=True, train_on_synthetic="higher")
+    return with_group(
+        estimates, "use", train_on_real="", train_on_both="higher", test_on_synthetic="", worst_recall="higher"
+    )

@@ -37,6 +37,7 @@ __all__ = [
     "frechet_estimates",
     "inception_score",
     "kernel_estimate",
+    "memorization",
     "quality",
     "resolve_encoder",
     "sample_quality",
@@ -149,7 +150,7 @@ def quality(
         "kernel_distance": kernel_estimate(fake.features, real),
         **_score(fake.probabilities, splits),
         **_neighbors(fake.features, real, k),
-        **({} if held is None else _memory(fake.features, real, held)),
+        **({} if held is None else memorization(fake.features, real, held)),
     }
     protocol = split.protocol if "binarized" in split.protocol or "thresholded" in split.protocol else ""
     notes = lambda e: ", ".join(filter(None, [encoder.detail, protocol, e.how]))
@@ -232,7 +233,8 @@ def _neighbors(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Estimate
     }
 
 
-def _memory(fake: np.ndarray, real: np.ndarray, held: np.ndarray) -> dict[str, Estimate]:
+def memorization(fake: np.ndarray, real: np.ndarray, held: np.ndarray) -> dict[str, Estimate]:
+    """memorized and nearest_ratio of features of samples, training examples and others; see `quality`."""
     fake = fake[:10_000]
     of_fake, of_held = (nearest(x, real)[:, 0] for x in (fake, held))
     n, close = len(fake), of_fake < np.quantile(of_held, 0.01)
