@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-__all__ = ["LOG_2PI", "Triangular", "einsum", "inverses", "matmul"]
+from gen_jax.core import PyTree
+
+__all__ = ["LOG_2PI", "Triangular", "after", "einsum", "inverses", "matmul"]
 
 # Never TF32 or bfloat16: for sums with cancellation, inverses, recursions.
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -39,6 +41,16 @@ def inverses(factor: Array) -> Array:
         return inverse.at[..., i, :].add(-known)
 
     return lax.fori_loop(1, len(identity), row, start)
+
+
+def after(tree: PyTree, value: Array) -> PyTree:
+    """The floats of a tree, unchanged, but computed with only once `value` is there.
+
+    Two LAPACK calls of one program that do not depend on each other can deadlock on each other's threads on a CPU, and
+    XLA drops an `optimization_barrier` before it decides what runs at once.
+    """
+    nothing = 0 * jnp.sum(jnp.where(jnp.isfinite(value), jnp.sign(value), 0))
+    return jax.tree.map(lambda a: a + nothing.astype(a.dtype) if a.dtype.kind == "f" else a, tree)
 
 
 class Triangular(distrax.MultivariateNormalTri):

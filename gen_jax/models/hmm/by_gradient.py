@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State
+from gen_jax.models.common.linalg import after
 from gen_jax.models.hmm.batches import held, mean_per_sequence, observed_steps, sequence_weights
 from gen_jax.models.hmm.emissions import Emission
 
@@ -85,7 +86,8 @@ class ByGradient:
         found, weight = self._expected(prepared), prepared.weight
         params, extra = state.params["hmm"]["emission"], state.extra["emission"]
         seen = prepared.seen[..., None]
-        emission = self.emission.stats(params, extra, prepared.batch, found.marginals * seen)
+        r = found.marginals * seen
+        emission = self.emission.stats(after(params, r), extra, prepared.batch, r)
         each = jnp.where(weight > 0, weight * found.log_evidence, 0)
         return {**self._statistics(prepared, found), "emission": emission}, {
             "log_likelihood": mean_per_sequence(found.log_evidence, weight, batch),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
+from gen_jax.models.common.linalg import after
 from gen_jax.models.hmm import inference
 from gen_jax.models.hmm.batches import (
     Mask,
@@ -148,7 +149,7 @@ class HMM:
         found = inference.posterior(*chain, scan, mask=there, starts=batch.get("starts"))
         weight = sequence_weights(batch, there, found.marginals.dtype)
         r = found.marginals * (seen * weight[:, None])[..., None]
-        emission = self.emission.stats(params["emission"], state.extra["emission"], batch, r)
+        emission = self.emission.stats(after(params["emission"], r), state.extra["emission"], batch, r)
         initial = inference.initial_counts(found.marginals, weight, batch.get("starts"))
         stats = Stats(initial, jnp.einsum("b,bij->ij", weight, found.pairs), emission)
         return stats, {
@@ -236,18 +237,22 @@ class HMM:
         return inference.posterior_sample(*chain, key, n, scan, starts)
 
     def fill(self, state: State, batch: Batch, key: Array) -> Array:
-        """(B, T, ...) "x" whose unobserved steps are drawn from their posterior given all others.
+        """(B, T, ...) "x" whose unobserved steps, and NaN coordinates, are drawn from their posterior given all others.
 
         Raises ValueError for emissions that depend on earlier observations or on inputs.
         """
         if not self.emission.independent:
             raise ValueError("gaps can only be filled where observations are independent given the states")
-        _, _, seen = observed_steps(self.emission, batch)
-        path = self.posterior_sample(state, batch, fold_in(key, "path"), 1)[0]
+        model = replace(self, emission=self.emission.with_missing())
+        _, _, seen = observed_steps(model.emission, batch)
+        path = model.posterior_sample(state, batch, fold_in(key, "path"), 1)[0]
         emission, extra = state.params["hmm"]["emission"], state.extra["emission"]
-        drawn = self.emission.draw(emission, extra, fold_in(key, "x"), path)
         x = jnp.asarray(batch["x"])
-        return jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, drawn.astype(x.dtype))
+        known = jnp.broadcast_to(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x.shape)
+        known = known & ~jnp.isnan(x) if x.dtype.kind == "f" else known
+        rows = lambda a: a.reshape(-1, *a.shape[2:])
+        made = self.emission.complete(emission, extra, fold_in(key, "x"), rows(path), rows(x), rows(known))
+        return made.reshape(x.shape)
 
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
         """Predicts the `horizon` steps after the end of each row."""

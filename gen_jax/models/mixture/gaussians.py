@@ -23,7 +23,7 @@ from gen_jax.models.mixture.covariances import (
     ratio,
 )
 
-__all__ = ["Gaussians", "Prior", "check_fixed", "data_moments"]
+__all__ = ["Gaussians", "Prior", "check_fixed", "condition", "data_moments"]
 
 
 class Prior(NamedTuple):
@@ -165,6 +165,16 @@ def check_fixed(fixed: tuple[str, ...], names: tuple[str, ...]) -> None:
     """Raises ValueError if `fixed` names a parameter that there is not."""
     if isinstance(fixed, str) or not set(fixed) <= set(names):
         raise ValueError(f"fixed may hold {', '.join(map(repr, names))}, got {fixed!r}")
+
+
+def condition(x: Array, mask: Array, y: Array, covariance: Array) -> Array:
+    """y + S O' (O S O')^-1 (x - y), O choosing the coordinates in `mask` (D,), where it equals x (D,).
+
+    Of a draw y of a normal it makes one given these coordinates (Matheron's rule), of its mean the conditional mean.
+    """
+    among = jnp.where(mask[:, None] & mask, covariance, jnp.eye(len(x), dtype=x.dtype))
+    gain = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(among), True), jnp.where(mask, x - y, 0))
+    return jnp.where(mask, x, y + covariance @ gain)
 
 
 def data_moments(x: Array, weight: Array | None = None) -> tuple[Array, Array]:

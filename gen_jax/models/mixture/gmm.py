@@ -14,7 +14,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.blocks import by_blocks, over_blocks
 from gen_jax.models.mixture.covariances import FULL, Evaluation, Full, Stats, occupied
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, condition, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 __all__ = ["GMM", "criteria_of", "information_criteria", "shapes_of"]
@@ -263,7 +263,7 @@ class GMM:
         def one(x: Array, mask: Array, log_joint: Array, key: Array) -> Array:
             k = jax.random.categorical(fold_in(key, "component"), log_joint)
             y = means[k] + factors[k] @ jax.random.normal(fold_in(key, "x"), x.shape, means.dtype)
-            return _moved(x, mask, y, covariances[k])
+            return condition(x, mask, y, covariances[k])
 
         draw = jax.vmap(one)
         return lax.map(lambda key: draw(x, mask, log_joint, jax.random.split(key, len(x))), jax.random.split(key, n))
@@ -274,7 +274,7 @@ class GMM:
         x, log_joint = self._observed(state, x, mask)
 
         def one(x: Array, mask: Array, log_joint: Array) -> Array:
-            each = jax.vmap(lambda mean, covariance: _moved(x, mask, mean, covariance))(means, covariances)
+            each = jax.vmap(lambda mean, covariance: condition(x, mask, mean, covariance))(means, covariances)
             return jnp.where(mask, x, jax.nn.softmax(log_joint) @ each)
 
         return lax.map(lambda row: one(*row), (x, mask, log_joint), batch_size=min(256, len(x)))
@@ -329,13 +329,6 @@ def information_criteria(log_likelihood: Array, entropy: Array, free: int, log_n
     """AIC, BIC and ICL; entropy: of the responsibilities of all points, log_n: the logarithm of their number."""
     bic = -2 * log_likelihood + free * log_n
     return {"aic": -2 * log_likelihood + 2 * free, "bic": bic, "icl": bic + 2 * entropy}
-
-
-def _moved(x: Array, mask: Array, y: Array, covariance: Array) -> Array:
-    """y + S O' (O S O')^-1 (x - y), O choosing the coordinates in `mask` (D,), where it equals x (D,)."""
-    among = jnp.where(mask[:, None] & mask, covariance, jnp.eye(len(x), dtype=x.dtype))
-    gain = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(among), True), jnp.where(mask, x - y, 0))
-    return jnp.where(mask, x, y + covariance @ gain)
 
 
 def _points(batch: Batch) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Mean, Metrics, Objective, Params, PyTree, State, fold_in
+from gen_jax.models.common.linalg import after
 from gen_jax.models.mixture.covariances import ratio
 from gen_jax.models.mixture.gaussians import check_fixed
 from gen_jax.models.mixture.gmm import criteria_of
@@ -67,8 +68,9 @@ class Mixture:
     def _rows(self, batch: Batch) -> tuple[Batch, Array, Array]:
         """Rows as sequences of one step, which of them are observed (B, 1), and their weights (B,)."""
         x = jnp.asarray(batch["x"])
+        ones = jnp.ones(len(x), x.dtype if x.dtype.kind == "f" else None)
         x = self.component.read(x.reshape(len(x), 1, -1))
-        weight = jnp.asarray(batch.get("weight", jnp.ones(len(x))))
+        weight = jnp.asarray(batch.get("weight", ones))
         return {"x": x}, ~self.component.unseen(x), weight
 
     def _log_weights(self, params: PyTree) -> Array:
@@ -89,7 +91,8 @@ class Mixture:
         joint = self._log_joint(params, state.extra, rows, seen)
         log_prob = jax.nn.logsumexp(joint, axis=1)
         r = jnp.exp(joint - log_prob[:, None]) * jnp.where(weight > 0, weight, 0)[:, None]
-        component = self.component.stats(params["component"], state.extra["component"], rows, (r * seen)[:, None])
+        given = after(params["component"], r)
+        component = self.component.stats(given, state.extra["component"], rows, (r * seen)[:, None])
         return Stats(r.sum(axis=0), component), {"log_likelihood": _mean(log_prob, weight)}
 
     def m_step(self, state: State, stats: Stats) -> tuple[Params, Extra]:
@@ -148,6 +151,25 @@ class Mixture:
         drawn = self.component.draw(params["component"], state.extra["component"], fold_in(key, "x"), k[:, None])
         x = drawn.reshape(n, *self.shape) if self.shape else drawn.reshape(n, -1)
         return {"x": x, "component": k}
+
+    def with_missing(self) -> Mixture:
+        """The same mixture, which integrates out NaN in "x"."""
+        return replace(self, component=self.component.with_missing())
+
+    def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
+        """(n, B, D) exact draws from p(missing | observed) beside x (B, D), observed where `mask` (B, D).
+
+        The component is drawn given the observed coordinates, and the others given both.
+        """
+        params, extra = state.params["mixture"]["component"], state.extra["component"]
+        x, mask = jnp.asarray(x), jnp.asarray(mask)
+        joint = self.with_missing().log_joint(state, {"x": jnp.where(mask, x, jnp.nan)})
+
+        def one(key: Array) -> Array:
+            k = jax.random.categorical(fold_in(key, "component"), joint)
+            return self.component.complete(params, extra, fold_in(key, "x"), k, x, mask)
+
+        return jax.lax.map(one, jax.random.split(key, n))
 
     def pack(self, given: PyTree, params: PyTree) -> PyTree:
         """Parameters from the given "weights" (K,) and "component", as its `pack` takes them; the others are those of

@@ -80,6 +80,18 @@ class Emission:
         of_each = jax.vmap(lambda i: self.distribution(params).sample(seed=fold_in(key, i)))(jnp.arange(states.size))
         return jax.vmap(lambda x, k: x[k])(of_each, states.reshape(-1)).reshape(*states.shape, *of_each.shape[2:])
 
+    def with_missing(self) -> Emission:
+        """The same distributions, which integrate out each NaN coordinate of a step."""
+        return self
+
+    def complete(self, params: PyTree, extra: Extra, key: Array, states: Array, x: Array, seen: Array) -> Array:
+        """x (R, ...) with coordinates outside `seen` drawn given the others and the state of each row (R,).
+
+        Here for coordinates that are independent given the state.
+        """
+        drawn = self.draw(params, extra, key, states[:, None])
+        return jnp.where(seen, x, drawn.reshape(x.shape).astype(x.dtype))
+
     def mean(self, params: PyTree) -> Array:
         """(K, ...) means of the emissions."""
         return self.distribution(params).mean()

@@ -12,7 +12,7 @@ from jax import Array
 from gen_jax.core import PyTree, fold_in
 from gen_jax.models.hmm.emissions.emission import Emission, rows
 from gen_jax.models.mixture.covariances import FULL, Full, ratio
-from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, data_moments
+from gen_jax.models.mixture.gaussians import Gaussians, Prior, check_fixed, condition, data_moments
 from gen_jax.models.mixture.kmeans import Start, kmeans_plus_plus
 
 __all__ = ["Gaussian", "GaussianMixture"]
@@ -95,6 +95,16 @@ class Gaussian(Emission):
     def draw(self, params, extra, key, states, past=None):
         noise = jax.random.normal(key, (states.size, params["means"].shape[1]), params["means"].dtype)
         return self.kind.draw(params, states.reshape(-1), noise).reshape(*states.shape, -1)
+
+    def with_missing(self):
+        return replace(self, missing=True)
+
+    def complete(self, params, extra, key, states, x, seen):
+        drawn = self.draw(params, extra, key, states[:, None])[:, 0]
+        covariances = self.kind.dense(params)
+        return jax.vmap(lambda x, seen, y, k: condition(x, seen, y, covariances[k]))(
+            jnp.where(seen, x, 0), seen, drawn.astype(x.dtype), states
+        )
 
     def mean(self, params):
         return params["means"]
@@ -197,6 +207,16 @@ class GaussianMixture(Gaussian):
         m = params["logits"].shape[1]
         component = jax.random.categorical(fold_in(key, "component"), params["logits"][states])
         return super().draw(_without(params, "logits"), extra, fold_in(key, "noise"), states * m + component)
+
+    def complete(self, params, extra, key, states, x, seen):
+        m = params["logits"].shape[1]
+        known = replace(self, missing=True)._joint(params, jnp.where(seen, x, jnp.nan))
+        joint = jnp.take_along_axis(known, states[:, None, None], axis=1)[:, 0]
+        component = jax.random.categorical(fold_in(key, "component"), joint)
+        single = Gaussian(self.kind, self.floor, self.regularization, self.missing, self.prior, self.start)
+        return single.complete(
+            _without(params, "logits"), extra, fold_in(key, "noise"), states * m + component, x, seen
+        )
 
     def covariances(self, params):
         return super().covariances(_without(params, "logits"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import fold_in
+from gen_jax.models.common.linalg import after
 from gen_jax.models.hmm.emissions.emission import Emission
 
 __all__ = ["Product"]
@@ -39,7 +41,9 @@ class Product(Emission):
             emission.init(fold_in(key, "part", i), {**batch, "x": x}, seen & there, k)
             for i, (emission, x, there) in enumerate(self._cut(batch["x"]))
         ]
-        return tuple(params for params, _ in started), {"parts": tuple(extra for _, extra in started)}
+        made = tuple(params for params, _ in started), {"parts": tuple(extra for _, extra in started)}
+        dtype = jnp.result_type(batch["x"].dtype, jnp.float32)  # of all parts, also those of symbols
+        return jax.tree.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, made)
 
     def _cut(self, x: Array) -> Iterator[tuple[Emission, Array, Array]]:
         """For each part: its emission, its observations, and the steps that have one (B, T)."""
@@ -56,17 +60,18 @@ class Product(Emission):
         raise TypeError("the parts of a Product have distributions of their own: see `parts`")
 
     def log_prob(self, params, extra, batch):
-        terms = [
-            jnp.where(there[..., None], emission.log_prob(own, more, {**batch, "x": x}), 0)
-            for (emission, x, there), own, more in zip(self._cut(batch["x"]), params, extra["parts"])
-        ]
+        terms: list[Array] = []
+        for (emission, x, there), own, more in zip(self._cut(batch["x"]), params, extra["parts"]):
+            own = after(own, terms[-1]) if terms else own
+            terms.append(jnp.where(there[..., None], emission.log_prob(own, more, {**batch, "x": x}), 0))
         return sum(terms[1:], terms[0])
 
     def stats(self, params, extra, batch, r):
-        return tuple(
-            emission.stats(own, more, {**batch, "x": x}, r * there[..., None])
-            for (emission, x, there), own, more in zip(self._cut(batch["x"]), params, extra["parts"])
-        )
+        found = []
+        for (emission, x, there), own, more in zip(self._cut(batch["x"]), params, extra["parts"]):
+            last = jax.tree.leaves(found[-1])[0] if found else r
+            found.append(emission.stats(after(own, last), more, {**batch, "x": x}, r * there[..., None]))
+        return tuple(found)
 
     def maximize(self, params, extra, stats):
         return self._each(lambda emission, *own: emission.maximize(*own), params, extra["parts"], stats)
@@ -100,6 +105,16 @@ class Product(Emission):
         drawn = [(x if x.ndim == 3 else x[..., None]).astype(jnp.float32) for x in drawn]
         order = [c for columns, _ in self.parts for c in columns]
         return jnp.concatenate(drawn, axis=-1)[..., jnp.argsort(jnp.asarray(order))]
+
+    def with_missing(self):
+        return replace(self, parts=tuple((columns, emission.with_missing()) for columns, emission in self.parts))
+
+    def complete(self, params, extra, key, states, x, seen):
+        for i, ((columns, emission), own, more) in enumerate(zip(self.parts, params, extra["parts"])):
+            mine = jnp.asarray(columns)
+            made = emission.complete(own, more, fold_in(key, "part", i), states, x[:, mine], seen[:, mine])
+            x = x.at[:, mine].set(made)
+        return x
 
     def mean(self, params):
         """(K, ...) the means of the parts side by side, for categorical ones the probabilities of their symbols."""
