@@ -39,6 +39,7 @@ __all__ = [
     "Conditional",
     "Density",
     "Diagnosed",
+    "EncodesMissing",
     "EstimatedDensity",
     "ExpectationMaximization",
     "Extra",
@@ -267,6 +268,22 @@ class Latent(Protocol):
 
 
 @runtime_checkable
+class EncodesMissing(Latent, Protocol):
+    """A model with latent vectors whose posterior and bound may take NaN in "x" as missing values: VAE."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether they do."""
+
+    @property
+    def mask(self) -> Any:
+        """The model of which values are missing; None if they are missing at random."""
+
+    def log_mask(self, state: State, x: Array, seen: Array) -> Array:
+        """(B,) log-probabilities in nats of the masks `seen` (B, *x) given complete x; 0 without such a model."""
+
+
+@runtime_checkable
 class Invertible(Protocol):
     """A model that pushes noise through a bijection: flow."""
 
@@ -397,7 +414,7 @@ class Infilling(Density, Protocol):
 
 @runtime_checkable
 class Imputable(Protocol):
-    """A model that draws missing values of vectors from their exact posterior: Gaussian mixture."""
+    """A model that draws missing values of vectors from their exact posterior: mixture."""
 
     def complete(self, state: State, x: Array, mask: Array, key: Array, n: int) -> Array:
         """(n, B, D) completions of x (B, D), which is kept where `mask` (B, D) is True; other values are not read."""

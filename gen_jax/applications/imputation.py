@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from gen_jax.core import Batch, Imputable, Invertible, Latent, State, fold_in
+from gen_jax.core import Batch, EncodesMissing, Imputable, Invertible, Latent, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 
 __all__ = [
@@ -136,12 +136,32 @@ def importance(
     See `weighted` for the proposals; exact in the limit of many.
     """
     z, log_weights = weighted(model, state, batch, mask, fold_in(key, "proposals"), proposals, sweeps)
+    if isinstance(model, EncodesMissing) and model.mask is not None:
+        return _with_mask(model, state, batch, mask, key, n, z, log_weights)
     chosen = jax.random.categorical(fold_in(key, "chosen"), log_weights, axis=0, shape=(n, log_weights.shape[1]))
     z = jnp.take_along_axis(z, chosen[:, :, None], axis=0)
     x = batch["x"]
     tiled = _tiled(batch, n)
     drawn = model.decode(state, z.reshape(-1, z.shape[-1]), tiled).sample(seed=fold_in(key, "x")).astype(x.dtype)
     return jnp.where(mask, x, drawn.reshape(n, *x.shape))
+
+
+def _with_mask(
+    model: EncodesMissing, state: State, batch: Batch, mask: Array, key: Array, n: int, z: Array, log_weights: Array
+) -> Array:
+    """Resamples completions drawn for each z by weights that hold the probability of the mask given all values."""
+    x = jnp.where(mask, batch["x"], 0)
+
+    def one(given: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, z = given
+        drawn = model.decode(state, z, batch).sample(seed=fold_in(key, "x", i)).astype(x.dtype)
+        made = jnp.where(mask, x, drawn)
+        return made, model.log_mask(state, made, mask)
+
+    made, log_mask = lax.map(one, (jnp.arange(len(z)), z), batch_size=min(len(z), 64))
+    weights = log_weights + log_mask
+    chosen = jax.random.categorical(fold_in(key, "chosen"), weights, axis=0, shape=(n, weights.shape[1]))
+    return jnp.take_along_axis(made, chosen.reshape(*chosen.shape, *[1] * (x.ndim - 1)), axis=0)
 
 
 def log_prob_observed(
@@ -158,10 +178,16 @@ def weighted(
     """(k, B, latent) proposals for z, and the logarithms (k, B) of their weights p(x_observed, z) / r(z).
 
     r is an equal mixture of the prior, which bounds the weights (Hesterberg 1995), and the posterior of x completed by
-    a few pseudo-Gibbs sweeps, which finds the high-density region.
+    a few pseudo-Gibbs sweeps, which finds the high-density region; or that of the observed values, of a model trained
+    on incomplete examples.
     """
-    completed = pseudo_gibbs(model, state, batch, mask, fold_in(key, "sweeps"), 1, sweeps, corrected=False)[0]
-    posterior, prior = model.encode(state, {**batch, "x": completed}), model.prior_of(state)
+    if isinstance(model, EncodesMissing) and model.missing:
+        completed = jnp.where(mask, batch["x"], 0)
+        seen = {**batch, "x": jnp.where(mask, batch["x"], jnp.nan)}
+    else:
+        completed = pseudo_gibbs(model, state, batch, mask, fold_in(key, "sweeps"), 1, sweeps, corrected=False)[0]
+        seen = {**batch, "x": completed}
+    posterior, prior = model.encode(state, seen), model.prior_of(state)
     share = (proposals // 2) / proposals  # fraction drawn from the prior
     near = posterior.sample(seed=fold_in(key, "near"), sample_shape=(proposals - proposals // 2,))
     far = prior.sample(seed=fold_in(key, "far"), sample_shape=(proposals // 2, len(completed)))

@@ -69,6 +69,8 @@ def impute(
         raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
     if data.resolve() == out.resolve():
         raise UserError(f"--out {out}: is the table that is read, and would be lost")
+    from gen_jax.core import EncodesMissing
+
     run = open_workdir(workdir, config, data_dir, member)
     info = run.data.info
     if len(info.shape) != 1 or not info.columns:
@@ -89,6 +91,9 @@ def impute(
     if mean:
         drawn = _centers(drawn, info.categories)[None]
     _write(out, table, info, drawn, missing)
+    model = run.experiment.model
+    if isinstance(model, EncodesMissing) and model.mask is not None:
+        print(f"assumes that {model.mask.assumption}, which the observed cells can neither confirm nor refute")
     cells = f"{missing.sum():,} cells of {missing.any(axis=1).sum():,} rows"
     print(f"{cells} filled{f', {len(drawn)} times' if len(drawn) > 1 else ''}: {out}")
 
@@ -105,7 +110,7 @@ def _draws(run: Run, x: np.ndarray, n: int, seed: int, step: Any) -> np.ndarray:
 
     model, state = run.experiment.model, averaged(run.state(step))
     if not isinstance(model, (Imputable, Latent, Invertible)):
-        raise UserError(f"{type(model).__name__} cannot fill missing cells: use a Gaussian mixture, a VAE or a flow")
+        raise UserError(f"{type(model).__name__} cannot fill missing cells: use a mixture, a VAE or a flow")
     split = run.experiment.split(run.data, "test")
     method = default_method(model, ~np.isnan(x))
     program = jax.jit(lambda state, x, mask, key: method(model, state, {"x": jnp.where(mask, x, 0)}, mask, key, n))

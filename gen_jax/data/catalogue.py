@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class Row:
 
 CATALOGUE = {
     "digits": Row("digits", "Digits", "1,797 scans of digits, 8x8, 17 levels"),
+    "diabetes": Row("tables", "Diabetes", "a table of 442 patients: 10 measurements, sex, progression"),
     "digits28": Row("digits", "Digits28", "the same digits, enlarged to 28x28, 8 bits: a stand-in for MNIST"),
     "outlines": Row("digits", "Outlines", "pairs: outlines of digits and the digits, 32x32"),
     "twins": Row("digits", "Twins", "pairs: digits and their thicker twins in other colors, 32x32"),
@@ -120,7 +122,8 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None, manual_dir: st
         config = tfds.download.DownloadConfig(manual_dir=manual_dir and Path(manual_dir).resolve())
         with _explained(name), redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config, download_dir=home / "downloads")
-        _write_all(home / "arrays", builder, builder.LEVELS)
+        own = {"levels": builder.LEVELS, "columns": builder.COLUMNS, "categories": builder.CATEGORIES}
+        _write_all(home / "arrays", builder, {name: value for name, value in own.items() if value})
     return home
 
 
@@ -220,11 +223,11 @@ class Examples:
         return {entry: np.stack([row[name] for row in rows]) for entry, name in self.features.items()}
 
 
-def _write_all(folder: Path, builder: Any, levels: int | None = None) -> None:
-    """Writes all splits of a prepared builder, and the metadata of its features."""
+def _write_all(folder: Path, builder: Any, described: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Writes all splits of a prepared builder, and the metadata of its features. described: further fields."""
     sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
     splits = {split: columns(Examples(source, len(source))) for split, source in sources.items()}
-    own = ({} if levels is None else {"levels": levels}) | _labels_of(builder)
+    own = {**described, **_labels_of(builder)}
     draft = {split: _of_few_dimensions(arrays) for split, arrays in splits.items()}
     write_arrays(folder, draft, {**describe(draft), **own})
 

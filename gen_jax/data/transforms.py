@@ -160,10 +160,11 @@ def scale(low: float = 0.0, high: float = 1.0, levels: int = 256) -> Transform:
     return Transform(apply, inverse, protocol=f"gray levels in [{low:g}, {high:g}]", support=(0, levels - 1))
 
 
-def standardize(x: Any) -> Transform:
+def standardize(x: Any, skip: Sequence[int] = ()) -> Transform:
     """Maps each value to zero mean and unit variance over the training examples `x` (N, ...); NaN stays NaN.
 
-    The inverse maps samples back to the units of the data. Log-likelihoods are of the standardized values.
+    skip: columns of a table (N, D) that stay as they are, such as codes of categories. The inverse maps samples back to
+    the units of the data. Log-likelihoods are of the standardized values.
     """
     mean, variance, count = 0.0, 0.0, 0.0
     for block in blocks(x):  # merged block by block (Chan, Golub & LeVeque 1983)
@@ -176,6 +177,7 @@ def standardize(x: Any) -> Transform:
         count = count + n
     scale = np.sqrt(variance / np.maximum(count, 1))
     offset, scale = np.asarray(mean, np.float32), np.where(scale > 0, scale, 1).astype(np.float32)
+    offset[list(skip)], scale[list(skip)] = 0, 1
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (batch["x"].astype(jnp.float32) - offset) / scale}

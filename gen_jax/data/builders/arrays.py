@@ -18,6 +18,8 @@ class ArrayBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     LEVELS: int | None = None  # for integer data 0 .. LEVELS - 1
+    COLUMNS: tuple[str, ...] = ()  # of a table: the names of the entries of "x"
+    CATEGORIES: tuple[tuple[str, ...], ...] = ()  # of a table, per column: the names of its codes, () for numbers
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(skip_registration=True, **options)

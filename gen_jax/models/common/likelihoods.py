@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.core import PyTree
+from gen_jax.models.common.columns import Columns
 
 __all__ = [
     "Bernoulli",
@@ -230,7 +231,8 @@ class BinnedLogistic(distrax.Distribution):
 
 def check_outputs(likelihood, x: jax.Array, outputs: jax.Array) -> None:
     """Raises ValueError if the decoder's outputs do not fit the likelihood for data like x."""
-    expected = (*x.shape[:-1], x.shape[-1] * likelihood.channels)
+    per_row = likelihood.outputs if isinstance(likelihood, Columns) else x.shape[-1] * likelihood.channels
+    expected = (*x.shape[:-1], per_row)
     if outputs.shape != expected:
         raise ValueError(
             f"data of shape {x.shape[1:]} with {type(likelihood).__name__} needs a decoder that makes {expected[1:]}, "
@@ -249,12 +251,13 @@ def _unit(x: jax.Array, levels: int) -> jax.Array:
 
 
 def _not_levels(x: np.ndarray, levels: int, name: str) -> str:
-    if x.dtype.kind not in "iu" and np.any(x != np.round(x)):
+    if x.dtype.kind not in "iu" and np.any(x[~np.isnan(x)] % 1):
         return f"{name}({levels}) explains integers 0 .. {levels - 1}; the data has fractions: leave it as stored"
     return _beyond(x, 0, levels - 1, f"{name}({levels})", "give the likelihood as many levels as the data has")
 
 
 def _beyond(x: np.ndarray, low: float, high: float, name: str, advice: str) -> str:
-    if not (x.min() >= low and x.max() <= high):
-        return f"{name} explains values from {low} to {high}; the data goes from {x.min()} to {x.max()}: {advice}"
+    least, most = np.nanmin(x), np.nanmax(x)
+    if not (least >= low and most <= high):
+        return f"{name} explains values from {low} to {high}; the data goes from {least} to {most}: {advice}"
     return ""
