@@ -64,6 +64,7 @@ __all__ = [
     "PyTree",
     "Recentered",
     "Reconstructing",
+    "Resampling",
     "Seq2Seq",
     "Source",
     "State",
@@ -251,6 +252,14 @@ class Reconstructing(Protocol):
 
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """(B, *x) the mean of p(x | z) for the mean of q(z | x)."""
+
+
+@runtime_checkable
+class Resampling(Protocol):
+    """A model that draws an example anew through its latent variables: hierarchical VAE, VQ-VAE."""
+
+    def resample(self, state: State, batch: Batch, key: Array) -> Array:
+        """(B, *x) draws from p(x | z), for z from q(z | x)."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
-"""Imputation: samples from p(x_missing | x_observed) for Gaussian mixtures, models with latent vectors and flows.
+"""Imputation: samples from p(x_missing | x_observed) for mixtures, models with latent variables and flows.
 
 Where `mask` is True, x was observed; the values elsewhere are never read. Methods by protocol: `exact` for
-`core.Imputable`, `importance` or `pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`.
+`core.Imputable`, `importance` or `pseudo_gibbs` for `core.Latent`, `in_order` or `latent_walk` for `core.Invertible`,
+`chained` for `core.Resampling`, and `latent_search`, which is no posterior, for `core.Adversarial`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array, lax
 
-from gen_jax.core import Batch, EncodesMissing, Imputable, Invertible, Latent, State, fold_in
+from gen_jax.core import (
+    Adversarial,
+    Batch,
+    EncodesMissing,
+    Imputable,
+    Invertible,
+    Latent,
+    Resampling,
+    State,
+    fold_in,
+)
 from gen_jax.models.common.arrays import sum_except_batch
 
 __all__ = [
     "Method",
+    "chained",
     "check",
     "default_method",
     "exact",
@@ -27,6 +40,7 @@ __all__ = [
     "impute",
     "in_order",
     "is_prefix",
+    "latent_search",
     "latent_walk",
     "log_prob_observed",
     "pseudo_gibbs",
@@ -37,7 +51,7 @@ Method = Callable[..., Array]  # (model, state, batch, mask, key, n) -> (n, B, *
 
 
 def impute(
-    model: Imputable | Latent | Invertible,
+    model: Imputable | Latent | Invertible | Resampling | Adversarial,
     state: State,
     batch: Batch | Array,
     mask: Array,
@@ -50,7 +64,7 @@ def impute(
     batch: x, or a batch for a conditional model.
     method: by default `exact` where the model knows the posterior, `importance` for a model with latent vectors; for a
     flow `in_order` (exact) if every layer is autoregressive in the order of x and each mask observes a prefix of x,
-    else `latent_walk`.
+    else `latent_walk`. `chained` for other models with latent variables, `latent_search` for a GAN: no posterior.
 
     Raises ValueError for a mask of another shape and, outside jit, for examples without any observed value.
     """
@@ -59,7 +73,7 @@ def impute(
     return (method or default_method(model, mask))(model, state, batch, jnp.asarray(mask), key, n)
 
 
-def default_method(model: Imputable | Latent | Invertible, mask: Array) -> Method:
+def default_method(model: Imputable | Latent | Invertible | Resampling | Adversarial, mask: Array) -> Method:
     """The default method of `impute` for a model and a mask."""
     if isinstance(model, Imputable):
         return exact
@@ -67,8 +81,12 @@ def default_method(model: Imputable | Latent | Invertible, mask: Array) -> Metho
         return importance
     if isinstance(model, Invertible):
         return in_order if model.autoregressive and is_prefix(mask) else latent_walk
+    if isinstance(model, Resampling):
+        return chained
+    if isinstance(model, Adversarial):
+        return latent_search
     raise ValueError(
-        f"{type(model).__name__} cannot impute: it has no exact posterior, latent vectors or invertible map"
+        f"{type(model).__name__} cannot impute: it has no exact posterior, latent variables, noise or invertible map"
     )
 
 
@@ -162,6 +180,60 @@ def _with_mask(
     weights = log_weights + log_mask
     chosen = jax.random.categorical(fold_in(key, "chosen"), weights, axis=0, shape=(n, weights.shape[1]))
     return jnp.take_along_axis(made, chosen.reshape(*chosen.shape, *[1] * (x.ndim - 1)), axis=0)
+
+
+def chained(model: Resampling, state: State, batch: Batch, mask: Array, key: Array, n: int, sweeps: int = 50) -> Array:
+    """Alternates z ~ q(z | x) and x_missing ~ p(x | z), as `pseudo_gibbs`, from samples of the model.
+
+    Exact only if q is; for models whose latent variables are no single vector.
+    """
+    tiled = _tiled(batch, n)
+    x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
+    filled = lambda drawn: jnp.where(mask, x, drawn.astype(x.dtype))
+
+    def sweep(x: Array, i: Array) -> tuple[Array, None]:
+        return filled(model.resample(state, {**tiled, "x": x}, fold_in(key, "sweep", i))), None
+
+    start = filled(model.sample(state, fold_in(key, "start"), len(x))["x"])
+    return lax.scan(sweep, start, jnp.arange(sweeps))[0].reshape(n, -1, *x.shape[1:])
+
+
+def latent_search(
+    model: Adversarial,
+    state: State,
+    batch: Batch,
+    mask: Array,
+    key: Array,
+    n: int,
+    steps: int = 500,
+    rate: float = 0.05,
+    pull: float = 1e-3,
+) -> Array:
+    """Searches noise whose images agree with what was observed, by Adam from n starts (Yeh et al. 2017).
+
+    These are no draws from a posterior: a GAN has no likelihood, and their spread means nothing. pull: weight of the
+    squared norm of the noise beside the mean squared error of observed values. arXiv:1607.07539.
+    """
+    tiled = _tiled(batch, n)
+    x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
+    condition = {name: a for name, a in tiled.items() if name != "x"} or None
+    seen = jnp.maximum(sum_except_batch(mask.astype(jnp.float32)), 1)
+
+    def cost(z: Array) -> Array:
+        away = jnp.where(mask, model.generate(state, z, condition) - x, 0)
+        return jnp.sum(sum_except_batch(away**2) / seen) + pull * jnp.sum(z**2)
+
+    optimizer = optax.adam(rate)
+    z = model.noise(fold_in(key, "noise"), len(x))
+
+    def step(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+        z, moments = carry
+        update, moments = optimizer.update(jax.grad(cost)(z), moments)
+        return (optax.apply_updates(z, update), moments), None
+
+    (z, _), _ = lax.scan(step, (z, optimizer.init(z)), length=steps)
+    found = model.generate(state, z, condition).astype(x.dtype)
+    return jnp.where(mask, x, found).reshape(n, -1, *x.shape[1:])
 
 
 def log_prob_observed(

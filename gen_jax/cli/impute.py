@@ -37,6 +37,7 @@ def impute(
     data: Path,
     n: int | None = None,
     mean: bool = False,
+    mask: Path | None = None,
     out: Path = Path("imputed.csv"),
     seed: int = 0,
     step: Step = None,
@@ -44,27 +45,39 @@ def impute(
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Fills the missing cells of a table with draws from a trained model, given the other cells of the row.
+    """Fills the missing cells of a table, or a part of images, with draws from a trained model, given the rest.
 
     Cells that are there, other columns and the order of the rows are kept. Several imputations follow each other, told
     apart by a first column "imputation".
 
     Args:
-        data: a table (.csv, .tsv, .parquet) with the columns of the run's data
+        data: a table (.csv, .tsv, .parquet) with the columns of the run's data, or an image or a folder of images
         n: imputations, by default 1, or the draws that --mean averages, by default 100
         mean: fill with the mean of the draws, of categories with the most frequent one
-        out: the table that is written
+        mask: of images: an image that is black where values are missing
+        out: the table that is written; of images, a folder
         seed: random seed
     """
+    from gen_jax.cli.impute_images import impute_images
+    from gen_jax.data.images import SUFFIXES
     from gen_jax.data.tables import TABLES, read_rows
 
-    check_ending(out, (".csv",))
     check_folder(out)
     n = (100 if mean else 1) if n is None else n
     if n < 1 + mean:
         raise UserError(f"--n must be at least {1 + mean}, got {n}")
-    if not data.is_file():
-        raise UserError(f"--data {data}: there is no such file")
+    if not data.exists():
+        raise UserError(f"--data {data}: there is no such file or folder")
+    if mask is not None or data.is_dir() or data.suffix.lower() in SUFFIXES:
+        run = open_workdir(workdir, config, data_dir, member)
+        if len(run.data.info.shape) != 3:
+            raise UserError(f"{workdir} was not trained on images")
+        out = Path("imputed") if out == Path("imputed.csv") else out
+        if out.is_file() or out.suffix:
+            raise UserError(f"--out {out}: completed images are written into a folder")
+        impute_images(run, parse_step(step), data, mask, n, mean, out, seed)
+        return
+    check_ending(out, (".csv",))
     if data.suffix.lower() not in TABLES:
         raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
     if data.resolve() == out.resolve():

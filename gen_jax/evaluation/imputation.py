@@ -34,7 +34,7 @@ def energy_score(drawn: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> n
 
 
 def coverage(drawn: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
-    """(...) booleans: whether the central interval of this probability, between quantiles of the draws, holds the truth.
+    """(...) booleans: whether the central interval of this probability, between quantiles of the draws, has the truth.
 
     Quantiles are those of n draws at (n + 1) q, at which a further draw would be covered with probability `level`.
     """

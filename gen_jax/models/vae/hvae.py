@@ -184,6 +184,12 @@ class HVAE(BoundModel):
         pixels, _ = self._run(state.params["vae"], None, n, fold_in(key, "z"), spread)
         return {"x": pixels.sample(seed=fold_in(key, "x"))}
 
+    def resample(self, state: State, batch: Batch, key: Array) -> Array:
+        """Draws from p(x | z), for z from q(z | x)."""
+        x = self.likelihood.normalize(batch["x"])
+        pixels, _ = self._run(state.params["vae"], x, len(x), fold_in(key, "z"))
+        return pixels.sample(seed=fold_in(key, "x"))
+
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | z), with every latent at the mean of its posterior given the previous ones."""
         x = batch["x"]

@@ -202,6 +202,11 @@ class VQVAE:
         x = self._decode(params, state.extra["codebook"][codes]).sample(seed=fold_in(key, "x"))
         return {"x": x, "codes": codes}
 
+    def resample(self, state: State, batch: Batch, key: Array) -> Array:
+        """Draws from p(x | codes of x)."""
+        codes = self.encode(state, batch)
+        return self._decode(state.params["vqvae"], state.extra["codebook"][codes]).sample(seed=key)
+
     def reconstruct(self, state: State, batch: Batch) -> Array:
         """The mean of p(x | codes of x)."""
         codes = self.encode(state, batch)
