@@ -140,12 +140,18 @@ PAGES = {
         "before they are divided, so that test rows are among the training rows "
         "(`benchmarks/quality/anomaly.py`).",
     ),
+    "anomaly_images": Page(
+        "Anomalies among images",
+        "Convolutional VAEs of MNIST and of Fashion-MNIST, told apart from the other set, by each score. `size`, the "
+        "bits of the PNG file alone, uses no model (`benchmarks/quality/anomaly_images.py`).",
+    ),
     "imputation": Page(
         "Imputation",
-        "`Imputer` with one Gaussian or a mixture (its size by held-out likelihood), and scikit-learn's imputers "
-        "on standardized tables: RMSE of missing cells, and of 50 draws the CRPS and the coverage of 90 % intervals "
-        "(`benchmarks/quality/imputation.py`). Under MNAR no method knows why cells are missing: intervals do not "
-        "cover.",
+        "`Imputer` with one Gaussian or a mixture (its size by held-out likelihood), VAEs of the known cells (MIWAE) "
+        "and scikit-learn's imputers on standardized tables: RMSE of missing cells, and of 50 draws the CRPS, the "
+        "energy score of rows and the coverage of intervals (`benchmarks/quality/imputation.py`). Under MNAR the VAE "
+        "with a model of the mask (not-MIWAE) is told that high values are missing; the others know nothing of it, "
+        "and their intervals do not cover.",
     ),
     "convolutions": Page(
         "Convolutions",
