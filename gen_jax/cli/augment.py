@@ -32,6 +32,7 @@ def augment(
     epochs: int | None = None,
     batch: int = 128,
     confidence: float = 0.0,
+    mean: bool = False,
     split: str = "",
     out: Path = Path("augmentation"),
     seed: int = 0,
@@ -57,6 +58,7 @@ def augment(
             labels take the same number of steps
         batch: examples per step
         confidence: keeps the samples to whose label a classifier of the examples gives at least this probability
+        mean: of VAEs, the mean of p(x | z) instead of a draw, whose pixels have independent noise
         split: where the labeled examples are drawn from, by default train, or train+validation where labels need it
         out: the folder that is written
         seed: random seed
@@ -64,8 +66,8 @@ def augment(
     from gen_jax.compilation import use_compilation_cache
     from gen_jax.data import load
 
-    if (share or confidence) and not runs:
-        raise UserError("--share and --confidence are of samples: give --from")
+    if (share or confidence or mean) and not runs:
+        raise UserError("--share, --confidence and --mean are of samples: give --from")
     geometric, runs, share = geometric or [], runs or [], share or [1.0]
     _check(networks or [], seeds, epochs, batch, share, confidence, out, seed)
     use_compilation_cache()
@@ -98,7 +100,7 @@ def augment(
             opened = [open_workdir(one, None, data_dir, member) for one in runs]
             check_generators(found, opened)
             notes += _provenance(found, opened, counts, confidence)
-            design = design._replace(pool=_pool(design, draw_from(opened, parse_step(step)), confidence))
+            design = design._replace(pool=_pool(design, draw_from(opened, parse_step(step), mean), confidence))
         arms = _train(design)
     _report(design, arms, geometric, runs, notes, out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def impute(
 ) -> None:
     """Fills the missing cells of a table, or a part of images, with draws from a trained model, given the rest.
 
+    The rest is that of the row; of a table of sequences, that of the sequence.
     Cells that are there, other columns and the order of the rows are kept. Several imputations follow each other, told
     apart by a first column "imputation".
 
@@ -82,17 +84,18 @@ def impute(
         raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
     if data.resolve() == out.resolve():
         raise UserError(f"--out {out}: is the table that is read, and would be lost")
-    from gen_jax.core import EncodesMissing
+    from gen_jax.core import EncodesMissing, Infilling, is_sequential
 
     run = open_workdir(workdir, config, data_dir, member)
     info = run.data.info
-    if len(info.shape) != 1 or not info.columns:
+    sequences = isinstance(run.experiment.model, Infilling) and is_sequential(run.data[run.experiment.train])
+    if not info.columns or not (sequences or len(info.shape) == 1):
         raise UserError(f"{workdir} was not trained on a table, whose rows could be filled: see docs/applications")
     x, table = read_rows(data, info)[0]["x"], _texts(data)
     if n > 1 and not mean and "imputation" in table[0]:
         raise UserError(f"{data} has a column imputation already, which tells several apart: rename it")
     empty = np.flatnonzero(np.isnan(x).all(axis=1))
-    if len(empty):
+    if len(empty) and not sequences:
         raise UserError(
             f"{data}: no cell to go by in {len(empty):,} of the rows, the first is row {empty[0] + 1}: remove them"
         )
@@ -100,7 +103,8 @@ def impute(
     if not missing.any():
         raise UserError(f"{data} has no missing cells in the columns {', '.join(info.columns)}")
     with interruptible():
-        drawn = _draws(run, x, n, seed, parse_step(step))
+        draws = partial(_draws_of_steps, path=data) if sequences else _draws
+        drawn = draws(run, x, n, seed, parse_step(step))
     if mean:
         drawn = _centers(drawn, info.categories)[None]
     _write(out, table, info, drawn, missing)
@@ -134,6 +138,33 @@ def _draws(run: Run, x: np.ndarray, n: int, seed: int, step: Any) -> np.ndarray:
         made = program(state, part, ~np.isnan(x[rows]), jax.random.fold_in(jax.random.key(seed), i))
         found.append(split.untransformed(made)[:, : len(x) - start])
     return np.concatenate(found, axis=1)
+
+
+def _draws_of_steps(run: Run, x: np.ndarray, n: int, seed: int, step: Any, path: Path) -> np.ndarray:
+    """(n, rows, columns) completions of the steps of sequences, each given all known cells of its sequence."""
+    import jax
+    from tqdm import tqdm
+
+    from gen_jax.core import averaged
+    from gen_jax.data.options import split_name
+    from gen_jax.data.source import apply_transforms
+    from gen_jax.data.tables import pad, read_steps
+
+    model, state = run.experiment.model, averaged(run.state(step))
+    options = split_name(run.config.knobs.get("data", ""))[1]
+    if not options.get("id"):
+        raise UserError(f"{run.workdir}: its data name no column that tells sequences apart (--id)")
+    steps = read_steps(path, options["id"], options.get("time", ""))
+    split = run.experiment.split(run.data, "test")
+    batch = apply_transforms(pad([x[rows] for rows in steps]), split.transforms, seed, 0)
+    program = jax.jit(lambda state, batch, key: model.fill(state, batch, key))
+    keys = jax.random.split(jax.random.key(seed), n)
+    drawn = np.empty((n, *x.shape), np.float32)
+    for i, key in enumerate(tqdm(keys, "imputing", leave=False, delay=2, dynamic_ncols=True)):
+        made = split.untransformed(program(state, batch, key))
+        for rows, sequence in zip(steps, made):
+            drawn[i, rows] = sequence[: len(rows)]
+    return drawn
 
 
 def _centers(drawn: np.ndarray, categories: Any) -> np.ndarray:

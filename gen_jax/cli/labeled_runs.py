@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["check_generators", "draw_from"]
 
 
-def draw_from(runs: Sequence[Any], step: int | str | None) -> Draw:
-    """Draws samples with given labels from the model of a run, or from those of one run for each class."""
+def draw_from(runs: Sequence[Any], step: int | str | None, mean: bool = False) -> Draw:
+    """Draws samples with given labels from the model of a run, or from those of one run for each class.
+
+    mean: of models with latent vectors, the means of p(x | z).
+    """
     each = [(run.experiment.model, averaged(run.state(step)), run.experiment.split(run.data, "train")) for run in runs]
-    return of_label(*each[0]) if len(each) == 1 else of_classes(each)
+    return of_label(*each[0], mean) if len(each) == 1 else of_classes(each, mean)
 
 
 def check_generators(data: Dataset, runs: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -27,6 +27,7 @@ def utility(
     seeds: int = 5,
     steps: int = 1000,
     batch: int = 128,
+    mean: bool = False,
     out: Path = Path("utility"),
     seed: int = 0,
     step: Step = None,
@@ -47,15 +48,17 @@ def utility(
         seeds: predictors of each kind, each with its own examples and samples
         steps: of networks
         batch: examples per step of networks
+        mean: of VAEs of images, the mean of p(x | z) instead of a draw, whose pixels have independent noise
         out: the folder that is written
         seed: random seed
     """
-    _check(runs, data, target, samples, seeds, steps, batch, seed, out)
+    _check(runs, data, target, samples, seeds, steps, batch, seed, mean, out)
     opened = [open_workdir(one, None, data_dir, member) for one in runs]
     from gen_jax.evaluation.utility import default_predictors, measure_utility
 
     with interruptible():
-        task, names, title = _task(opened, data, target, samples, seeds, seed, parse_step(step), data_dir, predictors)
+        sampled = Sampled(opened, data, target, samples, seeds, seed, parse_step(step), mean, data_dir)
+        task, names, title = _task(sampled, predictors or ())
         chosen = predictors or default_predictors(task.x, task.classes)
         found = [measure_utility(task, name, steps, batch, seed) for name in chosen]
         copies = _copies(task, seed)
@@ -63,13 +66,24 @@ def utility(
 
 
 def _check(
-    runs: Sequence[Path], data: str, target: str, samples: int, seeds: int, steps: int, batch: int, seed: int, out: Path
+    runs: Sequence[Path],
+    data: str,
+    target: str,
+    samples: int,
+    seeds: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    mean: bool,
+    out: Path,
 ) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
     for name, number in (("samples", samples), ("seeds", seeds), ("steps", steps), ("batch", batch)):
         if number < (least := 10 if name == "samples" else 1):
             raise UserError(f"--{name} must be at least {least}, got {number}")
+    if target and mean:
+        raise UserError("--mean is of images: rows of a table are drawn")
     if target and (data or len(runs) > 1):
         raise UserError("--target is a column of the table that one run was trained on: leave --data and others out")
     if len(runs) > 1 and not data:
@@ -79,17 +93,21 @@ def _check(
         raise UserError(f"--out {out}: is a file, and a folder is needed")
 
 
-def _task(
-    opened: Sequence[Any],
-    data: str,
-    target: str,
-    n: int,
-    seeds: int,
-    seed: int,
-    step: int | str | None,
-    data_dir: Path | None,
-    predictors: Sequence[str] | None,
-) -> tuple[Task, Sequence[str], str]:
+class Sampled(NamedTuple):
+    """Runs, and what is asked of them."""
+
+    runs: Sequence[Any]
+    data: str
+    target: str
+    samples: int
+    seeds: int
+    seed: int
+    step: int | str | None
+    mean: bool
+    data_dir: Path | None
+
+
+def _task(asked: Sampled, predictors: Sequence[str]) -> tuple[Task, Sequence[str], str]:
     """The task, the names of its classes, and a title."""
     from gen_jax.cli.labeled_runs import check_generators, draw_from
     from gen_jax.core import averaged, is_sequential
@@ -97,10 +115,10 @@ def _task(
     from gen_jax.evaluation.samples.labeled import of_rows, with_progress
     from gen_jax.evaluation.utility import Inputs, check_predictors, column_task, labeled_task
 
-    run = opened[0]
-    found = load(data, data_dir) if data else run.data
-    experiment = run.experiment.with_validation(found) if data else run.experiment
-    train, test = ("train", "test") if len(opened) > 1 else (experiment.train, experiment.test)
+    run, target = asked.runs[0], asked.target
+    found = load(asked.data, asked.data_dir) if asked.data else run.data
+    experiment = run.experiment.with_validation(found) if asked.data else run.experiment
+    train, test = ("train", "test") if len(asked.runs) > 1 else (experiment.train, experiment.test)
     training, tested, info = found[train], found[test], found.info
     if is_sequential(training) or len(info.shape) not in (1, 3):
         raise UserError(f"{found.name} has examples of shape {info.shape}: images or rows of a table are needed")
@@ -110,18 +128,19 @@ def _task(
         if target not in info.columns:
             raise UserError(f"--target {target}: the columns are {', '.join(info.columns)}")
         names = info.categories[info.columns.index(target)] if info.categories else ()
-        check_predictors(predictors or (), len(info.shape), len(names) or None)
-        draw = of_rows(run.experiment.model, averaged(run.state(step)), run.experiment.split(run.data, "train"))
-        task = column_task(training, tested, with_progress(draw), info, target, n, seeds, seed)
+        check_predictors(predictors, len(info.shape), len(names) or None)
+        draw = of_rows(run.experiment.model, averaged(run.state(asked.step)), run.experiment.split(run.data, "train"))
+        task = column_task(training, tested, with_progress(draw), info, target, asked.samples, asked.seeds, asked.seed)
         return task, names, f"{found.name}: {target}"
     if not info.classes:
         raise UserError(
             f"{found.name} has no labels to predict" + (": name a column with --target" * bool(info.columns))
         )
-    check_predictors(predictors or (), len(info.shape), info.classes)
-    check_generators(found, opened)
-    draw = with_progress(draw_from(opened, step))
-    task = labeled_task(training, tested, draw, Inputs(info.classes, info.levels, info.categories), n, seeds, seed)
+    check_predictors(predictors, len(info.shape), info.classes)
+    check_generators(found, asked.runs)
+    draw = with_progress(draw_from(asked.runs, asked.step, asked.mean))
+    inputs = Inputs(info.classes, info.levels, info.categories)
+    task = labeled_task(training, tested, draw, inputs, asked.samples, asked.seeds, asked.seed)
     return task, info.class_names or [str(c) for c in range(info.classes)], found.name
 
 

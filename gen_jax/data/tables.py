@@ -393,10 +393,23 @@ def read_rows(path: Path, info: Any, label: str = "") -> tuple[dict[str, np.ndar
             raise UserError(f"{path}: row {int(np.argmax(np.isnan(codes))) + 1} has no {label!r}")
         truth = np.array([names[int(c)] if names else _text(c) for c in codes])
     columns = info.columns or tuple(name for name in table.columns if name != label)
-    if len(columns) != info.shape[0]:
-        raise UserError(f"{path} has {len(columns)} columns, {info.shape[0]} are needed: {', '.join(columns[:5])} ...")
+    if len(columns) != info.shape[-1]:
+        raise UserError(f"{path} has {len(columns)} columns, {info.shape[-1]} are needed: {', '.join(columns[:5])} ...")
     known = info.categories or ((),) * len(columns)
     return {"x": np.stack([_recoded(table, *one) for one in zip(columns, known)], axis=1)}, truth
+
+
+def read_steps(path: Path, ids: str, time: str = "") -> list[np.ndarray]:
+    """The rows of each sequence of a table, ordered by the column `time` or as in the table.
+
+    ids: the column that tells sequences apart. Raises UserError.
+    """
+    [table] = read_table([path])
+    which = table.column(ids)
+    if np.isnan(which).any():
+        raise UserError(f"{path}: row {int(np.argmax(np.isnan(which))) + 1} has no {ids!r}")
+    order = np.lexsort((table.column(time) if time else np.arange(table.rows), which))
+    return np.split(order, np.flatnonzero(which[order][1:] != which[order][:-1]) + 1)
 
 
 def _text(number: float) -> str:

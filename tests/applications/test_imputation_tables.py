@@ -176,3 +176,30 @@ def test_bad_options_are_one_line(monkeypatch, workdir, options, said):
     monkeypatch.chdir(workdir)
     with pytest.raises(UserError, match=said):
         run(monkeypatch, "run", *options)
+
+
+# --- sequences
+
+
+def test_the_command_fills_steps_of_sequences_given_all_of_them(monkeypatch, tmp_path):
+    """Cells of rows in any order: b is a without its noise, and a stays in one of two states for a while."""
+    rng = np.random.default_rng(0)
+    a = np.repeat(rng.choice([-5.0, 5.0], size=(40, 5)), 4, axis=1)
+    rows = [(day, who) for who in range(40) for day in range(20)]
+    line = lambda day, who, gap="": f"{day},p{who},{a[who, day] + rng.normal():.3f},{gap or a[who, day]:}"
+    (tmp_path / "whole.csv").write_text("\n".join(["day,who,a,b", *(line(*row) for row in rows)]) + "\n")
+    options = ["--data", str(tmp_path / "whole.csv"), "--id", "who", "--time", "day", "--states", "2", "--steps", "10"]
+    run_options = ["--devices", "1", "--no-progress", "--workdir", str(tmp_path / "run")]
+    train("configs/hmm/hmm_gaussian.py", [*options, *run_options])
+    rng.shuffle(rows)
+    some = [(day, who) for day, who in rows if who < 3]
+    lines = [line(day, who, " " if day % 3 == 1 else "").replace(" ", "") for day, who in some]
+    lines = [f"{day},p{who},," if day == 7 else one for one, (day, who) in zip(lines, some)]  # a whole step
+    (tmp_path / "gaps.csv").write_text("\n".join(["day,who,a,b", *lines]) + "\n")
+    run(
+        monkeypatch, tmp_path / "run", "--data", tmp_path / "gaps.csv", "--mean", "--n", 20, "--out", tmp_path / "f.csv"
+    )
+    filled = table(tmp_path / "f.csv")
+    assert [(int(row["day"]), row["who"]) for row in filled] == [(day, f"p{who}") for day, who in some]
+    for row, (day, who) in zip(filled, some):
+        assert abs(float(row["b"]) - a[who, day]) < (6 if day == 7 else 0.5)

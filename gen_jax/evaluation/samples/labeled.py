@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from gen_jax.core import Conditional, State, fold_in
+from gen_jax.core import Conditional, Latent, State, fold_in
 from gen_jax.data.subsets import stratified_rows
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
@@ -22,10 +22,11 @@ Draw = Callable[[np.ndarray, Array], np.ndarray]  # (labels (n,), key) -> exampl
 DRAWN = 500  # samples drawn at once
 
 
-def of_label(model: Any, state: State, split: Split) -> Draw:
+def of_label(model: Any, state: State, split: Split, mean: bool = False) -> Draw:
     """Makes a function that draws examples with given labels from a model conditioned on them.
 
-    split: of the data the model was trained on, whose transforms are undone.
+    split: of the data the model was trained on, whose transforms are undone. mean: of models with latent vectors, the
+    mean of p(x | z) instead of a draw from it, which has independent noise in each value.
     """
     conditioning = model.conditioning if isinstance(model, Conditional) else None
     if conditioning is None or conditioning.classes is None:
@@ -33,12 +34,12 @@ def of_label(model: Any, state: State, split: Split) -> Draw:
             f"{type(model).__name__} is not conditioned on labels: give a run of a conditional model, or one run for "
             "each class"
         )
-    return _drawn(model, state, split, conditioning.entry)
+    return _drawn(model, state, split, conditioning.entry, mean)
 
 
-def of_classes(draws: Sequence[tuple[Any, State, Split]]) -> Draw:
+def of_classes(draws: Sequence[tuple[Any, State, Split]], mean: bool = False) -> Draw:
     """Makes a function that draws examples from one model for each class, in the order of the classes."""
-    each = [_drawn(*one, entry="") for one in draws]
+    each = [_drawn(*one, "", mean) for one in draws]
 
     def draw(labels: np.ndarray, key: Array) -> np.ndarray:
         if labels.max() >= len(each):
@@ -54,12 +55,21 @@ def of_classes(draws: Sequence[tuple[Any, State, Split]]) -> Draw:
 
 def of_rows(model: Any, state: State, split: Split) -> Draw:
     """Makes a function that draws examples from an unconditional model, as many as there are labels."""
-    return _drawn(model, state, split, entry="")
+    return _drawn(model, state, split, "", False)
 
 
-def _drawn(model: Any, state: State, split: Split, entry: str) -> Draw:
-    given = lambda labels: {entry: labels} if entry else None
-    program = jax.jit(lambda state, key, labels: model.sample(state, key, DRAWN, given(labels))["x"])
+def _drawn(model: Any, state: State, split: Split, entry: str, mean: bool) -> Draw:
+    if mean and not isinstance(model, Latent):
+        raise UserError(f"{type(model).__name__} has no latent vectors whose mean image could be taken")
+
+    @jax.jit
+    def program(state: State, key: Array, labels: Array) -> Array:
+        given = {entry: labels} if entry else None
+        if not mean:
+            return model.sample(state, key, DRAWN, given)["x"]
+        z = model.prior_of(state).sample(seed=key, sample_shape=(DRAWN,))
+        return model.decode(state, z, given).mean()
+
     training = split.reference.arrays["x"]
 
     def draw(labels: np.ndarray, key: Array) -> np.ndarray:
