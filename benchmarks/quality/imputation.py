@@ -184,7 +184,8 @@ def main() -> None:
     for name in chosen.sets:
         for mechanism in MECHANISMS:
             for method in rivals():
-                mine = [one for key, one in found.items() if key.startswith(f"{name}, {mechanism}, {method}, ")]
+                keys = (f"{name}, {mechanism}, {method}, {mask}" for mask in range(chosen.masks))
+                mine = [found[key] for key in keys if key in found]
                 if mine:
                     mean = lambda what, mine=mine: statistics.mean(one[what] for one in mine)
                     more = ""

@@ -59,6 +59,8 @@ def config(
         batch: rows per step
         weight_decay: pull of AdamW towards zero
     """
+    if masked and mask == "random":
+        raise UserError("--masked names columns for --mask high, low, any or row: give one of these too")
     table = load(data)
     kinds = kinds_of(table, counts, ordinals, degrees or None, least)
     likelihood, train = Columns(kinds), table["train"]["x"]
@@ -97,11 +99,13 @@ def _mask(mask: str, masked: str, table, kinds):
     if unknown := [name for name in listed(masked) if name not in names]:
         raise UserError(f"--masked {unknown[0]}: the columns are {', '.join(names)}")
     gaps = np.isnan(np.asarray(table["train"]["x"])).any(axis=0)
+    for name in listed(masked):
+        if not isinstance(kinds[names.index(name)], Real):
+            raise UserError(f"--masked {name}: holds no real numbers, to which models of the mask are limited")
+        if not gaps[names.index(name)]:
+            raise UserError(f"--masked {name}: has no missing cells")
     chosen = [i for i, name in enumerate(names) if (name in listed(masked) if masked else gaps[i])]
     columns = tuple(i for i in chosen if isinstance(kinds[i], Real))
     if not columns:
         raise UserError(f"--mask {mask}: no column of numbers has missing cells")
-    if masked and len(columns) < len(chosen):
-        wrong = next(names[i] for i in chosen if i not in columns)
-        raise UserError(f"--masked {wrong}: holds no real numbers, to which models of the mask are limited")
     return Dependent(columns) if mask == "row" else SelfMasking(mask, columns)

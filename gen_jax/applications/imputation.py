@@ -109,7 +109,9 @@ def check(x: Array, mask: Array) -> None:
 
 def exact(model: Imputable, state: State, batch: Batch, mask: Array, key: Array, n: int) -> Array:
     """Draws from the exact posterior that the model knows."""
-    return model.complete(state, batch["x"], mask, key, n)
+    x = batch["x"]
+    flat = lambda a: a.reshape(len(a), -1)
+    return model.complete(state, flat(x), flat(mask), key, n).reshape(n, *x.shape)
 
 
 def pseudo_gibbs(
@@ -118,8 +120,10 @@ def pseudo_gibbs(
     """Alternates z ~ q(z | x) and x_missing ~ p(x | z) (Rezende, Mohamed & Wierstra 2014, appendix F).
 
     Exact only if q is. `corrected` adds a Metropolis-Hastings step for each z, which makes p(x_missing | x_observed)
-    the stationary distribution for any q (Mattei & Frellsen 2018, algorithm 1).
+    the stationary distribution for any q (Mattei & Frellsen 2018, algorithm 1). Not for models of the mask.
     """
+    if isinstance(model, EncodesMissing) and model.mask is not None:
+        raise ValueError("pseudo_gibbs knows nothing of the model of the mask: use importance")
     tiled = _tiled(batch, n)
     x, mask = tiled["x"], jnp.tile(mask, (n, *[1] * (mask.ndim - 1)))
     prior = model.prior_of(state)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from gen_jax.cli.options import (
     ConfigPath,
@@ -18,19 +12,12 @@ from gen_jax.cli.options import (
     Workdir,
     check_ending,
     check_folder,
-    interruptible,
     open_workdir,
     parse_step,
 )
 from gen_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from gen_jax.data.dataset import DataInfo
-    from gen_jax.run import Run
-
 __all__ = ["impute"]
-
-BLOCK = 256  # rows at once
 
 
 def impute(
@@ -48,9 +35,9 @@ def impute(
 ) -> None:
     """Fills the missing cells of a table, or a part of images, with draws from a trained model, given the rest.
 
-    The rest is that of the row; of a table of sequences, that of the sequence.
-    Cells that are there, other columns and the order of the rows are kept. Several imputations follow each other, told
-    apart by a first column "imputation".
+    The rest is that of the row; of a table of sequences, that of the sequence. Cells that are there, other
+    columns and the order of the rows are kept. Several imputations follow each other, told apart by a first column
+    "imputation".
 
     Args:
         data: a table (.csv, .tsv, .parquet) with the columns of the run's data, or an image or a folder of images
@@ -61,8 +48,9 @@ def impute(
         seed: random seed
     """
     from gen_jax.cli.impute_images import impute_images
+    from gen_jax.cli.impute_tables import impute_table
     from gen_jax.data.images import SUFFIXES
-    from gen_jax.data.tables import TABLES, read_rows
+    from gen_jax.data.tables import TABLES
 
     check_folder(out)
     n = (100 if mean else 1) if n is None else n
@@ -70,147 +58,15 @@ def impute(
         raise UserError(f"--n must be at least {1 + mean}, got {n}")
     if not data.exists():
         raise UserError(f"--data {data}: there is no such file or folder")
-    if mask is not None or data.is_dir() or data.suffix.lower() in SUFFIXES:
-        run = open_workdir(workdir, config, data_dir, member)
-        if len(run.data.info.shape) != 3:
-            raise UserError(f"{workdir} was not trained on images")
-        out = Path("imputed") if out == Path("imputed.csv") else out
-        if out.is_file() or out.suffix:
-            raise UserError(f"--out {out}: completed images are written into a folder")
-        impute_images(run, parse_step(step), data, mask, n, mean, out, seed)
-        return
-    check_ending(out, (".csv",))
-    if data.suffix.lower() not in TABLES:
-        raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) is needed")
-    if data.resolve() == out.resolve():
-        raise UserError(f"--out {out}: is the table that is read, and would be lost")
-    from gen_jax.core import EncodesMissing, Infilling, is_sequential
-
+    images = mask is not None or data.is_dir() or data.suffix.lower() in SUFFIXES
+    if not images:
+        check_ending(out, (".csv",))
+        if data.suffix.lower() not in TABLES:
+            raise UserError(f"--data {data}: a table ({', '.join(TABLES)}) or images are needed")
+        if data.resolve() == out.resolve():
+            raise UserError(f"--out {out}: is the table that is read, and would be lost")
     run = open_workdir(workdir, config, data_dir, member)
-    info = run.data.info
-    sequences = isinstance(run.experiment.model, Infilling) and is_sequential(run.data[run.experiment.train])
-    if not info.columns or not (sequences or len(info.shape) == 1):
-        raise UserError(f"{workdir} was not trained on a table, whose rows could be filled: see docs/applications")
-    x, table = read_rows(data, info)[0]["x"], _texts(data)
-    if n > 1 and not mean and "imputation" in table[0]:
-        raise UserError(f"{data} has a column imputation already, which tells several apart: rename it")
-    empty = np.flatnonzero(np.isnan(x).all(axis=1))
-    if len(empty) and not sequences:
-        raise UserError(
-            f"{data}: no cell to go by in {len(empty):,} of the rows, the first is row {empty[0] + 1}: remove them"
-        )
-    missing = np.isnan(x)
-    if not missing.any():
-        raise UserError(f"{data} has no missing cells in the columns {', '.join(info.columns)}")
-    with interruptible():
-        draws = partial(_draws_of_steps, path=data) if sequences else _draws
-        drawn = draws(run, x, n, seed, parse_step(step))
-    if mean:
-        drawn = _centers(drawn, info.categories)[None]
-    _write(out, table, info, drawn, missing)
-    model = run.experiment.model
-    if isinstance(model, EncodesMissing) and model.mask is not None:
-        print(f"assumes that {model.mask.assumption}, which the observed cells can neither confirm nor refute")
-    cells = f"{missing.sum():,} cells of {missing.any(axis=1).sum():,} rows"
-    print(f"{cells} filled{f', {len(drawn)} times' if len(drawn) > 1 else ''}: {out}")
-
-
-def _draws(run: Run, x: np.ndarray, n: int, seed: int, step: Any) -> np.ndarray:
-    """(n, rows, columns) completions in the units of the data."""
-    import jax
-    import jax.numpy as jnp
-    from tqdm import tqdm
-
-    from gen_jax.applications.imputation import default_method
-    from gen_jax.core import Imputable, Invertible, Latent, averaged
-    from gen_jax.data.source import apply_transforms
-
-    model, state = run.experiment.model, averaged(run.state(step))
-    if not isinstance(model, (Imputable, Latent, Invertible)):
-        raise UserError(f"{type(model).__name__} cannot fill missing cells: use a mixture, a VAE or a flow")
-    split = run.experiment.split(run.data, "test")
-    method = default_method(model, ~np.isnan(x))
-    program = jax.jit(lambda state, x, mask, key: method(model, state, {"x": jnp.where(mask, x, 0)}, mask, key, n))
-    found = []
-    for i, start in enumerate(tqdm(range(0, len(x), BLOCK), "imputing", leave=False, delay=2, dynamic_ncols=True)):
-        rows = np.minimum(np.arange(start, start + BLOCK), len(x) - 1)
-        part = apply_transforms({"x": jnp.asarray(x[rows])}, split.transforms, seed, i)["x"]
-        made = program(state, part, ~np.isnan(x[rows]), jax.random.fold_in(jax.random.key(seed), i))
-        found.append(split.untransformed(made)[:, : len(x) - start])
-    return np.concatenate(found, axis=1)
-
-
-def _draws_of_steps(run: Run, x: np.ndarray, n: int, seed: int, step: Any, path: Path) -> np.ndarray:
-    """(n, rows, columns) completions of the steps of sequences, each given all known cells of its sequence."""
-    import jax
-    from tqdm import tqdm
-
-    from gen_jax.core import averaged
-    from gen_jax.data.options import split_name
-    from gen_jax.data.source import apply_transforms
-    from gen_jax.data.tables import pad, read_steps
-
-    model, state = run.experiment.model, averaged(run.state(step))
-    options = split_name(run.config.knobs.get("data", ""))[1]
-    if not options.get("id"):
-        raise UserError(f"{run.workdir}: its data name no column that tells sequences apart (--id)")
-    steps = read_steps(path, options["id"], options.get("time", ""))
-    split = run.experiment.split(run.data, "test")
-    batch = apply_transforms(pad([x[rows] for rows in steps]), split.transforms, seed, 0)
-    program = jax.jit(lambda state, batch, key: model.fill(state, batch, key))
-    keys = jax.random.split(jax.random.key(seed), n)
-    drawn = np.empty((n, *x.shape), np.float32)
-    for i, key in enumerate(tqdm(keys, "imputing", leave=False, delay=2, dynamic_ncols=True)):
-        made = split.untransformed(program(state, batch, key))
-        for rows, sequence in zip(steps, made):
-            drawn[i, rows] = sequence[: len(rows)]
-    return drawn
-
-
-def _centers(drawn: np.ndarray, categories: Any) -> np.ndarray:
-    """The means of draws (n, rows, columns), of categories the most frequent code."""
-    center = drawn.mean(axis=0)
-    for column, names in enumerate(categories or ()):
-        if names:
-            codes = np.clip(np.rint(drawn[..., column]), 0, len(names) - 1).astype(int)
-            counts = np.stack([(codes == c).sum(axis=0) for c in range(len(names))])
-            center[:, column] = counts.argmax(axis=0)
-    return center
-
-
-def _texts(path: Path) -> list[list[str]]:
-    """The header and the rows of a table as they are written."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(path)
-        columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in table.columns]
-        return [table.column_names, *map(list, zip(*columns))]
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [row for row in csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
-
-
-def _write(out: Path, table: list[list[str]], info: DataInfo, drawn: np.ndarray, missing: np.ndarray) -> None:
-    """Writes the table with its missing cells filled, once for each of the draws; all others as they were."""
-    from gen_jax.logs import write_text
-
-    header, *rows = table
-    if len(rows) != len(missing):
-        raise UserError(f"the table has {len(rows):,} lines for {len(missing):,} rows: it has cells over several lines")
-    places, text = [header.index(name) for name in info.columns], io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["imputation", *header] if len(drawn) > 1 else header)
-    for number, filled in enumerate(drawn):
-        for row, gaps, values in zip(rows, missing, filled):
-            made = list(row)
-            for i in np.flatnonzero(gaps):
-                made[places[i]] = _text(values[i], info.categories[i] if info.categories else ())
-            writer.writerow([number, *made] if len(drawn) > 1 else made)
-    write_text(out, text.getvalue())
-
-
-def _text(value: float, categories: tuple[str, ...]) -> str:
-    """A number, or the category that is nearest to a code."""
-    if not categories:
-        return f"{value:.7g}"
-    return categories[int(np.clip(np.rint(value), 0, len(categories) - 1))]
+    if images:
+        impute_images(run, parse_step(step), data, mask, n, mean, out, seed)
+    else:
+        impute_table(run, parse_step(step), data, n, mean, out, seed)

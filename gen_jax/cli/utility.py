@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import numpy as np
 from tyro.conf import Positional, arg
 
 from gen_jax.cli.options import DataDir, Member, Step, check_folder, interruptible, open_workdir, parse_step
@@ -44,8 +46,8 @@ def utility(
         target: the column of a table that is predicted from the others: categories, or numbers
         predictors: mlp, cnn (of images), linear (logistic or ridge regression) and boosting (gradient-boosted trees);
             by default mlp and cnn for images, mlp and boosting for classes of tables, linear and boosting for numbers
-        samples: at most, and real examples, for each seed
-        seeds: predictors of each kind, each with its own examples and samples
+        samples: of each seed, at most; as many as there are real examples
+        seeds: predictors of each kind, each with its own samples, and examples where there are more than --samples
         steps: of networks
         batch: examples per step of networks
         mean: of VAEs of images, the mean of p(x | z) instead of a draw, whose pixels have independent noise
@@ -77,6 +79,8 @@ def _check(
     mean: bool,
     out: Path,
 ) -> None:
+    if not runs:
+        raise UserError("give the working directory of a run, or those of one run for each class")
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
     for name, number in (("samples", samples), ("seeds", seeds), ("steps", steps), ("batch", batch)):
@@ -85,7 +89,9 @@ def _check(
     if target and mean:
         raise UserError("--mean is of images: rows of a table are drawn")
     if target and (data or len(runs) > 1):
-        raise UserError("--target is a column of the table that one run was trained on: leave --data and others out")
+        raise UserError(
+            "--target is a column of the table that one run was trained on: leave --data and other runs out"
+        )
     if len(runs) > 1 and not data:
         raise UserError("several runs need --data, the labeled examples")
     check_folder(out)
@@ -129,6 +135,9 @@ def _task(asked: Sampled, predictors: Sequence[str]) -> tuple[Task, Sequence[str
             raise UserError(f"--target {target}: the columns are {', '.join(info.columns)}")
         names = info.categories[info.columns.index(target)] if info.categories else ()
         check_predictors(predictors, len(info.shape), len(names) or None)
+        known = np.isnan(np.concatenate([training["x"], tested["x"]])[:, info.columns.index(target)])
+        if known.any():
+            print(f"note: {known.sum():,} rows without {target} are left out", file=sys.stderr)
         draw = of_rows(run.experiment.model, averaged(run.state(asked.step)), run.experiment.split(run.data, "train"))
         task = column_task(training, tested, with_progress(draw), info, target, asked.samples, asked.seeds, asked.seed)
         return task, names, f"{found.name}: {target}"
@@ -147,7 +156,6 @@ def _task(asked: Sampled, predictors: Sequence[str]) -> tuple[Task, Sequence[str
 def _copies(task: Task, seed: int) -> dict[str, Estimate]:
     """Whether samples are closer to training examples than test examples are; by raw values."""
     import jax.numpy as jnp
-    import numpy as np
 
     from gen_jax.data.source import apply_transforms
     from gen_jax.evaluation.samples.features import raw
@@ -191,20 +199,21 @@ def _notes(found: Sequence[Utility], task: Task, names: Sequence[str], copies: d
                 f"{one.predictor}: trained on samples, it misses classes that it knows from examples: {classes}"
             )
         gain = one.gains["both"]
-        if abs(gain.value) > 2 * gain.error:
+        if len(task.real) > 1 and abs(gain.value) > 2 * gain.error:
             word = "helps" if gain.value > 0 else "hurts"
             notes.append(f"{one.predictor}: adding samples to the examples {word} by more than two standard errors")
     share, ratio = copies["memorized"], copies["nearest_ratio"]
     notes.append(
-        f"copies: {share.value:.3f} ± {share.error:.3f} of the samples are closer to a training example than 99 % of "
-        f"the test examples are (0.01 for new ones); median distance {ratio.value:.2f} of theirs"
+        f"copies: {100 * share.value:.1f} ± {100 * share.error:.1f} % of the samples are closer to a training example "
+        "than 99 % of the test examples are (1 % is expected of a model that copies nothing); their median distance is "
+        f"{ratio.value:.2f} times that of test examples"
     )
     if len(task.real) == 1:
         notes.append("one seed: errors are those of the test examples, and leave out how predictors differ")
     return notes
 
 
-HEADER = ("predictor", "trained on", "tested on", "{}", "± s.e.", "to real", "± s.e.")
+HEADER = ("predictor", "trained on", "tested on", "{}", "± s.e.", "change", "± s.e.")
 
 
 def _report(
@@ -217,10 +226,7 @@ def _report(
     out: Path,
 ) -> None:
     """Prints the tables, and writes them with a figure."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from gen_jax.evaluation.report import as_json, console, finite
+    from gen_jax.evaluation.report import as_json, finite
     from gen_jax.logs import write_json, write_text
     from gen_jax.markdown import markdown_table
     from gen_jax.plots.utility import utility_figure
@@ -228,21 +234,16 @@ def _report(
     out.mkdir(exist_ok=True)
     score = "accuracy" if task.classes else "R²"
     seeds, n = task.real.shape
-    title = f"{data}: {n:,} examples, as many samples, {seeds} seeds, {len(task.test['x']):,} test examples"
+    many = f"{seeds} seed{'s' * (seeds > 1)}"
+    title = f"{data}: {n:,} examples, as many samples, {many}, {len(task.test['x']):,} test examples"
     header, rows, notes = [h.format(score) for h in HEADER], _rows(found), _notes(found, task, names, copies)
     parts = [f"# {title}", "", *(f"- samples of {run}" for run in runs), "", markdown_table(header, rows), ""]
     tables = [(title, header, rows)]
     if any(one.recalls for one in found):
         tables.append(("recall by class", *_recall_rows(found, names)))
         parts += ["## Recall by class", "", markdown_table(*tables[1][1:]), ""]
-    for title, columns, lines in tables:
-        shown = Table(title=escape(title), title_justify="left")
-        for i, column in enumerate(columns):
-            shown.add_column(column, justify="right" if i and "ed on" not in column else "left")
-        for row in lines:
-            shown.add_row(*map(escape, row))
-        if len(lines) <= 60:
-            console().print(shown)
+    for table in tables:
+        _show(*table)
     for note in notes:
         print(note)
     write_text(out / "utility.md", "\n".join([*parts, *(f"- {note}" for note in notes), ""]))
@@ -259,6 +260,23 @@ def _report(
     write_json(out / "utility.json", finite(record))
     utility_figure(found, score, [str(name) for name in names]).savefig(out / "utility.png")
     print(f"utility.md, utility.json and utility.png in {out}")
+
+
+def _show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table, unless it is long."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from gen_jax.evaluation.report import console
+
+    if len(rows) > 60:
+        return
+    shown = Table(title=escape(title), title_justify="left")
+    for i, column in enumerate(header):
+        shown.add_column(column, justify="right" if i and "ed on" not in column else "left")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    console().print(shown)
 
 
 def _as_json(one: Utility, names: Sequence[str]) -> dict[str, Any]:

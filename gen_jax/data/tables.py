@@ -412,6 +412,13 @@ def read_steps(path: Path, ids: str, time: str = "") -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(which[order][1:] != which[order][:-1]) + 1)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
 def _text(number: float) -> str:
     """A number as it is usually written, without a point where it is whole."""
     return str(int(number)) if number == int(number) else repr(float(number))
@@ -422,9 +429,11 @@ def _recoded(table: Table, name: str, categories: Sequence[str]) -> np.ndarray:
     values, names = table.column(name), table.categories.get(name, ())
     if not categories:
         _check_numbers(table, name)
-        if names:
+        if wrong := [text for text in names if not _is_number(text)]:
+            row = int(np.argmax(values == names.index(wrong[0]))) + 1
             raise UserError(
-                f"{table.path}: the column {name!r} holds texts such as {names[0]!r}, and numbers are needed"
+                f"{table.path}: row {row} has {wrong[0]!r} in the column {name!r}, where numbers are needed; leave "
+                "missing cells empty"
             )
         return values.astype(np.float32)
     texts = names or tuple(map(_text, np.unique(values[~np.isnan(values)])))

@@ -177,7 +177,8 @@ def standardize(x: Any, skip: Sequence[int] = ()) -> Transform:
         count = count + n
     scale = np.sqrt(variance / np.maximum(count, 1))
     offset, scale = np.asarray(mean, np.float32), np.where(scale > 0, scale, 1).astype(np.float32)
-    offset[list(skip)], scale[list(skip)] = 0, 1
+    if len(skip):
+        offset[list(skip)], scale[list(skip)] = 0, 1
 
     def apply(batch: Batch, key: Array) -> Batch:
         return {**batch, "x": (batch["x"].astype(jnp.float32) - offset) / scale}

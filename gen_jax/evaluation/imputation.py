@@ -40,7 +40,8 @@ def coverage(drawn: np.ndarray, truth: np.ndarray, level: float) -> np.ndarray:
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    _enough(drawn)
+    if (_enough(drawn) + 1) * (1 - level) < 2 - 1e-9:
+        raise ValueError(f"an interval of {level:g} needs {int(np.ceil(2 / (1 - level) - 1e-9)) - 1} draws at least")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     return (low <= truth) & (truth <= high)
 

@@ -37,6 +37,7 @@ __all__ = [
     "labeled_task",
     "measure_utility",
     "table_features",
+    "with_gaps",
 ]
 
 ARMS = ("real", "synthetic", "both")
@@ -115,23 +116,24 @@ def labeled_task(
     labels, size = np.asarray(training["label"]), len(training["label"])
     chosen = stratified_rows(labels, min(n, size), seeds, seed)
     used, rows = np.unique(chosen, return_inverse=True)
-    rows, held = rows.reshape(chosen.shape), np.asarray(test["label"])[:HELD]
+    rows, known = rows.reshape(chosen.shape), np.asarray(test["label"])
+    held = known[stratified_rows(known, min(HELD, len(known)), 1, seed)[0]]
     asked = np.concatenate([labels[chosen.ravel()], held])
     made = draw(asked, jax.random.key(seed))
     real = np.asarray(training["x"][used])
     if made.shape[1:] != real.shape[1:]:
         raise UserError(f"samples have the shape {made.shape[1:]}, the examples {real.shape[1:]}")
-    inputs = info.inputs(real)
+    inputs, made = info.inputs(real), with_gaps(made, real, seed)
     x, m = np.concatenate([inputs(real), inputs(made[: chosen.size])]), chosen.size
     return Task(
         x,
         np.concatenate([labels[used], asked[:m]]),
         rows,
         len(used) + np.arange(m).reshape(chosen.shape),
-        {"x": inputs(np.asarray(test["x"][:])), "label": np.asarray(test["label"])},
+        {"x": inputs(np.asarray(test["x"][:])), "label": known},
         {"x": inputs(made[m:]), "label": held},
         info.classes,
-        info.transforms,
+        info.transforms if real.ndim > 2 else (),
     )
 
 
@@ -152,9 +154,13 @@ def column_task(
     names = info.categories[i] if info.categories else ()
     known = lambda x: x[~np.isnan(x[:, i])]
     real, tested = known(np.asarray(training["x"], np.float32)), known(np.asarray(test["x"], np.float32))
+    if not len(real) or not len(tested) or np.ptp(tested[:, i]) == 0:
+        raise UserError(f"{column!r} has a single value or none among the test rows: there is nothing to predict")
     n, held = min(n, len(real)), min(HELD, len(tested))
     made = np.asarray(draw(np.zeros(n * seeds + held, np.int32), jax.random.key(seed)), np.float32)
     rng = np.random.default_rng(seed)
+    target, made = made[:, i].copy(), with_gaps(made, real, seed)
+    made[:, i] = target
     inputs = lambda x: table_features(x, real, info.categories, (i,))
     code = lambda x: np.clip(np.rint(x[:, i]), 0, len(names) - 1).astype(int) if names else x[:, i]
     return Task(
@@ -166,6 +172,14 @@ def column_task(
         {"x": inputs(made[n * seeds :]), "label": code(made[n * seeds :])},
         len(names) or None,
     )
+
+
+def with_gaps(x: np.ndarray, real: np.ndarray, seed: int) -> np.ndarray:
+    """Rows (N, D) with the missing cells of real rows drawn at random, so that gaps do not tell samples from them."""
+    if real.ndim != 2 or real.dtype.kind != "f" or not np.isnan(real).any():
+        return x
+    rows = np.random.default_rng(seed).integers(0, len(real), len(x))
+    return np.where(np.isnan(real[rows]), np.nan, x)
 
 
 class Inputs(NamedTuple):
@@ -260,7 +274,7 @@ def _estimators(make: Callable[[int | None, int], Any], task: Task, tested: np.n
     )
     x, seen, found = flat(task.x), flat(tested), []
     for i, rows in enumerate(task.rows()):
-        found.append(make(task.classes, seed + i % len(task.real)).fit(x[rows], task.y[rows]).predict(seen))
+        found.append(make(task.classes, (seed + i % len(task.real)) % 2**32).fit(x[rows], task.y[rows]).predict(seen))
     return np.stack(found)
 
 
@@ -273,7 +287,8 @@ def _linear(classes: int | None, seed: int) -> Any:
 def _boosting(classes: int | None, seed: int) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    return (HistGradientBoostingRegressor if classes is None else HistGradientBoostingClassifier)(random_state=seed)
+    kind = HistGradientBoostingRegressor if classes is None else HistGradientBoostingClassifier
+    return kind(random_state=seed, early_stopping=False)  # else by the number of rows, which differs between arms
 
 
 def table_features(

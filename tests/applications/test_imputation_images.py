@@ -89,6 +89,8 @@ def folder(tmp_path_factory):
     half = np.full((8, 8), 255)
     half[4:] = 0
     save(made / "half.png", half)
+    (made / "sheets").mkdir()
+    save(made / "sheets" / "sheet.png", np.full((8, 8), 255))
     save(made / "white.png", np.full((8, 8), 255))
     save(made / "large.png", np.zeros((9, 9)))
     return made
@@ -129,6 +131,8 @@ def test_the_command_completes_images_and_keeps_what_is_known(monkeypatch, folde
         (["--data", "x", "--mask", "half.png", "--out", "a.csv"], "written into a folder"),
         (["--data", "x", "--mask", "half.png", "--out", "x"], "which would be lost"),
         (["--data", "nothing", "--mask", "half.png"], "no such file or folder"),
+        (["--data", "x", "--mask", "x"], "--mask x: one image is needed"),
+        (["--data", "sheets", "--mask", "half.png"], "has an image sheet, the name of the sheet"),
     ],
 )
 def test_bad_images_are_one_line(monkeypatch, folder, options, said):

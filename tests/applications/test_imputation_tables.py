@@ -151,7 +151,7 @@ def test_everything_else_is_written_as_it_was(monkeypatch, workdir, tmp_path):
         ("a,b,color\n1,2,red\n", "no missing cells"),
         ("a,color\n1,red\n", "no column 'b'"),
         ("a,b,color\n1,,green\n", "'green'"),
-        ("a,b,color\nlarge,,red\n", "numbers are needed|'large'"),
+        ("a,b,color\n1,2,red\nlarge,,red\n", "row 2 has 'large' in the column 'a', where numbers are needed"),
     ],
 )
 def test_bad_tables_are_one_line(monkeypatch, workdir, tmp_path, text, said):

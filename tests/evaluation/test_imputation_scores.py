@@ -31,6 +31,8 @@ def test_scores_equal_their_definitions():
         crps(drawn[:1], truth)
     with pytest.raises(ValueError, match="level"):
         coverage(drawn, truth, 90)
+    with pytest.raises(ValueError, match="0.9 needs 19 draws"):
+        coverage(drawn, truth, 0.9)
 
 
 def test_intervals_of_exchangeable_draws_cover_as_often_as_they_say():

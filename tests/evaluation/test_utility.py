@@ -53,6 +53,15 @@ def test_all_arms_and_seeds_have_rows_of_their_own():
         np.testing.assert_array_equal(np.bincount(task.y[real]), np.bincount(task.y[synthetic]))
 
 
+def test_samples_for_the_reverse_test_are_of_all_classes_of_sorted_data():
+    labels = np.sort(np.arange(3000) % 4)
+    sets = [{"x": blobs(labels, seed=i), "label": labels} for i in range(2)]
+    task = labeled_task(*sets, blobs, Inputs(4), n=100)
+    np.testing.assert_array_equal(np.bincount(task.held["label"]), [500] * 4)
+    whole = {"x": np.arange(12).reshape(6, 2) % 5, "label": np.arange(6) % 2}
+    assert labeled_task(whole, whole, lambda labels, key: whole["x"][labels], Inputs(2, 256)).transforms == ()
+
+
 def rows(n, seed=0, broken=False):
     """A number, a category that tells its sign with a tenth of errors, and twice the number."""
     rng = np.random.default_rng(seed)
@@ -86,8 +95,19 @@ def test_a_category_of_a_table_is_predicted_from_the_others():
     with pytest.raises(UserError, match="no column 'c'"):
         column_task(train, test, lambda labels, key: rows(len(labels)), INFO, "c")
     one = column_task(train, test, lambda labels, key: rows(len(labels)) * [1, 0, 1], INFO, "sign")
+    with pytest.raises(UserError, match="'sign' has a single value"):
+        column_task(train, {"x": rows(50) * [1, 0, 1]}, lambda labels, key: rows(len(labels)), INFO, "sign")
     with pytest.raises(UserError, match="all synthetic examples are of class 0"):
         measure_utility(one, "linear")
+
+
+def test_samples_get_the_gaps_of_real_rows():
+    real = np.where(np.random.default_rng(0).random((500, 3)) < 0.3, np.nan, rows(500)).astype(np.float32)
+    task = column_task({"x": real}, {"x": real}, lambda labels, key: rows(len(labels), 2), INFO, "b", seeds=2)
+    known = ~np.isnan(real[:, 2])
+    told = task.x[:, 1]  # whether the first number is missing
+    assert told[known.sum() :].mean() == pytest.approx(np.isnan(real[known, 0]).mean(), abs=0.05)
+    assert not np.isnan(task.x).any() and not np.isnan(task.y).any()
 
 
 def test_features_of_a_table_are_one_hot_and_standardized():
@@ -147,7 +167,7 @@ def test_the_command_judges_columns(monkeypatch, workdir, tmp_path, capsys, targ
         (["--target", "b", "--predictors", "mlp"], "mlp predicts classes"),
         (["--target", "b", "--seeds", 0], "--seeds must be at least 1"),
         (["--target", "b", "--samples", 3], "--samples must be at least 10"),
-        (["--target", "b", "--data", "digits"], "leave --data and others out"),
+        (["--target", "b", "--data", "digits"], "leave --data and other runs out"),
         (["--target", "b", "--out", "nowhere/there"], "there is no folder nowhere"),
         (["--data", "digits"], "is not conditioned on labels|was trained on examples of shape"),
     ],
@@ -155,6 +175,11 @@ def test_the_command_judges_columns(monkeypatch, workdir, tmp_path, capsys, targ
 def test_bad_options_are_one_line(monkeypatch, workdir, options, said):
     with pytest.raises(UserError, match=said):
         run(monkeypatch, workdir / "run", *options)
+
+
+def test_no_run_is_one_line(monkeypatch):
+    with pytest.raises(UserError, match="give the working directory of a run"):
+        run(monkeypatch)
 
 
 def test_several_runs_need_the_labeled_examples(monkeypatch, workdir):

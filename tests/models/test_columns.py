@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from gen_jax import descent, em, fit, impute, load
+from gen_jax.applications.imputation import pseudo_gibbs
 from gen_jax.core import EncodesMissing, Imputable
 from gen_jax.data import Dataset
 from gen_jax.data.source import Resident
@@ -89,9 +90,15 @@ def test_kinds_are_read_from_a_table():
         ({"ordinals": "sex"}, "holds categories"),
         ({"counts": "age", "ordinals": "age"}, "both name age"),
         ({"ordinals": "progression"}, "values, where 2 to 100"),
+        ({"counts": "bmi"}, "--counts bmi: holds other values than whole numbers"),
     ]:
         with pytest.raises(UserError, match=said):
             kinds_of(table, **options)
+
+
+def test_ordinal_values_are_those_of_all_splits():
+    data = Dataset("mine", {name: {"x": np.array([[v], [2.0]])} for name, v in [("train", 1.0), ("test", 3.0)]})
+    assert kinds_of(data, ordinals="0") == (Ordinal((1.0, 2.0, 3.0)),)
 
 
 def gaps(x, share=0.3, seed=0):
@@ -115,6 +122,9 @@ def test_missing_values_do_not_count_in_the_bound():
     assert isinstance(model, EncodesMissing) and "VAE(missing=True)" in VAE(
         MLP((8,), 4), MLP((8,), 4), GaussianLikelihood(), 2
     ).unsupported({"x": x})
+    masked = VAE(MLP((8,), 4), MLP((8,), 4), GaussianLikelihood(), 2, missing=True, mask=SelfMasking())
+    with pytest.raises(ValueError, match="use importance"):
+        impute(masked, None, x, ~np.isnan(x), jax.random.key(0), 2, pseudo_gibbs)
     with pytest.raises(ValueError, match="needs missing=True"):
         VAE(MLP((8,), 4), MLP((8,), 4), GaussianLikelihood(), 2, mask=SelfMasking())
 
@@ -183,6 +193,10 @@ def test_a_mixture_with_full_covariances_completes_as_a_gaussian_mixture():
     plain, product = GMM(1), Mixture(1, Gaussian())
     states = [fit(em(model), {"x": x}, steps=3) for model in (plain, product)]
     mask = np.array([[True, False, True], [False, True, False]])
+    images = impute(GMM(1, shape=(3, 1)), states[0], x[:2, :, None], mask[:, :, None], jax.random.key(0), 5)
+    assert images.shape == (5, 2, 3, 1) and (np.asarray(images)[:, :, :, 0][:, mask] == x[:2][mask]).all()
+    counts = np.rint(x[:2]).astype(np.int32)
+    assert impute(Mixture(1, Gaussian()), states[1], counts, mask, jax.random.key(0), 3).shape == (3, 2, 3)
     draws = [
         np.asarray(impute(model, state, x[:2], mask, jax.random.key(0), 20_000))
         for model, state in zip((plain, product), states)

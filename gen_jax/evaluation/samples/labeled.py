@@ -55,6 +55,8 @@ def of_classes(draws: Sequence[tuple[Any, State, Split]], mean: bool = False) ->
 
 def of_rows(model: Any, state: State, split: Split) -> Draw:
     """Makes a function that draws examples from an unconditional model, as many as there are labels."""
+    if isinstance(model, Conditional) and model.conditioning is not None:
+        raise UserError(f"the model is conditioned on {model.conditioning.entry!r}: use an unconditional one")
     return _drawn(model, state, split, "", False)
 
 

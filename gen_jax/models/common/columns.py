@@ -145,7 +145,7 @@ class Ordinal:
         return len(self.values) - 1
 
     def unsupported(self, x):
-        extra = np.setdiff1d(x, np.float32(self.values))
+        extra = np.setdiff1d(np.float32(x), np.float32(self.values))
         return f"holds {extra[0]:g}, which is not among its values" if len(extra) else ""
 
     def _code(self, x: Array) -> Array:
@@ -263,7 +263,7 @@ def kinds_of(
     counts, ordinals: names of columns with commas between them, or of "x" without names their numbers from 0. degrees:
     of freedom of Student's t of the real columns, None for normal ones. least: their smallest scale. Raises UserError.
     """
-    info, train = data.info, data["train"]["x"]
+    info = data.info
     names = info.columns or tuple(str(i) for i in range(data.vectors()))
     named = {"counts": listed(counts), "ordinals": listed(ordinals)}
     categories = info.categories or ((),) * len(names)
@@ -279,16 +279,23 @@ def kinds_of(
         if categories[i]:
             kinds.append(Category(len(categories[i])))
         elif name in named["counts"]:
+            if said := Count().unsupported(_values(data, i)):
+                raise UserError(f"--counts {name}: {said}")
             kinds.append(Count())
         elif name in named["ordinals"]:
-            column = np.asarray(train[:, i])
-            values = np.unique(column[~np.isnan(column)])
+            values = _values(data, i)
             if not 2 <= len(values) <= MOST:
                 raise UserError(f"--ordinals {name}: has {len(values):,} values, where 2 to {MOST} are needed")
             kinds.append(Ordinal(tuple(values.tolist())))
         else:
             kinds.append(Real(degrees, least))
     return tuple(kinds)
+
+
+def _values(data: Dataset, i: int) -> np.ndarray:
+    """The known values of a column in any split, each once."""
+    values = np.unique(np.concatenate([np.asarray(arrays["x"][:, i]) for arrays in data.splits.values()]))
+    return values[~np.isnan(values)]
 
 
 class Cells(distrax.Distribution):

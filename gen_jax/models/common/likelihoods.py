@@ -32,6 +32,7 @@ __all__ = [
     "Mixed",
     "Modal",
     "check_outputs",
+    "refuse_missing",
 ]
 
 
@@ -238,6 +239,13 @@ def check_outputs(likelihood, x: jax.Array, outputs: jax.Array) -> None:
             f"data of shape {x.shape[1:]} with {type(likelihood).__name__} needs a decoder that makes {expected[1:]}, "
             f"not {outputs.shape[1:]}"
         )
+
+
+def refuse_missing(x: np.ndarray) -> str:
+    """A message if values are missing, else ""."""
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        return "values are missing (NaN), which VAE(missing=True) accepts"
+    return ""
 
 
 def _last(outputs: jax.Array, channels: int) -> jax.Array:

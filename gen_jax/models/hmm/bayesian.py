@@ -119,6 +119,10 @@ class BayesianHMM(HMM):
         plain, at_means = self.at_means(state)
         return plain.chain(at_means)
 
+    def fill(self, state: State, batch: Batch, key: Array) -> Array:
+        plain, at_means = self.at_means(state)
+        return plain.fill(at_means, batch, key)
+
     def forecast(self, state: State, batch: Batch, horizon: int) -> Forecast:
         plain, at_means = self.at_means(state)
         return plain.forecast(at_means, batch, horizon)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gen_jax.core import Batch, Mean, Objective, PyTree, State
+from gen_jax.models.common.likelihoods import refuse_missing
 from gen_jax.models.vae.bounds import BoundFunction, BoundTerms, elbo
 
 __all__ = ["BoundModel"]
@@ -19,6 +20,7 @@ class BoundModel:
     one player `player`, and `terms`."""
 
     player = "vae"
+    missing: bool = False
     likelihood: Any
     bound: BoundFunction
     samples: int
@@ -44,7 +46,7 @@ class BoundModel:
 
     def unsupported(self, batch: Batch) -> str:
         """A message if the batch lies outside the support, else ""."""
-        return self.likelihood.unsupported(batch["x"])
+        return ("" if self.missing else refuse_missing(batch["x"])) or self.likelihood.unsupported(batch["x"])
 
     def loss(self, params: PyTree, state: State, batch: Batch, key: Array):
         terms = self.terms(params, batch, key, self.samples, training=True)

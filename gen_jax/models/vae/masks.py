@@ -54,7 +54,8 @@ class SelfMasking:
         return f"{which} missing more often because of the value itself"
 
     def init(self, columns):
-        return {"slope": jnp.zeros(columns) + (0.0 if self.direction == "any" else 0.5), "offset": jnp.zeros(columns)}
+        slope = jnp.full(columns, 0.0 if self.direction == "any" else 0.5, jnp.float32)
+        return {"slope": slope, "offset": jnp.zeros(columns, jnp.float32)}
 
     def log_prob(self, params, x, seen):
         slope = params["slope"]
@@ -65,7 +66,10 @@ class SelfMasking:
 
 @dataclass(frozen=True)
 class Dependent:
-    """Each value is missing with a probability that is logistic in all values of the row."""
+    """Each value is missing with a probability that is logistic in all values of the row.
+
+    Draws of missing categories and counts enter as numbers, and carry no gradient.
+    """
 
     columns: tuple[int, ...] = ()
 
@@ -74,7 +78,8 @@ class Dependent:
         return "a value is missing with odds that depend on all values of its row, known or not"
 
     def init(self, columns):
-        return {"weights": jnp.zeros((columns, columns)), "offset": jnp.zeros(columns)}
+        zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+        return {"weights": zeros(columns, columns), "offset": zeros(columns)}
 
     def log_prob(self, params, x, seen):
         return _bernoulli(x @ params["weights"] + params["offset"], seen, self.columns)

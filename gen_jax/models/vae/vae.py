@@ -10,7 +10,6 @@ from typing import Any
 import distrax
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from gen_jax.core import Batch, Extra, Params, PyTree, State, fold_in
@@ -89,8 +88,6 @@ class VAE(BoundModel):
 
     def unsupported(self, batch: Batch) -> str:
         """A message if the batch lies outside the support, else ""."""
-        if not self.missing and batch["x"].dtype.kind == "f" and np.isnan(batch["x"]).any():
-            return "values are missing (NaN), which VAE(missing=True) accepts"
         return super().unsupported(batch) or (self.conditioning.unsupported(batch) if self.conditioning else "")
 
     def _condition(self, params: PyTree, batch: Batch, key: Array | None = None) -> list[Array]:

@@ -16,7 +16,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.autoregressive import Sampling, generate
-from gen_jax.models.common.likelihoods import check_outputs
+from gen_jax.models.common.likelihoods import check_outputs, refuse_missing
 
 __all__ = ["VQVAE", "CodePrior"]
 
@@ -115,7 +115,7 @@ class VQVAE:
 
     def unsupported(self, batch: Batch) -> str:
         """A message if the batch lies outside the support, else ""."""
-        return self.likelihood.unsupported(batch["x"])
+        return refuse_missing(batch["x"]) or self.likelihood.unsupported(batch["x"])
 
     def _encode(self, params: PyTree, codebook: Array, x: Array) -> tuple[Array, Array]:
         """Encodings (B, h, w, D) and the nearest codes (B, h, w)."""

@@ -102,9 +102,8 @@ class Gaussian(Emission):
     def complete(self, params, extra, key, states, x, seen):
         drawn = self.draw(params, extra, key, states[:, None])[:, 0]
         covariances = self.kind.dense(params)
-        return jax.vmap(lambda x, seen, y, k: condition(x, seen, y, covariances[k]))(
-            jnp.where(seen, x, 0), seen, drawn.astype(x.dtype), states
-        )
+        known = jnp.where(seen, x, 0).astype(drawn.dtype)
+        return jax.vmap(lambda x, seen, y, k: condition(x, seen, y, covariances[k]))(known, seen, drawn, states)
 
     def mean(self, params):
         return params["means"]
