@@ -153,6 +153,12 @@ PAGES = {
         "with a model of the mask (not-MIWAE) is told that high values are missing; the others know nothing of it, "
         "and their intervals do not cover.",
     ),
+    "imputation_kinds": Page(
+        "Imputation of categories and counts",
+        "Mixtures and VAEs of columns by their kind on tables with categories, a third of whose cells is missing at "
+        "random: RMSE of numbers in standard deviations, and of categories the share that is right and the log loss "
+        "(`benchmarks/quality/imputation_kinds.py`).",
+    ),
     "convolutions": Page(
         "Convolutions",
         "Every convolutional config, forward and backward, each layer by itself at the whole batch, first in one "

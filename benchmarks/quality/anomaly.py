@@ -17,17 +17,30 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from benchmarks.harness import ROOT, Report
+from gen_jax import Flow, descent, fit
 from gen_jax.applications.anomaly import average_precision, roc_auc
+from gen_jax.core import State
+from gen_jax.data.source import Resident
 from gen_jax.estimators import AnomalyDetector
 from gen_jax.logs import read_json, write_json
+from gen_jax.models.bijections import MaskedAutoregressive, Reverse, Standardize
+from gen_jax.models.common.columns import Columns, Real
+from gen_jax.models.common.networks import MLP
+from gen_jax.models.flow import Normal
+from gen_jax.models.vae import VAE
+from gen_jax.optimizers import adamw
 
 KEPT = ROOT / "runs" / "anomaly" / "areas.json"
 MOST, LEAST = 10_000, 1_000
+STEPS = 2000  # of flows and VAEs
 Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # (training, test, seed) -> scores of the test rows
 
 
@@ -59,11 +72,53 @@ def forest(training: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     return -IsolationForest(random_state=seed).fit(training).score_samples(test)
 
 
+def tails(training: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """ECOD (Li et al. 2022, arXiv:2201.00382): sums of -log tail probabilities of single columns."""
+    ordered, n = np.sort(training, axis=0), len(training)
+    ranks = np.stack([np.searchsorted(ordered[:, i], test[:, i], "right") for i in range(test.shape[1])], axis=1)
+    before = np.stack([np.searchsorted(ordered[:, i], test[:, i], "left") for i in range(test.shape[1])], axis=1)
+    left, right = -np.log(np.maximum(ranks, 1) / n), -np.log(np.maximum(n - before, 1) / n)
+    skewed = scipy.stats.skew(training, axis=0)
+    sides = [left, right, np.where(skewed < 0, left, right)]
+    return np.maximum.reduce([side.sum(axis=1) for side in sides])
+
+
+def flow(training: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """A masked autoregressive flow of five layers; its density."""
+    width = training.shape[1]
+    layers = [part for _ in range(5) for part in (MaskedAutoregressive(hidden=(64, 64)), Reverse())]
+    model = Flow(Normal((width,)), [*layers[:-1], Standardize()])
+    state = _trained(model, "flow", training, seed)
+    return -np.asarray(jax.jit(model.log_prob)(state, {"x": jnp.asarray(test, jnp.float32)}))
+
+
+def autoencoder(training: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """A VAE; its importance-weighted bound with 50 samples."""
+    latent, likelihood = max(2, training.shape[1] // 4), Columns((Real(least=0.1),) * training.shape[1])
+    model = VAE(MLP((64, 64), 2 * latent), MLP((64, 64), likelihood.outputs), likelihood, latent)
+    state = _trained(model, "vae", training, seed)
+
+    @jax.jit
+    def bound(x: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(model.log_weights(state, {"x": x}, jax.random.key(0), 50), axis=0)
+
+    blocks = np.array_split(test.astype(np.float32), max(1, len(test) // 500))
+    return -np.concatenate([np.asarray(bound(block)) for block in blocks])
+
+
+def _trained(model: Any, player: str, training: np.ndarray, seed: int) -> State:
+    source = Resident({"x": training.astype(np.float32)}, min(128, len(training)))
+    return fit(descent(model, {player: adamw(1e-3, STEPS, 1.0)}), source, STEPS, seed=seed, chunk=100)
+
+
 METHODS: Mapping[str, Method] = {
     "gen_jax mixture": mixture,
     "kNN (5)": neighbors,
     "KDE": kernels,
     "isolation forest": forest,
+    "ECOD": tails,
+    "gen_jax flow": flow,
+    "gen_jax VAE": autoencoder,
 }
 PUBLISHED = ("gen_jax mixture", "kNN (5)")
 

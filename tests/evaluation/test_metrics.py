@@ -141,7 +141,7 @@ def test_tiles_and_curves():
         (reconstruction_error, "Reconstructing"),
         (invertibility, "Invertible"),
         (log_integral, "FittedToDensity"),
-        (train_on_synthetic, "Conditional"),
+        (train_on_synthetic(), "Conditional"),
     ],
 )
 def test_a_metric_says_which_ability_a_model_lacks(metric, ability):
