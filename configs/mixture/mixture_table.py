@@ -14,7 +14,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation import log_likelihood
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import StopWhen
-from gen_jax.models.common.columns import Category, Column, Count, Ordinal, Real, kinds_of
+from gen_jax.models.common.columns import Category, Column, Count, Ordinal, Real, column_names, kinds_of
 from gen_jax.models.hmm.emissions import Categorical, Gaussian, Poisson, Product
 from gen_jax.models.mixture import DIAGONAL, FULL, Mixture
 from gen_jax.restarts import best_restart
@@ -52,7 +52,7 @@ def config(
     reals = tuple(i for i, kind in enumerate(kinds) if isinstance(kind, Real))
     gaussian = Gaussian(FULL if covariance == "full" else DIAGONAL, regularization=regularization, missing=True)
     parts = [(reals, gaussian)] if reals else []
-    names = table.info.columns or tuple(str(i) for i in range(len(kinds)))
+    names = column_names(table)
     parts += [((i,), _emission(kind, concentration, names[i])) for i, kind in enumerate(kinds) if i not in reals]
     model = Mixture(components, Product(tuple(parts)))
     return Experiment(

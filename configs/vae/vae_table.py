@@ -17,7 +17,7 @@ from gen_jax.data.transforms import standardize
 from gen_jax.errors import UserError
 from gen_jax.evaluation import elbo, iwae_50
 from gen_jax.experiment import Experiment
-from gen_jax.models.common.columns import Columns, Real, kinds_of
+from gen_jax.models.common.columns import Columns, Real, column_names, kinds_of
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.vae import VAE, bounds
 from gen_jax.models.vae.masks import Dependent, SelfMasking
@@ -95,7 +95,7 @@ def config(
 
 def _mask(mask: str, masked: str, table, kinds):
     """The model of which numbers are missing."""
-    names = table.info.columns or tuple(str(i) for i in range(len(kinds)))
+    names = column_names(table)
     if unknown := [name for name in listed(masked) if name not in names]:
         raise UserError(f"--masked {unknown[0]}: the columns are {', '.join(names)}")
     gaps = np.isnan(np.asarray(table["train"]["x"])).any(axis=0)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from gen_jax.cli.options import DataDir, Member, Step, check_folder, interruptible, open_workdir, parse_step
+from gen_jax.cli.options import (
+    DataDir,
+    Member,
+    Step,
+    check_results_folder,
+    check_seed,
+    interruptible,
+    open_workdir,
+    parse_step,
+)
 from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,8 +126,7 @@ def _check(
 ) -> None:
     from gen_jax.applications.augmentation import NETWORKS
 
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
+    check_seed(seed)
 
     if unknown := [name for name in networks if name not in NETWORKS]:
         raise UserError(f"--networks {unknown[0]}: there are {' and '.join(NETWORKS)}")
@@ -129,9 +137,7 @@ def _check(
         raise UserError(f"--share must be positive, got {min(share):g}")
     if not 0 <= confidence < 1:
         raise UserError(f"--confidence must be at least 0 and below 1, got {confidence:g}")
-    check_folder(out)
-    if out.is_file():
-        raise UserError(f"--out {out}: is a file, and a folder is needed")
+    check_results_folder(out)
 
 
 def _pool(design: Design, draw: Draw, confidence: float) -> dict[str, Any]:

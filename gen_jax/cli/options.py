@@ -26,6 +26,8 @@ __all__ = [
     "Workdir",
     "check_ending",
     "check_folder",
+    "check_results_folder",
+    "check_seed",
     "interruptible",
     "json_line",
     "open_workdir",
@@ -57,6 +59,18 @@ def check_folder(out: Path, option: str = "--out") -> None:
     """Raises UserError unless the folder of a file to be written is there."""
     if not out.resolve().parent.is_dir():
         raise UserError(f"{option} {out}: there is no folder {out.parent}")
+
+
+def check_results_folder(out: Path) -> None:
+    """Raises UserError unless a folder of results can be written there."""
+    check_folder(out)
+    if out.is_file():
+        raise UserError(f"--out {out}: is a file, and a folder is needed")
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
 
 
 def read_input(option: str, source: str) -> str:

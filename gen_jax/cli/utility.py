@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from tyro.conf import Positional, arg
 
-from gen_jax.cli.options import DataDir, Member, Step, check_folder, interruptible, open_workdir, parse_step
+from gen_jax.cli.options import (
+    DataDir,
+    Member,
+    Step,
+    check_results_folder,
+    check_seed,
+    interruptible,
+    open_workdir,
+    parse_step,
+)
 from gen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +72,7 @@ def utility(
         task, names, title = _task(sampled, predictors or ())
         chosen = predictors or default_predictors(task.x, task.classes)
         found = [measure_utility(task, name, steps, batch, seed) for name in chosen]
-        copies = _copies(task, seed)
+        copies = _copies(task)
     _report(found, task, names, title, copies, runs, out)
 
 
@@ -81,8 +90,7 @@ def _check(
 ) -> None:
     if not runs:
         raise UserError("give the working directory of a run, or those of one run for each class")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
+    check_seed(seed)
     for name, number in (("samples", samples), ("seeds", seeds), ("steps", steps), ("batch", batch)):
         if number < (least := 10 if name == "samples" else 1):
             raise UserError(f"--{name} must be at least {least}, got {number}")
@@ -94,9 +102,7 @@ def _check(
         )
     if len(runs) > 1 and not data:
         raise UserError("several runs need --data, the labeled examples")
-    check_folder(out)
-    if out.is_file():
-        raise UserError(f"--out {out}: is a file, and a folder is needed")
+    check_results_folder(out)
 
 
 class Sampled(NamedTuple):
@@ -153,19 +159,13 @@ def _task(asked: Sampled, predictors: Sequence[str]) -> tuple[Task, Sequence[str
     return task, info.class_names or [str(c) for c in range(info.classes)], found.name
 
 
-def _copies(task: Task, seed: int) -> dict[str, Estimate]:
+def _copies(task: Task) -> dict[str, Estimate]:
     """Whether samples are closer to training examples than test examples are; by raw values."""
-    import jax.numpy as jnp
-
-    from gen_jax.data.source import apply_transforms
     from gen_jax.evaluation.samples.features import raw
     from gen_jax.evaluation.samples.quality import memorization
 
-    seen = lambda x: (
-        raw(np.asarray(apply_transforms({"x": jnp.asarray(x)}, tuple(task.transforms), 0, 0)["x"])).features
-    )
-    real = np.unique(task.real)
-    return memorization(seen(task.x[task.synthetic[0]]), seen(task.x[real]), seen(task.test["x"]))
+    seen = lambda x: raw(task.inputs(x)).features
+    return memorization(seen(task.x[task.synthetic[0]]), seen(task.x[np.unique(task.real)]), seen(task.test["x"]))
 
 
 def _rows(found: Sequence[Utility]) -> list[list[str]]:

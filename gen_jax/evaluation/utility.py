@@ -61,6 +61,10 @@ class Task(NamedTuple):
         """Rows of the training examples, by arm and seed."""
         return [*self.real, *self.synthetic, *np.concatenate([self.real, self.synthetic], axis=1)]
 
+    def inputs(self, x: np.ndarray) -> np.ndarray:
+        """Examples as predictors see them: transformed."""
+        return np.asarray(apply_transforms({"x": jnp.asarray(x)}, tuple(self.transforms), 0, 0)["x"])
+
     def check(self, predictors: Sequence[str]) -> None:
         """Raises UserError for what cannot be predicted or cannot predict."""
         check_predictors(predictors, self.x.ndim - 1, self.classes)
@@ -269,9 +273,7 @@ def _networks(
 
 def _estimators(make: Callable[[int | None, int], Any], task: Task, tested: np.ndarray, seed: int) -> np.ndarray:
     """Predictions of scikit-learn's estimators, which need examples as they are: transformed ones."""
-    flat = lambda x: np.asarray(apply_transforms({"x": jnp.asarray(x)}, tuple(task.transforms), 0, 0)["x"]).reshape(
-        len(x), -1
-    )
+    flat = lambda x: task.inputs(x).reshape(len(x), -1)
     x, seen, found = flat(task.x), flat(tested), []
     for i, rows in enumerate(task.rows()):
         found.append(make(task.classes, (seed + i % len(task.real)) % 2**32).fit(x[rows], task.y[rows]).predict(seen))

@@ -21,7 +21,7 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.data.options import listed
 from gen_jax.errors import UserError
 
-__all__ = ["Category", "Column", "Columns", "Count", "Ordinal", "Real", "kinds_of"]
+__all__ = ["Category", "Column", "Columns", "Count", "Ordinal", "Real", "column_names", "kinds_of"]
 
 MOST = 100  # values of an ordinal column
 
@@ -255,6 +255,11 @@ class Columns:
         return Cells(self.kinds, tuple(jnp.split(outputs, ends[:-1], axis=-1)))
 
 
+def column_names(data: Dataset) -> tuple[str, ...]:
+    """The names of the columns of a table; their numbers from 0 where "x" has none. Raises UserError."""
+    return data.info.columns or tuple(str(i) for i in range(data.vectors()))
+
+
 def kinds_of(
     data: Dataset, counts: str = "", ordinals: str = "", degrees: float | None = None, least: float = 1e-2
 ) -> tuple[Column, ...]:
@@ -263,8 +268,7 @@ def kinds_of(
     counts, ordinals: names of columns with commas between them, or of "x" without names their numbers from 0. degrees:
     of freedom of Student's t of the real columns, None for normal ones. least: their smallest scale. Raises UserError.
     """
-    info = data.info
-    names = info.columns or tuple(str(i) for i in range(data.vectors()))
+    info, names = data.info, column_names(data)
     named = {"counts": listed(counts), "ordinals": listed(ordinals)}
     categories = info.categories or ((),) * len(names)
     for option, chosen in named.items():
