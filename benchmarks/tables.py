@@ -135,7 +135,8 @@ PAGES = {
     "anomaly": Page(
         "Anomaly detection",
         "`AnomalyDetector` (a Gaussian mixture, its size by held-out likelihood), a masked autoregressive flow, the "
-        "bound of a VAE, ECOD and scikit-learn's methods on 20 tables of ADBench: trained on a shuffled half of the normal rows, no method sees labels, means over seeds. In "
+        "bound of a VAE, ECOD and scikit-learn's methods on 20 tables of ADBench: trained on a shuffled half of the "
+        "normal rows, no method sees labels, means over seeds. In "
         "the published protocol (DTE) the halves are in the order of the file, and small sets are filled with copies "
         "before they are divided, so that test rows are among the training rows "
         "(`benchmarks/quality/anomaly.py`).",

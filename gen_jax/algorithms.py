@@ -42,6 +42,7 @@ __all__ = [
     "descent",
     "em",
     "first_examples",
+    "reset_moments",
     "staged",
     "stepwise_em",
     "with_ema",
@@ -355,6 +356,18 @@ def staged(stages: Sequence[Algorithm], boundaries: Sequence[int]) -> Algorithm:
 def first_examples(algorithm: Algorithm, n: int) -> Algorithm:
     """The algorithm on the first n examples of every batch."""
     return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, jax.tree.map(lambda a: a[:n], batch)))
+
+
+def reset_moments(algorithm: Algorithm, steps: Sequence[int]) -> Algorithm:
+    """Sets the states of the optimizers to zero, where Adam begins, before these steps."""
+    at = jnp.asarray(sorted(steps), jnp.int32)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        due = jnp.any(state.step == at)
+        opt = jax.tree.map(lambda a: jnp.where(due, jnp.zeros_like(a), a), state.opt)
+        return algorithm.step(state._replace(opt=opt), batch)
+
+    return Algorithm(algorithm.init, step)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

@@ -68,6 +68,7 @@ __all__ = [
     "Seq2Seq",
     "Source",
     "State",
+    "StyleBased",
     "Supported",
     "TokenDensity",
     "Trainable",
@@ -343,6 +344,25 @@ class Adversarial(Model, Protocol):
 
     def discriminate(self, state: State, batch: Batch) -> Array:
         """Logits of being real."""
+
+
+@runtime_checkable
+class StyleBased(Adversarial, Protocol):
+    """A generator that maps noise to a style for each of its layers, and styles to images: StyleGAN."""
+
+    @property
+    def styles(self) -> int:
+        """How many styles make an image."""
+
+    @property
+    def psi(self) -> float:
+        """Truncation: the share of the distance to the mean style that is left."""
+
+    def map(self, state: State, z: Array, condition: Batch | None = None) -> Array:
+        """(B, styles, width) styles of noise (B, latent)."""
+
+    def synthesize(self, state: State, ws: Array, key: Array | None = None) -> Array:
+        """Images (B, *x) of styles (B, styles, width), with random noise in the layers if there is a key."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from optax.contrib import muon as optax_muon
 
 from gen_jax.core import PyTree
 
-__all__ = ["adamw", "kernels", "matrices", "muon", "warm_down"]
+__all__ = ["adamw", "half_life", "kernels", "lazy_adam", "matrices", "muon", "warm_down"]
 
 
 def adamw(
@@ -27,6 +27,32 @@ def adamw(
     """
     schedule = optax.cosine_decay_schedule(lr, steps)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay, mask=decayed))
+
+
+def lazy_adam(lr: float, every: int, b1: float = 0.0, b2: float = 0.99) -> optax.GradientTransformation:
+    """Adam for a player with a lazy regularizer on every n-th step, which updates n + 1 times in n steps.
+
+    The rate is multiplied by n / (n + 1), and both decays are raised to that power, so that their time constants in
+    steps stay the same (Karras et al. 2020, arXiv:1912.04958, appendix B). every: 0 or 1 if no regularizer is lazy.
+    """
+    share = every / (every + 1) if every > 1 else 1.0
+    return optax.adam(lr * share, b1=b1**share, b2=b2**share)
+
+
+def half_life(images: float, batch: int, ramp: float = 0.05) -> optax.Schedule:
+    """The decay of an average over parameters whose half-life is a number of images, see `with_ema`.
+
+    ramp: the half-life is at most this share of the images seen so far, so that the first ones are forgotten; 0 for no
+    such limit (Karras et al. 2020, arXiv:2006.06676).
+    """
+    if images <= 0 or batch < 1 or ramp < 0:
+        raise ValueError(f"a half-life must be positive and a ramp not negative, got {images} and {ramp}")
+
+    def decay(step: jax.Array) -> jax.Array:
+        seen = batch * (jnp.asarray(step, jnp.float32) + 1)
+        return 0.5 ** (batch / (jnp.minimum(images, ramp * seen) if ramp else images))
+
+    return decay
 
 
 def kernels(params: PyTree) -> PyTree:

@@ -19,8 +19,10 @@ from gen_jax.cli.evaluate import evaluate
 from gen_jax.cli.export import export
 from gen_jax.cli.generate import generate
 from gen_jax.cli.impute import impute
+from gen_jax.cli.latent_space import edit, interpolate, mix
 from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
+from gen_jax.cli.project import project
 from gen_jax.cli.sample import sample
 from gen_jax.cli.translate import translate
 from gen_jax.cli.usage import one_line_usage_errors
@@ -32,6 +34,10 @@ __all__ = ["COMMANDS", "main", "train", "train_main"]
 COMMANDS = (
     sample,
     generate,
+    interpolate,
+    mix,
+    project,
+    edit,
     translate,
     augment,
     anomaly,

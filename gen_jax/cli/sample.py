@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gen_jax.cli.latent_space import Cutoff, Psi, class_condition, parse_numbers, truncated
 from gen_jax.cli.options import (
     PICTURES,
     ConfigPath,
@@ -27,6 +28,9 @@ def sample(
     n: int = 64,
     out: Path | None = None,
     seed: int = 0,
+    seeds: str | None = None,
+    psi: Psi = None,
+    cutoff: Cutoff = None,
     label: int | None = None,
     step: Step = None,
     member: Member = 0,
@@ -40,8 +44,12 @@ def sample(
         out: a figure (.png, .pdf, .svg), the arrays (.npz), or a table in the units of the data (.csv); by default
             WORKDIR/samples.png
         seed: random seed
+        seeds: a seed for each sample, numbers and ranges such as "0-63,100", instead of --n and --seed; a sample then
+            depends on its own seed alone
         label: class of the samples, for a model conditioned on labels; by default every class in turn
     """
+    chosen = None if seeds is None else parse_numbers("--seeds", seeds)
+    n = n if chosen is None else len(chosen)
     out = out or workdir / "samples.png"
     check_ending(out, (*PICTURES, ".npz", ".csv"))
     if not 1 <= n <= 1_000_000:
@@ -57,10 +65,14 @@ def sample(
     check_folder(out)
     if isinstance(run.experiment.model, (Seq2Seq, ImageTranslator)):
         raise UserError(f"{workdir} maps what it is given: use `gen_jax translate`")
-    condition = None if label is None else _of_class(run.experiment.model, label, n)
-    draw = jax.jit(run.experiment.model.sample, static_argnums=2)
+    model = truncated(run.experiment.model, psi, cutoff, workdir)
+    condition = None if label is None else class_condition(model, label, n)
     state = averaged(run.state(parse_step(step)))
-    batch = {name: np.asarray(a) for name, a in draw(state, jax.random.key(seed), n, condition).items()}
+    if chosen is None:
+        drawn = jax.jit(model.sample, static_argnums=2)(state, jax.random.key(seed), n, condition)
+    else:
+        drawn = _by_seeds(model, state, chosen, condition)
+    batch = {name: np.asarray(a) for name, a in drawn.items()}
     if out.suffix == ".npz":
         np.savez(out, **batch)
     elif out.suffix == ".csv":
@@ -71,15 +83,17 @@ def sample(
     print(f"{n} samples of shape {batch['x'].shape[1:]} in {out}")
 
 
-def _of_class(model: Any, label: int, n: int) -> dict[str, Any]:
-    """The condition for n samples of one class."""
+def _by_seeds(model: Any, state: Any, seeds: list[int], condition: dict[str, Any] | None) -> dict[str, Any]:
+    """One sample per seed; without a condition, that of a conditional model is chosen by the seed."""
+    import jax
     import numpy as np
 
     from gen_jax.core import Conditional
 
-    conditioning = model.conditioning if isinstance(model, Conditional) else None
-    if conditioning is None or conditioning.classes is None:
-        raise UserError("--label is for models conditioned on labels, which this one is not")
-    if not 0 <= label < conditioning.classes:
-        raise UserError(f"--label must be between 0 and {conditioning.classes - 1}, got {label}")
-    return {conditioning.entry: np.full(n, label)}
+    keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+    if condition is None and isinstance(model, Conditional) and model.conditioning is not None:
+        every = model.conditioning.example(model.conditioning.classes or 1)
+        condition = {name: np.asarray(a)[np.array(seeds) % len(a)] for name, a in every.items()}
+    one = lambda key, given: model.sample(state, key, 1, {name: a[None] for name, a in given.items()} or None)
+    drawn = jax.jit(jax.vmap(one))(keys, condition or {})
+    return {name: a[:, 0] for name, a in drawn.items()}

@@ -62,6 +62,7 @@ class Row:
 CATALOGUE = {
     "digits": Row("digits", "Digits", "1,797 scans of digits, 8x8, 17 levels"),
     "diabetes": Row("tables", "Diabetes", "a table of 442 patients: 10 measurements, sex, progression"),
+    "digits16": Row("digits", "Digits16", "the same digits, enlarged to 16x16, 8 bits"),
     "digits28": Row("digits", "Digits28", "the same digits, enlarged to 28x28, 8 bits: a stand-in for MNIST"),
     "outlines": Row("digits", "Outlines", "pairs: outlines of digits and the digits, 32x32"),
     "twins": Row("digits", "Twins", "pairs: digits and their thicker twins in other colors, 32x32"),

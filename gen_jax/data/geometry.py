@@ -15,7 +15,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, fold_in
 from gen_jax.data.transforms import Transform
 
-__all__ = ["Affine", "Fill", "affine", "contrast", "cutmix", "cutout", "geometric", "mixup"]
+__all__ = ["Affine", "Fill", "affine", "bilinear", "contrast", "cutmix", "cutout", "geometric", "mixup"]
 
 Fill = Literal["nearest", "constant", "reflect"]
 
@@ -57,7 +57,12 @@ def affine(x: Array, maps: Affine, fill: Fill = "nearest", value: float = 0.0) -
     if fill == "reflect":
         period = jnp.mod(at + 0.5, 2 * size)
         at = jnp.minimum(period, 2 * size - period) - 0.5
-    at = jnp.clip(at, 0, size - 1)
+    return bilinear(x, jnp.clip(at, 0, size - 1))
+
+
+def bilinear(x: Array, at: Array) -> Array:
+    """(N, H', W', C) values of images (N, H, W, C) at rows and columns inside them, at (N, H', W', 2)."""
+    size = jnp.array(x.shape[1:3])
     first = jnp.floor(at).astype(jnp.int32)
     below, width, channels = jnp.minimum(first[..., 0] + 1, size[0] - 1), x.shape[2], x.shape[-1]
     down, right = jnp.moveaxis(at - first, -1, 0)[..., None]

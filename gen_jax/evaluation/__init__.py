@@ -15,6 +15,8 @@ from gen_jax.evaluation.modes import mode_coverage
 from gen_jax.evaluation.report import evaluator
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
 from gen_jax.evaluation.samples.quality import sample_quality
+from gen_jax.evaluation.samples.sliced import sliced_wasserstein
+from gen_jax.evaluation.styles import path_smoothness, style_state, truncation_curve
 from gen_jax.evaluation.suite import cost, sample_metrics, suite
 from gen_jax.evaluation.text import text_likelihood, text_quality, text_to_text_quality
 from gen_jax.evaluation.translation import paired_quality, segmentation_quality, unpaired_quality
@@ -36,8 +38,12 @@ METRICS: tuple[Metric, ...] = (  # those that need only the model; available by 
     log_likelihood_per_step,
     reconstruction_error,
     stability,
+    style_state,
     text_likelihood,
     train_on_synthetic(),
+    path_smoothness(),
+    sliced_wasserstein(),
+    truncation_curve(),
 )
 
 __all__ = [
@@ -55,6 +61,10 @@ __all__ = [
     "importance_weighted",
     "in_float64",
     "invertibility",
+    "path_smoothness",
+    "sliced_wasserstein",
+    "style_state",
+    "truncation_curve",
     "iwae_50",
     "iwae_5000",
     "kl_per_dimension",

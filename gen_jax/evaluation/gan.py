@@ -22,6 +22,8 @@ def stability(model: Adversarial) -> Measure:
     real_accuracy, fake_accuracy: accuracy of the discriminator. loss_ratio: its loss divided by the generator's.
     spectral_norm_PLAYER: the largest singular value of any kernel, as stored. duplicates: the fraction of samples
     closer to another sample than 99 % of the examples are to another example; 1 % if as diverse as the data.
+    logit_gap: the mean logit of training examples less that of others, in deviations of the former; above 0 the
+    discriminator overfits, and augmentation (ADA) may help.
     """
     ask(model, Adversarial, "stability")
     draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
@@ -41,6 +43,12 @@ def stability(model: Adversarial) -> Measure:
         error = lambda p: math.sqrt(p * (1 - p) * model.packing / n)
         found = {name: Estimate(p, error(p), "share", "estimate", n) for name, p in shares.items()}
         ratio = losses[0] / losses[1] if losses[1] else math.inf
+        if split.training is not None and split.arrays is not split.training:
+            own = discriminate(
+                state, split.reference.head(min(n, split.reference.size) // model.packing * model.packing)
+            )
+            apart = [float((own.mean() - logits[0].mean()) / own.std()), math.sqrt(2 / len(own))]
+            found["logit_gap"] = Estimate(*apart, "deviations", "estimate", n)
         found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
         for player in state.params:
             norm = largest_singular_value(state.params[player])

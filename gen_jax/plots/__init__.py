@@ -15,7 +15,7 @@ from gen_jax.plots.figures import (
     tiled,
 )
 from gen_jax.plots.flows import flow_density, latent_space, temperatures, warped_grid
-from gen_jax.plots.gan import generator_density, noise_interpolations, real_and_fake
+from gen_jax.plots.gan import generator_density, noise_interpolations, real_and_fake, style_mixing, truncations
 from gen_jax.plots.hmm import rolls, state_sequence, states
 from gen_jax.plots.latents import (
     imputations,
@@ -56,11 +56,13 @@ __all__ = [
     "show",
     "state_sequence",
     "states",
+    "style_mixing",
     "temperatures",
     "text_samples",
     "text_to_text_samples",
     "tiled",
     "translations",
     "traversals",
+    "truncations",
     "warped_grid",
 ]

@@ -56,8 +56,9 @@ def draw(model: Any, state: State, key: Array, n: int, condition: Batch | None =
 
 
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """64 samples, from the same noise at every step of training."""
-    return show({"samples": draw(model, state, key, 64)["x"]})
+    """64 samples, from the same noise at every step of training, in the range of the data."""
+    made, real = draw(model, state, key, 64)["x"], np.asarray(split.head(64)["x"])
+    return show({"samples": made}, limits=(float(real.min()), float(real.max())))
 
 
 def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -143,23 +144,26 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def show(arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0) -> Figure:
+def show(
+    arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0, limits: tuple[float, float] | None = None
+) -> Figure:
     """Draws images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
 
-    columns: in a grid of images; by default about as many as rows.
+    columns: in a grid of images; by default about as many as rows. limits: values of images that are black and white;
+    by default the smallest and largest.
     """
     figure, axes = panels(len(arrays))
     parts = list(zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]))
-    limits = _limits([np.asarray(a) for a in arrays.values()][0])
+    box = _limits([np.asarray(a) for a in arrays.values()][0])
     for axis, (title, a), color in parts:
         a = np.asarray(a)
         if a.ndim == 4:
-            axis.imshow(tiled(a, columns), cmap="gray", interpolation="nearest")
+            axis.imshow(tiled(a, columns, limits=limits), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.axis("off")
         elif a.ndim == 2 and a.shape[1] >= 2:
             style = {} if color is None else {"c": np.asarray(color)[: len(a)], "cmap": "tab10"}
             axis.scatter(a[:, 0], a[:, 1], s=4, **style)
-            axis.set(xlim=limits[0], ylim=limits[1])
+            axis.set(xlim=box[0], ylim=box[1])
         elif a.ndim == 3:
             axis.plot(a[:8, :, 0].T, linewidth=0.8)
         else:
@@ -168,15 +172,17 @@ def show(arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0) -
     return figure
 
 
-def tiled(images_NHWC: np.ndarray, columns: int = 0, gap: int = 1) -> np.ndarray:
-    """(N, H, W, C) images of any range as one image of floats in [0, 1], a roughly square grid."""
+def tiled(
+    images_NHWC: np.ndarray, columns: int = 0, gap: int = 1, limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """(N, H, W, C) images as one image of floats in [0, 1], a roughly square grid; `limits` as in `show`."""
     n, height, width, channels = images_NHWC.shape
     columns = columns or math.ceil(math.sqrt(n) / 2) * 2  # even, so that pairs stay together
     rows = math.ceil(n / columns)
-    low, high = float(images_NHWC.min()), float(images_NHWC.max())
+    low, high = limits or (float(images_NHWC.min()), float(images_NHWC.max()))
     tall, wide = height + gap, width + gap
     canvas = np.zeros((rows * columns, tall, wide, channels))
-    canvas[:n, :height, :width] = (images_NHWC - low) / max(high - low, 1e-12)
+    canvas[:n, :height, :width] = np.clip((images_NHWC - low) / max(high - low, 1e-12), 0, 1)
     grid = canvas.reshape(rows, columns, tall, wide, channels).transpose(0, 2, 1, 3, 4)
     grid = grid.reshape(rows * tall, columns * wide, channels)
     return grid[..., 0] if channels == 1 else grid

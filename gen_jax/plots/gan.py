@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gen_jax.applications.latents import GROUPS, layers_of, mix, spherical
 from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
+from gen_jax.evaluation.styles import PSI
 from gen_jax.models.gan import DCGANDiscriminator, MLPDiscriminator, ResNetDiscriminator
 from gen_jax.plots.figures import covering, draw, panels, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["generator_density", "noise_interpolations", "real_and_fake", "spherical"]
+__all__ = ["generator_density", "noise_interpolations", "real_and_fake", "style_mixing", "truncations"]
 
 
 def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -26,17 +29,52 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
     n = len(batch["x"])
     generated = draw(model, state, key, n, batch)["x"]
     stacked = batch["x"].ndim == 4 and batch["x"].shape[-1] > 1
-    return show({f"real ({split.name})": _colored(batch["x"], stacked), "generated": _colored(generated, stacked)})
+    shown = {f"real ({split.name})": _colored(batch["x"], stacked), "generated": _colored(generated, stacked)}
+    return show(shown, limits=(float(batch["x"].min()), float(batch["x"].max())))
 
 
 def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
     """Rows of samples from spherical interpolations between two noise vectors (White 2016)."""
     a, b = (model.noise(fold_in(key, name), rows) for name in ("from", "to"))
-    z = spherical(a, b, jnp.linspace(0, 1, steps)).reshape(-1, a.shape[-1])
+    ends = (jnp.repeat(z, steps, axis=0) for z in (a, b))
+    z = spherical(*ends, jnp.tile(jnp.linspace(0, 1, steps), rows))
     one = model.conditioning.example(rows) if model.conditioning else {}
     condition = {name: jnp.repeat(v, steps, axis=0) for name, v in one.items()} or None
     images = jax.jit(lambda z: model.generate(state, z, condition))(z)
-    return show({"between two noises, per row": _colored(images, images.shape[-1] > 1)}, columns=steps)
+    title = "between two noises, per row"
+    return show({title: _colored(images, images.shape[-1] > 1)}, columns=steps, limits=_range(split))
+
+
+def style_mixing(model: Any, state: State, split: Split, key: Array, rows: int = 4, columns: int = 6) -> Figure:
+    """Images on the left with the coarse, middle and fine styles of those on top (Karras et al. 2019, figure 3)."""
+    w = jax.jit(model.map)(state, model.noise(key, rows + columns))
+    limits = _range(split)
+    of_rows, of_columns, panels = w[:rows], w[rows:], {}
+    made = jax.jit(lambda ws: model.synthesize(state, ws))
+    beside, above = np.asarray(made(of_rows)), np.asarray(made(of_columns))
+    blank = np.full_like(above[:1], limits[1])
+    for group in GROUPS:
+        layers = layers_of(group, model.styles)
+        if layers:
+            mixed = mix(of_rows, of_columns, layers)
+            inside = np.asarray(made(mixed.reshape(-1, *mixed.shape[2:]))).reshape(rows, columns, *above.shape[1:])
+            grid = np.concatenate([beside[:, None], inside], axis=1).reshape(-1, *above.shape[1:])
+            panels[f"{group} styles of the columns"] = np.concatenate([blank, above, grid])
+    return show(panels, columns=columns + 1, limits=limits)
+
+
+def truncations(model: Any, state: State, split: Split, key: Array, rows: int = 6) -> Figure:
+    """The same noise, one per row, under truncations psi from 0 (the mean image) to 1.2."""
+    z = model.noise(key, rows)
+    made = [jax.jit(replace(model, psi=psi).generate)(state, z) for psi in PSI]
+    images = np.stack(made, axis=1).reshape(-1, *made[0].shape[1:])
+    return show({f"psi {', '.join(f'{psi:g}' for psi in PSI)}": images}, columns=len(PSI), limits=_range(split))
+
+
+def _range(split: Split) -> tuple[float, float]:
+    """Smallest and largest value of examples."""
+    x = split.head(64)["x"]
+    return float(x.min()), float(x.max())
 
 
 def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -65,14 +103,6 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[1].set(xlim=limits[0], ylim=limits[1], title="the discriminator")
     axes[1].legend(fontsize=8)
     return figure
-
-
-def spherical(a: Array, b: Array, shares: Array) -> Array:
-    """(rows, steps, D) spherical interpolation from a (rows, D) to b."""
-    unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)
-    angle = jnp.arccos(jnp.clip(jnp.sum(unit(a) * unit(b), axis=-1), -1 + 1e-6, 1 - 1e-6))[:, None, None]
-    from_a, from_b = jnp.sin((1 - shares[:, None]) * angle), jnp.sin(shares[:, None] * angle)
-    return (from_a * a[:, None] + from_b * b[:, None]) / jnp.sin(angle)
 
 
 def _colored(images: Any, stacked: bool) -> np.ndarray:

@@ -26,6 +26,7 @@ from gen_jax.models.common.conditioning import ClassLabels, Dropped
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.gan import (
     GAN,
+    Compose,
     DCGANDiscriminator,
     DCGANGenerator,
     MinibatchDeviation,
@@ -115,15 +116,21 @@ def test_label_smoothing_is_cross_entropy_with_the_smoothed_label():
 class Known:
     """Stands for a GAN whose discriminator is known."""
 
-    def __init__(self, critic):
-        self.known = critic
+    packing = 1
+
+    def __init__(self, critic, augmentation=lambda x: x):
+        self.known, self.augmentation = critic, augmentation
 
     def critic(self, turn, x, name):
         return self.known(x)
 
+    def augmented_critic(self, turn, x, which, name):
+        return self.known(self.augmentation(x))
+
 
 def turn(critic, real, fake, key):
-    return regularizers.Turn(Known(critic), "discriminator", {}, None, {}, key, None, real, fake)
+    known = critic if isinstance(critic, Known) else Known(critic)
+    return regularizers.Turn(known, "discriminator", {}, None, {}, key, None, real, fake, (real, fake))
 
 
 def critic(x):
@@ -152,6 +159,27 @@ def test_penalties_are_their_definitions():
     for name, value in expected.items():
         found, _ = PENALTIES[name]()(turn(critic, real, fake, key), {})
         assert float(found) == pytest.approx(value, rel=1e-4), name
+
+
+def test_r1_is_of_the_examples_before_augmentation():
+    """D(2x) has the gradient 2 D'(2x) with respect to x; and a pack's gradient is that of all its examples."""
+    x, halved = points()["x"], Known(critic, lambda x: 2 * x)
+    found, _ = regularizers.r1()(turn(halved, x, x, jax.random.key(0)), {})
+    assert float(found) == pytest.approx(
+        10 * np.sum((2 * gradients(2 * np.asarray(x))) ** 2, axis=1).mean() / 2, rel=1e-4
+    )
+    model, algorithm = gan(
+        regularizers=(regularizers.r1(10.0, every=2),),
+        packing=2,
+        augmentation=Compose([lambda x, key: 2 * x]),
+    )
+    state = jax.jit(algorithm.init)(jax.random.key(0), points())
+    (objective,) = [o for o in model.objectives if o.name == "r1"]
+    value, _ = objective.loss(state.params["discriminator"], state, points(), jax.random.key(1))
+    packs = pack(2 * x, 2)
+    discriminate = lambda v: model.discriminator.apply({"params": state.params["discriminator"]}, v)[:, 0].sum()
+    expected = 2 * 10 * np.sum((2 * np.asarray(jax.grad(discriminate)(packs))) ** 2, axis=1).mean() / 2
+    assert float(value) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_consistency_is_zero_for_what_does_not_matter():
@@ -397,7 +425,7 @@ def test_translation_moves_whole_pixels():
 
 
 def test_adaptive_augmentation_holds_the_discriminator_at_its_target():
-    ada = augmentations.Adaptive((augmentations.brightness(),), target=0.5, examples=640)
+    ada = augmentations.Adaptive((augmentations.brightness(),), target=0.5, examples=640, every=1)
     memory = ada.init()
     for _ in range(5):
         memory = ada.adapt(memory, jnp.ones(64))  # all real examples recognized

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from gen_jax.data.builders.arrays import ArrayBuilder, label, split_arrays, vector
 
-__all__ = ["Digits", "Digits28", "Outlines", "Twins", "small"]
+__all__ = ["Digits", "Digits16", "Digits28", "Outlines", "Twins", "small"]
 
 
 class Digits(ArrayBuilder):
@@ -22,6 +22,18 @@ class Digits(ArrayBuilder):
 
     def arrays(self, downloads):
         return small()
+
+
+class Digits16(ArrayBuilder):
+    """The images of `Digits`, upsampled to (16, 16, 1) and 256 levels."""
+
+    LEVELS = 256
+
+    def features(self):
+        return {"x": vector(16, 16, 1, dtype=np.uint8), "label": label(10)}
+
+    def arrays(self, downloads):
+        return {name: {**split, "x": enlarged(split["x"], 0, 2)} for name, split in small().items()}
 
 
 class Digits28(ArrayBuilder):
@@ -77,9 +89,9 @@ class Twins(ArrayBuilder):
         return {name: pairs(split) for name, split in small().items()}
 
 
-def enlarged(x: np.ndarray, border: int = 2) -> np.ndarray:
-    """Digits (N, 8, 8, 1) of 17 levels as (N, 24 + 2 border, 24 + 2 border, 1) of 256."""
-    wide = zoom(x[..., 0] * (255 / 16), (1, 24 / 8, 24 / 8), order=3)
+def enlarged(x: np.ndarray, border: int = 2, times: int = 3) -> np.ndarray:
+    """Digits (N, 8, 8, 1) of 17 levels as (N, 8 times + 2 border, 8 times + 2 border, 1) of 256."""
+    wide = zoom(x[..., 0] * (255 / 16), (1, times, times), order=3)
     sides = ((0, 0), (border, border), (border, border))
     return np.pad(np.clip(wide, 0, 255).round().astype(np.uint8), sides)[..., None]
 

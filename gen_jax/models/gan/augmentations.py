@@ -1,6 +1,7 @@
 """Differentiable augmentations of real and generated examples before the discriminator.
 
-An augmentation is a function (x, key, state) -> x, or has memory in `state.extra["augmentation"]` like `Adaptive`.
+An augmentation is a function (x, key, state) -> x, or has memory in `state.extra["augmentation"]` like `Adaptive`; see
+`ada` for the operations of StyleGAN2-ADA.
 DiffAugment (Zhao et al. 2020, arXiv:2006.10738) for grayscale images: `Compose([brightness(), contrast(),
 translation(), cutout()])`.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "Adaptive",
     "Augmentation",
     "Compose",
+    "Controlled",
     "ImageOp",
     "InstanceNoise",
     "brightness",
@@ -58,35 +60,62 @@ class Compose(Augmentation):
         return x
 
 
-@dataclass(frozen=True)
-class Adaptive(Augmentation):
-    """Applies each operation with a probability that rises while the discriminator is overconfident on real examples.
+@dataclass(frozen=True, kw_only=True)
+class Controlled(Augmentation):
+    """Augmentation with a probability that rises while the discriminator is overconfident on real examples.
 
-    ADA (Karras et al. 2020, arXiv:2006.06676, section 3): the mean sign of the margins on real examples is controlled
-    to `target`, with the probability changing by at most 1 per `examples` examples.
+    ADA (Karras et al. 2020, arXiv:2006.06676, section 3): after every `every` batches the probability moves so that the
+    mean sign of their margins on real examples approaches `target`, by 1 per `examples` examples. It stays below
+    `limit`: augmentations that are certain leak into the samples (section 2.2).
+    start: the first probability. target: None keeps the probability constant.
     """
 
-    ops: Sequence[ImageOp]
-    target: float = 0.6
+    target: float | None = 0.6
     examples: int = 500_000
+    every: int = 4
+    limit: float = 0.8
+    start: float = 0.0
 
     def __post_init__(self):
-        if not -1 < self.target < 1 or self.examples < 1:
-            raise ValueError(f"target must be in (-1, 1) and examples positive, got {self.target}, {self.examples}")
+        if self.target is not None and not -1 < self.target < 1:
+            raise ValueError(f"the target of mean signs must be in (-1, 1), got {self.target}")
+        if self.examples < 1 or self.every < 1:
+            raise ValueError(f"examples and every must be positive, got {self.examples}, {self.every}")
+        if not 0 <= self.start <= self.limit <= 1:
+            raise ValueError(f"start and limit are probabilities, start <= limit, got {self.start}, {self.limit}")
+
+    def change(self, x: Array, key: Array, probability: Array) -> Array:
+        """x with operations, each applied with this probability."""
+        raise NotImplementedError
 
     def init(self):
-        return {"probability": jnp.zeros((), jnp.float32)}
+        signs = jnp.zeros(3, jnp.float32)  # their sum, how many, and of how many batches
+        return {"probability": jnp.float32(self.start), "signs": signs}
 
     def __call__(self, x, key, state):
-        probability = state.extra["augmentation"]["probability"]
+        return self.change(x, key, state.extra["augmentation"]["probability"])
+
+    def adapt(self, memory, real):
+        if self.target is None:
+            return memory
+        signs = memory["signs"] + jnp.array([jnp.sign(real).sum(), real.size, 1], jnp.float32)
+        moved = jnp.sign(signs[0] / signs[1] - self.target) * signs[2] * (len(real) / self.examples)
+        due = signs[2] >= self.every
+        probability = jnp.where(due, jnp.clip(memory["probability"] + moved, 0.0, self.limit), memory["probability"])
+        return {"probability": probability, "signs": jnp.where(due, 0, signs)}
+
+
+@dataclass(frozen=True)
+class Adaptive(Controlled):
+    """Applies each operation with a controlled probability."""
+
+    ops: Sequence[ImageOp]
+
+    def change(self, x, key, probability):
         for i, change in enumerate(self.ops):
             chosen = jax.random.bernoulli(fold_in(key, "chosen", i), probability, (len(x), *(1,) * (x.ndim - 1)))
             x = jnp.where(chosen, change(x, fold_in(key, i)), x)
         return x
-
-    def adapt(self, memory, real):
-        moved = jnp.sign(jnp.sign(real).mean() - self.target) * (len(real) / self.examples)
-        return {"probability": jnp.clip(memory["probability"] + moved, 0.0, 1.0)}
 
 
 @dataclass(frozen=True)

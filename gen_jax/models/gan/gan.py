@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, f
 from gen_jax.models.common.arrays import pack
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.normalization import STATISTICS, mixes_examples
-from gen_jax.models.gan.augmentations import Augmentation
+from gen_jax.models.gan.augmentations import Augmentation, Controlled
 from gen_jax.models.gan.losses import AdversarialLoss, non_saturating
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR, Regularizer, Turn
 
@@ -149,7 +149,11 @@ class GAN:
         """(B, *x) from noise (B, latent)."""
         condition = self._condition(resolve_condition(self.conditioning, len(z), condition))
         variables = {"params": state.params[GENERATOR], STATISTICS: state.extra["batch_stats"][GENERATOR]}
-        return self.generator.apply(variables, z, *condition)
+        return self.generator.apply(variables, z, *condition, **self._stage(state)[GENERATOR])
+
+    def _stage(self, state: State) -> Mapping[str, Mapping[str, Any]]:
+        """Further arguments of each network at this state; none, unless the networks grow."""
+        return {GENERATOR: {}, DISCRIMINATOR: {}}
 
     def sample(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Batch:
         condition = resolve_condition(self.conditioning, n, condition)
@@ -163,11 +167,18 @@ class GAN:
         """(B / packing,) logits of being real; of patches their mean."""
         condition = self._discriminator_condition(self._condition(batch))
         variables = {"params": state.params[DISCRIMINATOR], STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
-        logits = self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition)[..., 0]
+        stage = self._stage(state)[DISCRIMINATOR]
+        logits = self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition, **stage)[..., 0]
         return logits.reshape(len(logits), -1).mean(axis=1)
 
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
-        """A message if the discriminator is always right or always wrong, else ""."""
+        """A message if the discriminator always wins, always loses, or overfits for all augmentation, else ""."""
+        limit = self.augmentation.limit if isinstance(self.augmentation, Controlled) else np.inf
+        if np.mean(metrics.get("augmentation_probability", 0.0)) > 0.99 * limit:
+            return (
+                f"the probability of augmentation has reached its limit of {limit:g} and the discriminator still "
+                "overfits: take more examples, a smaller discriminator or a larger weight of r1"
+            )
         if not self.adversarial.saturates or not {"real_accuracy", "fake_accuracy"} <= metrics.keys():
             return ""
         real, fake = (np.mean(metrics[name]) for name in ("real_accuracy", "fake_accuracy"))
@@ -189,7 +200,8 @@ class GAN:
 
     def discriminator_loss(self, params: PyTree, state: State, batch: Batch, fake: Array, key: Array):
         """The discriminator's loss on given examples, with its regularizers; new extras and metrics."""
-        pair = self._augmented_pair(batch["x"], fake, state, key)
+        before = batch["x"], fake
+        pair = self._augmented_pair(*before, state, key)
         real, fake = self._discriminator_outputs(params, state, batch, *pair, key)
         loss = self.adversarial.discriminator(real.logits, fake.logits)
         correct = self.adversarial.correct(real.logits, fake.logits)
@@ -201,12 +213,12 @@ class GAN:
             )
             metrics["class_accuracy"] = Mean.of(real.classes.argmax(axis=-1) == labels)
         extra = {"batch_stats": {**state.extra["batch_stats"], DISCRIMINATOR: fake.statistics}}
-        turn = Turn(self, DISCRIMINATOR, params, state, batch, key, self._z(batch, key), *pair)
+        turn = Turn(self, DISCRIMINATOR, params, state, batch, key, self._z(batch, key), *pair, before)
         loss, extra, metrics = self._regularize(turn, loss, extra, metrics)
         threshold = self.adversarial.threshold
         margins = real.logits - (fake.logits.mean() if threshold is None else threshold)
         memory = self.augmentation.adapt(state.extra["augmentation"], margins)
-        metrics |= {f"augmentation_{name}": Mean.of(value) for name, value in memory.items()}
+        metrics |= {f"augmentation_{name}": Mean.of(value) for name, value in memory.items() if value.ndim == 0}
         return loss, ({**extra, "augmentation": memory}, metrics)
 
     def _regularize(self, turn: Turn, loss: Array, extra: Extra, metrics: dict[str, Mean]):
@@ -225,10 +237,10 @@ class GAN:
             z, generator = self._z(batch, key), state.params[GENERATOR]
             generator = params if regularizer.player == GENERATOR else generator
             fake, _ = self.forward(generator, state, batch, z, fold_in(key, "fake"))
-            pair = batch["x"], fake
+            before = pair = batch["x"], fake
             if regularizer.player == DISCRIMINATOR:
-                pair = self._augmented_pair(*pair, state, key)
-            turn = Turn(self, regularizer.player, params, state, batch, key, z, *pair)
+                pair = self._augmented_pair(*before, state, key)
+            turn = Turn(self, regularizer.player, params, state, batch, key, z, *pair, before)
             value, memory = regularizer(turn, state.extra["regularizers"])
             return regularizer.every * value, ({"regularizers": memory}, {})
 
@@ -238,6 +250,11 @@ class GAN:
         """Logits on other examples in a discriminator's turn, with dropout keyed by `name`."""
         key = fold_in(turn.key, "dropout", name)
         return self._discriminator_output(turn.params, turn.state, turn.batch, x, key).logits
+
+    def augmented_critic(self, turn: Turn, x: Array, which: int, name: str) -> Array:
+        """Like `critic`, on examples that are augmented as the real (0) or generated (1) ones of the turn are."""
+        changed = self.augmentation(x, fold_in(turn.key, "augmentation", which), turn.state)
+        return self.critic(turn, pack(changed, self.packing), name)
 
     def _generator_turn(self, params: PyTree, state: State, batch: Batch, key: Array):
         """The generator's loss on its examples."""
@@ -258,7 +275,8 @@ class GAN:
             loss = self.adversarial.generator(real.logits, made.logits)
         if self.auxiliary:
             loss += self.auxiliary * _classification_loss(made.classes, batch[self.conditioning.entry])
-        turn = Turn(self, GENERATOR, params, state, batch, key, self._z(batch, key), batch["x"], fake)
+        before = batch["x"], fake
+        turn = Turn(self, GENERATOR, params, state, batch, key, self._z(batch, key), *before, before)
         loss, extra, metrics = self._regularize(turn, loss, {}, {})
         return loss, (extra, metrics)
 
@@ -284,12 +302,15 @@ class GAN:
         """
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][GENERATOR]}
         rngs = {"dropout": fold_in(key, "dropout")}
-        fake, new = self.generator.apply(variables, z, *self._condition(batch), mutable=[STATISTICS], rngs=rngs)
+        condition, stage = self._condition(batch), self._stage(state)[GENERATOR]
+        fake, new = self.generator.apply(variables, z, *condition, **stage, mutable=[STATISTICS], rngs=rngs)
         return fake, new.get(STATISTICS, {})
 
     def _augmented_pair(self, real: Array, fake: Array, state: State, key: Array) -> tuple[Array, Array]:
         """Real and fake examples, augmented and packed for the discriminator."""
-        both = (self.augmentation(x, fold_in(key, "augmentation", name), state) for x, name in ((real, 0), (fake, 1)))
+        both = (
+            self.augmentation(x, fold_in(key, "augmentation", which), state) for which, x in enumerate((real, fake))
+        )
         return tuple(pack(x, self.packing) for x in both)
 
     def _discriminator_outputs(self, params: PyTree, state: State, batch: Batch, real: Array, fake: Array, key: Array):
@@ -304,7 +325,8 @@ class GAN:
     ) -> DiscriminatorOutput:
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][DISCRIMINATOR]}
         condition = self._discriminator_condition(self._condition(batch))
-        outputs, new = self.discriminator.apply(variables, x, *condition, mutable=[STATISTICS], rngs={"dropout": key})
+        stage, rngs = self._stage(state)[DISCRIMINATOR], {"dropout": key}
+        outputs, new = self.discriminator.apply(variables, x, *condition, **stage, mutable=[STATISTICS], rngs=rngs)
         return DiscriminatorOutput(outputs[..., 0], outputs[..., 1:], new.get(STATISTICS, {}))
 
     def _condition(self, batch: Batch, n: int | None = None) -> tuple[PyTree, ...]:

@@ -44,6 +44,7 @@ class Turn(NamedTuple):
     z: Array  # (B, latent) noise
     real: Array  # (B, *x); augmented and packed in the discriminator's turn, as is `fake`
     fake: Array
+    before: tuple[Array, Array]  # (B, *x) real and fake examples before augmentation and packing
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,16 @@ def zero_centered(weight: float = 10.0, every: int = 1) -> Regularizer:
 
 
 def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E|grad D(x)|^2 / 2 on real examples (Mescheder et al. 2018, eq. 9)."""
-    return _of_gradients("r1", weight, lambda turn: _squared_norms(turn, turn.real, "r1").mean() / 2, every)
+    """E|grad D(x)|^2 / 2 on real examples (Mescheder et al. 2018, eq. 9).
+
+    x are the examples before augmentation, as in StyleGAN2-ADA: the gradient goes through the augmentation.
+    """
+    return _of_gradients("r1", weight, lambda turn: _squared_norms_before(turn, 0, "r1").mean() / 2, every)
 
 
 def r2(weight: float = 10.0, every: int = 1) -> Regularizer:
-    """E|grad D(x)|^2 / 2 on fake examples (Mescheder et al. 2018, eq. 10)."""
-    return _of_gradients("r2", weight, lambda turn: _squared_norms(turn, turn.fake, "r2").mean() / 2, every)
+    """E|grad D(x)|^2 / 2 on fake examples before augmentation (Mescheder et al. 2018, eq. 10)."""
+    return _of_gradients("r2", weight, lambda turn: _squared_norms_before(turn, 1, "r2").mean() / 2, every)
 
 
 def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, every: int = 1) -> Regularizer:
@@ -153,6 +157,13 @@ def _of_gradients(name: str, weight: float, value: Callable[[Turn], Array], ever
 def _squared_norms(turn: Turn, x: Array, name: str) -> Array:
     """(B,) squared norms of the gradients of the logits with respect to x."""
     return sum_except_batch(jax.grad(lambda x: turn.model.critic(turn, x, name).sum())(x) ** 2)
+
+
+def _squared_norms_before(turn: Turn, which: int, name: str) -> Array:
+    """(B / packing,) the same with respect to the real (0) or fake (1) examples before augmentation."""
+    logits = lambda x: turn.model.augmented_critic(turn, x, which, name).sum()
+    squares = sum_except_batch(jax.grad(logits)(turn.before[which]) ** 2)
+    return squares.reshape(turn.model.packing, -1).sum(axis=0)
 
 
 def _distances(a: Array, b: Array) -> Array:
