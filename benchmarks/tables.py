@@ -192,6 +192,12 @@ PAGES = {
         "fits from the same parameters end apart, they took the same way for more than a thousand iterations, to a "
         "saddle point at which rounding decides.",
     ),
+    "generators": Page(
+        "Generators at equal seconds",
+        "Generators of images after equal seconds of training on one core, compilation not counted: StyleGAN2 against "
+        "DCGAN and WGAN-GP on 8x8 digits, and growing against networks of full size from the start on 16x16 digits. "
+        "Scores of 2,000 samples of the averaged generator (`benchmarks/quality/generators.py`).",
+    ),
     "mode_collapse": Page(
         "Remedies against mode collapse",
         "Each remedy against the plain GAN, ten seeds each as one program (`benchmarks/quality/mode_collapse.py`), by "

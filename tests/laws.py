@@ -17,6 +17,7 @@ from gen_jax.core import Conditional, ImageTranslator, Seq2Seq, Trainable
 from gen_jax.data import load as load_data
 from gen_jax.loop import Program, program
 from gen_jax.models.common import normalization
+from gen_jax.models.gan.progressive import ProgressiveGAN
 from gen_jax.sharding import Layout
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*/*.py"))
@@ -39,6 +40,11 @@ def kind_of(path: Path) -> tuple:
     named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
     conditional = isinstance(model, Conditional) and model.conditioning is not None
     return path.parent.name, tuple(sorted(named & COMBINATORS)), conditional, _holds_batch_norm(model)
+
+
+def at_start(model):
+    """The model that the first steps train: of a growing one, its first stage."""
+    return model.stages()[0] if isinstance(model, ProgressiveGAN) else model
 
 
 def _holds_batch_norm(value) -> bool:

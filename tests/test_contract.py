@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import CONFIGS, Case, kind_of, representatives, without_dropout
+from laws import CONFIGS, Case, at_start, kind_of, representatives, without_dropout
 
 from gen_jax.algorithms import chunk, descent, em
 from gen_jax.checkpoint import Checkpoints
@@ -237,11 +237,11 @@ def test_law_12_training_improves(case):
         case.run(40, report_every=1, hooks=[see])
         assert np.mean([r["loss"] for r in see.rows[-10:]]) < np.mean([r["loss"] for r in see.rows[:10]])
     else:
-        start = case.program.initial_state()
+        model, start = at_start(case.model), case.program.initial_state()
         after, batch = case.run(5 * case.cycle), case.batch
-        if isinstance(case.model, PreparesBatch):
-            batch = case.model.prepare(start, batch, jax.random.key(1))
-        for objective in case.model.objectives:
+        if isinstance(model, PreparesBatch):
+            batch = model.prepare(start, batch, jax.random.key(1))
+        for objective in model.objectives:
             loss = jax.jit(lambda p: objective.loss(p, start, batch, jax.random.key(1))[0])
             player = objective.player
             assert loss(after.params[player]) < loss(start.params[player]), objective.player

@@ -4,8 +4,8 @@ python -m benchmarks.quality.generators [--seconds 300] [--seeds 3] [--only digi
 
 Each run trains for the same seconds on this machine, compilation not counted, with the knobs of its config. Scores are
 of 2,000 samples of the averaged generator: the Fréchet distance to the training examples by the small encoder of the
-data, classes that samples cover, precision and recall, and where images are large enough the sliced Wasserstein distance
-at each size. What has been computed is kept in `runs/generators`.
+data, classes that samples cover, precision and recall, and where the config has it the sliced Wasserstein distance at
+each size. What has been computed is kept in `runs/generators`.
 """
 
 from __future__ import annotations

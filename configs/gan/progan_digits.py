@@ -1,7 +1,7 @@
 """Progressive growing on the embedded digits (Karras et al. 2018, arXiv:1710.10196), and its successors.
 
 python train.py configs/gan/progan_digits.py
-python train.py configs/gan/progan_digits.py --growing False --architecture msg
+python train.py configs/gan/progan_digits.py --no-growing --architecture msg
 """
 
 from collections.abc import Callable

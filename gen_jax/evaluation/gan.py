@@ -47,8 +47,8 @@ def stability(model: Adversarial) -> Measure:
             own = discriminate(
                 state, split.reference.head(min(n, split.reference.size) // model.packing * model.packing)
             )
-            apart = [float((own.mean() - logits[0].mean()) / own.std()), math.sqrt(2 / len(own))]
-            found["logit_gap"] = Estimate(*apart, "deviations", "estimate", n)
+            apart = float((own.mean() - logits[0].mean()) / own.std())
+            found["logit_gap"] = Estimate(apart, math.sqrt(2 / len(own)), "deviations", "estimate", n)
         found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
         for player in state.params:
             norm = largest_singular_value(state.params[player])
