@@ -345,6 +345,9 @@ class Adversarial(Model, Protocol):
     def discriminate(self, state: State, batch: Batch) -> Array:
         """Logits of being real."""
 
+    def sample_logits(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Array:
+        """Logits of being real of the samples that `sample` draws with the same arguments."""
+
 
 @runtime_checkable
 class StyleBased(Adversarial, Protocol):

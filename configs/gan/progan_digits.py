@@ -14,7 +14,7 @@ from gen_jax.data.transforms import scale
 from gen_jax.evaluation import sample_metrics, sliced_wasserstein, stability
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.conditioning import ClassLabels
-from gen_jax.models.gan import AdversarialLoss, gradient_penalty, non_saturating, r1, relativistic, wasserstein
+from gen_jax.models.gan import AdversarialLoss, drift, gradient_penalty, non_saturating, r1, relativistic, wasserstein
 from gen_jax.models.gan.progressive import (
     GrowingDiscriminator,
     GrowingGenerator,
@@ -41,7 +41,6 @@ def config(
     growing: bool = True,
     architecture: Literal["progressive", "skip", "residual", "msg"] = "progressive",
     phase: float = 20.0,
-    reset: bool = True,
     loss: Literal["wasserstein", "non_saturating", "relativistic"] = "wasserstein",
     penalty: Literal["gradient_penalty", "r1"] = "gradient_penalty",
     weight: float = 10.0,
@@ -64,7 +63,6 @@ def config(
         growing: train small images first; else all layers from the start
         architecture: progressive and skip networks can grow; residual and msg do not
         phase: thousand images of each phase: of a level alone, and of its fading in
-        reset: forget the moments of Adam when a level starts and when it has faded in
         loss: see `gen_jax.models.gan.losses`
         penalty: of the discriminator's gradients; see `gen_jax.models.gan.regularizers`
         weight: of the penalty
@@ -82,6 +80,8 @@ def config(
         raise ValueError(f"{data} has no labels: use conditional=False")
     base, most = (16, 4) if smoke else (base, most)
     levels = len(sizes(size))
+    if growing and architecture in ("residual", "msg"):
+        raise ValueError(f"{architecture} networks do not grow: add --no-growing")
     if growing and levels == 1:
         raise ValueError(f"images of {size[0]}x{size[1]} have one level only: use growing=False")
     batches = [max(min(smallest, batch), batch // 2**level) for level in range(levels)] if growing else [batch]
@@ -96,21 +96,21 @@ def config(
         GrowingDiscriminator(size, base, most, architecture=architecture, group=group),
         latent,
         LOSSES[loss](),
-        regularizers=(PENALTIES[penalty](weight),),
+        regularizers=(PENALTIES[penalty](weight), *((drift(),) if loss == "wasserstein" else ())),
         conditioning=ClassLabels(info.classes) if conditional else None,
         schedule=schedule,
     )
     adam = lazy_adam(lr, 0)
+    tx = {"discriminator": adam, "generator": adam}
     stages = [
-        first_examples(descent(stage, {"discriminator": adam, "generator": adam}), n)
+        with_ema(first_examples(descent(stage, tx), n), "generator", half_life(1000 * ema, n))
         for stage, n in zip(model.stages(), batches)
     ]
-    algorithm = staged(stages, schedule.starts) if growing else stages[0]
-    algorithm = reset_moments(algorithm, schedule.switches) if growing and reset else algorithm
+    algorithm = reset_moments(staged(stages, schedule.starts), schedule.switches) if growing else stages[0]
     drawn = 200 if smoke else 2000
     return Experiment(
         model,
-        with_ema(algorithm, "generator", half_life(1000 * ema, batches[-1])),
+        algorithm,
         data=images,
         batch=batches[0],
         steps=min(steps, schedule.switches[-1] + 8 if growing else 20) if smoke else steps,

@@ -22,6 +22,7 @@ __all__ = [
     "interpolate",
     "layers_of",
     "mix",
+    "numbers_of",
     "principal_directions",
     "project",
     "space_of",
@@ -101,16 +102,20 @@ def interpolate(space: Space, points: Array, frames: int, loop: bool = False) ->
 
 
 def layers_of(text: str, styles: int) -> tuple[int, ...]:
-    """Layers of a style: "coarse", "middle", "fine" (thirds), "all", or numbers from 0 such as "0-3,5"."""
+    """Layers of a style: "coarse", "middle", "fine" (thirds), "all", or numbers from 0 such as "0-1,3"."""
     if text == "all":
         return tuple(range(styles))
     if text in GROUPS:
         bounds = [round(i * styles / 3) for i in range(4)]
         at = GROUPS.index(text)
         return tuple(range(bounds[at], bounds[at + 1]))
-    found = numbers_of(text, "layers")
-    if found[-1] >= styles:
-        raise ValueError(f"there are layers 0 to {styles - 1}, got {text}")
+    try:
+        found = numbers_of(text)
+    except ValueError:
+        found = []
+    if not found or max(found) >= styles:
+        said = f'are coarse, middle, fine, all, or numbers from 0 to {styles - 1} such as "0-1,{styles - 1}"'
+        raise ValueError(f"layers {said}, got {text!r}")
     return tuple(found)
 
 
@@ -121,6 +126,8 @@ def numbers_of(text: str, name: str = "seeds", most: int = 100_000) -> list[int]
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f'{name} are numbers and ranges such as "0-63,100", got {text!r}')
+        if max(int(first), int(last or 0)) >= 2**32:
+            raise ValueError(f"{name} must be below 2^32, got {part.strip()}")
         if dash and int(last) < int(first):
             raise ValueError(f"{name}: {part.strip()} goes backwards")
         if dash and int(last) - int(first) >= most:
@@ -166,10 +173,11 @@ def project(
     The distance is the space's own cost, else the mean squared difference of pixels at full size and at sizes halved
     down to 8, and of `features`, divided by their mean square. start: first points; by default the mean of 1,000 draws.
     shared: all layers of a style keep one w. The rate rises over the first 20th and falls over the last quarter of the
-    steps. noise: deviations of draws that are added to the points at first, and no more after three quarters of them.
+    steps. noise: of the mean distance of draws from their mean, the deviation of noise that is added to the points at
+    first, and no more after three quarters of the steps. The noise of the layers stays fixed.
     """
-    drawn = space.draw(jax.random.split(fold_in(key, "draws"), 1000), _first(condition, 1000))
-    deviation = jnp.sqrt(jnp.mean(jnp.sum((drawn - drawn.mean(axis=0)) ** 2, axis=-1)) / drawn.shape[-1])
+    drawn = space.draw(jax.random.split(fold_in(key, "draws"), 1000), _repeated(condition, 1000))
+    deviation = jnp.sqrt(jnp.mean(jnp.sum((drawn - drawn.mean(axis=0)) ** 2, axis=-1)))
     points = jnp.broadcast_to(drawn.mean(axis=0), (len(images), *drawn.shape[1:])) if start is None else start
     points = points[:, :1] if shared else points
     whole = lambda points: jnp.repeat(points, drawn.shape[1], axis=1) if shared else points
@@ -225,9 +233,9 @@ def _scales(made: Array, images: Array) -> list[Array]:
     return found
 
 
-def _first(condition: Batch | None, n: int) -> Batch | None:
-    """The conditions of the first example, n times."""
-    return None if not condition else {name: jnp.repeat(a[:1], n, axis=0) for name, a in condition.items()}
+def _repeated(condition: Batch | None, n: int) -> Batch | None:
+    """The conditions of n examples, those given in turn."""
+    return None if not condition else {name: a[jnp.arange(n) % len(a)] for name, a in condition.items()}
 
 
 def principal_directions(points: Array, n: int) -> tuple[Array, Array]:

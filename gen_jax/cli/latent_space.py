@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,20 @@ class Generator:
     state: Any
     space: Space
     label: int | None
+
+    @property
+    def name(self) -> str:
+        """The run and the step of its checkpoint."""
+        return f"{self.run.workdir.resolve().name} at step {int(self.state.step)}"
+
+    @property
+    def of_class(self) -> str:
+        """The class of the images of a conditional model, for titles."""
+        from gen_jax.core import Conditional
+
+        if not isinstance(self.model, Conditional) or self.model.conditioning is None:
+            return ""
+        return f", class {self.label or 0}" if self.model.conditioning.classes else ""
 
     def conditions(self, n: int, alike: bool = True) -> dict[str, Any] | None:
         """The conditions of n images, None for an unconditional model: of --label, by default the first class.
@@ -137,6 +152,8 @@ def truncated(model: Any, psi: float | None, cutoff: int | None, workdir: Path) 
     if not isinstance(model, StyleBased):
         raise UserError(f"--psi and --cutoff are for StyleGAN, which {workdir} is not")
     psi = model.psi if psi is None else psi
+    if not math.isfinite(psi):
+        raise UserError(f"--psi must be a number, got {psi}")
     if not 0 <= psi <= 1.5:
         print(f"warning: --psi {psi:g} is outside of 0 to 1.5: images may be unlike the data", file=sys.stderr)
     try:
@@ -200,8 +217,12 @@ def interpolate(
     out = out or workdir / "interpolation.png"
     check_ending(out, (*PICTURES, ".gif"))
     chosen = parse_numbers("--seeds", seeds, 1000)
-    if len(chosen) < 2 or not 1 <= frames <= 1000 or fps <= 0:
-        raise UserError("an interpolation needs two seeds, 1 to 1,000 frames and a positive --fps")
+    if len(chosen) < 2:
+        raise UserError(f"an interpolation needs at least two --seeds, got {seeds}")
+    if not 1 <= frames <= 1000:
+        raise UserError(f"--frames must be 1 to 1,000, got {frames}")
+    if not 0 < fps <= 100:
+        raise UserError(f"--fps must be above 0 and at most 100, got {fps:g}")
     made = open_generator(workdir, space, psi, cutoff, label, step, member, config, data_dir)
     check_folder(out)
     with interruptible():
@@ -213,7 +234,7 @@ def interpolate(
     pairs = len(chosen) if loop else len(chosen) - 1
     wrapped = np.concatenate([images, images[:1]]) if loop else images
     rows = np.concatenate([wrapped[i * frames : (i + 1) * frames + 1] for i in range(pairs)])
-    title = f"{workdir.name}: from seed to seed in {made.space.name}"
+    title = f"{workdir.name}: from seed to seed in {made.space.name}{made.of_class}"
     plots.show({title: rows}, columns=frames + 1, limits=(0, 1)).savefig(out)
     print(f"{pairs} interpolations in {out}")
 
@@ -272,7 +293,7 @@ def mix(
     grid = np.concatenate([beside[:, None], mixed.reshape(len(left), len(top), *mixed.shape[1:])], axis=1)
     head = np.concatenate([np.ones_like(above[:1]), above])
     images = np.concatenate([head[None], grid]).reshape(-1, *grid.shape[2:])
-    title = f"{workdir.name}: layers {_listed(chosen)} of the columns, the others of the rows"
+    title = f"{workdir.name}: layers {_listed(chosen)} of the columns, the others of the rows{made.of_class}"
     plots.show({title: images}, columns=len(top) + 1, limits=(0, 1)).savefig(out)
     print(f"{len(left)} x {len(top)} mixed images in {out}")
 
@@ -283,10 +304,12 @@ def parse_layers(text: str, styles: int) -> tuple[int, ...]:
     try:
         return layers_of(text, styles)
     except ValueError as error:
-        raise UserError(f"--layers: {error}") from None
+        raise UserError(f"--{error}") from None
 
 
 def _listed(layers: tuple[int, ...]) -> str:
+    if len(layers) == 1:
+        return str(layers[0])
     return (
         f"{layers[0]}-{layers[-1]}"
         if layers == tuple(range(layers[0], layers[-1] + 1))
@@ -333,8 +356,11 @@ def edit(
 
     out = out or workdir / "edits.png"
     check_ending(out, PICTURES)
-    if not 1 <= n <= 100 or not 2 <= steps <= 100 or reach <= 0 or not 100 <= draws <= 100_000:
-        raise UserError("--n must be 1 to 100, --steps 2 to 100, --reach positive and --draws 100 to 100,000")
+    for name, value, low, high in (("n", n, 1, 100), ("steps", steps, 2, 100), ("draws", draws, 100, 100_000)):
+        if not low <= value <= high:
+            raise UserError(f"--{name} must be {low} to {high:,}, got {value}")
+    if not 0 < reach < 1000:
+        raise UserError(f"--reach must be above 0 and below 1,000, got {reach:g}")
     made = open_generator(workdir, space, psi, cutoff, label, step, member, config, data_dir)
     check_folder(out)
     moved = parse_layers(layers, made.model.styles) if made.space.name == "w" else None
@@ -352,23 +378,26 @@ def edit(
             path = (start[:, None] + offsets[None]).reshape(-1, *start.shape[1:]).astype(np.float32)
             shown[name] = made.decode(path)
     plots.show(shown, columns=steps, limits=(0, 1)).savefig(out)
-    print(f"{len(start)} images along {len(shown)} directions in {out}")
+    print(f"images: {len(start)}, directions: {len(shown)}, in {out}")
 
 
 def read_points(path: Path, made: Generator) -> Any:
     """Points written by `project`, of the space of a generator."""
     import numpy as np
 
+    if not path.is_file():
+        raise UserError(f"--points {path}: there is no such file")
     try:
         with np.load(path) as file:
-            points, name = file["points"], str(file["space"])
+            points, name, run = file["points"], str(file["space"]), str(file["run"])
     except (OSError, ValueError, KeyError):
-        raise UserError(f"--points {path}: no file of points, such as `gen_jax project` writes") from None
+        raise UserError(f"--points {path}: no points that `gen_jax project` has written") from None
     expected = made.draw([0]).shape[1:]
     if name != made.space.name or points.shape[1:] != expected:
-        raise UserError(
-            f"--points {path}: holds points of {name} {points.shape[1:]}, the run's are of {made.space.name} {expected}"
-        )
+        has, wants = (f"{space} {shape}" for space, shape in ((name, points.shape[1:]), (made.space.name, expected)))
+        raise UserError(f"--points {path}: holds points of {has}, which do not fit those of {wants}: see --space")
+    if run != made.name:
+        raise UserError(f"--points {path}: holds points of {run}, and this is {made.name}: project the images again")
     return points
 
 
@@ -389,6 +418,8 @@ def directions_of(made: Generator, kind: str, n: int, draws: int) -> tuple[list[
     draws = len(drawn)
     flat = drawn[:, 0] if made.space.name == "w" else drawn.reshape(draws, -1)
     whole = lambda v: np.broadcast_to(v, drawn.shape[1:]) if made.space.name == "w" else v.reshape(drawn.shape[1:])
+    if kind == "classes" and made.conditions(1) is not None:
+        raise UserError("this model is told the class: use --directions pca, and --label for another class")
     if kind == "pca":
         found, deviations = principal_directions(jnp.asarray(flat), n)
         share = np.asarray(deviations) ** 2 / flat.var(axis=0).sum()

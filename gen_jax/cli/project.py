@@ -25,8 +25,13 @@ __all__ = ["project"]
 
 def project(
     workdir: Workdir,
-    images: Positional[Annotated[Path, arg(metavar="IMAGES", help="an image, or a folder of images")]],
-    space: Annotated[Literal["", "w", "w+", "z"], arg(help='"w" (StyleGAN: one for all layers), "w+" or "z"')] = "",
+    images: Positional[
+        Annotated[Path, arg(metavar="IMAGES", help="an image or a folder of them; colors become gray if the run's are")]
+    ],
+    space: Annotated[
+        Literal["w", "w+", "z"] | None,
+        arg(help="w (one style for all layers, the default of StyleGAN), w+ (one each), or z (the default of others)"),
+    ] = None,
     steps: int = 500,
     rate: float = 0.1,
     features: bool = True,
@@ -51,16 +56,21 @@ def project(
     """
     check_results_folder(out)
     check_seed(seed)
-    if not 1 <= steps <= 100_000 or rate <= 0:
-        raise UserError(f"--steps must be 1 to 100,000 and --rate positive, got {steps} and {rate:g}")
+    if not 1 <= steps <= 100_000:
+        raise UserError(f"--steps must be 1 to 100,000, got {steps}")
+    if not 0 < rate < 1000:
+        raise UserError(f"--rate must be above 0 and below 1,000, got {rate:g}")
     from gen_jax.core import StyleBased
 
-    made = open_generator(workdir, "w" if space == "w+" else space, None, None, label, step, member, config, data_dir)
+    wanted = {"w+": "w", None: ""}.get(space, space)
+    made = open_generator(workdir, wanted, None, None, label, step, member, config, data_dir)
+    if label is None and made.of_class:
+        raise UserError("this model is conditioned on labels: say with --label of which class the images are")
     shared = space != "w+" and isinstance(made.model, StyleBased) and made.space.name == "w"
     given, x = _read(made, images)
     with interruptible():
         found, compared = _search(made, x, shared, steps, rate, features, seed)
-    _write(made, found, given, compared, out)
+    _write(made, found, given, x, compared, space or made.space.name, out)
 
 
 def _read(made: Generator, source: Path) -> tuple[Any, Any]:
@@ -123,18 +133,25 @@ def _search(made: Generator, x: Any, shared: bool, steps: int, rate: float, want
 
 def _features(made: Generator) -> Any:
     """The features of the small encoder, of images as the model makes them; None if the data has no such encoder."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from gen_jax.data.source import apply_transforms
     from gen_jax.evaluation.samples.features import small
     from gen_jax.evaluation.suite import has_classes
 
     split = made.run.experiment.split(made.run.data, "test")
     if not has_classes(split):
         return None
-    encoder, head = small(split), split.head(2)["x"]
-    low, high = float(head.min()), float(head.max())
+    info = made.run.data.info
+    ends = np.stack([np.zeros(info.shape), np.full(info.shape, info.levels - 1)]).astype(split.arrays["x"].dtype)
+    raw = {"x": jnp.asarray(ends), "index": jnp.arange(2, dtype=jnp.int32)}
+    low, high = (float(x.mean()) for x in apply_transforms(raw, split.transforms, 0, 0)["x"])
+    encoder = small(split)
     return lambda x: encoder.encode((x - low) / (high - low))[0]
 
 
-def _write(made: Generator, found: Any, given: Any, compared: str, out: Path) -> None:
+def _write(made: Generator, found: Any, given: Any, x: Any, compared: str, space: str, out: Path) -> None:
     import numpy as np
 
     from gen_jax import plots
@@ -142,17 +159,20 @@ def _write(made: Generator, found: Any, given: Any, compared: str, out: Path) ->
 
     out.mkdir(parents=True, exist_ok=True)
     images = made.run.experiment.split(made.run.data, "train").pixels(found.images)
-    np.savez(out / "points.npz", points=np.asarray(found.points), space=made.space.name)
+    np.savez(out / "points.npz", points=np.asarray(found.points), space=made.space.name, run=made.name)
     pairs = np.stack([given, images], axis=1)[:32].reshape(-1, *given.shape[1:])
-    title = f"{made.run.workdir.name}: images and their projections into {made.space.name}"
+    title = f"{made.run.workdir.name}: images and their projections into {space}{made.of_class}"
     plots.show({title: pairs}, columns=2 * min(4, len(given)), limits=(0, 1)).savefig(out / "sheet.png")
-    error = np.mean((images - given) ** 2, axis=(1, 2, 3))
-    decibels = 10 * np.log10(1 / np.maximum(error, 1e-10))
+    x, unrounded = (np.asarray(a, np.float32) for a in (x, found.images))
+    error = np.mean((unrounded - x) ** 2, axis=(1, 2, 3)) / max(float(x.max() - x.min()), 1e-6) ** 2
+    decibels = -10 * np.log10(np.maximum(error, 1e-10))
     if len(found.distances):
         figure, [axis] = panels(1)
         axis.plot(found.distances[:, :10])
-        axis.set(xlabel="step", ylabel="mean squared distance of pixels", yscale="log")
+        axis.set(xlabel="step", ylabel="mean squared distance of pixels, one line per image", yscale="log")
         figure.suptitle(f"projection by {compared}")
         figure.savefig(out / "distances.png")
-    print(f"{len(given)} images projected by {compared}: PSNR {decibels.mean():.1f} dB, the worst {decibels.min():.1f}")
-    print(f"  {out}/points.npz, {out}/sheet.png")
+    print(
+        f"projected by {compared}: {len(given)} images, PSNR {decibels.mean():.1f} dB, the worst {decibels.min():.1f}"
+    )
+    print(f"  points.npz, sheet.png{', distances.png' if len(found.distances) else ''} in {out}")

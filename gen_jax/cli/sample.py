@@ -25,9 +25,9 @@ __all__ = ["sample"]
 
 def sample(
     workdir: Workdir,
-    n: int = 64,
+    n: int | None = None,
     out: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     seeds: str | None = None,
     psi: Psi = None,
     cutoff: Cutoff = None,
@@ -40,16 +40,18 @@ def sample(
     """Draws samples from a trained model.
 
     Args:
-        n: number of samples
+        n: number of samples; 64 by default
         out: a figure (.png, .pdf, .svg), the arrays (.npz), or a table in the units of the data (.csv); by default
             WORKDIR/samples.png
-        seed: random seed
+        seed: random seed; 0 by default
         seeds: a seed for each sample, numbers and ranges such as "0-63,100", instead of --n and --seed; a sample then
             depends on its own seed alone
         label: class of the samples, for a model conditioned on labels; by default every class in turn
     """
     chosen = None if seeds is None else parse_numbers("--seeds", seeds)
-    n = n if chosen is None else len(chosen)
+    if chosen is not None and (n is not None or seed is not None):
+        raise UserError("--seeds says which samples are drawn: leave out --n and --seed")
+    n = len(chosen) if chosen is not None else 64 if n is None else n
     out = out or workdir / "samples.png"
     check_ending(out, (*PICTURES, ".npz", ".csv"))
     if not 1 <= n <= 1_000_000:
@@ -69,7 +71,7 @@ def sample(
     condition = None if label is None else class_condition(model, label, n)
     state = averaged(run.state(parse_step(step)))
     if chosen is None:
-        drawn = jax.jit(model.sample, static_argnums=2)(state, jax.random.key(seed), n, condition)
+        drawn = jax.jit(model.sample, static_argnums=2)(state, jax.random.key(seed or 0), n, condition)
     else:
         drawn = _by_seeds(model, state, chosen, condition)
     batch = {name: np.asarray(a) for name, a in drawn.items()}

@@ -67,7 +67,9 @@ def bilinear(x: Array, at: Array) -> Array:
     below, width, channels = jnp.minimum(first[..., 0] + 1, size[0] - 1), x.shape[2], x.shape[-1]
     down, right = jnp.moveaxis(at - first, -1, 0)[..., None]
     flat = jnp.pad(x.reshape(len(x), -1, channels), ((0, 0), (0, 1), (0, 0)))  # so that each has a right neighbor
-    pair = jax.vmap(jax.vmap(lambda image, i: lax.dynamic_slice(image, (i, 0), (2, channels)), in_axes=(None, 0)))
+    pair = jax.vmap(
+        jax.vmap(lambda image, i: lax.dynamic_slice(image, (i, jnp.zeros_like(i)), (2, channels)), in_axes=(None, 0))
+    )
 
     def interpolated(rows: Array) -> Array:
         """Between the columns, in these rows: both neighbors are read together."""

@@ -28,12 +28,13 @@ def stability(model: Adversarial) -> Measure:
     ask(model, Adversarial, "stability")
     draw = jax.jit(lambda state, key, given: model.sample(state, key, len(given["x"]), given)["x"])
     discriminate = jax.jit(model.discriminate)
+    discriminate_samples = jax.jit(lambda state, key, given: model.sample_logits(state, key, len(given["x"]), given))
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
-        n = min(2000, split.size) // model.packing * model.packing
+        n = _whole(min(2000, split.size), model.packing)
         batch = split.head(n)
         fake = draw(state, key, batch)
-        logits = discriminate(state, batch), discriminate(state, {**batch, "x": fake})
+        logits = discriminate(state, batch), discriminate_samples(state, key, batch)
         losses = [float(f(*logits)) for f in (model.adversarial.discriminator, model.adversarial.generator)]
         shares = {
             "real_accuracy": float(jnp.mean(model.adversarial.correct(*logits)[0])),
@@ -44,9 +45,7 @@ def stability(model: Adversarial) -> Measure:
         found = {name: Estimate(p, error(p), "share", "estimate", n) for name, p in shares.items()}
         ratio = losses[0] / losses[1] if losses[1] else math.inf
         if split.training is not None and split.arrays is not split.training:
-            own = discriminate(
-                state, split.reference.head(min(n, split.reference.size) // model.packing * model.packing)
-            )
+            own = discriminate(state, split.reference.head(_whole(min(n, split.reference.size), model.packing)))
             apart = float((own.mean() - logits[0].mean()) / own.std())
             found["logit_gap"] = Estimate(apart, math.sqrt(2 / len(own)), "deviations", "estimate", n)
         found["loss_ratio"] = Estimate(ratio, math.nan, "", "estimate", n)
@@ -58,6 +57,11 @@ def stability(model: Adversarial) -> Measure:
     return measure
 
 
+def _whole(n: int, packing: int) -> int:
+    """At most n, a multiple of the packing, and of 16 if there are so many: of groups of minibatch deviation."""
+    return n // (16 * packing) * (16 * packing) or n // packing * packing
+
+
 def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
     """The fraction of duplicates, see `stability`."""
     apart = lambda x: neighbors(x.reshape(len(x), -1))[:, 0]
@@ -66,5 +70,6 @@ def duplicate_rate(samples: np.ndarray, examples: np.ndarray) -> float:
 
 def largest_singular_value(params: PyTree) -> float:
     """Largest singular value over all kernels, each as a matrix from inputs (of all taps) to outputs."""
-    kernels = (np.asarray(a, np.float64) for a in jax.tree.leaves(params) if a.ndim >= 2)
+    named = jax.tree_util.tree_leaves_with_path(params)
+    kernels = (np.asarray(a, np.float64) for path, a in named if a.ndim >= 2 and "kernel" in jax.tree_util.keystr(path))
     return max((float(np.linalg.norm(a.reshape(-1, a.shape[-1]), 2)) for a in kernels), default=math.nan)

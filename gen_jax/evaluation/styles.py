@@ -61,6 +61,7 @@ def path_smoothness(
 
     def path_smoothness(model: StyleBased) -> Measure:
         ask(model, StyleBased, "path_smoothness")
+        model = replace(model, psi=1.0, cutoff=None)
 
         @jax.jit
         def ends(state: State, key: Array) -> tuple[Array, Array]:
@@ -99,6 +100,7 @@ def style_state(model: StyleBased) -> Measure:
     absolute strength of the layers' noise.
     """
     ask(model, StyleBased, "style_state")
+    model = replace(model, psi=1.0, cutoff=None)
     mapped = jax.jit(lambda state, key: model.map(state, model.noise(key, 1000))[:, 0])
 
     def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:

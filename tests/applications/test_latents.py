@@ -60,10 +60,10 @@ def test_layers_and_seeds_are_read():
     assert [latents.layers_of(name, 8) for name in ("coarse", "middle", "fine")] == [(0, 1, 2), (3, 4), (5, 6, 7)]
     assert latents.layers_of("0-2,5", 8) == (0, 1, 2, 5) and latents.layers_of("all", 3) == (0, 1, 2)
     assert latents.numbers_of("0-3,100,2") == [0, 1, 2, 3, 100]
-    for wrong in ("", "a", "3-1", "1,,2", "-4", "0-999999"):
+    for wrong in ("", "a", "3-1", "1,,2", "-4", "0-999999", str(2**32)):
         with pytest.raises(ValueError):
             latents.numbers_of(wrong)
-    with pytest.raises(ValueError, match="layers 0 to 3"):
+    with pytest.raises(ValueError, match="numbers from 0 to 3"):
         latents.layers_of("4", 4)
 
 

@@ -66,10 +66,12 @@ def test_pictures_are_drawn(styled, vae, digit, tmp_path, capsys):
         interpolate(run, seeds="1,2", frames=3, loop=True, out=tmp_path / "loop.gif")
         with Image.open(tmp_path / "loop.gif") as film:
             assert film.size == (256, 256)
-        project(run, digit, steps=30, out=tmp_path / "projected")
+        label = 3 if run == styled else None
+        project(run, digit, steps=30, label=label, out=tmp_path / "projected")
         points = tmp_path / "projected" / "points.npz"
-        edit(run, points=points, n=2, draws=100, out=tmp_path / "edits.png")
-        edit(run, seeds="0", directions="classes", n=1, draws=200, layers="all", out=tmp_path / "edits.png")
+        edit(run, points=points, n=2, draws=100, label=label, out=tmp_path / "edits.png")
+        if run == vae:
+            edit(run, seeds="0", directions="classes", n=1, draws=200, out=tmp_path / "edits.png")
         assert "PSNR" in capsys.readouterr().out
     assert all((tmp_path / name).stat().st_size > 2000 for name in ("mix.png", "between.png", "edits.png"))
     with pytest.raises(UserError, match="holds points of z"):
@@ -80,18 +82,26 @@ def test_pictures_are_drawn(styled, vae, digit, tmp_path, capsys):
     "call, said",
     [
         (lambda style, vae, image: mix(vae), "styles are mixed by StyleGAN only"),
-        (lambda style, vae, image: mix(style, layers="9"), "layers 0 to 3"),
+        (lambda style, vae, image: mix(style, layers="9"), "numbers from 0 to 3"),
+        (lambda style, vae, image: mix(style, layers="some"), "coarse, middle, fine"),
+        (lambda style, vae, image: sample(style, seeds="5000000000"), "below 2"),
+        (lambda style, vae, image: sample(style, seeds="0-3", n=5), "leave out --n"),
+        (lambda style, vae, image: sample(style, psi=float("nan")), "--psi must be a number"),
+        (lambda style, vae, image: edit(style, reach=float("inf")), "--reach must be"),
+        (lambda style, vae, image: edit(style, directions="classes"), "is told the class"),
+        (lambda style, vae, image: project(style, image), "say with --label"),
         (lambda style, vae, image: mix(style, rows="3-1"), "goes backwards"),
-        (lambda style, vae, image: interpolate(style, seeds="1"), "two seeds"),
+        (lambda style, vae, image: interpolate(style, seeds="1"), "at least two --seeds"),
         (lambda style, vae, image: interpolate(vae, space="w"), 'no latent space "w"'),
         (lambda style, vae, image: interpolate(style, label=12), "between 0 and 9"),
         (lambda style, vae, image: interpolate(vae, psi=0.5), "are for StyleGAN"),
         (lambda style, vae, image: sample(style, cutoff=7), "between 0 and 4"),
         (lambda style, vae, image: sample(style, seeds="x"), "numbers and ranges"),
         (lambda style, vae, image: edit(vae, layers="fine"), "has a style for each layer"),
-        (lambda style, vae, image: edit(style, points=image), "no file of points"),
+        (lambda style, vae, image: edit(style, points=image), "no points that"),
+        (lambda style, vae, image: edit(style, points=image.parent / "none.npz"), "no such file"),
         (lambda style, vae, image: edit(style, space="z"), "varies alike in all directions"),
-        (lambda style, vae, image: project(style, image.parent / "none.png"), "none.png"),
+        (lambda style, vae, image: project(vae, image.parent / "none.png"), "none.png"),
         (lambda style, vae, image: project(style, image, steps=0), "--steps must be"),
     ],
 )
@@ -103,7 +113,7 @@ def test_bad_input_is_one_line(styled, vae, digit, call, said):
 def test_images_of_another_size_are_refused(styled, tmp_path):
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "tall.png")
     with pytest.raises(UserError, match="9x8, the run's images are 8x8"):
-        project(styled, tmp_path / "tall.png")
+        project(styled, tmp_path / "tall.png", label=0)
 
 
 def test_runs_of_points_have_no_images(tmp_path):

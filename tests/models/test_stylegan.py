@@ -356,6 +356,13 @@ def test_below_its_limit_an_augmentation_can_be_told_from_the_data():
     np.testing.assert_allclose(share, [0.4, 0.2, 0.2, 0.2], atol=0.04)
 
 
+def test_augmentation_keeps_the_type_under_float64():
+    with jax.enable_x64(True):
+        pipe = ada.ADA(operations=(*ada.BGC, *ada.CORRUPT))
+        x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+        assert jax.eval_shape(pipe.change, x, jax.random.key(0), jnp.float32(0.5)).dtype == jnp.float32
+
+
 def test_the_frequency_bands_sum_to_an_impulse():
     total = ada._BANDS.sum(axis=0)
     assert total[len(total) // 2] == pytest.approx(1)

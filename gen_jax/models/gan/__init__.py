@@ -33,6 +33,7 @@ from gen_jax.models.gan.losses import (
 from gen_jax.models.gan.regularizers import (
     Regularizer,
     consistency,
+    drift,
     gradient_penalty,
     mode_seeking,
     r1,
@@ -61,6 +62,7 @@ __all__ = [
     "consistency",
     "contrast",
     "cutout",
+    "drift",
     "gradient_penalty",
     "hinge",
     "least_squares",

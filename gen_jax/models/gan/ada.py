@@ -52,14 +52,13 @@ class ADA(Controlled):
             raise ValueError(f"there are no operations {unknown}; there are {', '.join((*BGC, *CORRUPT))}")
 
     def change(self, x, key, probability):
-        chosen = [name for name in (*BLIT, *GEOMETRY) if name in self.operations]
+        kind = x.dtype
+        chosen = [name for name in _MAPS if name.removesuffix(" again") in self.operations]
         if chosen:
             maps = jnp.broadcast_to(jnp.eye(3), (len(x), 3, 3))
             for name in chosen:
                 maps = maps @ _MAPS[name](fold_in(key, name), probability, x)
-            if "rotate" in chosen:  # once before and once after the stretch, so that this has any direction
-                maps = maps @ _MAPS["rotate"](fold_in(key, "rotate again"), probability, x)
-            x = _warped(x, lax.optimization_barrier(maps))
+            x = _warped(x, lax.optimization_barrier(maps.astype(jnp.float32)))
         chosen = [name for name in COLOR if name in self.operations]
         if chosen:
             maps = jnp.broadcast_to(jnp.eye(4), (len(x), 4, 4))
@@ -69,7 +68,7 @@ class ADA(Controlled):
         for name in CORRUPT:
             if name in self.operations:
                 x = _CORRUPTIONS[name](fold_in(key, name), probability, x)
-        return x
+        return x.astype(kind)
 
 
 def _coin(key: Array, probability: Array, drawn: Array, otherwise: float) -> Array:
@@ -149,6 +148,7 @@ _MAPS = {
     "scale": _scale,
     "rotate": _rotate,
     "aniso": _aniso,
+    "rotate again": _rotate,  # once before and once after the stretch, so that this has any direction
     "xfrac": _xfrac,
 }
 

@@ -171,9 +171,15 @@ class GAN:
         logits = self.discriminator.apply(variables, pack(batch["x"], self.packing), *condition, **stage)[..., 0]
         return logits.reshape(len(logits), -1).mean(axis=1)
 
+    def sample_logits(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Array:
+        """(n / packing,) logits of the samples that `sample` draws with the same arguments."""
+        made = self.sample(state, key, n, condition)
+        return self.discriminate(state, {**(condition or {}), **made})
+
     def diagnose(self, metrics: Mapping[str, np.ndarray]) -> str:
         """A message if the discriminator always wins, always loses, or overfits for all augmentation, else ""."""
-        limit = self.augmentation.limit if isinstance(self.augmentation, Controlled) else np.inf
+        controlled = isinstance(self.augmentation, Controlled) and self.augmentation.target is not None
+        limit = self.augmentation.limit if controlled else np.inf
         if np.mean(metrics.get("augmentation_probability", 0.0)) > 0.99 * limit:
             return (
                 f"the probability of augmentation has reached its limit of {limit:g} and the discriminator still "
@@ -217,7 +223,7 @@ class GAN:
         loss, extra, metrics = self._regularize(turn, loss, extra, metrics)
         threshold = self.adversarial.threshold
         margins = real.logits - (fake.logits.mean() if threshold is None else threshold)
-        memory = self.augmentation.adapt(state.extra["augmentation"], margins)
+        memory = self.augmentation.adapt(state.extra["augmentation"], jnp.repeat(margins, self.packing, axis=0))
         metrics |= {f"augmentation_{name}": Mean.of(value) for name, value in memory.items() if value.ndim == 0}
         return loss, ({**extra, "augmentation": memory}, metrics)
 

@@ -206,8 +206,10 @@ def schedule_of(images: int, batches: Sequence[int]) -> Schedule:
 class ProgressiveGAN(GAN):
     """A GAN of a `GrowingGenerator` and a `GrowingDiscriminator`.
 
-    schedule: when levels start; by default all are trained from the start. level: that of a stage of training; None for
-    the whole model, which generates images of the level that `State.step` has reached, doubled to full size.
+    schedule: when levels start; by default all are trained from the start. Reset the moments of Adam at its `switches`:
+    those of new layers have aged without gradients, and first steps would be too large.
+    level: that of a stage of training; None for the whole model, which generates images of the level that `State.step`
+    has reached, doubled to full size.
     """
 
     schedule: Schedule = Schedule()
@@ -224,7 +226,7 @@ class ProgressiveGAN(GAN):
             raise ValueError("packs of growing images are not supported: use packing=1")
         grows = self.schedule.starts
         if grows and networks[0].architecture in ("residual", "msg"):
-            raise ValueError(f'"{networks[0].architecture}" networks do not grow: leave out the schedule')
+            raise ValueError(f'"{networks[0].architecture}" networks do not grow: train them without a schedule')
         if grows and len(grows) != self.top:
             raise ValueError(f"{self.top + 1} levels need {self.top} starts, got {len(grows)}")
 
@@ -279,3 +281,12 @@ class ProgressiveGAN(GAN):
             return lax.switch(self.schedule.level(state.step), judged)
         stage = self._stage(state)[GENERATOR]
         return super().discriminate(state, {**batch, "x": self.at_level(batch["x"], stage["level"], stage["fade"])})
+
+    def sample_logits(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Array:
+        """(n,) logits of samples as they come from the generator at the level that the state has reached."""
+        condition = resolve_condition(self.conditioning, n, condition)
+        if self.level is None and self.schedule.starts:
+            judged = [lambda stage=stage: stage.sample_logits(state, key, n, condition) for stage in self.stages()]
+            return lax.switch(self.schedule.level(state.step), judged)
+        images = super().generate(state, self.noise(key, n), condition)
+        return super().discriminate(state, {**condition, "x": images})

@@ -22,6 +22,7 @@ __all__ = [
     "Turn",
     "between",
     "consistency",
+    "drift",
     "gradient_penalty",
     "mode_seeking",
     "r1",
@@ -109,6 +110,12 @@ def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
 def r2(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 / 2 on fake examples before augmentation (Mescheder et al. 2018, eq. 10)."""
     return _of_gradients("r2", weight, lambda turn: _squared_norms_before(turn, 1, "r2").mean() / 2, every)
+
+
+def drift(weight: float = 0.001) -> Regularizer:
+    """E[D(x)^2] on real examples, which keeps a critic's logits near 0 (Karras et al. 2018, appendix A.1)."""
+    value = lambda turn: jnp.mean(turn.model.critic(turn, turn.real, "drift") ** 2)
+    return Regularizer("drift", DISCRIMINATOR, weight, value)
 
 
 def consistency(change: Callable[[Array, Array], Array], weight: float = 10.0, every: int = 1) -> Regularizer:
