@@ -109,6 +109,12 @@ PAGES = {
         "The configs of the family on published data, test split, one seed unless more are named, with the "
         "core-seconds of training and evaluation together (`benchmarks/quality/texts.py`).",
     ),
+    "stylegan": Page(
+        "StyleGAN2",
+        "Training steps of StyleGAN2 with R1 every sixteenth and path lengths every fourth step, over sixteen steps, "
+        "against the authors' implementation in PyTorch, which takes its reference operations on a CPU; the same "
+        "networks, batch and recipe, without augmentation (`benchmarks/speed/stylegan.py`).",
+    ),
     "translation": Page(
         "Image translation",
         "Training steps of both players and the translation of images, with the networks of `pix2pix_facades` and "

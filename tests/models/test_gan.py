@@ -553,7 +553,9 @@ def test_duplicates_and_singular_values():
     assert duplicate_rate(fake, real) < 0.03
     assert duplicate_rate(np.repeat(fake[:1000], 2, axis=0), real) == 1.0
     matrix = rng.normal(size=(3, 4))
-    assert largest_singular_value({"kernel": matrix, "constant": 9 * matrix}) == pytest.approx(np.linalg.svd(matrix)[1][0])
+    assert largest_singular_value({"kernel": matrix, "constant": 9 * matrix}) == pytest.approx(
+        np.linalg.svd(matrix)[1][0]
+    )
 
 
 def test_stability_reports_the_game():
