@@ -235,7 +235,7 @@ def interpolate(
     wrapped = np.concatenate([images, images[:1]]) if loop else images
     rows = np.concatenate([wrapped[i * frames : (i + 1) * frames + 1] for i in range(pairs)])
     title = f"{workdir.name}: from seed to seed in {made.space.name}{made.of_class}"
-    plots.show({title: rows}, columns=frames + 1, limits=(0, 1)).savefig(out)
+    plots.show({title: rows}, columns=frames + 1, limits=(0, 1)).savefig(out, bbox_inches="tight")
     print(f"{pairs} interpolations in {out}")
 
 
@@ -293,8 +293,8 @@ def mix(
     grid = np.concatenate([beside[:, None], mixed.reshape(len(left), len(top), *mixed.shape[1:])], axis=1)
     head = np.concatenate([np.ones_like(above[:1]), above])
     images = np.concatenate([head[None], grid]).reshape(-1, *grid.shape[2:])
-    title = f"{workdir.name}: layers {_listed(chosen)} of the columns, the others of the rows{made.of_class}"
-    plots.show({title: images}, columns=len(top) + 1, limits=(0, 1)).savefig(out)
+    title = f"{workdir.name}: {_listed(chosen)} of the columns, the others of the rows{made.of_class}"
+    plots.show({title: images}, columns=len(top) + 1, limits=(0, 1)).savefig(out, bbox_inches="tight")
     print(f"{len(left)} x {len(top)} mixed images in {out}")
 
 
@@ -309,11 +309,11 @@ def parse_layers(text: str, styles: int) -> tuple[int, ...]:
 
 def _listed(layers: tuple[int, ...]) -> str:
     if len(layers) == 1:
-        return str(layers[0])
+        return f"layer {layers[0]}"
     return (
-        f"{layers[0]}-{layers[-1]}"
+        f"layers {layers[0]}-{layers[-1]}"
         if layers == tuple(range(layers[0], layers[-1] + 1))
-        else ", ".join(map(str, layers))
+        else f"layers {', '.join(map(str, layers))}"
     )
 
 
@@ -377,7 +377,7 @@ def edit(
                 offsets = offsets * np.isin(np.arange(made.model.styles), moved)[:, None]
             path = (start[:, None] + offsets[None]).reshape(-1, *start.shape[1:]).astype(np.float32)
             shown[name] = made.decode(path)
-    plots.show(shown, columns=steps, limits=(0, 1)).savefig(out)
+    plots.show(shown, columns=steps, limits=(0, 1)).savefig(out, bbox_inches="tight")
     print(f"images: {len(start)}, directions: {len(shown)}, in {out}")
 
 

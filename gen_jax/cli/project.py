@@ -162,7 +162,9 @@ def _write(made: Generator, found: Any, given: Any, x: Any, compared: str, space
     np.savez(out / "points.npz", points=np.asarray(found.points), space=made.space.name, run=made.name)
     pairs = np.stack([given, images], axis=1)[:32].reshape(-1, *given.shape[1:])
     title = f"{made.run.workdir.name}: images and their projections into {space}{made.of_class}"
-    plots.show({title: pairs}, columns=2 * min(4, len(given)), limits=(0, 1)).savefig(out / "sheet.png")
+    plots.show({title: pairs}, columns=2 * min(4, len(given)), limits=(0, 1)).savefig(
+        out / "sheet.png", bbox_inches="tight"
+    )
     x, unrounded = (np.asarray(a, np.float32) for a in (x, found.images))
     error = np.mean((unrounded - x) ** 2, axis=(1, 2, 3)) / max(float(x.max() - x.min()), 1e-6) ** 2
     decibels = -10 * np.log10(np.maximum(error, 1e-10))
