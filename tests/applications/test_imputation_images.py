@@ -63,6 +63,8 @@ class Generator(NamedTuple):
 
     def discriminate(self, state, batch): ...
 
+    def sample_logits(self, state, key, n, condition=None): ...
+
 
 def test_the_noise_that_explains_what_is_known_completes_the_rest():
     model, row = Generator(), np.array([0.5, -1.0, 0.2], np.float32)

@@ -103,6 +103,7 @@ def test_a_run_passes_through_all_stages():
     assert model.sample(state, KEY, 3)["x"].shape == (3, 16, 16, 1)
 
 
+@pytest.mark.representatives("residual")
 @pytest.mark.parametrize("architecture", ["progressive", "skip", "residual", "msg"])
 def test_every_architecture_trains_at_full_size(architecture):
     model = growing(architecture, Schedule(), conditioning=ClassLabels(3))

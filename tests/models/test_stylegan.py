@@ -251,6 +251,7 @@ def test_the_path_penalty_is_about_a_running_mean(trained):
     assert float(loss) == pytest.approx(4 * 2 * np.mean((lengths - mean) ** 2), rel=1e-3)
 
 
+@pytest.mark.representatives("bfloat16")
 @pytest.mark.parametrize("low", [0, 2], ids=["float32", "bfloat16"])
 def test_gradients_of_gradients_are_finite(low):
     model = style_gan((6, 6), 3, low=low, regularizers=(r1(1.0), path_length(2.0, 1)), conditioning=ClassLabels(3))
@@ -311,6 +312,7 @@ def test_augmentation_of_probability_zero_is_none():
         np.testing.assert_allclose(changed(x, *ada.BGC, *ada.CORRUPT, probability=0.0), x, atol=2e-6)
 
 
+@pytest.mark.representatives("xflip", "xfrac", "hue", "imgfilter")
 @pytest.mark.parametrize("name", (*ada.BGC, *ada.CORRUPT))
 def test_every_operation_changes_images_and_passes_gradients(name):
     x = jnp.tanh(normal(8, 8, 8, 3))
