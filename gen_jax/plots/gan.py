@@ -28,9 +28,8 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
     batch = split.head(64)
     n = len(batch["x"])
     generated = draw(model, state, key, n, batch)["x"]
-    stacked = batch["x"].ndim == 4 and batch["x"].shape[-1] > 1
-    shown = {f"real ({split.name})": _colored(batch["x"], stacked), "generated": _colored(generated, stacked)}
-    return show(shown, limits=(float(batch["x"].min()), float(batch["x"].max())))
+    shown = {f"real ({split.name})": batch["x"], "generated": generated}
+    return show(shown, limits=_range(split))
 
 
 def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
@@ -42,7 +41,7 @@ def noise_interpolations(model: Any, state: State, split: Split, key: Array, row
     condition = {name: jnp.repeat(v, steps, axis=0) for name, v in one.items()} or None
     images = jax.jit(lambda z: model.generate(state, z, condition))(z)
     title = "between two noises, per row"
-    return show({title: _colored(images, images.shape[-1] > 1)}, columns=steps, limits=_range(split))
+    return show({title: images}, columns=steps, limits=_range(split))
 
 
 def style_mixing(model: Any, state: State, split: Split, key: Array, rows: int = 4, columns: int = 6) -> Figure:
@@ -103,9 +102,3 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[1].set(xlim=limits[0], ylim=limits[1], title="the discriminator")
     axes[1].legend(fontsize=8)
     return figure
-
-
-def _colored(images: Any, stacked: bool) -> np.ndarray:
-    """Images of three channels between 0 and 1, so that channels are distinguished by color."""
-    images = np.asarray(images)
-    return np.clip(images, 0, 1) if stacked else images
