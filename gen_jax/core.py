@@ -36,6 +36,7 @@ __all__ = [
     "BoundsIntegers",
     "Classifier",
     "ClosedForm",
+    "ComparesExamples",
     "Conditional",
     "Density",
     "Diagnosed",
@@ -347,6 +348,15 @@ class Adversarial(Model, Protocol):
 
     def sample_logits(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Array:
         """Logits of being real of the samples that `sample` draws with the same arguments."""
+
+
+@runtime_checkable
+class ComparesExamples(Protocol):
+    """A model, or a network, whose judgment of an example may depend on others of its batch: GAN, discriminators."""
+
+    @property
+    def compares_examples(self) -> bool:
+        """Whether it does, so that one example alone has no logit."""
 
 
 @runtime_checkable

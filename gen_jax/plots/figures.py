@@ -32,6 +32,7 @@ __all__ = [
     "scatter",
     "show",
     "tiled",
+    "value_limits",
 ]
 
 PlotFn = Callable[[Any, State, Split, Array], "Figure"]
@@ -57,8 +58,13 @@ def draw(model: Any, state: State, key: Array, n: int, condition: Batch | None =
 
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
     """64 samples, from the same noise at every step of training, in the range of the data."""
-    made, real = draw(model, state, key, 64)["x"], np.asarray(split.head(64)["x"])
-    return show({"samples": made}, limits=(float(real.min()), float(real.max())))
+    return show({"samples": draw(model, state, key, 64)["x"]}, limits=value_limits(split))
+
+
+def value_limits(split: Split) -> tuple[float, float]:
+    """Smallest and largest value of the first examples."""
+    x = split.head(64)["x"]
+    return float(x.min()), float(x.max())
 
 
 def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:

@@ -14,8 +14,7 @@ from gen_jax.applications.latents import GROUPS, layers_of, mix, spherical
 from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.styles import PSI
-from gen_jax.models.gan import DCGANDiscriminator, MLPDiscriminator, ResNetDiscriminator
-from gen_jax.plots.figures import covering, draw, panels, show
+from gen_jax.plots.figures import covering, draw, panels, show, value_limits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +28,7 @@ def real_and_fake(model: Any, state: State, split: Split, key: Array) -> Figure:
     n = len(batch["x"])
     generated = draw(model, state, key, n, batch)["x"]
     shown = {f"real ({split.name})": batch["x"], "generated": generated}
-    return show(shown, limits=_range(split))
+    return show(shown, limits=value_limits(split))
 
 
 def noise_interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
@@ -41,13 +40,13 @@ def noise_interpolations(model: Any, state: State, split: Split, key: Array, row
     condition = {name: jnp.repeat(v, steps, axis=0) for name, v in one.items()} or None
     images = jax.jit(lambda z: model.generate(state, z, condition))(z)
     title = "between two noises, per row"
-    return show({title: images}, columns=steps, limits=_range(split))
+    return show({title: images}, columns=steps, limits=value_limits(split))
 
 
 def style_mixing(model: Any, state: State, split: Split, key: Array, rows: int = 4, columns: int = 6) -> Figure:
     """Images on the left with the coarse, middle and fine styles of those on top (Karras et al. 2019, figure 3)."""
     w = jax.jit(model.map)(state, model.noise(key, rows + columns))
-    limits = _range(split)
+    limits = value_limits(split)
     of_rows, of_columns, panels = w[:rows], w[rows:], {}
     made = jax.jit(lambda ws: model.synthesize(state, ws))
     beside, above = np.asarray(made(of_rows)), np.asarray(made(of_columns))
@@ -67,13 +66,7 @@ def truncations(model: Any, state: State, split: Split, key: Array, rows: int = 
     z = model.noise(key, rows)
     made = [jax.jit(replace(model, psi=psi).generate)(state, z) for psi in PSI]
     images = np.stack(made, axis=1).reshape(-1, *made[0].shape[1:])
-    return show({f"psi {', '.join(f'{psi:g}' for psi in PSI)}": images}, columns=len(PSI), limits=_range(split))
-
-
-def _range(split: Split) -> tuple[float, float]:
-    """Smallest and largest value of examples."""
-    x = split.head(64)["x"]
-    return float(x.min()), float(x.max())
+    return show({f"psi {', '.join(f'{psi:g}' for psi in PSI)}": images}, columns=len(PSI), limits=value_limits(split))
 
 
 def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
@@ -86,10 +79,7 @@ def generator_density(model: Any, state: State, split: Split, key: Array) -> Fig
     axes[0].hist2d(*generated.T, bins=150, range=limits, cmap="viridis", norm="symlog")
     axes[0].scatter(*x[:500].T, s=2, c="white", alpha=0.4)
     axes[0].set_title("density of 20,000 generated points, real ones in white", fontsize=10)
-    networks = (MLPDiscriminator, DCGANDiscriminator, ResNetDiscriminator)
-    batchwise = isinstance(model.discriminator, networks) and model.discriminator.batchwise
-    alone = model.packing == 1 and not batchwise
-    if alone and model.conditioning is None:  # otherwise a point has no logit by itself
+    if not model.compares_examples and model.conditioning is None:  # otherwise a point has no logit by itself
         logits = np.asarray(jax.jit(model.discriminate)(state, {"x": points})).reshape(across.shape)
         boundary = model.adversarial.threshold
         middle = np.median(logits) if boundary is None else boundary

@@ -26,6 +26,7 @@ from gen_jax.core import (
     Adversarial,
     Batch,
     Bound,
+    ComparesExamples,
     Density,
     ImportanceWeighted,
     Imputable,
@@ -42,9 +43,6 @@ from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.features import Encoder
 from gen_jax.loop import fit
 from gen_jax.models.common.arrays import sum_except_batch
-from gen_jax.models.gan import GAN
-from gen_jax.models.gan.progressive import GrowingDiscriminator
-from gen_jax.models.gan.style_networks import StyleDiscriminator
 from gen_jax.models.mixture import GMM
 
 __all__ = ["SCORES", "Scored", "Scorer", "scorers"]
@@ -287,16 +285,11 @@ def _regret(scored: Scored) -> Scorer | None:
 def _discriminator(scored: Scored) -> Scorer | None:
     """The discriminator's logit of being generated."""
     model = scored.model
-    if not isinstance(model, Adversarial) or model.packing > 1 or _compares_examples(model):
+    alone = not (isinstance(model, ComparesExamples) and model.compares_examples)
+    if not isinstance(model, Adversarial) or model.packing > 1 or not alone:
         return None
     logit = lambda state, batch, key: -model.discriminate(state, batch).reshape(1, -1).mean(axis=1)
     return _each(logit, scored.state)
-
-
-def _compares_examples(model: Any) -> bool:
-    """Whether the discriminator looks at groups of examples, so that one alone has no logit."""
-    judge = model.discriminator if isinstance(model, GAN) else None
-    return isinstance(judge, (StyleDiscriminator, GrowingDiscriminator)) and judge.group > 0
 
 
 def _features(scored: Scored) -> Scorer | None:

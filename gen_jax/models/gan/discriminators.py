@@ -25,6 +25,7 @@ __all__ = [
     "MinibatchDiscrimination",
     "PatchDiscriminator",
     "ResNetDiscriminator",
+    "deviations_of_groups",
     "leaky_relu",
     "receptive_field",
 ]
@@ -43,6 +44,10 @@ class MLPDiscriminator(nn.Module):
     batchwise: Sequence[nn.Module] = ()
     activation: Callable[[Array], Array] = leaky_relu
 
+    @property
+    def compares_examples(self) -> bool:
+        return bool(self.batchwise)
+
     @nn.compact
     def __call__(self, x: Array, *context: Array) -> Array:
         h = x.reshape(len(x), -1)
@@ -60,6 +65,10 @@ class DCGANDiscriminator(nn.Module):
     norm: Normalization = none
     batchwise: Sequence[nn.Module] = ()
     dropout: float = 0.25
+
+    @property
+    def compares_examples(self) -> bool:
+        return bool(self.batchwise)
 
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
@@ -80,6 +89,10 @@ class ResNetDiscriminator(nn.Module):
     outputs: int = 1
     norm: Normalization = spectral
     batchwise: Sequence[nn.Module] = ()
+
+    @property
+    def compares_examples(self) -> bool:
+        return bool(self.batchwise)
 
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
@@ -201,9 +214,13 @@ class MinibatchDeviation(nn.Module):
         group = min(self.group or len(h), len(h))
         if len(h) % group:
             raise ValueError(f"a batch of {len(h)} cannot be cut into groups of {group}")
-        groups = h.reshape(group, -1, h.shape[1])  # every (B / group)-th example
-        deviation = jnp.sqrt(groups.var(axis=0) + 1e-8).mean(axis=-1)
-        return jnp.concatenate([h, jnp.tile(deviation, group)[:, None]], axis=1)
+        return jnp.concatenate([h, deviations_of_groups(h, group)[:, None]], axis=1)
+
+
+def deviations_of_groups(x: Array, group: int) -> Array:
+    """(B,) the mean standard deviation over the group of each example, which is every (B / group)-th one."""
+    groups = x.reshape(group, len(x) // group, -1)
+    return jnp.tile(jnp.sqrt(groups.var(axis=0) + 1e-8).mean(axis=-1), group)
 
 
 def _pooled(x_BHWC: Array) -> Array:

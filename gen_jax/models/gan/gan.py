@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from gen_jax.core import Batch, Extra, Mean, Objective, Params, PyTree, State, fold_in
+from gen_jax.core import Batch, ComparesExamples, Extra, Mean, Objective, Params, PyTree, State, fold_in
 from gen_jax.models.common.arrays import pack
 from gen_jax.models.common.conditioning import Conditioning, embed, resolve_condition
 from gen_jax.models.common.normalization import STATISTICS, mixes_examples
@@ -97,6 +97,12 @@ class GAN:
         names = [regularizer.name for regularizer in self.regularizers]
         if len(set(names)) < len(names):
             raise ValueError(f"each regularizer counts once, got {names}")
+
+    @property
+    def compares_examples(self) -> bool:
+        """Whether the discriminator looks at several examples at once, by packs or within the batch."""
+        judge = self.discriminator
+        return self.packing > 1 or (isinstance(judge, ComparesExamples) and judge.compares_examples)
 
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         x, condition = batch["x"][: self.packing], self._condition(batch, self.packing)

@@ -7,8 +7,9 @@ start; a stage of training uses those up to its level, and `State.step` says how
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -120,6 +121,10 @@ class GrowingDiscriminator(nn.Module):
     outputs: int = 1
     architecture: Architecture = "progressive"
     group: int = 4
+
+    @property
+    def compares_examples(self) -> bool:
+        return self.group > 0
 
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array, fade: Array | float = 1.0) -> Array:
@@ -239,6 +244,15 @@ class ProgressiveGAN(GAN):
         """The model at each level, for `staged`; itself if it does not grow."""
         return [replace(self, level=level) for level in range(self.top + 1)] if self.schedule.starts else [self]
 
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the state says which of several stages is meant."""
+        return self.level is None and bool(self.schedule.starts)
+
+    def _by_stage(self, state: State, f: Callable[[ProgressiveGAN], Array]) -> Array:
+        """f of the stage that the state has reached."""
+        return lax.switch(self.schedule.level(state.step), [partial(f, stage) for stage in self.stages()])
+
     def init(self, key: Array, batch: Batch) -> tuple[Params, Extra]:
         whole = replace(self, schedule=Schedule(), level=None)
         return super(ProgressiveGAN, whole).init(key, {**batch, "x": whole.at_level(batch["x"], self.top, 1.0)})
@@ -266,9 +280,8 @@ class ProgressiveGAN(GAN):
     def generate(self, state: State, z: Array, condition: Batch | None = None) -> Array:
         """(B, *x) from noise (B, latent), of the level that the state has reached, doubled to full size."""
         condition = resolve_condition(self.conditioning, len(z), condition)
-        if self.level is None and self.schedule.starts:
-            made = [lambda stage=stage: stage.generate(state, z, condition) for stage in self.stages()]
-            return lax.switch(self.schedule.level(state.step), made)
+        if self._is_whole:
+            return self._by_stage(state, lambda stage: stage.generate(state, z, condition))
         image = super().generate(state, z, condition)
         if self.generator.architecture == "msg":
             return image[..., -self.generator.outputs :]
@@ -276,17 +289,15 @@ class ProgressiveGAN(GAN):
 
     def discriminate(self, state: State, batch: Batch) -> Array:
         """(B,) logits of full images being real, by the discriminator of the level that the state has reached."""
-        if self.level is None and self.schedule.starts:
-            judged = [lambda stage=stage: stage.discriminate(state, batch) for stage in self.stages()]
-            return lax.switch(self.schedule.level(state.step), judged)
+        if self._is_whole:
+            return self._by_stage(state, lambda stage: stage.discriminate(state, batch))
         stage = self._stage(state)[GENERATOR]
         return super().discriminate(state, {**batch, "x": self.at_level(batch["x"], stage["level"], stage["fade"])})
 
     def sample_logits(self, state: State, key: Array, n: int, condition: Batch | None = None) -> Array:
         """(n,) logits of samples as they come from the generator at the level that the state has reached."""
         condition = resolve_condition(self.conditioning, n, condition)
-        if self.level is None and self.schedule.starts:
-            judged = [lambda stage=stage: stage.sample_logits(state, key, n, condition) for stage in self.stages()]
-            return lax.switch(self.schedule.level(state.step), judged)
+        if self._is_whole:
+            return self._by_stage(state, lambda stage: stage.sample_logits(state, key, n, condition))
         images = super().generate(state, self.noise(key, n), condition)
         return super().discriminate(state, {**condition, "x": images})

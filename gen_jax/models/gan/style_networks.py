@@ -19,6 +19,7 @@ from gen_jax.core import fold_in
 from gen_jax.models.common.convolutions import convolve, transposed
 from gen_jax.models.common.normalization import STATISTICS
 from gen_jax.models.common.resampling import BINOMIAL, downsample, fir, upsample
+from gen_jax.models.gan.discriminators import deviations_of_groups
 
 __all__ = [
     "EqualConv",
@@ -270,6 +271,10 @@ class StyleDiscriminator(nn.Module):
     layers: int = 8
     low: int = 0
 
+    @property
+    def compares_examples(self) -> bool:
+        return self.group > 0
+
     @nn.compact
     def __call__(self, x_BHWC: Array, *context: Array) -> Array:
         size = (x_BHWC.shape[1], x_BHWC.shape[2])
@@ -302,7 +307,6 @@ def minibatch_deviation(x_BHWC: Array, group: int) -> Array:
     """
     n = len(x_BHWC)
     group = next(size for size in range(min(group, n), 0, -1) if n % size == 0)
-    groups = x_BHWC.reshape(group, n // group, *x_BHWC.shape[1:])
-    deviation = jnp.sqrt(groups.var(axis=0) + 1e-8).mean(axis=(1, 2, 3))
-    maps = jnp.broadcast_to(jnp.tile(deviation, group)[:, None, None, None], (*x_BHWC.shape[:3], 1))
+    deviations = deviations_of_groups(x_BHWC, group)
+    maps = jnp.broadcast_to(deviations[:, None, None, None], (*x_BHWC.shape[:3], 1))
     return jnp.concatenate([x_BHWC, maps], axis=-1)
