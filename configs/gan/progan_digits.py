@@ -7,6 +7,8 @@ python train.py configs/gan/progan_digits.py --no-growing --architecture msg
 from collections.abc import Callable
 from typing import Literal
 
+import optax
+
 from gen_jax import plots
 from gen_jax.algorithms import descent, first_examples, reset_moments, staged, with_ema
 from gen_jax.data import load
@@ -23,7 +25,7 @@ from gen_jax.models.gan.progressive import (
     schedule_of,
 )
 from gen_jax.models.gan.style_networks import sizes
-from gen_jax.optimizers import half_life, lazy_adam
+from gen_jax.optimizers import half_life
 
 LOSSES: dict[str, Callable[[], AdversarialLoss]] = {
     "wasserstein": wasserstein,
@@ -100,7 +102,7 @@ def config(
         conditioning=ClassLabels(info.classes) if conditional else None,
         schedule=schedule,
     )
-    adam = lazy_adam(lr, 0)
+    adam = optax.adam(lr, b1=0.0, b2=0.99)
     tx = {"discriminator": adam, "generator": adam}
     stages = [
         with_ema(first_examples(descent(stage, tx), n), "generator", half_life(1000 * ema, n))

@@ -366,8 +366,10 @@ def edit(
     moved = parse_layers(layers, made.model.styles) if made.space.name == "w" else None
     if moved is None and layers != "all":
         raise UserError("--layers is for StyleGAN, which has a style for each layer")
+    chosen = parse_numbers("--seeds", seeds, 100)
+    check_directions(made, directions)
     with interruptible():
-        start = read_points(points, made) if points else made.draw(parse_numbers("--seeds", seeds, 100))
+        start = read_points(points, made) if points else made.draw(chosen)
         names, ways = directions_of(made, directions, n, draws)
         shown = {}
         for name, way in zip(names, ways):
@@ -401,6 +403,14 @@ def read_points(path: Path, made: Generator) -> Any:
     return points
 
 
+def check_directions(made: Generator, kind: str) -> None:
+    """Raises UserError if the space has no directions of this kind."""
+    if kind == "pca" and made.space.encode is None and made.space.curved:
+        raise UserError("the noise of this model varies alike in all directions: use --directions classes")
+    if kind == "classes" and made.conditions(1) is not None:
+        raise UserError("this model is told the class: use --directions pca, and --label for another class")
+
+
 def directions_of(made: Generator, kind: str, n: int, draws: int) -> tuple[list[str], list[Any]]:
     """Names and vectors (*shape) of directions."""
     import jax.numpy as jnp
@@ -409,17 +419,11 @@ def directions_of(made: Generator, kind: str, n: int, draws: int) -> tuple[list[
     from gen_jax.applications.latents import principal_directions
     from gen_jax.evaluation.samples.features import small
 
-    if made.space.encode is not None:
-        drawn = made.encodings(draws)
-    elif kind == "pca" and made.space.curved:
-        raise UserError("the noise of this model varies alike in all directions: use --directions classes")
-    else:
-        drawn = made.draw(list(range(draws)), alike=False)
+    encoded = made.space.encode is not None
+    drawn = made.encodings(draws) if encoded else made.draw(list(range(draws)), alike=False)
     draws = len(drawn)
     flat = drawn[:, 0] if made.space.name == "w" else drawn.reshape(draws, -1)
     whole = lambda v: np.broadcast_to(v, drawn.shape[1:]) if made.space.name == "w" else v.reshape(drawn.shape[1:])
-    if kind == "classes" and made.conditions(1) is not None:
-        raise UserError("this model is told the class: use --directions pca, and --label for another class")
     if kind == "pca":
         found, deviations = principal_directions(jnp.asarray(flat), n)
         share = np.asarray(deviations) ** 2 / flat.var(axis=0).sum()

@@ -75,11 +75,9 @@ def project(
 
 def _read(made: Generator, source: Path) -> tuple[Any, Any]:
     """Images in [0, 1], and as the model sees them."""
-    import jax.numpy as jnp
     import numpy as np
 
     from gen_jax.applications.translation import image_files, read_image
-    from gen_jax.data.source import apply_transforms
 
     info = made.run.data.info
     if info.levels is None:
@@ -91,9 +89,13 @@ def _read(made: Generator, source: Path) -> tuple[Any, Any]:
             raise UserError(f"{file.path} is {has}, the run's images are {wants}: resize it")
     given = np.stack([read_image(file, info.shape[2]) for file in files])
     stored = np.rint(given * (info.levels - 1)).astype(made.run.data[made.run.experiment.train]["x"].dtype)
-    raw = {"x": jnp.asarray(stored), "index": jnp.arange(len(stored), dtype=jnp.int32)}
+    return given, _as_seen(made, stored)
+
+
+def _as_seen(made: Generator, stored: Any) -> Any:
+    """Images of whole numbers as the model sees them."""
     split = made.run.experiment.split(made.run.data, "test")
-    return given, apply_transforms(raw, split.transforms, 0, 0)["x"]
+    return split._replace(arrays={"x": stored}).head(len(stored))["x"]
 
 
 def _search(made: Generator, x: Any, shared: bool, steps: int, rate: float, wanted: bool, seed: int) -> tuple[Any, str]:
@@ -133,10 +135,8 @@ def _search(made: Generator, x: Any, shared: bool, steps: int, rate: float, want
 
 def _features(made: Generator) -> Any:
     """The features of the small encoder, of images as the model makes them; None if the data has no such encoder."""
-    import jax.numpy as jnp
     import numpy as np
 
-    from gen_jax.data.source import apply_transforms
     from gen_jax.evaluation.samples.features import small
     from gen_jax.evaluation.suite import has_classes
 
@@ -145,8 +145,7 @@ def _features(made: Generator) -> Any:
         return None
     info = made.run.data.info
     ends = np.stack([np.zeros(info.shape), np.full(info.shape, info.levels - 1)]).astype(split.arrays["x"].dtype)
-    raw = {"x": jnp.asarray(ends), "index": jnp.arange(2, dtype=jnp.int32)}
-    low, high = (float(x.mean()) for x in apply_transforms(raw, split.transforms, 0, 0)["x"])
+    low, high = (float(x.mean()) for x in _as_seen(made, ends))
     encoder = small(split)
     return lambda x: encoder.encode((x - low) / (high - low))[0]
 
