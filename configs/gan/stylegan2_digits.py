@@ -7,15 +7,16 @@ python train.py configs/gan/stylegan2_digits.py --data FOLDER --base 4096 --most
 from typing import Literal
 
 from gen_jax import plots
-from gen_jax.algorithms import descent, with_ema
+from gen_jax.algorithms import descent, reset_moments, staged, with_ema
 from gen_jax.data import load
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation import sample_metrics, stability, style_state
 from gen_jax.experiment import Experiment
 from gen_jax.models.common.conditioning import ClassLabels
 from gen_jax.models.gan import Augmentation, ada, r1
-from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator
-from gen_jax.models.gan.stylegan import StyleGAN, path_length
+from gen_jax.models.gan.progressive import schedule_of
+from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator, sizes
+from gen_jax.models.gan.stylegan import ProgressiveStyleGAN, StyleGAN, path_length
 from gen_jax.optimizers import half_life, lazy_adam
 
 AUGMENTATIONS = {"glyphs": ada.GLYPHS, "blit": ada.BLIT, "bgc": ada.BGC, "bgcfnc": (*ada.BGC, *ada.CORRUPT)}
@@ -31,6 +32,8 @@ def config(
     low: int = 0,
     residual: bool = True,
     group: int = 4,
+    growing: bool = False,
+    phase: float = 20.0,
     conditional: bool = False,
     gamma: float = 1.0,
     gamma_every: int = 16,
@@ -58,6 +61,8 @@ def config(
         low: how many of the highest resolutions are computed in bfloat16
         residual: the residual discriminator; else the plain one, which the authors use for CIFAR-10
         group: examples over which the minibatch deviation is computed
+        growing: train small images first, and fade in layers for larger ones
+        phase: of growing, in thousand images: of a level alone, and of its fading in
         conditional: condition both networks on the labels of the data
         gamma: weight of R1
         gamma_every: it is computed on every n-th step
@@ -78,10 +83,14 @@ def config(
         raise ValueError(f"{data} has no labels: use conditional=False")
     base, most = (16, 4) if smoke else (base, most)
     operations = AUGMENTATIONS.get(augmentation)
-    model = StyleGAN(
+    levels = len(sizes(size))
+    if growing and levels == 1:
+        raise ValueError(f"images of {size[0]}x{size[1]} have one level only: do not use growing")
+    networks = (
         StyleGenerator(size, colors, width, layers, base, most, low),
-        StyleDiscriminator(base, most, group=group, residual=residual, layers=layers, low=low),
-        latent,
+        StyleDiscriminator(base, most, 1, group, residual, layers, low, size if growing else None),
+    )
+    options = dict(
         regularizers=(r1(gamma, gamma_every), *((path_length(path, path_every),) if path else ())),
         conditioning=ClassLabels(info.classes) if conditional else None,
         augmentation=ada.ADA(target=augmentation_target, examples=augmentation_images, operations=operations)
@@ -89,11 +98,25 @@ def config(
         else Augmentation(),
         mixing=mixing,
     )
+    if growing:
+        schedule = schedule_of(64 if smoke else round(1000 * phase), [batch] * levels)
+        if schedule.switches[-1] > steps:
+            raise ValueError(
+                f"growing to {size[0]}x{size[1]} takes {schedule.switches[-1]:,} steps and the run has {steps:,}: "
+                "use a smaller phase or more steps"
+            )
+        model = ProgressiveStyleGAN(*networks, latent, schedule=schedule, **options)
+    else:
+        model = StyleGAN(*networks, latent, **options)
     tx = {"discriminator": lazy_adam(lr, gamma_every), "generator": lazy_adam(lr, path_every if path else 0)}
+    stages = [
+        with_ema(descent(stage, tx), "generator", half_life(1000 * ema, batch))
+        for stage in (model.stages() if growing else [model])
+    ]
     drawn = 200 if smoke else 2000
     return Experiment(
         model,
-        with_ema(descent(model, tx), "generator", half_life(1000 * ema, batch)),
+        reset_moments(staged(stages, schedule.starts), schedule.switches) if growing else stages[0],
         data=images,
         batch=batch,
         steps=min(steps, 20) if smoke else steps,

@@ -13,7 +13,8 @@ from gen_jax.algorithms import descent
 from gen_jax.evaluation import path_smoothness, stability, style_state, truncation_curve
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.features import raw
-from gen_jax.models.gan.progressive import GrowingDiscriminator, GrowingGenerator, ProgressiveGAN, Schedule, halved
+from gen_jax.models.common.resampling import halved
+from gen_jax.models.gan.progressive import GrowingDiscriminator, GrowingGenerator, ProgressiveGAN, Schedule
 from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator
 from gen_jax.models.gan.stylegan import StyleGAN
 

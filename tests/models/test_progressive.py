@@ -8,16 +8,17 @@ import pytest
 
 from gen_jax.algorithms import descent, reset_moments, staged
 from gen_jax.models.common.conditioning import ClassLabels
-from gen_jax.models.gan import gradient_penalty, wasserstein
+from gen_jax.models.common.resampling import doubled, halved
+from gen_jax.models.gan import ada, gradient_penalty, r1, wasserstein
 from gen_jax.models.gan.progressive import (
     GrowingDiscriminator,
     GrowingGenerator,
     ProgressiveGAN,
     Schedule,
-    doubled,
-    halved,
     schedule_of,
 )
+from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator
+from gen_jax.models.gan.stylegan import ProgressiveStyleGAN, path_length
 
 KEY = jax.random.key(0)
 SCHEDULE = Schedule((3, 9), (4, 4))
@@ -35,6 +36,14 @@ def growing(architecture="progressive", schedule=SCHEDULE, size=(16, 16), **opti
     return ProgressiveGAN(*networks, 5, wasserstein(), schedule=schedule, **options)
 
 
+def growing_styles(schedule=SCHEDULE, size=(16, 16), low=0, **options):
+    networks = (
+        StyleGenerator(size, 1, 6, 2, 32, 8, low),
+        StyleDiscriminator(32, 8, layers=2, low=low, size=size),
+    )
+    return ProgressiveStyleGAN(*networks, 5, schedule=schedule, **options)
+
+
 def lively(model):
     params, extra = jax.jit(model.init)(KEY, {"x": normal(4, 16, 16, 1)})
     moved = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(KEY, a.shape), params)
@@ -43,9 +52,9 @@ def lively(model):
     return state._replace(params=moved, extra=extra)
 
 
-@pytest.fixture(scope="module", params=["progressive", "skip"])
+@pytest.fixture(scope="module", params=["progressive", "skip", "styles"])
 def model_and_state(request):
-    model = growing(request.param)
+    model = growing_styles() if request.param == "styles" else growing(request.param)
     return model, lively(model)
 
 
@@ -83,7 +92,7 @@ def test_a_stage_trains_its_levels_only(model_and_state):
     for player in state.params:
         for name, value in state.params[player].items():
             same = jax.tree.map(np.array_equal, value, after.params[player][name])
-            later = name[-1] in "12"
+            later = name[-1] in "1234" if name.startswith("convolutions") else name[-1] in "12"
             assert all(jax.tree.leaves(same)) == later, name
 
 
@@ -101,6 +110,44 @@ def test_a_run_passes_through_all_stages():
         assert all(np.isfinite(float(value.value)) for value in metrics.values())
     assert counts == [1, 2, 3, 1, 2, 3, 4, 1, 2, 1, 2, 3, 4, 1]  # forgotten before steps 3, 7, 9 and 13
     assert model.sample(state, KEY, 3)["x"].shape == (3, 16, 16, 1)
+
+
+EVERYTHING = {
+    "regularizers": (r1(1.0, 2), path_length(2.0, 2)),
+    "augmentation": ada.ADA(operations=("xflip", "xint", "brightness")),
+    "conditioning": ClassLabels(3),
+}
+
+
+@pytest.mark.representatives("mixing")
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["mixing", "everything"])
+def test_style_networks_pass_through_all_stages(options):
+    model = growing_styles(Schedule((3,), (4,)), (8, 8), mixing=1.0, **options)
+    tx = {player: optax.adam(0.01, b1=0.0) for player in ("discriminator", "generator")}
+    algorithm = staged([descent(stage, tx) for stage in model.stages()], model.schedule.starts)
+    batch = {"x": normal(4, 8, 8, 1), "label": jnp.arange(4) % 3}
+    state, step = jax.jit(algorithm.init)(KEY, batch), jax.jit(algorithm.step)
+    condition = {"label": batch["label"]} if options else None
+    sample, coarse = jax.jit(lambda state: model.sample(state, KEY, 4, condition)["x"]), []
+    for i in range(8):
+        state, metrics = step(state, batch)
+        lazy = {name for name, value in metrics.items() if np.isnan(float(value.value))}
+        expected = ("r1_loss", "r1_grad_norm", "path_length_loss", "path_length_grad_norm")
+        assert lazy == (set(expected) if options and i % 2 == 0 else set())
+        x = sample(state)
+        coarse.append(np.allclose(x, doubled(halved(x)), atol=1e-6))
+    assert coarse == [True] * 3 + [False] * 5  # at step 3 the new level has a share of 0
+
+
+def test_styles_of_higher_levels_do_not_count_before_them():
+    model = growing_styles()
+    state, ws = lively(model), normal(3, 6, 6)
+    early = state._replace(step=jnp.int32(5))
+    high = ws.at[:, 4:].add(1.0)
+    np.testing.assert_array_equal(model.synthesize(early, ws), model.synthesize(early, high))
+    assert not np.allclose(model.synthesize(early, ws), model.synthesize(early, ws.at[:, 3].add(1.0)))
+    late = state._replace(step=jnp.int32(13))
+    assert not np.allclose(model.synthesize(late, ws), model.synthesize(late, high))
 
 
 @pytest.mark.representatives("residual")
@@ -142,6 +189,11 @@ def test_schedules_count_images():
         (lambda: Schedule((3, 4), (1,)), "each level needs"),
         (lambda: growing(packing=2), "packing=1"),
         (lambda: growing(size=(20, 31)), "power of two"),
+        (lambda: growing_styles(size=(8, 8)), "2 levels need 1 starts"),
+        (
+            lambda: ProgressiveStyleGAN(StyleGenerator((8, 8)), StyleDiscriminator(), 5),
+            "same architecture and size",
+        ),
     ],
 )
 def test_models_that_cannot_grow_are_refused(make, said):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-__all__ = ["BINOMIAL", "SYM6", "downsample", "fir", "upsample"]
+__all__ = ["BINOMIAL", "SYM6", "doubled", "downsample", "fir", "halved", "upsample"]
 
 BINOMIAL = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 SYM6 = (  # the scaling filter of Daubechies' least asymmetric wavelet with six vanishing moments, divided by sqrt(2)
@@ -29,6 +30,16 @@ SYM6 = (  # the scaling filter of Daubechies' least asymmetric wavelet with six 
     0.00124996104640,
     -0.00551593375469,
 )
+
+
+def halved(x_BHWC: Array) -> Array:
+    """(B, 2H, 2W, C) -> (B, H, W, C): means of 2x2 pixels."""
+    return nn.avg_pool(x_BHWC, (2, 2), (2, 2))
+
+
+def doubled(x_BHWC: Array, times: int = 1) -> Array:
+    """(B, H, W, C) -> (B, 2H, 2W, C): every pixel repeated 2x2."""
+    return x_BHWC.repeat(2**times, axis=1).repeat(2**times, axis=2) if times else x_BHWC
 
 
 def fir(x_BHWC: Array, taps: Sequence[float], pads: tuple[int, int], stride: int = 1, gain: float = 1.0) -> Array:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax import Array, lax
 from gen_jax.core import Batch, Extra, Params, State
 from gen_jax.models.common.conditioning import resolve_condition
 from gen_jax.models.common.normalization import pixel_norm
+from gen_jax.models.common.resampling import doubled, halved
 from gen_jax.models.gan.gan import GAN
 from gen_jax.models.gan.generators import joined
 from gen_jax.models.gan.regularizers import DISCRIMINATOR, GENERATOR
@@ -37,22 +38,10 @@ __all__ = [
     "GrowingGenerator",
     "ProgressiveGAN",
     "Schedule",
-    "doubled",
-    "halved",
     "schedule_of",
 ]
 
 Architecture = Literal["progressive", "skip", "residual", "msg"]
-
-
-def halved(x_BHWC: Array) -> Array:
-    """(B, 2H, 2W, C) -> (B, H, W, C): means of 2x2 pixels."""
-    return nn.avg_pool(x_BHWC, (2, 2), (2, 2))
-
-
-def doubled(x_BHWC: Array, times: int = 1) -> Array:
-    """(B, H, W, C) -> (B, 2H, 2W, C): every pixel repeated 2x2."""
-    return x_BHWC.repeat(2**times, axis=1).repeat(2**times, axis=2) if times else x_BHWC
 
 
 class GrowingGenerator(nn.Module):
@@ -220,11 +209,14 @@ class ProgressiveGAN(GAN):
     schedule: Schedule = Schedule()
     level: int | None = None
 
+    networks: ClassVar[tuple[type[nn.Module], type[nn.Module]]] = (GrowingGenerator, GrowingDiscriminator)
+
     def __post_init__(self):
         super().__post_init__()
         networks = self.generator, self.discriminator
-        if not isinstance(networks[0], GrowingGenerator) or not isinstance(networks[1], GrowingDiscriminator):
-            raise ValueError("ProgressiveGAN needs a GrowingGenerator and a GrowingDiscriminator")
+        if not all(isinstance(*pair) for pair in zip(networks, self.networks)):
+            needed = " and a ".join(kind.__name__ for kind in self.networks)
+            raise ValueError(f"{type(self).__name__} needs a {needed}")
         if networks[0].architecture != networks[1].architecture or networks[0].size != networks[1].size:
             raise ValueError("both networks need the same architecture and size")
         if self.packing > 1:
@@ -282,10 +274,13 @@ class ProgressiveGAN(GAN):
         condition = resolve_condition(self.conditioning, len(z), condition)
         if self._is_whole:
             return self._by_stage(state, lambda stage: stage.generate(state, z, condition))
-        image = super().generate(state, z, condition)
+        return self.at_full_size(super().generate(state, z, condition), state)
+
+    def at_full_size(self, images: Array, state: State) -> Array:
+        """Images as the generator makes them, doubled to full size."""
         if self.generator.architecture == "msg":
-            return image[..., -self.generator.outputs :]
-        return doubled(image, self.top - self._stage(state)[GENERATOR]["level"])
+            return images[..., -self.generator.outputs :]
+        return doubled(images, self.top - self._stage(state)[GENERATOR]["level"])
 
     def discriminate(self, state: State, batch: Batch) -> Array:
         """(B,) logits of full images being real, by the discriminator of the level that the state has reached."""

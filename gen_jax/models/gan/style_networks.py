@@ -18,7 +18,7 @@ from jax import Array
 from gen_jax.core import fold_in
 from gen_jax.models.common.convolutions import convolve, transposed
 from gen_jax.models.common.normalization import STATISTICS
-from gen_jax.models.common.resampling import BINOMIAL, downsample, fir, upsample
+from gen_jax.models.common.resampling import BINOMIAL, doubled, downsample, fir, halved, upsample
 from gen_jax.models.gan.discriminators import deviations_of_groups
 
 __all__ = [
@@ -174,6 +174,8 @@ class StyleGenerator(nn.Module):
     are computed in bfloat16. Noise is drawn if there is a key "noise", else it is fixed.
     """
 
+    architecture = "skip"
+
     size: tuple[int, int]
     outputs: int = 1
     width: int = 512
@@ -223,15 +225,22 @@ class StyleGenerator(nn.Module):
         nearer = self.mean.value + psi * (ws - self.mean.value)
         return nearer if cutoff is None else jnp.concatenate([nearer[:, :cutoff], ws[:, cutoff:]], axis=1)
 
-    def synthesize(self, ws: Array) -> Array:
-        """Images (B, H, W, outputs) of ws (B, styles, width)."""
+    def synthesize(self, ws: Array, level: int | None = None, fade: Array | float = 1.0) -> Array:
+        """Images (B, H, W, outputs) of ws (B, styles, width), of full size or that of a level.
+
+        fade: the share of the last level in its image; the rest is the image of the level before, doubled.
+        """
+        last = len(self.to_image) - 1 if level is None else level
         h = jnp.broadcast_to(self.constant, (len(ws), *self.constant.shape))
         image, at = None, 0
-        for i, to_image in enumerate(self.to_image):
+        for i, to_image in enumerate(self.to_image[: last + 1]):
             for layer in self.convolutions[:1] if i == 0 else self.convolutions[2 * i - 1 : 2 * i + 1]:
                 h, at = layer(h, ws[:, at]), at + 1
             new = to_image(h, ws[:, at]).astype(jnp.float32) + self.image_bias[i]
-            image = new if image is None else upsample(image) + new
+            before, image = image, new if image is None else upsample(image) + new
+        if level:
+            old = doubled(before)
+            image = old + (image - old) * fade
         return image
 
 
@@ -260,7 +269,8 @@ class StyleDiscriminator(nn.Module):
     """The residual discriminator of StyleGAN2, conditional by projection. (B, H, W, C) -> (B, outputs).
 
     group: examples over which the minibatch deviation is computed; 0 for none. residual: without it the plain network
-    of CIFAR-10. layers: of the mapping of a condition.
+    of CIFAR-10. layers: of the mapping of a condition. size: of full images, if the network grows: smaller ones then
+    enter at their level, and `fade` is the share of its newest layers.
     """
 
     base: int = 16384
@@ -270,24 +280,36 @@ class StyleDiscriminator(nn.Module):
     residual: bool = True
     layers: int = 8
     low: int = 0
+    size: tuple[int, int] | None = None
+
+    architecture = "skip"
 
     @property
     def compares_examples(self) -> bool:
         return self.group > 0
 
     @nn.compact
-    def __call__(self, x_BHWC: Array, *context: Array) -> Array:
-        size = (x_BHWC.shape[1], x_BHWC.shape[2])
-        channels = widths(size, self.base, self.most)
-        dtype = jnp.bfloat16 if self.low else jnp.float32
-        h = activate(EqualConv(channels[-1], 1, dtype=dtype, name="from_image")(x_BHWC), CLAMP if self.low else None)
-        for i in reversed(range(1, len(channels))):
-            dtype = jnp.bfloat16 if i >= len(channels) - self.low else jnp.float32
-            clamp = CLAMP if dtype == jnp.bfloat16 else None
+    def __call__(self, x_BHWC: Array, *context: Array, fade: Array | float = 1.0) -> Array:
+        here = (x_BHWC.shape[1], x_BHWC.shape[2])
+        full = self.size or here
+        channels, level = widths(full, self.base, self.most), sizes(full).index(here)
+        dtypes = [jnp.bfloat16 if i >= len(channels) - self.low else jnp.float32 for i in range(len(channels))]
+        clamps = [CLAMP if dtype == jnp.bfloat16 else None for dtype in dtypes]
+
+        def of_image(i: int, x: Array) -> Array:
+            return activate(EqualConv(channels[i], 1, dtype=dtypes[i], name=f"from_image_{i}")(x), clamps[i])
+
+        h, seen = of_image(level, x_BHWC), x_BHWC
+        for i in range(level, 0, -1):
+            dtype, clamp = dtypes[i], clamps[i]
             short = EqualConv(channels[i - 1], 1, True, False, dtype, name=f"skip_{i}")(h) if self.residual else None
             h = activate(EqualConv(channels[i], dtype=dtype, name=f"first_{i}")(h), clamp)
             h = activate(EqualConv(channels[i - 1], down=True, dtype=dtype, name=f"second_{i}")(h), clamp)
             h = h if short is None else (h + short) * jnp.asarray(math.sqrt(0.5), dtype)
+            if self.size and (i == level or self.is_initializing()):
+                seen = halved(seen)
+                old = of_image(i - 1, seen)
+                h = old + (h - old) * jnp.asarray(fade, old.dtype) if i == level else h
         h = h.astype(jnp.float32)
         if self.group:
             h = minibatch_deviation(h, self.group)

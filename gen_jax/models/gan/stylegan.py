@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,11 @@ from gen_jax.models.common.arrays import sum_except_batch
 from gen_jax.models.common.conditioning import resolve_condition
 from gen_jax.models.common.normalization import STATISTICS
 from gen_jax.models.gan.gan import GAN
+from gen_jax.models.gan.progressive import ProgressiveGAN
 from gen_jax.models.gan.regularizers import GENERATOR, Regularizer, Turn
-from gen_jax.models.gan.style_networks import StyleGenerator
+from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator
 
-__all__ = ["StyleGAN", "path_length"]
+__all__ = ["ProgressiveStyleGAN", "StyleGAN", "path_length"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class StyleGAN(GAN):
 
     def generate(self, state: State, z: Array, condition: Batch | None = None) -> Array:
         """(B, *x) from noise (B, latent), with fixed noise in the layers."""
-        return self.synthesize(state, self.map(state, z, condition))
+        return self._synthesize(_variables(state), state, self.map(state, z, condition))
 
     def map(self, state: State, z: Array, condition: Batch | None = None) -> Array:
         """ws (B, styles, width) of noise (B, latent), truncated by `psi`."""
@@ -72,16 +75,23 @@ class StyleGAN(GAN):
 
     def synthesize(self, state: State, ws: Array, key: Array | None = None) -> Array:
         """Images (B, *x) of ws (B, styles, width); with a key for random noise in the layers, else it is fixed."""
-        rngs = {} if key is None else {"noise": key}
-        return self.generator.apply(_variables(state), ws, method="synthesize", rngs=rngs)
+        return self._synthesize(_variables(state), state, ws, key)
+
+    def _synthesize(self, variables: PyTree, state: State, ws: Array, key: Array | None = None) -> Array:
+        """Images of the level that is trained, the last one unless the networks grow."""
+        rngs, stage = {} if key is None else {"noise": key}, self._stage(state)[GENERATOR]
+        return self.generator.apply(variables, ws, **stage, method="synthesize", rngs=rngs)
+
+    def _used(self, state: State) -> int:
+        """How many of the styles make the images of the level that is trained."""
+        return 2 * (self._stage(state)[GENERATOR].get("level", self.styles // 2 - 1) + 1)
 
     def forward(self, params: PyTree, state: State, batch: Batch, z: Array, key: Array) -> tuple[Array, PyTree]:
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][GENERATOR]}
         condition = self._condition(batch)
         w, new = self.generator.apply(variables, z, *condition, method="track", mutable=[STATISTICS])
         ws = self._mixed(params, state, w, condition, fold_in(key, "mixing"))
-        rngs = {"noise": fold_in(key, "noise")}
-        return self.generator.apply(variables, ws, method="synthesize", rngs=rngs), new[STATISTICS]
+        return self._synthesize(variables, state, ws, fold_in(key, "noise")), new[STATISTICS]
 
     def _mixed(self, params: PyTree, state: State, w: Array, condition: tuple[PyTree, ...], key: Array) -> Array:
         """ws (B, styles, width): w, and from a random layer on those of other noise (section 3.1 of StyleGAN)."""
@@ -90,7 +100,7 @@ class StyleGAN(GAN):
             return ws
         variables = {"params": params, STATISTICS: state.extra["batch_stats"][GENERATOR]}
         other = self.generator.apply(variables, self.noise(key, len(w)), *condition, method="map")
-        cut = jax.random.randint(fold_in(key, "cut"), (), 1, self.styles)
+        cut = jax.random.randint(fold_in(key, "cut"), (), 1, self._used(state))
         mixed = jax.random.bernoulli(fold_in(key, "mixed"), self.mixing)
         first = jnp.arange(self.styles) < jnp.where(mixed, cut, self.styles)
         return jnp.where(first[:, None], ws, other[:, None])
@@ -104,12 +114,27 @@ class StyleGAN(GAN):
         ws = self._mixed(params, state, w, condition, fold_in(key, "mixing"))
 
         def projected(ws: Array) -> Array:
-            rngs = {"noise": fold_in(key, "noise")}
-            images = self.generator.apply(variables, ws, method="synthesize", rngs=rngs)
+            images = self._synthesize(variables, state, ws, fold_in(key, "noise"))
             pixels = images.shape[1] * images.shape[2]
             return jnp.sum(images * jax.random.normal(fold_in(key, "y"), images.shape)) / pixels**0.5
 
-        return jnp.sqrt(sum_except_batch(jax.grad(projected)(ws) ** 2) / self.styles + 1e-12)
+        return jnp.sqrt(sum_except_batch(jax.grad(projected)(ws) ** 2) / self._used(state) + 1e-12)
+
+
+@dataclass(frozen=True)
+class ProgressiveStyleGAN(ProgressiveGAN, StyleGAN):
+    """A `StyleGAN` whose networks grow as those of a `ProgressiveGAN`.
+
+    The discriminator knows its full `size`. While a level fades in, its image is mixed with that of the level before.
+    """
+
+    networks: ClassVar[tuple[type[nn.Module], type[nn.Module]]] = (StyleGenerator, StyleDiscriminator)
+
+    def synthesize(self, state: State, ws: Array, key: Array | None = None) -> Array:
+        """Images (B, *x) of ws (B, styles, width), of the level that the state has reached, doubled to full size."""
+        if self._is_whole:
+            return self._by_stage(state, lambda stage: stage.synthesize(state, ws, key))
+        return self.at_full_size(super().synthesize(state, ws, key), state)
 
 
 def _variables(state: State) -> PyTree:
