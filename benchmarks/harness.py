@@ -24,7 +24,8 @@ if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko",
 import jax
 from rich.console import Console
 
-from gen_jax.logs import environment, machine, write_json
+from gen_jax.files import write_json
+from gen_jax.logs import environment, machine
 from gen_jax.markdown import markdown_table
 from gen_jax.profiling.device import device_slug
 from gen_jax.profiling.report import rich_table

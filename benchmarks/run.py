@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import ROOT, SPEED, STEPS, beside, results, without_paths
-from gen_jax.logs import environment, machine, read_json, write_json
+from gen_jax.files import read_json, write_json
+from gen_jax.logs import environment, machine
 
 WHOLE = "whole.json"  # the record of the last run of all: minutes of each part
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks import harness
 from benchmarks.harness import RESULTS, ROOT, SPEED, STEPS
 from gen_jax.evaluation.comparison import Comparison
-from gen_jax.logs import read_json
+from gen_jax.files import read_json
 from gen_jax.markdown import markdown_table
 from gen_jax.profiling import report
 

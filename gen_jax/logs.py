@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from gen_jax.errors import UserError
+from gen_jax.files import read_json
 from gen_jax.sharding import is_writer
 
 __all__ = [
@@ -24,13 +24,9 @@ __all__ = [
     "Writer",
     "environment",
     "machine",
-    "read_json",
     "read_metrics",
     "read_record",
     "reports",
-    "write_bytes",
-    "write_json",
-    "write_text",
 ]
 
 TRAIN = "train/"  # before the names of the metrics of training
@@ -107,36 +103,6 @@ def _plain(value: Any) -> Any:
 def read_record(workdir: Path) -> dict[str, Any] | None:
     """The content of run.json; None if there is none."""
     return read_json(workdir / "run.json")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None if there is none."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file atomically."""
-    draft = path.with_suffix(".draft")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # a power failure could leave an empty file otherwise
-    draft.replace(path)
 
 
 def environment() -> dict[str, Any]:

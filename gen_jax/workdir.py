@@ -25,7 +25,8 @@ from gen_jax.checkpoint import Checkpoints
 from gen_jax.configs import ConfigFile
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment
-from gen_jax.logs import environment, read_json, read_record, write_json
+from gen_jax.files import read_json, write_json
+from gen_jax.logs import environment, read_record
 from gen_jax.sharding import is_writer
 
 __all__ = ["Workdir", "default_workdir"]

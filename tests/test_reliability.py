@@ -19,8 +19,9 @@ import pytest
 from gen_jax.checkpoint import Checkpoints, digest
 from gen_jax.configs import load
 from gen_jax.errors import CheckpointError, Preempted, exits
+from gen_jax.files import read_json
 from gen_jax.hooks import Checkpoint, HaltOnNaN, Log
-from gen_jax.logs import Writer, read_json, read_metrics
+from gen_jax.logs import Writer, read_metrics
 from gen_jax.loop import Hook, fit
 from gen_jax.run import Run
 

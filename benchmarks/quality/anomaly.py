@@ -30,7 +30,7 @@ from gen_jax.applications.anomaly import average_precision, roc_auc
 from gen_jax.core import State
 from gen_jax.data.source import Resident
 from gen_jax.estimators import AnomalyDetector
-from gen_jax.logs import read_json, write_json
+from gen_jax.files import read_json, write_json
 from gen_jax.models.bijections import MaskedAutoregressive, Reverse, Standardize
 from gen_jax.models.common.columns import Columns, Real
 from gen_jax.models.common.networks import MLP

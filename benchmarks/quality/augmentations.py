@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.harness import ROOT, Report, beside
-from gen_jax.logs import read_json
+from gen_jax.files import read_json
 
 FOLDER = ROOT / "runs" / "augmentation"
 GENERATOR = FOLDER / "cvae"

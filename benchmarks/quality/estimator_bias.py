@@ -28,7 +28,8 @@ from gen_jax.evaluation.samples.distances import (
     kernel_distance,
     manifold,
 )
-from gen_jax.logs import machine, write_json
+from gen_jax.files import write_json
+from gen_jax.logs import machine
 from gen_jax.loop import fit
 from gen_jax.markdown import markdown_table
 from gen_jax.models.common.likelihoods import Gaussian

@@ -23,7 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.harness import results, without_paths
 from gen_jax import estimators
 from gen_jax.data import load
-from gen_jax.logs import environment, machine, write_json
+from gen_jax.files import write_json
+from gen_jax.logs import environment, machine
 
 STARTS = 10
 PEERS = {

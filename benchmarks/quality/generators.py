@@ -22,7 +22,7 @@ from benchmarks.harness import ROOT, Report
 from gen_jax.configs import load as load_config
 from gen_jax.core import averaged
 from gen_jax.data import load
-from gen_jax.logs import read_json, write_json
+from gen_jax.files import read_json, write_json
 from gen_jax.loop import program
 
 KEPT = ROOT / "runs" / "generators" / "scores.json"

@@ -33,7 +33,7 @@ from gen_jax.applications.imputation import importance
 from gen_jax.data.source import Resident
 from gen_jax.estimators import GaussianMixture, Imputer
 from gen_jax.evaluation.imputation import coverage, crps, energy_score
-from gen_jax.logs import read_json, write_json
+from gen_jax.files import read_json, write_json
 from gen_jax.models.common.columns import Columns, Real
 from gen_jax.models.common.networks import MLP
 from gen_jax.models.vae import VAE, bounds

@@ -23,7 +23,8 @@ from benchmarks.harness import results as harness_results
 from gen_jax.configs import load as load_config
 from gen_jax.core import averaged
 from gen_jax.data import load
-from gen_jax.logs import machine, read_json, write_json
+from gen_jax.files import read_json, write_json
+from gen_jax.logs import machine
 from gen_jax.loop import fit
 from gen_jax.markdown import markdown_table
 from gen_jax.restarts import member, population

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import ROOT, Report, beside, results
-from gen_jax.logs import read_json, write_json
+from gen_jax.files import read_json, write_json
 
 __all__ = ["Task", "Tasks", "of_seeds"]
 

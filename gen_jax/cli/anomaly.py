@@ -246,7 +246,7 @@ def _report(found: Found) -> None:
     """Prints what was found, and writes scores, summary and figures."""
     from gen_jax.applications.anomaly import benjamini_hochberg, conformal_p_values, rank
     from gen_jax.evaluation.report import console, finite
-    from gen_jax.logs import write_json
+    from gen_jax.files import write_json
 
     mine = found.scores[found.first]
     p, flags = conformal_p_values(mine["calibration"], mine["examples"]), found.threshold(mine["examples"])

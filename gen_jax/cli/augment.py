@@ -241,7 +241,7 @@ def _report(
     from rich.table import Table
 
     from gen_jax.evaluation.report import console, finite
-    from gen_jax.logs import write_json, write_text
+    from gen_jax.files import write_json, write_text
     from gen_jax.markdown import markdown_table
     from gen_jax.plots.augmentation import accuracy_curves, augmented_images
 

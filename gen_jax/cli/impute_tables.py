@@ -136,7 +136,7 @@ def _texts(path: Path) -> list[list[str]]:
 
 def _write(out: Path, table: list[list[str]], info: DataInfo, drawn: np.ndarray, missing: np.ndarray) -> None:
     """Writes the table with its missing cells filled, once for each of the draws; all others as they were."""
-    from gen_jax.logs import write_text
+    from gen_jax.files import write_text
 
     header, *rows = table
     if len(rows) != len(missing):

@@ -23,7 +23,7 @@ def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"
         runs: the folder of their runs; a run with the default knobs shows its time and test metrics
         out: write them to this JSON file
     """
-    from gen_jax.logs import write_json
+    from gen_jax.files import write_json
 
     files = sorted(folder.rglob("*.py"))
     if not files:
@@ -48,7 +48,8 @@ def _reached(workdir: Path) -> list[str]:
     from gen_jax.evaluation.comparison import sign, tightest
     from gen_jax.evaluation.metric import Estimate
     from gen_jax.evaluation.report import from_json
-    from gen_jax.logs import read_json, read_record
+    from gen_jax.files import read_json
+    from gen_jax.logs import read_record
 
     record = read_record(workdir) or {}
     if "summary" not in record:

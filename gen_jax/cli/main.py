@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tyro
@@ -24,6 +24,7 @@ from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.project import project
 from gen_jax.cli.sample import sample
+from gen_jax.cli.study import COMMANDS as STUDY
 from gen_jax.cli.translate import translate
 from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.cli.utility import utility
@@ -59,17 +60,28 @@ def train(config: str) -> None:
     """Trains a config, or resumes it; `gen_jax train CONFIG --help` lists its knobs."""
 
 
+def study() -> None:
+    """Asks people about samples: create, serve, analyze; `gen_jax study --help` lists all."""
+
+
 def main() -> None:
     """Runs the command named by `sys.argv`."""
     arguments = sys.argv[1:] or ["--help"]
     if arguments[0] == "train" and arguments[1:] and arguments[1] not in ("-h", "--help"):
         train_main(arguments[1:])
-        return
+    elif arguments[0] == "study":
+        _run(STUDY, "gen_jax study", study.__doc__.partition(":")[0] + ".", arguments[1:] or ["--help"])
+    else:
+        commands = {command.__name__: command for command in (train, *COMMANDS, study)}
+        _run(commands, "gen_jax", __doc__.partition(":")[0], arguments)
+
+
+def _run(commands: Mapping[str, Callable[..., None]], program: str, description: str, arguments: list[str]) -> None:
     with one_line_usage_errors():
         command, options = tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: _deferred(command) for command in (train, *COMMANDS)},
-            prog="gen_jax",
-            description=__doc__.partition(":")[0],
+            {name: _deferred(command) for name, command in commands.items()},
+            prog=program,
+            description=description,
             args=arguments,
         )
     command(**options)

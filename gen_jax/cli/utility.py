@@ -227,7 +227,7 @@ def _report(
 ) -> None:
     """Prints the tables, and writes them with a figure."""
     from gen_jax.evaluation.report import as_json, finite
-    from gen_jax.logs import write_json, write_text
+    from gen_jax.files import write_json, write_text
     from gen_jax.markdown import markdown_table
     from gen_jax.plots.utility import utility_figure
 

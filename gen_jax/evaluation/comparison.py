@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gen_jax.evaluation.metric import Estimate
 from gen_jax.evaluation.report import as_json, from_json
-from gen_jax.logs import write_json, write_text
+from gen_jax.files import write_json, write_text
 from gen_jax.markdown import markdown_table
 
 if TYPE_CHECKING:

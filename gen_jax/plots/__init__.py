@@ -17,6 +17,7 @@ from gen_jax.plots.figures import (
 from gen_jax.plots.flows import flow_density, latent_space, temperatures, warped_grid
 from gen_jax.plots.gan import generator_density, noise_interpolations, real_and_fake, style_mixing, truncations
 from gen_jax.plots.hmm import rolls, state_sequence, states
+from gen_jax.plots.human import intervals, scores_by_stimulus
 from gen_jax.plots.latents import (
     imputations,
     interpolations,
@@ -40,6 +41,7 @@ __all__ = [
     "generator_density",
     "imputations",
     "interpolations",
+    "intervals",
     "latent_scatter",
     "latent_space",
     "latent_usage",
@@ -53,6 +55,7 @@ __all__ = [
     "rolls",
     "samples",
     "scatter",
+    "scores_by_stimulus",
     "show",
     "state_sequence",
     "states",

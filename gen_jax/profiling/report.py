@@ -12,7 +12,8 @@ import jax
 from rich.table import Table
 
 from gen_jax.errors import UserError
-from gen_jax.logs import environment, machine, read_json, write_json
+from gen_jax.files import read_json, write_json
+from gen_jax.logs import environment, machine
 from gen_jax.markdown import markdown_table
 from gen_jax.profiling.measure import Measurement
 from gen_jax.profiling.trace import Trace

@@ -53,11 +53,14 @@ def of_classes(draws: Sequence[tuple[Any, State, Split]], mean: bool = False) ->
     return draw
 
 
-def of_rows(model: Any, state: State, split: Split) -> Draw:
-    """Makes a function that draws examples from an unconditional model, as many as there are labels."""
+def of_rows(model: Any, state: State, split: Split, mean: bool = False) -> Draw:
+    """Makes a function that draws examples from an unconditional model, as many as there are labels.
+
+    mean: as in `of_label`.
+    """
     if isinstance(model, Conditional) and model.conditioning is not None:
         raise UserError(f"the model is conditioned on {model.conditioning.entry!r}: use an unconditional one")
-    return _drawn(model, state, split, "", False)
+    return _drawn(model, state, split, "", mean)
 
 
 def _drawn(model: Any, state: State, split: Split, entry: str, mean: bool) -> Draw:

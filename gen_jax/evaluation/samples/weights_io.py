@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gen_jax.errors import UserError
-from gen_jax.logs import write_bytes
+from gen_jax.files import write_bytes
 
 __all__ = ["kind_of", "read_pytorch", "read_tensors", "write_tensors"]
 
