@@ -142,7 +142,8 @@ def e_values(means: Sequence[float], null: float = 0.5) -> np.ndarray:
     """
     if not 0 < null < 1:
         raise ValueError(f"null must be between 0 and 1, got {null}")
-    stakes = np.concatenate([np.linspace(-0.95 / (1 - null), 0, 20)[:-1], np.linspace(0.95 / null, 0, 20)[:-1]])
+    parts = np.linspace(0.5, 0.95, 10)  # of the largest stakes: means vary less than single answers
+    stakes = np.concatenate([-parts / (1 - null), parts / null])
     gains = 1 + stakes[:, None] * (np.asarray(means, np.float64)[None] - null)
     return np.cumprod(gains, axis=1).mean(axis=0)
 

@@ -52,7 +52,7 @@ def _pictures(study: Path, found: Analysis, out: Path) -> list[Path]:
     figures = {"intervals": plots.intervals(found.intervals, reference)}
     if found.stimuli:
         figures["by_stimulus"] = plots.scores_by_stimulus(found.stimuli, _score(found))
-    if found.stimuli and found.protocol.medium == "image":
+    if len(found.stimuli) > 3 and found.protocol.medium == "image":
         figures["stimuli"] = _extremes(study, found)
     written = []
     for name, figure in figures.items():
@@ -66,13 +66,15 @@ def _score(found: Analysis) -> str:
 
 
 def _extremes(study: Path, found: Analysis):
-    """The generated stimuli with the highest and the lowest scores."""
+    """The generated stimuli with the highest and the lowest scores, of each model."""
     from PIL import Image
 
-    real = {source.name for source in found.protocol.sources if source.real}
-    made = [id for id, source, _, _ in found.stimuli if source not in real]
     load = lambda id: np.atleast_3d(np.asarray(Image.open(study / "stimuli" / f"{id}.png"), np.float32) / 255)
-    ends = {"most convincing": made[:SHOWN], "least convincing": made[::-1][:SHOWN]}
+    ends = {}
+    for source in (source.name for source in found.protocol.sources if not source.real):
+        of_source = [id for id, name, _, _ in found.stimuli if name == source]
+        few = min(SHOWN, len(of_source) // 2)
+        ends |= {f"{source}, most": of_source[:few], f"{source}, least": of_source[::-1][:few]} if few else {}
     return plots.show({title: np.stack([load(id) for id in ids]) for title, ids in ends.items()})
 
 
@@ -81,7 +83,7 @@ def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
     who = "simulated raters" if found.simulated else "raters"
     parts = [f"<h1>{e(study.name)}: {e(found.protocol.wording['title'])}</h1>"]
     facts = [
-        f"{found.protocol.kind} study of {found.protocol.data}, {found.protocol.split} split, seed {found.protocol.seed}",
+        f"{found.protocol.kind} study of {found.protocol.data}, {found.protocol.split} split",
         f"{found.raters} {who}, {found.answers:,} answers, {len(found.excluded)} excluded",
         "intervals are of 95 % and over raters",
     ]
@@ -111,7 +113,8 @@ def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222 }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd }}

@@ -30,7 +30,7 @@ def report(store: Store) -> list[Table | str]:
         table.add_row(one["rater"], began, f"{one['answers']} of {one['trials']}", state)
     people = [one for one in raters if not one["simulated"]]
     finished = [one for one in people if one["finished"] and one["rater"] not in left_out]
-    said = [table, f"{len(people)} people, {len(finished)} of them finished and count"]
+    said = [table, f"people: {len(people)}, of whom {len(finished)} have finished and count"]
     if invitations := store.count("invitation"):
         said.append(f"{invitations} invitations")
     return [*said, *_stopping(store, [one["rater"] for one in finished])]
