@@ -17,6 +17,7 @@ __all__ = ["compare"]
 def compare(
     workdirs: Positional[tuple[Path, ...]] = (),
     configs: tuple[Path, ...] = (),
+    studies: tuple[Path, ...] = (),
     data: str = "",
     split: str = "test",
     out: Path = Path("runs/compare"),
@@ -30,20 +31,21 @@ def compare(
     Args:
         workdirs: the working directories of runs
         configs: config files, trained first if runs/NAME has not finished
+        studies: folders of human studies of these runs, whose results become columns
         data: a data set; set in configs that have a knob for it, required of all others
         split: train, validation, test, or a part such as test[:100]
         seed: random seed for samples and everything else random
         out: the folder for the reports
     """
-    from gen_jax.cli.compare_runs import compared, ready
+    from gen_jax.cli.compare_runs import compared, human_columns, ready
 
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
-    encode = resolve_encoder(encoder, samples)
+    encode, human = resolve_encoder(encoder, samples), human_columns(studies)
     folders = [*workdirs, *ready(configs, data, data_dir)]
     if not folders:
         raise UserError("which runs? Name their working directories, or config files after --configs")
-    comparison = compared(folders, data, split, encode, samples, seed, data_dir)
+    comparison = compared(folders, data, split, encode, samples, seed, data_dir, human)
     terminal = Console(width=None if sys.stdout.isatty() else 160)
     for table in comparison.tables():
         terminal.print(table)

@@ -6,7 +6,8 @@ import gc
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ import jax
 from jax import Array
 
 from gen_jax import plots
+from gen_jax.applications.study.analysis import analyzed
+from gen_jax.applications.study.store import open_study
 from gen_jax.compilation import use_compilation_cache
 from gen_jax.configs import ConfigFile, load
 from gen_jax.core import ImageTranslator, Seq2Seq, State, averaged
@@ -34,7 +37,9 @@ from gen_jax.workdir import default_workdir
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["compared", "ready"]
+__all__ = ["HumanColumns", "compared", "human_columns", "ready"]
+
+HumanColumns = Mapping[Path | None, Mapping[str, Estimate]]
 
 
 def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Path]:
@@ -72,8 +77,12 @@ def compared(
     samples: int,
     seed: int,
     data_dir: Path | None,
+    human: HumanColumns = {},
 ) -> Comparison:
-    """All applicable metrics of each run, and of the split itself in place of samples."""
+    """All applicable metrics of each run, and of the split itself in place of samples.
+
+    human: further estimates, as `human_columns` gives them.
+    """
     use_compilation_cache()
     if twice := {str(one) for one in workdirs if sum(one.resolve() == other.resolve() for other in workdirs) > 1}:
         raise UserError(f"{min(twice)} is named more than once")
@@ -92,12 +101,14 @@ def compared(
     length = min([256, *windows])  # of generated texts, the same for all
     translated = all(isinstance(run.experiment.model, ImageTranslator) for run in runs)
     rows = [] if translated else [_data_row(parts[0], encoder, length)]  # of sources, which say nothing of targets
+    rows = [replace(row, found={**row.found, **human.get(None, {})}) for row in rows]
     names = [run.workdir.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
     for name, run, part in zip(names, runs, parts):
         print(f"measuring {run.workdir}", flush=True)
         try:
-            rows.append(_model_row(name, run, part, encoder, samples, seed, length))
+            row = _model_row(name, run, part, encoder, samples, seed, length)
+            rows.append(replace(row, found={**row.found, **human.get(run.workdir.resolve(), {})}))
         except UserError as error:  # the others are still shown
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
@@ -105,6 +116,19 @@ def compared(
     if not any(row.competes for row in rows):
         raise UserError("none of these runs could be measured")
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
+
+
+def human_columns(studies: Sequence[Path]) -> HumanColumns:
+    """Estimates from human studies by the working directory of the run, and by None of the data."""
+    found: dict[Path | None, dict[str, Estimate]] = {}
+    for folder in studies:
+        analysis = analyzed(open_study(folder))
+        for source in analysis.protocol.sources:
+            estimates = found.setdefault(None if source.real else Path(source.run).resolve(), {})
+            if twice := sorted(set(estimates) & set(analysis.estimates[source.name])):
+                raise UserError(f"{folder}: another study has given {twice[0]} of {source.name} already")
+            estimates |= analysis.estimates[source.name]
+    return found
 
 
 def _model_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -95,8 +96,7 @@ def serve(
         names: host names, besides addresses, under which raters reach this machine
         open: let everyone who reaches the page take part, without an invitation; always so on this machine alone
     """
-    from gen_jax.applications.study.server import StudyServer, is_loopback
-    from gen_jax.applications.study.server import serve as run
+    from gen_jax.applications.study.server import StudyServer, is_loopback, web_server
     from gen_jax.applications.study.store import open_study
 
     if not 1 <= port <= 65535:
@@ -111,7 +111,8 @@ def serve(
         who = "everyone who can reach it" if open else "those with an invitation (`gen_jax study invite`)"
         print(f"{host} is open to other machines: {who} can take part; traffic is not encrypted")
     print(f"{study}: http://{'127.0.0.1' if loopback else host}:{port}/ (Ctrl-C stops it)", flush=True)
-    run(server, host, port)
+    with contextlib.suppress(KeyboardInterrupt):
+        web_server(server, host, port).run()
     print("stopped; all answers are stored")
 
 

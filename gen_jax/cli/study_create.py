@@ -155,7 +155,7 @@ def _generating(run: Run, name: str, design: Design, step: int | str | None) -> 
     said = [f"truncation {design.psi:g}"] if design.psi is not None else []
     said += [f"temperature {design.temperature:g}"] if run.data.info.tokenizer else []
     said += ["means"] if design.mean else []
-    source = Source(name, False, str(run.workdir), type(model).__name__, int(state.step), ", ".join(said))
+    source = Source(name, False, str(run.workdir.resolve()), type(model).__name__, int(state.step), ", ".join(said))
     return Generating(source, model, state, Sampling(temperature=design.temperature), design.mean)
 
 

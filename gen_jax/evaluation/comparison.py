@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "Column", "Comparison", "Row", "lower_is_better", "sign", "tightest"]
 
-GROUPS = ("likelihood", "sample quality", "diversity", "use", "speed and cost")  # first, in this order; then others
+GROUPS = (
+    "likelihood",
+    "sample quality",
+    "diversity",
+    "human evaluation",
+    "use",
+    "speed and cost",
+)  # first, in this order; then others
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, TypeVar
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,11 +24,12 @@ from gen_jax.applications.study.protocol import Stimulus, digest
 from gen_jax.applications.study.store import Conflict, Full, Refused, Store, Trial, Unsaved
 from gen_jax.errors import UserError
 
-__all__ = ["StudyServer", "is_loopback", "serve"]
+__all__ = ["StudyServer", "is_loopback", "web_server"]
 
 T = TypeVar("T")
 COOKIE = "study"
 BODY = 4096  # bytes of a request at most
+HEAD = 16384  # of its headers
 ADMISSIONS = 60  # in a minute at most
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
@@ -79,6 +81,8 @@ class _Guard:
             await Response(said, status, {"connection": "close"}, "text/plain")(scope, receive, secured)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"]) > HEAD:
+            return 431, "the headers are too long"
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, []).append(value)
@@ -302,12 +306,10 @@ _HANDLERS = {
 }
 
 
-def serve(server: StudyServer, host: str, port: int) -> None:
-    """Serves until it is interrupted; a request that is being answered is finished first."""
-    import uvicorn
-
+def web_server(study: StudyServer, host: str, port: int) -> uvicorn.Server:
+    """The server, whose `run` serves until it is interrupted and finishes the requests it has begun."""
     config = uvicorn.Config(
-        server.app,
+        study.app,
         host=host,
         port=port,
         http="h11",
@@ -318,6 +320,6 @@ def serve(server: StudyServer, host: str, port: int) -> None:
         limit_concurrency=500,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=16384,
+        h11_max_incomplete_event_size=HEAD,
     )
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
