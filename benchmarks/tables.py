@@ -204,6 +204,11 @@ PAGES = {
         "DCGAN and WGAN-GP on 8x8 digits, and growing against networks of full size from the start on 16x16 digits. "
         "Scores of 2,000 samples of the averaged generator (`benchmarks/quality/generators.py`).",
     ),
+    "studies": Page(
+        "Human studies",
+        "Coverage and power of the analysis, a study from runs to report with simulated raters over HTTP, and the "
+        "server under load and when it is killed (`benchmarks/quality/studies.py`).",
+    ),
     "mode_collapse": Page(
         "Remedies against mode collapse",
         "Each remedy against the plain GAN, ten seeds each as one program (`benchmarks/quality/mode_collapse.py`), by "

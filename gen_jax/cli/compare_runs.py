@@ -77,7 +77,7 @@ def compared(
     samples: int,
     seed: int,
     data_dir: Path | None,
-    human: HumanColumns = {},
+    human: HumanColumns,
 ) -> Comparison:
     """All applicable metrics of each run, and of the split itself in place of samples.
 

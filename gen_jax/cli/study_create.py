@@ -180,7 +180,5 @@ def _power(design: Design) -> list[str]:
     said = [
         f"{what} {rate:.0%}: {power_by_rater(rate, design.raters, fakes):.0%}" for rate in rates if design.raters > 1
     ]
-    head = (
-        f"power to tell from chance, {design.raters} raters x {fakes} trials that count (correlation within raters .1):"
-    )
+    head = f"power to tell a model from chance, {design.raters} raters x {fakes} trials of it, raters correlated by .1:"
     return [head, *said] if said else ["one rater alone shows nothing about others: plan for ten or more"]

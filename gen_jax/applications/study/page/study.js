@@ -110,7 +110,8 @@ function item(content, caption, size) {
 async function trial(now, hidden = false) {
   keys = new Map();
   const pair = now.items.length > 1;
-  const stage = element("div", { className: "stage waiting" });
+  const texts = now.items[0].text !== undefined ? " texts" : "";
+  const stage = element("div", { className: `stage waiting${texts}` });
   const count = now.items.length + (now.given ? 1 : 0);
   const most = Math.max(64, Math.min(256, Math.floor((main.clientWidth - 24 * count) / count)));
   const size = { width: now.width, height: now.height, most };
