@@ -218,8 +218,9 @@ def load(report: Report, study: Path) -> None:
     browsers = [Browser(served.port) for _ in range(20)]
     states = [browser.join() for browser in browsers]
 
-    def answering(browser: Browser, state: dict[str, Any], until: float, waits: list[float]) -> None:
+    def answering(browser: Browser, state: dict[str, Any], until: float, waits: list[float], thinking: float) -> None:
         while time.perf_counter() < until and state["page"] == "trial":
+            time.sleep(thinking)
             asked = time.perf_counter()
             status, body = browser.answer(state["trial"]["id"], 0)
             if status == 200:
@@ -227,17 +228,19 @@ def load(report: Report, study: Path) -> None:
                 state = json.loads(body)
 
     waits: list[float] = []
-    together([(answering, browser, state, time.perf_counter() + 5, waits) for browser, state in zip(browsers, states)])
-    report.fact("answers per second, 20 raters at once", len(waits) / 5, "")
+    began = time.perf_counter()
+    together([(answering, *both, began + 10, waits, 0.0) for both in zip(browsers, states)])
+    report.fact("answers per second, 20 raters at once", len(waits) / (time.perf_counter() - began), "")
     slow = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(100)]
     for one in slow:
         one.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.")
     sent, waits, until = [], [], time.perf_counter() + 10
-    states = [json.loads(browser.ask("/api/state")[1]) for browser in browsers[:5]]
+    browsers = [Browser(served.port) for _ in range(5)]
+    states = [browser.join() for browser in browsers]
     junk = [(flood, served.port, until, sent) for _ in range(4)]
-    together([*junk, *((answering, b, s, until, waits) for b, s in zip(browsers[:5], states))])
+    together([*junk, *((answering, *both, until, waits, 0.1) for both in zip(browsers, states))])
     report.fact("junk requests per second, beside 100 slow clients", sum(sent) / 10, "", ">= 1000")
-    report.fact("answers per second meanwhile, 5 raters", len(waits) / 10, "")
+    report.fact("answers per second meanwhile, 5 raters that think for .1 s", len(waits) / 10, "")
     report.fact("slowest answer meanwhile", max(waits), "s", "<= 2")
     report.fact("memory of the server", served.memory(), "MB", "<= 200")
     for one in slow:

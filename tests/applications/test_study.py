@@ -206,7 +206,7 @@ def test_reports_of_every_kind(answered, kind, tmp_path):
     assert "<script" not in page and "http" not in page and "model1" in page and "data:image/png" in page
     record = json.loads(written[1].read_text())
     assert record["raters"] > 36 and set(record["estimates"]) == {"real", "model0", "model1"}
-    assert all(path.stat().st_size > 1000 for path in written[2:])
+    assert all(path.stat().st_size > 500 for path in written[2:])
 
 
 def test_simulated_raters_never_count_beside_people(store):

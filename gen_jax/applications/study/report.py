@@ -19,7 +19,7 @@ SHOWN = 12  # stimuli at each end
 
 
 def write_report(study: Path, found: Analysis, out: Path) -> list[Path]:
-    """Writes analysis.json, pictures, and report.html, which holds them all."""
+    """Writes analysis.json, stimuli.csv, pictures, and report.html, which holds all but single stimuli."""
     out.mkdir(exist_ok=True)
     written = _pictures(study, found, out)
     sources = [source.name for source in found.protocol.sources]
@@ -44,7 +44,18 @@ def write_report(study: Path, found: Analysis, out: Path) -> list[Path]:
         ),
     )
     write_text(out / "report.html", _page(study, found, written))
+    if found.stimuli:
+        lines = [
+            "id,source,answers,score",
+            *(f"{id},{_quoted(source)},{n},{score:.4f}" for id, source, n, score in found.stimuli),
+        ]
+        write_text(out / "stimuli.csv", "\n".join(lines) + "\n")
+        written.append(out / "stimuli.csv")
     return [out / "report.html", out / "analysis.json", *written]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _pictures(study: Path, found: Analysis, out: Path) -> list[Path]:
