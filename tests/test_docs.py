@@ -13,6 +13,7 @@ import pytest
 
 import gen_jax
 from gen_jax.cli.main import COMMANDS
+from gen_jax.cli.study import COMMANDS as STUDY
 from gen_jax.configs import load
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,9 @@ def test_the_commands_exist(monkeypatch):
         if words[:1] == ["gen_jax"]:
             words = ["python", "-m", *words]
         if words[:3] != ["python", "-m", "gen_jax"]:
+            continue
+        if words[3] == "study":
+            assert words[4] in STUDY, words
             continue
         assert words[3] in names, words
         seen.add(words[3])

@@ -115,6 +115,7 @@ class Served:
 
     def __init__(self, study: Path, port: int = 0):
         with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", port))
             self.port = free.getsockname()[1]
         words = [sys.executable, "-m", "gen_jax", "study", "serve", str(study), "--port", str(self.port)]

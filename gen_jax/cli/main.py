@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import tyro
 
 from gen_jax.cli.anomaly import anomaly
 from gen_jax.cli.augment import augment
@@ -24,9 +19,9 @@ from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.project import project
 from gen_jax.cli.sample import sample
-from gen_jax.cli.study import COMMANDS as STUDY
+from gen_jax.cli.study import study_main
 from gen_jax.cli.translate import translate
-from gen_jax.cli.usage import one_line_usage_errors
+from gen_jax.cli.usage import run_command
 from gen_jax.cli.utility import utility
 from gen_jax.errors import UserError
 
@@ -70,21 +65,10 @@ def main() -> None:
     if arguments[0] == "train" and arguments[1:] and arguments[1] not in ("-h", "--help"):
         train_main(arguments[1:])
     elif arguments[0] == "study":
-        _run(STUDY, "gen_jax study", study.__doc__.partition(":")[0] + ".", arguments[1:] or ["--help"])
+        study_main(arguments[1:])
     else:
         commands = {command.__name__: command for command in (train, *COMMANDS, study)}
-        _run(commands, "gen_jax", __doc__.partition(":")[0], arguments)
-
-
-def _run(commands: Mapping[str, Callable[..., None]], program: str, description: str, arguments: list[str]) -> None:
-    with one_line_usage_errors():
-        command, options = tyro.extras.subcommand_cli_from_dict(
-            {name: _deferred(command) for name, command in commands.items()},
-            prog=program,
-            description=description,
-            args=arguments,
-        )
-    command(**options)
+        run_command(commands, "gen_jax", __doc__.partition(":")[0], arguments)
 
 
 def train_main(arguments: list[str]) -> None:
@@ -94,13 +78,3 @@ def train_main(arguments: list[str]) -> None:
     from gen_jax.cli.train import train
 
     train(arguments[0], arguments[1:])
-
-
-def _deferred(command: Callable[..., None]) -> Callable[..., tuple[Callable[..., None], dict[str, Any]]]:
-    """A function with the same signature that returns the command and its arguments instead of running it."""
-
-    @functools.wraps(command)
-    def parsed(**options: Any):
-        return command, options
-
-    return parsed

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from gen_jax.cli.options import DataDir, check_folder, check_results_folder, check_seed
+from gen_jax.cli.usage import run_command
 from gen_jax.errors import UserError
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "main", "study_main"]
 
 StudyFolder = Positional[Annotated[Path, arg(metavar="STUDY", help="the folder of a study")]]
 Runs = Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="the working directories of runs")]]
@@ -240,3 +241,13 @@ COMMANDS = {
     "export": export,
     "delete-rater": delete_rater,
 }
+
+
+def study_main(arguments: list[str]) -> None:
+    """`study COMMAND ...`."""
+    run_command(COMMANDS, "gen_jax study", "Asks people about samples of models.", arguments or ["--help"])
+
+
+def main() -> None:
+    """Runs the command named by `sys.argv`, after the word study."""
+    study_main(sys.argv[2:])

@@ -1,12 +1,42 @@
-"""One-line usage errors for the command line."""
+"""Commands from functions, with usage errors of one line."""
+
+from __future__ import annotations
 
 import contextlib
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tyro
 
 from gen_jax.errors import UserError
 
-__all__ = ["one_line_usage_errors"]
+__all__ = ["one_line_usage_errors", "run_command"]
+
+
+def run_command(
+    commands: Mapping[str, Callable[..., None]], program: str, description: str, arguments: list[str]
+) -> None:
+    """Runs the command that the arguments name, with the options they give."""
+    with one_line_usage_errors():
+        command, options = tyro.extras.subcommand_cli_from_dict(
+            {name: _deferred(command) for name, command in commands.items()},
+            prog=program,
+            description=description,
+            args=arguments,
+        )
+    command(**options)
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., tuple[Callable[..., None], dict[str, Any]]]:
+    """A function with the same signature that returns the command and its arguments instead of running it."""
+
+    @functools.wraps(command)
+    def parsed(**options: Any):
+        return command, options
+
+    return parsed
 
 
 @contextlib.contextmanager

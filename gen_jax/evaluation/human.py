@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -72,13 +72,13 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 def by_rater(values: Sequence[float], level: float = 0.95) -> Interval:
     """The mean of one value per rater with its t interval; no interval with a single rater."""
-    values = np.asarray(values, np.float64)
-    values = values[np.isfinite(values)]
-    n = len(values)
-    mean = float(values.mean()) if n else math.nan
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    n = len(known)
+    mean = float(known.mean()) if n else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, math.nan, n)
-    error = float(values.std(ddof=1) / math.sqrt(n))
+    error = float(known.std(ddof=1) / math.sqrt(n))
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
     return Interval(mean, error, mean - half, mean + half, n)
 
@@ -206,10 +206,7 @@ def _preference(
 ) -> Preference:
     errors = np.sqrt(np.diag(covariance)) if raters > 1 else np.full(len(strengths), math.nan)
     quantile = float(stats.t.ppf(0.975, max(raters - 1, 1)))
-    intervals = [
-        Interval(*map(float, (s, e, s - quantile * e, s + quantile * e)), raters) for s, e in zip(strengths, errors)
-    ]
-    return Preference(intervals, covariance, float(tie), regularized)
+    return Preference(_intervals(strengths, errors, quantile, raters), covariance, float(tie), regularized)
 
 
 def _win_matrix(outcomes: np.ndarray, items: int) -> np.ndarray:
@@ -275,7 +272,7 @@ def mean_ratings(ratings: np.ndarray, items: np.ndarray, raters: np.ndarray, cou
         return [Interval(float(m.mean()), math.nan, math.nan, math.nan, n) for m in means]
     groups = [(design[rater == r], y[rater == r]) for r in range(n)]
 
-    def fitted(ratio: float) -> tuple[float, np.ndarray, np.ndarray]:
+    def fitted(ratio: float) -> tuple[Any, np.ndarray, np.ndarray]:
         """Minus twice the profiled log-likelihood at a ratio of variances, the effects and their covariance."""
         inner, outer, squares, log_det = np.zeros((count, count)), np.zeros(count), 0.0, 0.0
         for x, target in groups:
@@ -287,14 +284,19 @@ def mean_ratings(ratings: np.ndarray, items: np.ndarray, raters: np.ndarray, cou
             log_det += math.log1p(len(target) * ratio)
         effects = np.linalg.solve(inner, outer)
         degrees = len(y) - count
-        variance = max((squares - effects @ outer) / degrees, 1e-12)
+        variance: Any = max((squares - effects @ outer) / degrees, 1e-12)
         loss = degrees * math.log(variance) + log_det + np.linalg.slogdet(inner)[1]
         return loss, effects, variance * np.linalg.inv(inner)
 
     best = minimize_scalar(lambda log_ratio: fitted(math.exp(log_ratio))[0], bounds=(-12, 8), method="bounded")
     _, effects, covariance = fitted(math.exp(best.x))
     quantile, errors = float(stats.t.ppf(0.975, n - 1)), np.sqrt(np.diag(covariance))
-    return [Interval(*map(float, (m, e, m - quantile * e, m + quantile * e)), n) for m, e in zip(effects, errors)]
+    return _intervals(effects, errors, quantile, n)
+
+
+def _intervals(values: np.ndarray, errors: np.ndarray, quantile: float, raters: int) -> list[Interval]:
+    pairs = [(float(value), float(error)) for value, error in zip(values, errors)]
+    return [Interval(v, e, v - quantile * e, v + quantile * e, raters) for v, e in pairs]
 
 
 def krippendorff_alpha(answers: np.ndarray, level: str = "nominal") -> float:
@@ -304,7 +306,7 @@ def krippendorff_alpha(answers: np.ndarray, level: str = "nominal") -> float:
     """
     answers = np.asarray(answers, np.float64)
     answers = answers[:, np.isfinite(answers).sum(axis=0) > 1]
-    values = np.unique(answers[np.isfinite(answers)])
+    values: np.ndarray = np.unique(answers[np.isfinite(answers)])
     if len(values) < 2:
         return math.nan
     counts = np.stack([(answers == value).sum(axis=0) for value in values])  # (values, units)

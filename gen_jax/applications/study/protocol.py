@@ -95,7 +95,7 @@ THINGS = {"image": ("picture", "pictures"), "text": ("text", "texts")}
 
 @dataclass(frozen=True)
 class Source:
-    """Where stimuli come from: a run, or the data itself."""
+    """A source of stimuli: a run, or the data itself."""
 
     name: str
     real: bool
@@ -121,7 +121,7 @@ class Stimulus:
 
     @property
     def description(self) -> str:
-        """What tells whether two stimuli should show the same thing; "" if nothing is given."""
+        """The description, equal for stimuli that should show the same thing; "" if there is none."""
         return self.given or self.given_file
 
 
