@@ -204,7 +204,7 @@ def demonstrate(report: Report, runs: list[Path], folder: Path) -> None:
         )
         report.fact(
             f"d' of {model}: whether the interval holds {expected:.2f}",
-            one["low"] <= expected <= one["high"],
+            float(one["low"] <= expected <= one["high"]),
             "",
             ">= 1",
         )
