@@ -117,8 +117,6 @@ class Checkpoints:
             return False
         orbax = self._open()
         known = {name: float(np.mean(a)) for name, a in (metrics or {}).items() if isinstance(a, (int, float, list))}
-        if self.best:
-            self.best.check(known)
         self.wait()
         if step in self.steps:
             return True

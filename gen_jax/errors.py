@@ -1,16 +1,28 @@
 """User errors and exit codes. The command line prints an error as one line and exits with its code.
 
 Exit codes: 0 done, 2 usage error, 65 unreadable data, 70 NaN in training, 74 a checkpoint or file failed, 75 stopped
-and saved (retry).
+and saved (retry), 76 trained and saved, but a metric or plot failed.
 """
 
 import os
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["CheckpointError", "DataError", "NonFiniteError", "Preempted", "UserError", "code_of", "exits"]
+__all__ = [
+    "Attempts",
+    "CheckpointError",
+    "DataError",
+    "Incomplete",
+    "NonFiniteError",
+    "Preempted",
+    "UserError",
+    "code_of",
+    "exits",
+]
 
 
 class UserError(ValueError):
@@ -43,13 +55,47 @@ class Preempted(Exception):
     exit_code = 75
 
 
+class Incomplete(Exception):
+    """The run has been trained and saved, but metrics or plots are missing."""
+
+    exit_code = 76
+
+
+T = TypeVar("T")
+
+
+class Attempts:
+    """Calls metrics and plots, which may fail without an end to the run.
+
+    The first failure of each is reported with its traceback, all are counted in `failed`. strict: let them end it.
+    """
+
+    def __init__(self, strict: bool = False):
+        self.strict, self.failed = strict, Counter[str]()
+
+    def __call__(self, name: str, call: Callable[[], T], otherwise: T) -> T:
+        """The result of the call, or `otherwise` if it fails."""
+        try:
+            return call()
+        except (DataError, NonFiniteError, CheckpointError):
+            raise
+        except Exception as error:
+            if self.strict:
+                raise
+            self.failed[name] += 1
+            if self.failed[name] == 1:
+                said = str(error) if isinstance(error, UserError) else traceback.format_exc().rstrip()
+                print(f"warning: the {name} failed and is left out:\n{said}", file=sys.stderr)
+            return otherwise
+
+
 def exits(main: Callable[[], None]) -> None:
     """Runs a command line's `main`: the errors above become one line on stderr and their exit code."""
     code = 0
     warnings.formatwarning = lambda message, *where, **more: f"warning: {message}\n"
     try:
         main()
-    except (UserError, DataError, NonFiniteError, CheckpointError, Preempted) as error:
+    except (UserError, DataError, NonFiniteError, CheckpointError, Preempted, Incomplete) as error:
         print(f"error: {error}" if code_of(error) != 75 else str(error), file=sys.stderr)
         code = code_of(error)
     except KeyboardInterrupt:

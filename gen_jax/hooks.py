@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from tqdm import tqdm
 
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.core import State
-from gen_jax.errors import NonFiniteError, UserError
+from gen_jax.errors import Attempts, NonFiniteError, UserError
 from gen_jax.logs import TRAIN, Writer
 from gen_jax.loop import Hook, Values
 from gen_jax.sharding import is_writer
 
-__all__ = ["Checkpoint", "Diagnose", "Evaluate", "HaltOnNaN", "Log", "Plot", "Preempt", "Profile", "StopWhen"]
+__all__ = ["Checkpoint", "Diagnose", "Evaluate", "HaltOnNaN", "Log", "Plot", "Preempt", "Profile", "StopWhen", "save_figures"]
 
 
 class Log(Hook):
@@ -70,7 +71,7 @@ class Log(Hook):
 class Evaluate(Hook):
     """Evaluates `evaluation(state)`, a mapping of floats or of one float for each seed, periodically and logs it."""
 
-    measures = True
+    rank = 0
 
     def __init__(self, evaluation: Callable[[State], Values], writer: Writer, every: int):
         self.evaluation, self.writer, self.every = evaluation, writer, every
@@ -84,30 +85,43 @@ class Evaluate(Hook):
 class Plot(Hook):
     """Saves the figures of `draw(state)`, {name: matplotlib figure}, as `folder/name_step.png`."""
 
-    def __init__(self, draw: Callable[[State], Mapping[str, Any]], folder: str | os.PathLike, every: int):
-        self.draw, self.folder, self.every = draw, Path(folder), every
+    def __init__(
+        self,
+        draw: Callable[[State], Mapping[str, Any]],
+        folder: str | os.PathLike,
+        every: int,
+        attempt: Attempts | None = None,
+    ):
+        self.draw, self.folder, self.every, self.attempt = draw, Path(folder), every, attempt or Attempts(strict=True)
 
     def visit(self, step: int, state: State, measured: Values) -> None:
-        figures = self.draw(state)
-        if is_writer():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, figure in figures.items():
-                figure.savefig(self.folder / f"{name}_{step:07d}.png")
+        save_figures(self.draw(state), self.folder, f"_{step:07d}.png", self.attempt)
+
+
+def save_figures(figures: Mapping[str, Any], folder: Path, ending: str, attempt: Attempts) -> None:
+    """Saves figures as files of a folder, in the first process; labels that cannot be typeset fail here."""
+    if is_writer() and figures:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            attempt(f"plot {name}", partial(figure.savefig, folder / f"{name}{ending}"), None)
 
 
 class Checkpoint(Hook):
-    """Saves the State; the metrics measured at the same step decide the best checkpoint."""
+    """Saves the State before anything else; where metrics decide the best checkpoint, after they are measured."""
 
     urgent = True
 
-    def __init__(self, checkpoints: Checkpoints, every: int):
-        self.checkpoints, self.every = checkpoints, every
+    def __init__(self, checkpoints: Checkpoints, every: int, attempt: Attempts | None = None):
+        self.checkpoints, self.every, self.attempt = checkpoints, every, attempt or Attempts(strict=True)
+        self.rank = 1 if checkpoints.best else -1
         self.seconds = 0.0  # time the loop waited for saves to start
 
     def visit(self, step: int, state: State, measured: Values) -> None:
         start = time.perf_counter()
         if not self.checkpoints.save(step, state, measured):
             raise NonFiniteError(f"a parameter is not finite at step {step}{_advice(self.checkpoints)}")
+        if self.checkpoints.best and not self.attempt.failed:
+            self.checkpoints.best.check(measured)
         self.seconds += time.perf_counter() - start
 
 

@@ -45,14 +45,14 @@ class Hook:
     """A callback of a run. Every method is optional; `poll`, `report` and `visit` may return True to stop the run.
 
     `visit` is called every `every` steps (0: never), at the steps `at`, and at the last step. It may return
-    measurements, {name: value}, which later hooks receive; hooks with `measures` come first, whatever their position in
+    measurements, {name: value}, which later hooks receive; hooks of lower `rank` come first, whatever their position in
     the list. When `poll` stops the run, only `urgent` hooks visit the last step, to stop quickly.
     """
 
     every: int = 0
     at: Sequence[int] = ()
     urgent: bool = False
-    measures: bool = False
+    rank: int = 2
 
     def __enter__(self):
         return self
@@ -235,8 +235,8 @@ class Calendar(NamedTuple):
         return min(self.steps, *(step - step % every + every for every in cadences), *marks)
 
     def visiting(self) -> list[Hook]:
-        """The hooks that visit, with those that measure first."""
-        return sorted((hook for hook in self.hooks if hook.every or hook.at), key=lambda hook: not hook.measures)
+        """The hooks that visit, by rank."""
+        return sorted((hook for hook in self.hooks if hook.every or hook.at), key=lambda hook: hook.rank)
 
     def due(self, step: int) -> list[Hook]:
         return [h for h in self.visiting() if (h.every and step % h.every == 0) or step in h.at]

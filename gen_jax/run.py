@@ -24,11 +24,11 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import split_name
 from gen_jax.data.records import is_lazy
-from gen_jax.errors import Preempted, UserError
+from gen_jax.errors import Attempts, Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
-from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile
+from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, save_figures
 from gen_jax.logs import Writer, read_record, reports
 from gen_jax.loop import Hook, Program, Values, abstract_state, program
 from gen_jax.restarts import member
@@ -206,12 +206,14 @@ class Run:
         force: bool = False,
         profile: tuple[int, int] | None = None,
         origin: Params | None = None,
+        strict: bool = False,
     ) -> dict[str, Any]:
         """Trains, or resumes the run in the working directory; returns the summary that is added to run.json.
 
-        origin: parameters to begin with, of a new run. Raises Preempted after a signal, once everything is saved.
+        origin: parameters to begin with, of a new run. strict: let metrics and plots that fail end the run; otherwise
+        they are left out and counted. Raises Preempted after a signal, once everything is saved.
         """
-        experiment, folder = self.experiment, self.folder
+        experiment, folder, attempt = self.experiment, self.folder, Attempts(strict)
         folder.claim(force)
         # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
@@ -223,15 +225,16 @@ class Run:
             checkpoints.config = folder.identity()
             start = 0 if state is None else int(state.step)
             done = folder.summary()
-            if done.get("step") == start and (start >= experiment.steps or done["stopped_early"]):
+            ended = done.get("step") == start and (start >= experiment.steps or done["stopped_early"])
+            if ended and not done.get("failed"):
                 return {**done, "already_finished": True}
-            one = evaluator(experiment.model, experiment.metrics)
+            one = evaluator(experiment.model, experiment.metrics, attempt=attempt)
             evaluate = lambda state, split: [one(self._seed(state, i), split) for i in range(experiment.seeds)]
             timings = {"resumed_at": start}
-            if start < experiment.steps:
-                state, more = self._fit(state, start, checkpoints, evaluate, bar, profile)
+            if start < experiment.steps and not ended:
+                state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile)
                 timings |= more
-            return self._finish(state, evaluate, timings)
+            return self._finish(state, evaluate, attempt, timings)
 
     def _beginning(self, origin: Params) -> State:
         """A new State with parameters from elsewhere; those of players that `origin` lacks are new."""
@@ -263,6 +266,7 @@ class Run:
         start: int,
         checkpoints: Checkpoints,
         evaluate: Evaluator,
+        attempt: Attempts,
         bar: bool,
         profile: tuple[int, int] | None,
     ) -> tuple[State, dict[str, Any]]:
@@ -270,8 +274,15 @@ class Run:
         experiment, writer = self.experiment, Writer(self.workdir, resumed_at=start)
         examples = experiment.seeds * self.program.source.batch_size
         log = Log(writer, experiment.steps, examples, bar=bar)
-        saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every), Preempt()
-        hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks, *self._watching(writer, evaluate), saving, preempt]
+        saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every, attempt), Preempt()
+        hooks = [
+            log,
+            HaltOnNaN(checkpoints),
+            *experiment.hooks,
+            *self._watching(writer, evaluate, attempt),
+            saving,
+            preempt,
+        ]
         if profile:
             hooks.append(Profile(self.workdir / "profile", *profile))
         for step, values in reports(self.workdir, until=start):
@@ -296,7 +307,7 @@ class Run:
             "checkpoint_blocking_seconds": round(saving.seconds, 2),
         }
 
-    def _watching(self, writer: Writer, evaluate: Evaluator) -> list[Hook]:
+    def _watching(self, writer: Writer, evaluate: Evaluator, attempt: Attempts) -> list[Hook]:
         """The hooks that diagnose, evaluate on the validation split, and plot."""
         experiment, validation = self.experiment, self.experiment.split(self.data, "validation")
 
@@ -312,14 +323,18 @@ class Run:
         if experiment.metrics:
             hooks.append(Evaluate(validate, writer, experiment.evaluate_every))
         if experiment.plots:
-            hooks.append(Plot(lambda s: self._draw(s, validation), self.workdir / "plots", experiment.plot_every))
+            draw = lambda state: self._draw(state, validation, attempt)
+            hooks.append(Plot(draw, self.workdir / "plots", experiment.plot_every, attempt))
         return hooks
 
-    def _finish(self, state: State, evaluate: Evaluator, timings: Mapping[str, Any]) -> dict[str, Any]:
+    def _finish(
+        self, state: State, evaluate: Evaluator, attempt: Attempts, timings: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Evaluates and plots on the test split; returns the summary."""
         test = self.experiment.split(self.data, "test")
         try:
-            estimates, figures = over_seeds(evaluate(state, test)), self._draw(state, test)
+            estimates = over_seeds(evaluate(state, test))
+            save_figures(self._draw(state, test, attempt), self.workdir / "plots", ".png", attempt)
         except KeyboardInterrupt:
             raise Preempted(
                 f"stopped during the evaluation; the run is saved in {self.workdir}; the same command evaluates it"
@@ -331,18 +346,23 @@ class Run:
             "seconds": round(time.time() - gen_jax.IMPORTED, 1),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             **timings,
+            **({"failed": dict(attempt.failed)} if attempt.failed else {}),
         }
         if is_writer():
-            for name, figure in figures.items():
-                (self.workdir / "plots").mkdir(exist_ok=True)
-                figure.savefig(self.workdir / "plots" / f"{name}.png")
             self.folder.keep_evaluation(test.name, summary["step"], as_json(estimates))
             self.folder.finish(summary)
         return summary
 
-    def _draw(self, state: State, split: Split) -> dict[str, Any]:
+    def _draw(self, state: State, split: Split, attempt: Attempts) -> dict[str, Any]:
+        """The figures of the plots that do not fail, by name."""
         state, key = averaged(self._seed(state, self.member)), jax.random.key(0)
-        return {plot.__name__: plot(self.experiment.model, state, split, key) for plot in self.experiment.plots}
+        drawn = {
+            plot.__name__: attempt(
+                f"plot {plot.__name__}", partial(plot, self.experiment.model, state, split, key), None
+            )
+            for plot in self.experiment.plots
+        }
+        return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _check_seeds(layout: Layout, origin: str | None) -> None:

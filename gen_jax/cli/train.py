@@ -18,7 +18,7 @@ from gen_jax.cli.usage import one_line_usage_errors
 from gen_jax.configs import ConfigFile, knob_help, load, unknown_knob
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.options import DataOptions, spell
-from gen_jax.errors import UserError
+from gen_jax.errors import Incomplete, UserError
 
 __all__ = ["Options", "parse", "show_summary", "train"]
 
@@ -45,6 +45,7 @@ class Options:
     origin: Annotated[
         Path | None, tyro.conf.arg(name="from", help="begin with the parameters of another run, or of a GPT-2's files")
     ] = None
+    strict: Annotated[bool, tyro.conf.arg(help="let a metric or plot that fails end the run")] = False
     force: Annotated[bool, tyro.conf.arg(help="continue in a working directory that holds other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
     progress: Annotated[bool, tyro.conf.arg(help="show a progress bar")] = True
@@ -131,9 +132,14 @@ def train(path: str, arguments: Sequence[str]) -> None:
         force=options.force,
         profile=options.profile,
         origin=_params_of(options.origin, options.data_dir),
+        strict=options.strict,
     )
     if is_writer():
         show_summary(run.workdir, summary)
+    if failed := summary.get("failed"):
+        raise Incomplete(
+            f"trained and saved, but these failed: {', '.join(failed)}; mended, the same command makes them"
+        )
 
 
 def _params_of(origin: Path | None, data_dir: Path | None) -> Any:

@@ -14,23 +14,40 @@ from rich.markup import escape
 from rich.table import Table
 
 from gen_jax.core import State, averaged
-from gen_jax.errors import UserError
+from gen_jax.errors import Attempts, UserError
 from gen_jax.evaluation.metric import Estimate, Metric, Split, standard_error
 
 __all__ = ["as_json", "console", "evaluator", "find_metrics", "finite", "from_json", "over_seeds", "table"]
 
 
-def evaluator(model: Any, metrics: Sequence[Metric], seed: int = 0) -> Callable[[State, Split], dict[str, Estimate]]:
-    """Makes (state, split) -> estimates by all metrics of a model, each compiled once."""
-    measures = [metric(model) for metric in metrics]
+def evaluator(
+    model: Any, metrics: Sequence[Metric], seed: int = 0, attempt: Attempts | None = None
+) -> Callable[[State, Split], dict[str, Estimate]]:
+    """Makes (state, split) -> estimates by all metrics of a model, each compiled once.
+
+    attempt: leaves out metrics that fail; without it, they raise.
+    """
+    measures = [(metric.__name__, metric(model)) for metric in metrics]
+    attempt = attempt or Attempts(strict=True)
 
     def evaluate(state: State, split: Split) -> dict[str, Estimate]:
         state, found = averaged(state), {}
-        for measure in measures:
-            found |= measure(state, split, jax.random.key(seed))
+        for name, measure in measures:
+            call = lambda name=name, measure=measure: _checked(name, measure(state, split, jax.random.key(seed)))
+            found |= attempt(f"metric {name}", call, {})
         return found
 
     return evaluate
+
+
+def _checked(name: str, found: Any) -> Mapping[str, Estimate]:
+    """The estimates of a metric. Raises UserError if they are none."""
+    if isinstance(found, Mapping) and all(isinstance(one, Estimate) for one in found.values()):
+        return found
+    odd = found
+    if isinstance(found, Mapping):
+        odd = next(value for value in found.values() if not isinstance(value, Estimate))
+    raise UserError(f"the metric {name} must measure {{name: Estimate}}, and there is a {type(odd).__name__}")
 
 
 def over_seeds(found: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:

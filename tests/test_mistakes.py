@@ -1,0 +1,135 @@
+"""Mistakes in what a user writes: nothing trained is lost, and the message names the mistake."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gen_jax.cli.train import train
+from gen_jax.errors import Attempts, Incomplete, NonFiniteError, UserError
+from gen_jax.files import read_json
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+import math
+
+from gen_jax import em, load
+from gen_jax.checkpoint import Best
+from gen_jax.evaluation import Estimate
+from gen_jax.experiment import Experiment
+from gen_jax.models.mixture import GMM
+from gen_jax import plots
+{above}
+
+def fine(model):
+    return lambda state, split, key: {{"answer": Estimate(42.0, 0.0, "", "exact", 1)}}
+
+def broken(model):
+    def measure(state, split, key):
+        {metric}
+    return measure
+
+def drawn(model, state, split, key):
+    {plot}
+
+def config(steps: int = 4, smoke: bool = False) -> Experiment:
+    return Experiment(GMM(2), em(GMM(2)), data="blobs", steps=steps, report_every=2, evaluate_every=2, plot_every=2,
+                      checkpoint_every=2, metrics=[broken, fine], plots=[drawn, plots.density], {more})
+"""
+GOOD = {"above": "", "metric": "return {}", "plot": "return plots.density(model, state, split, key)", "more": ""}
+
+
+def written(folder, **parts):
+    path = folder / "own.py"
+    path.write_text(CONFIG.format(**{**GOOD, **parts}))
+    return path
+
+
+def run(path, *options):
+    train(str(path), ["--devices=1", "--no-progress", "--workdir", str(path.parent / "run"), *options])
+
+
+@pytest.mark.representatives("both")
+@pytest.mark.parametrize(
+    "parts, failed",
+    [
+        ({"metric": "return 1 / 0"}, {"metric broken"}),
+        ({"plot": "raise KeyError('x')"}, {"plot drawn"}),
+        ({"metric": "return {'a': 3.0}", "plot": "return undefined"}, {"metric broken", "plot drawn"}),
+    ],
+    ids=["metric", "plot", "both"],
+)
+def test_a_metric_or_plot_that_fails_is_left_out_and_the_run_goes_on(tmp_path, capsys, parts, failed):
+    path = written(tmp_path, **parts)
+    with pytest.raises(Incomplete) as ended:
+        run(path)
+    assert ended.value.exit_code == 76 and all(name in str(ended.value) for name in failed)
+    summary = read_json(tmp_path / "run" / "run.json")["summary"]
+    assert summary["failed"].keys() == failed and summary["step"] == 4 and "answer" in summary["evaluation"]
+    assert all(times == 3 for times in summary["failed"].values())  # at steps 2 and 4, and at the end
+    said = capsys.readouterr().err
+    assert (
+        all(said.count(f"the {name} failed") == 1 for name in failed) and 'own.py", line' in said or "Estimate" in said
+    )
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "4"]
+    assert (tmp_path / "run" / "plots" / "density.png").is_file()
+
+
+def test_a_mended_run_is_completed_without_training(tmp_path, capsys):
+    path = written(tmp_path, plot="raise KeyError('x')")
+    with pytest.raises(Incomplete):
+        run(path)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    run(written(tmp_path), "--force")
+    assert (tmp_path / "run" / "plots" / "drawn.png").is_file()
+    assert "failed" not in read_json(tmp_path / "run" / "run.json")["summary"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_labels_that_cannot_be_typeset_are_a_plot_that_failed(tmp_path):
+    text = "figure = plots.density(model, state, split, key); figure.axes[0].set_title(r'$\\\\frac{{$'); return figure"
+    with pytest.raises(Incomplete, match="plot drawn"):
+        run(written(tmp_path, plot=text.replace("{{", "{")))
+
+
+def test_strict_runs_end_with_what_failed(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(written(tmp_path, plot="return 1 / 0"), "--strict")
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()  # saved before it was drawn
+
+
+def test_a_best_checkpoint_by_a_metric_that_fails_is_still_saved(tmp_path):
+    best = "best=Best('validation/lost', 'max')"
+    with pytest.raises(Incomplete):
+        run(written(tmp_path, metric="raise ValueError('no')", more=best))
+    assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
+
+
+@pytest.mark.slow
+def test_a_best_checkpoint_by_an_unknown_metric_is_an_error_after_saving(tmp_path):
+    with pytest.raises(UserError, match="chosen by 'validation/lost'"):
+        run(written(tmp_path, more="best=Best('validation/lost', 'max')"))
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+def test_attempts_let_errors_of_the_run_itself_through(capsys):
+    attempt = Attempts()
+
+    def diverged():
+        raise NonFiniteError("loss not finite")
+
+    with pytest.raises(NonFiniteError):
+        attempt("metric x", diverged, None)
+    assert attempt("metric x", lambda: {}["a"], 7) == 7 and attempt.failed == {"metric x": 1}
+
+
+@pytest.mark.slow
+def test_the_exit_code_is_that_of_an_incomplete_run(tmp_path):
+    path = written(tmp_path, plot="return 1 / 0")
+    command = [sys.executable, "train.py", str(path), "--workdir", str(tmp_path / "run"), "--no-progress"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 76 and "ZeroDivisionError" in done.stderr
+    assert re.search(r"trained and saved, but these failed: plot drawn", done.stderr)
