@@ -52,13 +52,17 @@ __all__ = [
 Gather = Callable[[Extra, Batch, Array], tuple[PyTree, Extra, Metrics]]
 
 
-def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], microbatches: int = 1) -> Algorithm:
+def descent(
+    model: Trainable,
+    tx: optax.GradientTransformation | Mapping[str, optax.GradientTransformation],
+    microbatches: int = 1,
+) -> Algorithm:
     """Gradient descent: each player in turn minimizes its own losses, given the already updated players before it.
 
-    One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax
-    transformation per player. All losses of a step receive the same key and fold names into it for their own noise; a
-    model that `PreparesBatch` computes once what they share. Reports the metrics of the losses, each loss, and the norm
-    of its gradient, which is NaN if any entry of the gradient is.
+    One objective trains a VAE, a flow or a language model; two players make a GAN. `tx` holds one optax transformation
+    per player; of one player, it may be the transformation itself. All losses of a step receive the same key and fold
+    names into it for their own noise; a model that `PreparesBatch` computes once what they share. Reports the metrics
+    of the losses, each loss, and the norm of its gradient, which is NaN if any entry of the gradient is.
 
     microbatches: gradients are accumulated over this many parts of the batch, sequentially, with the memory of one
     part. The batch size must be a multiple of it; batch statistics are carried from part to part.
@@ -72,6 +76,10 @@ def descent(model: Trainable, tx: Mapping[str, optax.GradientTransformation], mi
         raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
     if any(objective.every < 1 for objective in objectives):
         raise ValueError("an objective's `every` must be at least 1")
+    if isinstance(tx, optax.GradientTransformation):
+        if len(players) > 1:
+            raise ValueError(f"tx needs one entry per player: {{{', '.join(f'{p!r}: ...' for p in sorted(players))}}}")
+        tx = dict.fromkeys(players, tx)
     if set(tx) != players:
         raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
 

@@ -23,7 +23,18 @@ from gen_jax.logs import TRAIN, Writer
 from gen_jax.loop import Hook, Values
 from gen_jax.sharding import is_writer
 
-__all__ = ["Checkpoint", "Diagnose", "Evaluate", "HaltOnNaN", "Log", "Plot", "Preempt", "Profile", "StopWhen", "save_figures"]
+__all__ = [
+    "Checkpoint",
+    "Diagnose",
+    "Evaluate",
+    "HaltOnNaN",
+    "Log",
+    "Plot",
+    "Preempt",
+    "Profile",
+    "StopWhen",
+    "save_figures",
+]
 
 
 class Log(Hook):
@@ -152,6 +163,10 @@ class StopWhen(Hook):
         scale = abs(value) if self.relative else 1.0
         self.calm = self.calm + 1 if abs(value - self.last) < self.tolerance * scale else 0
         self.last = value
+        if self.calm >= self.patience:
+            times = f", {self.patience} times in a row" if self.patience > 1 else ""
+            part = " of itself" if self.relative else ""
+            self.reason = f"{self.metric} changed by less than {self.tolerance:g}{part}{times}"
         return self.calm >= self.patience
 
 

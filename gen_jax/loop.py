@@ -34,6 +34,7 @@ __all__ = [
     "initial_state",
     "program",
     "read",
+    "same_step",
     "zero_metrics",
 ]
 
@@ -46,13 +47,15 @@ class Hook:
 
     `visit` is called every `every` steps (0: never), at the steps `at`, and at the last step. It may return
     measurements, {name: value}, which later hooks receive; hooks of lower `rank` come first, whatever their position in
-    the list. When `poll` stops the run, only `urgent` hooks visit the last step, to stop quickly.
+    the list. When `poll` stops the run, only `urgent` hooks visit the last step, to stop quickly. `reason` says why a
+    hook has stopped the run.
     """
 
     every: int = 0
     at: Sequence[int] = ()
     urgent: bool = False
     rank: int = 2
+    reason: str = ""
 
     def __enter__(self):
         return self
@@ -178,6 +181,19 @@ def abstract_state(algorithm: Algorithm, source: Source, layout: Layout | None =
 
 def _with_shardings(shapes: State, shardings: State) -> State:
     return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+
+
+def same_step(first: Program, second: Program) -> bool:
+    """Whether two programs compute the same function of state and data in a step."""
+    return _described(first) == _described(second)
+
+
+def _described(ready: Program) -> tuple[str, list[bytes]]:
+    """The traced step as text, and the arrays that are constants of it."""
+    traced = jax.make_jaxpr(in_chunks(ready.algorithm, 1).step)(ready.shapes, ready.source.example())
+    return str(traced), [
+        np.asarray(a).tobytes() for a in traced.consts if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.extended)
+    ]
 
 
 def initial_state(algorithm: Algorithm, source: Any, seed: int = 0, shardings: Any = None) -> State:

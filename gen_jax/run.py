@@ -30,7 +30,7 @@ from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, save_figures
 from gen_jax.logs import Writer, read_record, reports
-from gen_jax.loop import Hook, Program, Values, abstract_state, program
+from gen_jax.loop import Hook, Program, Values, abstract_state, program, same_step
 from gen_jax.restarts import member
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
@@ -55,6 +55,7 @@ class Run:
     layout: Layout
     origin: str = ""
     member: int = 0
+    data_dir: Path | None = None
 
     @classmethod
     def prepare(
@@ -94,7 +95,7 @@ class Run:
         if experiment.seeds > 1:
             _check_seeds(layout, origin)
         workdir = workdir or default_workdir(config, seed, seeds)
-        run = cls(config, workdir, seed, experiment, data, layout, origin or "")
+        run = cls(config, workdir, seed, experiment, data, layout, origin or "", data_dir=data_dir)
         for name in (experiment.validation, experiment.test):
             experiment.split(data, name)
         if training:
@@ -181,6 +182,10 @@ class Run:
             if isinstance(step, str) and step.startswith("mean:"):
                 steps = self._last(checkpoints.steps, int(step.removeprefix("mean:")))
                 return mean_state(partial(checkpoints.restore, self.abstract_state()), steps)
+            if step == "best" and checkpoints.best_step is None:
+                raise UserError(
+                    f"{self.workdir} has no best checkpoint: its config lacks `best`, or nothing was measured"
+                )
             if step == "best":
                 step = checkpoints.best_step
             if step is not None and int(step) not in checkpoints.steps:
@@ -214,6 +219,7 @@ class Run:
         they are left out and counted. Raises Preempted after a signal, once everything is saved.
         """
         experiment, folder, attempt = self.experiment, self.folder, Attempts(strict)
+        force = force or self._only_longer()
         folder.claim(force)
         # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
@@ -234,7 +240,29 @@ class Run:
             if start < experiment.steps and not ended:
                 state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile)
                 timings |= more
-            return self._finish(state, evaluate, attempt, timings)
+            best = checkpoints.best_step
+            shown = state if best in (None, int(state.step)) else checkpoints.restore(self.program.abstract_state, best)
+            return self._finish(int(state.step), shown, evaluate, attempt, timings)
+
+    def _only_longer(self) -> bool:
+        """Whether the run in the working directory is this one with fewer steps, and computes the same in each step."""
+        before = read_record(self.workdir)
+        differences = self.folder.differences(before) if before else {}
+        if not differences:
+            return False
+        there, here = before["knobs"].get("steps"), self.config.knobs.get("steps")
+        if differences.keys() != {"steps"} or not isinstance(there, int) or there >= here:
+            return False
+        shorter = replace(self, config=self.config.with_knobs({"steps": there}))
+        with use_data_dir(self.data_dir):
+            shorter = replace(shorter, experiment=replace(shorter.config.build(), seeds=self.experiment.seeds))
+        shorter = replace(shorter, experiment=shorter.experiment.with_validation(self.data))
+        if same_step(self.program, shorter.program):
+            return True
+        raise UserError(
+            f"{self.workdir} holds a run of {there:,} steps, and each step depends on their number, as by a "
+            "schedule of the learning rate: choose another --workdir, or --force to go on with the new settings"
+        )
 
     def _beginning(self, origin: Params) -> State:
         """A new State with parameters from elsewhere; those of players that `origin` lacks are new."""
@@ -301,7 +329,9 @@ class Run:
                 f"stopped by {preempt.received.name} at step {int(state.step)}, saved in {self.workdir}; "
                 f"the same command {left}"
             )
+        reasons = [hook.reason for hook in hooks if hook.reason] if int(state.step) < experiment.steps else []
         return state, {
+            **({"stopped_because": reasons[0]} if reasons else {}),
             "seconds_to_first_step": log.first_step_at and round(log.first_step_at - gen_jax.IMPORTED, 2),
             "compile_seconds": log.compile_seconds and round(log.compile_seconds, 2),
             "checkpoint_blocking_seconds": round(saving.seconds, 2),
@@ -328,9 +358,12 @@ class Run:
         return hooks
 
     def _finish(
-        self, state: State, evaluate: Evaluator, attempt: Attempts, timings: Mapping[str, Any]
+        self, step: int, state: State, evaluate: Evaluator, attempt: Attempts, timings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Evaluates and plots on the test split; returns the summary."""
+        """Evaluates and plots a State on the test split, the best one if there is one; returns the summary.
+
+        step: at which training has ended.
+        """
         test = self.experiment.split(self.data, "test")
         try:
             estimates = over_seeds(evaluate(state, test))
@@ -340,8 +373,9 @@ class Run:
                 f"stopped during the evaluation; the run is saved in {self.workdir}; the same command evaluates it"
             ) from None
         summary = {
-            "step": int(state.step),
-            "stopped_early": int(state.step) < self.experiment.steps,
+            "step": step,
+            "evaluated_step": int(state.step),
+            "stopped_early": step < self.experiment.steps,
             "evaluation": as_json(estimates),
             "seconds": round(time.time() - gen_jax.IMPORTED, 1),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -349,7 +383,7 @@ class Run:
             **({"failed": dict(attempt.failed)} if attempt.failed else {}),
         }
         if is_writer():
-            self.folder.keep_evaluation(test.name, summary["step"], as_json(estimates))
+            self.folder.keep_evaluation(test.name, summary["evaluated_step"], as_json(estimates))
             self.folder.finish(summary)
         return summary
 

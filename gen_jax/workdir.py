@@ -12,6 +12,7 @@ workdir/
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import os
@@ -30,6 +31,18 @@ from gen_jax.logs import environment, read_record
 from gen_jax.sharding import is_writer
 
 __all__ = ["Workdir", "default_workdir"]
+
+
+def _code(text: str) -> str:
+    """What a config does: its syntax tree without docstrings; the text itself if it cannot be parsed."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return text
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def default_workdir(config: ConfigFile, seed: int = 0, seeds: int | None = None) -> Path:
@@ -66,7 +79,7 @@ class Workdir:
         before = read_record(self.folder)
         if before is None or force:
             return
-        if differences := self._differences(before):
+        if differences := list(self.differences(before).values()):
             raise UserError(
                 f"{self.folder} holds another run: {'; '.join(differences)}. "
                 "Choose another --workdir, or --force to go on with the new settings"
@@ -124,6 +137,8 @@ class Workdir:
         """A unified diff from the recorded config to the present one; "" if they are the same."""
         path = self.folder / "config.py"
         before, now = (path.read_text() if path.exists() else self.config.text), self.config.text
+        if _code(before) == _code(now):  # comments, docstrings and layout aside
+            return ""
         return "\n".join(
             difflib.unified_diff(before.splitlines(), now.splitlines(), "recorded", "now", lineterm="", n=1)
         )
@@ -133,22 +148,23 @@ class Workdir:
         there, here = before.get("data", {}).get("digest"), self.data.get("digest")
         return f"the data {self.data['name']} has changed since" if there and here and there != here else ""
 
-    def _differences(self, before: Mapping[str, Any]) -> list[str]:
+    def differences(self, before: Mapping[str, Any]) -> dict[str, str]:
+        """What differs from a recorded run, each with a message: knobs by their name, and other settings."""
         new, name = self.identity(), self.config.name
-        differences = [] if before["name"] == name else [f"config {before['name']} there, {name} here"]
+        differences = {} if before["name"] == name else {"config": f"config {before['name']} there, {name} here"}
         for knob in sorted(before["knobs"].keys() | new["knobs"].keys()):
             there, here = before["knobs"].get(knob, "absent"), new["knobs"].get(knob, "absent")
             if there != here:
-                differences.append(f"{knob} = {there} there, {here} here")
+                differences[knob] = f"{knob} = {there} there, {here} here"
         for setting in ("seed", "seeds"):
             there, here = before.get(setting, 1), new.get(setting, 1)
             if there != here:
-                differences.append(f"{setting} = {there} there, {here} here")
+                differences[f"--{setting}"] = f"{setting} = {there} there, {here} here"
         there, here = (one.get("from", "") for one in (before.get("data", {}), self.data))
         if there != here:
-            differences.append(f"--from {there or 'nothing'} there, {here or 'nothing'} here")
+            differences["--from"] = f"--from {there or 'nothing'} there, {here or 'nothing'} here"
         if changed := self.changed_data(before):
-            differences.append(changed)
-        if not differences and (edits := self.changes()):
-            differences.append("the config file has changed since:\n" + edits + "\n")
+            differences["data"] = changed
+        if differences.keys() <= {"steps"} and (edits := self.changes()):
+            differences["text"] = "the config file has changed since:\n" + edits + "\n"
         return differences

@@ -133,3 +133,70 @@ def test_the_exit_code_is_that_of_an_incomplete_run(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 76 and "ZeroDivisionError" in done.stderr
     assert re.search(r"trained and saved, but these failed: plot drawn", done.stderr)
+
+
+STEPS = """
+import optax
+from gen_jax import Experiment, descent, load
+from gen_jax.checkpoint import Best
+from gen_jax.evaluation import Estimate
+from gen_jax.models.mixture import GMM
+
+def falling(model):
+    return lambda state, split, key: {{"fit": Estimate(-float(state.step), 0.0, "", "exact", 1)}}
+
+def config(steps: int = 4, smoke: bool = False) -> Experiment:
+    '''{doc}'''
+    return Experiment(GMM(2), descent(GMM(2), optax.sgd({rate})), data="blobs", steps=steps, batch=32, report_every=2,
+                      evaluate_every=2, plot_every=2, checkpoint_every=2, metrics=[falling], {more})
+"""
+
+
+def stepped(folder, rate="0.01", doc="Mixture.", more=""):
+    path = folder / "own.py"
+    path.write_text(STEPS.format(rate=rate, doc=doc, more=more))
+    return path
+
+
+def test_comments_and_more_steps_need_no_force(tmp_path, capsys):
+    run(stepped(tmp_path))
+    run(stepped(tmp_path, doc="A mixture of two Gaussians.  # edited"), "--steps=6")
+    assert read_json(tmp_path / "run" / "run.json")["summary"]["step"] == 6
+    assert read_json(tmp_path / "run" / "run.json")["knobs"]["steps"] == 6
+    with pytest.raises(UserError, match="steps = 6 there, 4 here"):
+        run(stepped(tmp_path))
+    with pytest.raises(UserError, match="the config file has changed(.|\n)*sgd\\(0.02\\)"):
+        run(stepped(tmp_path, rate="0.02"), "--steps=8")
+
+
+def test_more_steps_under_a_schedule_need_force(tmp_path):
+    rate = "optax.linear_schedule(0.01, 0.0, steps)"
+    run(stepped(tmp_path, rate))
+    with pytest.raises(UserError, match="each step depends on their number"):
+        run(stepped(tmp_path, rate), "--steps=6")
+    run(stepped(tmp_path, rate), "--steps=6", "--force")
+    assert read_json(tmp_path / "run" / "run.json")["summary"]["step"] == 6
+
+
+def test_results_are_those_of_the_best_checkpoint(tmp_path, capsys):
+    run(stepped(tmp_path, more="best=Best('validation/fit', 'max')"))
+    summary = read_json(tmp_path / "run" / "run.json")["summary"]
+    assert (summary["step"], summary["evaluated_step"]) == (4, 2) and summary["evaluation"]["fit"]["value"] == -2.0
+    assert "best checkpoint (step 2)" in capsys.readouterr().out
+
+
+def test_a_best_checkpoint_that_is_not_there_is_an_error(tmp_path):
+    from gen_jax.reopen import open_run
+
+    run(stepped(tmp_path))
+    with pytest.raises(UserError, match="no best checkpoint"):
+        open_run(tmp_path / "run")[0].state("best")
+
+
+def test_a_run_that_stops_early_says_why(tmp_path, capsys):
+    path = stepped(tmp_path, more="hooks=[StopWhen('loss', 1e9)]")
+    path.write_text("from gen_jax.hooks import StopWhen\n" + path.read_text())
+    run(path, "--steps=20")
+    summary = read_json(tmp_path / "run" / "run.json")["summary"]
+    assert summary["stopped_early"] and summary["stopped_because"] == "loss changed by less than 1e+09"
+    assert "loss changed by less than 1e+09" in " ".join(capsys.readouterr().out.split())

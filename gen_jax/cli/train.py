@@ -180,9 +180,12 @@ def show_summary(workdir: Path, summary: dict[str, Any]) -> None:
         if summary["stopped_early"]
         else "finished"
     )
-    terminal.print(f"\n{workdir} {state} at step {summary['step']}", highlight=False)
+    because = f": {summary['stopped_because']}" if "stopped_because" in summary else ""
+    terminal.print(f"\n{workdir} {state} at step {summary['step']}{because}", highlight=False)
+    best = summary.get("evaluated_step", summary["step"])
     if found:
-        terminal.print(table("test split", found))
+        which = "" if best == summary["step"] else f", best checkpoint (step {best})"
+        terminal.print(table(f"test split{which}", found))
     if summary.get("seconds_to_first_step") and not summary.get("already_finished"):
         terminal.print(
             f"first step after {summary['seconds_to_first_step']:.1f} s, "
