@@ -15,7 +15,7 @@ from gen_jax.applications.study.server import StudyServer, web_server
 from gen_jax.applications.study.store import open_study
 
 
-def make_study(folder, kind="turing", models=2, n=20, medium="image", own=None, **options):
+def make_study(folder, kind="turing", models=2, n=20, medium="image", own=None, shape=(6, 5, 1), **options):
     """The folder of a study: the real source is brighter than the models."""
     rng, count = np.random.default_rng(0), n + 12
     sources = (Source("real", True), *(Source(f"model{i}", False, f"runs/model{i}") for i in range(models)))
@@ -23,12 +23,12 @@ def make_study(folder, kind="turing", models=2, n=20, medium="image", own=None, 
     labels = [str(i % 3) for i in range(count)]
     drawn = []
     for number in range(len(sources)):
-        images = rng.integers(0, 256 - 40 * number, (count, 6, 5, 1), np.uint8)
+        images = rng.integers(0, 256 - 40 * number, (count, *shape), np.uint8)
         contents = images if medium == "image" else [f"text {number}, {i}" for i in range(count)]
         given = labels if kind == "match" else [f"prompt {i}" for i in range(count)] if medium == "text" else ()
         drawn.append(Drawn(contents, range(count), given))
     words = wording(kind, medium, options["trials"], own)
-    size = (6, 5) if medium == "image" else (0, 0)
+    size = shape[:2] if medium == "image" else (0, 0)
     protocol = Protocol(kind, sources, words, medium, "pictures", "test", size, 3, **options)
     folder.mkdir()
     write_stimuli(folder, protocol, drawn)

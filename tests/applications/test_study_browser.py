@@ -16,6 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install Debian's package chromium")
 READY = ".choices button:enabled"
+OVER = "p:has-text('The practice is over')"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ class Rater:
     def __init__(self, browser, port, **options):
         self.context = browser.new_context(**{"viewport": {"width": 900, "height": 700}, **options})
         self.address, self.wrong, self.elsewhere = f"http://127.0.0.1:{port}/", [], []
+        self.context.set_default_timeout(8000)
         self.page = self.open()
 
     def open(self):
@@ -48,6 +50,9 @@ class Rater:
         self.page.wait_for_selector(READY)
 
     def place(self):
+        self.page.wait_for_selector(f"{READY}, {OVER}")
+        if self.page.query_selector(OVER):
+            self.page.keyboard.press("Enter")
         self.page.wait_for_selector(READY)
         return self.page.inner_text(".top span")
 
@@ -55,19 +60,21 @@ class Rater:
         """Answers by `act` and waits for the next trial, the feedback or the end."""
         before = self.place()
         act()
-        changed = "t => { const now = document.querySelector('.top span'); return !now || now.innerText !== t; }"
+        changed = """t => { const now = document.querySelector('.top span');
+            return !now || now.innerText !== t || document.querySelector('.feedback'); }"""
         self.page.wait_for_function(changed, arg=before)
 
     def finish(self, act):
         """Answers everything; returns the number of answers and the code."""
         n = 0
         while True:
-            self.page.wait_for_selector(f"{READY}, .feedback, .code")
+            self.page.wait_for_selector(f"{READY}, .feedback, .code, {OVER}")
             if code := self.page.query_selector(".code"):
                 return n, code.inner_text()
             if self.page.query_selector(".feedback"):
+                assert self.page.is_visible("img") and not self.page.query_selector(READY)
                 self.page.keyboard.press("Enter")
-                self.page.wait_for_selector(f"{READY}, .code")
+                self.page.wait_for_selector(".feedback", state="detached")
                 continue
             self.go_on(act)
             n += 1
@@ -146,7 +153,7 @@ def test_a_second_tab_is_told_that_the_trial_was_answered(chromium, study):
         rater.page.keyboard.press("Enter")
         rater.place()
         first, second = rater.page, rater.open()
-        second.wait_for_selector(READY)
+        second.wait_for_selector(READY)  # seen before: without the page between practice and the rest
         second.keyboard.press("1")
         second.wait_for_function("() => document.querySelector('.top span').innerText === '2 of 5'")
         first.bring_to_front()
@@ -311,3 +318,60 @@ def test_two_raters_at_once_have_orders_of_their_own(chromium, study):
         by_rater.setdefault(row["rater"], []).append((row["choice"], row["stimuli"]))
     choices = sorted(({choice for choice, _ in rows} for rows in by_rater.values()), key=min)
     assert choices == [{0}, {1}]
+
+
+def test_an_invitation_says_who_the_rater_is(chromium, study):
+    """In a browser that another rater has used, on two devices, and opened again."""
+    store = open_study(study)
+    links = [f"#invitation={token}" for _, token in store.invite(2)]
+    names = [name for (name,) in store.connection.execute("SELECT rater FROM invitation ORDER BY rowid")]
+    store.close()
+    with serving(study, open=False) as port:
+        rater = Rater(chromium, port)
+        for link in links:
+            rater.page.goto("about:blank")
+            rater.page.goto(rater.address + link)
+            rater.begin()
+            rater.go_on(lambda: rater.page.keyboard.press("1"))
+        other = Rater(chromium, port)
+        other.page.goto("about:blank")
+        other.page.goto(rater.address + links[1])
+        assert other.place() == "1 of 5"  # had agreed before
+        rater.page.reload()
+        assert rater.place() == "1 of 5"
+    assert {row["rater"] for row in answers(study)} == set(names)
+
+
+def test_another_person_can_take_part_at_the_same_browser(chromium, study):
+    with serving(study) as port:
+        rater = Rater(chromium, port)
+        for _ in range(2):
+            rater.begin()
+            rater.finish(lambda: rater.page.keyboard.press("1"))
+            rater.page.get_by_role("button", name="Another person").click()
+    assert len({row["rater"] for row in answers(study)}) == 2
+
+
+def test_a_second_look_does_not_count(chromium, tmp_path):
+    study = make_study(tmp_path / "s", practice=0, exposure_ms=2000)
+    with serving(study) as port:
+        rater = Rater(chromium, port)
+        rater.begin()
+        rater.page.wait_for_selector("img:visible")
+        rater.page.reload()
+        rater.page.wait_for_selector("text=The time to look is over")
+        assert not rater.page.is_visible("img")
+        rater.go_on(lambda: rater.page.keyboard.press("1"))
+        rater.go_on(lambda: rater.page.keyboard.press("1"))
+    assert [row["hidden"] for row in answers(study)] == [1, 0]
+
+
+def test_large_pictures_keep_their_shape(chromium, tmp_path):
+    study = make_study(tmp_path / "s", "pairs", shape=(300, 400, 3))
+    with serving(study) as port:
+        for width in (900, 390):
+            rater = Rater(chromium, port, viewport={"width": width, "height": 800})
+            rater.begin()
+            for image in rater.page.query_selector_all("img"):
+                box = image.bounding_box()
+                assert abs(box["width"] / box["height"] - 4 / 3) < 0.03 and box["width"] <= 258

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from gen_jax.applications.study.protocol import Protocol, Source, Stimulus, digest, write_study
+from gen_jax.applications.study.protocol import SPARE, Protocol, Source, Stimulus, digest, write_study
 from gen_jax.core import Conditional, ImageTranslator, State
 from gen_jax.data.dataset import value_range
 from gen_jax.data.records import take
@@ -30,8 +30,6 @@ from gen_jax.models.common.autoregressive import Sampling
 from gen_jax.models.text.generation import Generator, Row
 
 __all__ = ["Drawn", "Generating", "draw", "draw_real", "medium_of", "png", "scrambled", "write_stimuli"]
-
-SPARE = 12  # stimuli of each source for practice, and scrambled ones for catch trials
 
 
 @dataclass(frozen=True)

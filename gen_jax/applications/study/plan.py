@@ -100,10 +100,8 @@ def _pairs(protocol: Protocol, pools: _Pools, role: str, n: int) -> list[Planned
     """
     if role == "practice":
         return [_catch(protocol, pools, "practice") for _ in range(n)]
-    compared = [i for i, source in enumerate(protocol.sources) if protocol.compare_real or not source.real]
-    pairs = _evenly(list(itertools.combinations(compared, 2)), n, pools.rng)
     trials = []
-    for first, second in pairs:
+    for first, second in _pairings(protocol.compared, n, pools.rng):
         one = pools.draw(first, role)
         other, given = pools.draw(second, role, one.description), one.id if one.description else ""
         expected = {(True, False): 0, (False, True): 1}.get(
@@ -113,6 +111,17 @@ def _pairs(protocol: Protocol, pools: _Pools, role: str, n: int) -> list[Planned
             one, other, expected = other, one, None if expected is None else 1 - expected
         trials.append(Planned(role, (one.id, other.id), given, expected))
     return trials
+
+
+def _pairings(sources: Sequence[int], n: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """n pairs of sources: each as often as the others or once more, and so each source, as far as that can be."""
+    pairs, chosen, used = list(itertools.combinations(sources, 2)), Counter(), Counter()
+    for _ in range(n):
+        order = [pairs[i] for i in rng.permutation(len(pairs))]
+        pair = min(order, key=lambda one: (chosen[one], max(used[one[0]], used[one[1]]), used[one[0]] + used[one[1]]))
+        chosen[pair] += 1
+        used.update(pair)
+    return list(chosen.elements())
 
 
 def _catch(protocol: Protocol, pools: _Pools, role: Literal["practice", "catch"] = "catch") -> Planned:

@@ -32,9 +32,11 @@ Kind = Literal["turing", "pairs", "rating", "match"]
 KINDS = get_args(Kind)
 SHARED = {
     "language": "en",
-    "consent": "You are invited to take part in a study. You will judge {trials} {things}, which takes about {minutes} "
-    "minutes. You can stop at any time. Your answers and response times are stored under a random name; no name, "
-    "address or other personal data is asked for or stored. Please take part only once.",
+    "consent": "You are invited to take part in a study. After a few for practice you will judge {trials} {things}, "
+    "which takes about {minutes} minutes. You can stop at any time. Your answers, response times and the size of your "
+    "screen are stored under a random name; no name, address or other personal data is asked for or stored. Please "
+    "take part only once.",
+    "contact": "",
     "agree": "I agree and want to take part",
     "begin": "Begin",
     "keys": "You can click the buttons or press the keys shown on them. Press P for a pause.",
@@ -43,6 +45,7 @@ SHARED = {
     "wrong": "That is not right.",
     "truth": "It is: {truth}.",
     "next": "Next",
+    "practiced": "The practice is over. From now on you are not told whether you were right.",
     "progress": "{number} of {total}",
     "pause": "Pause",
     "paused": "The study is paused.",
@@ -53,11 +56,14 @@ SHARED = {
     "elsewhere": "This was answered already, perhaps on another page. Here is the next one.",
     "missing": "The picture could not be loaded.",
     "retry": "Try again",
-    "thanks": "Thank you. All your answers are stored, and you can close this page.",
+    "thanks": "Thank you. All your answers are stored, and you can close this page. Keep the code: whoever runs this "
+    "study can find and delete your answers by it.",
     "code": "Your completion code",
+    "another": "Another person takes part",
     "refused": "This link cannot be used. Please ask for another one.",
     "full": "The study is not taking new raters at the moment.",
-    "given": "Given",
+    "given": "{given}",
+    "shown": "{shown}",
     "left": "Left",
     "rightmost": "Right",
 }
@@ -78,19 +84,37 @@ BY_KIND = {
     },
     "rating": {
         "title": "How good is it?",
-        "instructions": "You see one {thing} at a time. Rate its quality.",
-        "question": "How good is this {thing}?",
+        "instructions": "You see one {thing} at a time. Rate how close its quality comes to that of a real one. The "
+        "first few are for you to get used to the scale.",
+        "question": "How good is this {thing}, compared with a real one?",
         "choices": ["Bad", "Poor", "Fair", "Good", "Excellent"],
     },
     "match": {
         "title": "Does it match?",
         "instructions": "You see one {thing} at a time, with what it should show. Decide whether they match. In the "
         "first few you are told whether you were right.",
-        "question": "Does this match what is given?",
+        "question": "Do they match?",
         "choices": ["Matches", "Does not match"],
     },
 }
 THINGS = {"image": ("picture", "pictures"), "text": ("text", "texts")}
+GIVEN = {
+    "label": ("Should show", "Picture"),
+    "input": ("Input", "Output"),
+    "prompt": ("Beginning (real)", "Continuation"),
+}
+Given = Literal["label", "input", "prompt", ""]
+SPARE = 12  # stimuli of each source for practice, and scrambled ones for catch trials
+LIMITS = {  # of numbers in a protocol
+    "trials": (2, 2000),
+    "practice": (0, SPARE),
+    "catch": (0, SPARE),
+    "exposure_ms": (0, 600_000),
+    "fastest_ms": (0, 60_000),
+    "least_passed": (0, 1),
+    "most_raters": (1, 1_000_000),
+    "seed": (0, 2**32 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -153,9 +177,37 @@ class Protocol:
     def choices(self) -> int:
         return len(self.wording["choices"])
 
+    @property
+    def compared(self) -> list[int]:
+        """The sources whose stimuli are judged in main trials."""
+        return [i for i, source in enumerate(self.sources) if self.compare_real or not source.real]
 
-def wording(kind: str, medium: str, trials: int, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The texts of the page, with `own` ones in place of the defaults."""
+    def check(self, n: int) -> None:
+        """Raises UserError unless a rater can judge all trials without seeing one of n stimuli per source twice."""
+        for name, (low, high) in LIMITS.items():
+            value = self.__dict__[name]
+            whole = isinstance(value, int) or name == "least_passed" and isinstance(value, float)
+            if isinstance(value, bool) or not whole or not low <= value <= high:
+                raise UserError(f"{name} must be a number from {low} to {high:,}, got {value!r}")
+        if self.catch > self.trials:
+            raise UserError(f"catch must be at most as many as the trials, {self.trials}, got {self.catch}")
+        if self.kind == "pairs" and self.catch + self.practice > SPARE:
+            raise UserError(f"practice and catch trials of pairs must be at most {SPARE} together")
+        sources = len(self.compared)
+        most = {"turing": 2 * n, "pairs": (n - 1) * sources // 2}.get(self.kind, n * sources)
+        if self.trials > most:
+            raise UserError(
+                f"trials: with n = {n} a rater can judge at most {most} without seeing one twice, not {self.trials}"
+            )
+
+
+def wording(
+    kind: str, medium: str, trials: int, own: Mapping[str, Any] | None = None, given: Given = ""
+) -> dict[str, Any]:
+    """The texts of the page, with `own` ones in place of the defaults.
+
+    given: what is shown beside a stimulus, if anything.
+    """
     texts = {**SHARED, **BY_KIND[kind]}
     for name, text in (own or {}).items():
         if name not in texts:
@@ -169,16 +221,16 @@ def wording(kind: str, medium: str, trials: int, own: Mapping[str, Any] | None =
         elif not isinstance(text, str):
             raise UserError(f"the text {name!r} of the wording must be a string, got {type(text).__name__}")
         texts[name] = text
-    return {
-        name: text if isinstance(text, list) else _filled(text, kind, medium, trials) for name, text in texts.items()
-    }
+    fill = lambda text: text if isinstance(text, list) else _filled(text, kind, medium, trials, given)
+    return {name: fill(text) for name, text in texts.items()}
 
 
-def _filled(text: str, kind: str, medium: str, trials: int) -> str:
+def _filled(text: str, kind: str, medium: str, trials: int, given: Given) -> str:
     """A text of the wording with the names of things and the length of the study in it."""
     seconds = trials * (4 if kind == "turing" else 5) * (1 if medium == "image" else 4)
     thing, things = THINGS[medium]
     marks = {"thing": thing, "things": things, "trials": str(trials), "minutes": str(max(1, round(seconds / 60)))}
+    marks |= dict(zip(("given", "shown"), GIVEN.get(given, ("Given", ""))))
     for mark, value in marks.items():
         text = text.replace(f"{{{mark}}}", value)
     return text
@@ -213,10 +265,15 @@ def read_protocol(folder: Path) -> tuple[Protocol, str]:
     if set(found) != fields or found["kind"] not in KINDS:
         odd = sorted(set(found) ^ fields) or ["kind"]
         raise UserError(f"{path}: wrong or missing: {', '.join(odd)}")
-    wording(
-        found["kind"], found["medium"], found["trials"], found["wording"]
-    )  # refuses what it would refuse of a new study
-    sources = tuple(Source(**one) for one in found["sources"])
+    if found["medium"] not in THINGS or not isinstance(found["wording"], dict):
+        raise UserError(f"{path}: medium must be {' or '.join(THINGS)}, and wording an object with texts")
+    if missing := sorted({*SHARED, *BY_KIND[found["kind"]]} - set(found["wording"])):
+        raise UserError(f"{path}: the wording lacks {', '.join(missing)}")
+    wording(found["kind"], found["medium"], 1, found["wording"])  # refuses what it would refuse of a new study
+    try:
+        sources = tuple(Source(**one) for one in found["sources"])
+    except TypeError as error:
+        raise UserError(f"{path}: wrong sources: {error}") from None
     protocol = Protocol(**{**found, "sources": sources, "size": tuple(found["size"])})
     return protocol, digest(json.dumps(found, sort_keys=True).encode())
 
@@ -226,4 +283,14 @@ def read_stimuli(folder: Path, protocol: Protocol) -> dict[str, Stimulus]:
     path = folder / "stimuli.json"
     if not path.is_file() or digest(path.read_bytes()) != protocol.stimuli:
         raise UserError(f"{path} is not the one that this study was created with: put it back, or create another study")
-    return {one["id"]: Stimulus(**one) for one in json.loads(path.read_bytes())}
+    stimuli = {one["id"]: Stimulus(**one) for one in json.loads(path.read_bytes())}
+    counts = [
+        sum(one.source == i and one.role == "main" for one in stimuli.values()) for i in range(len(protocol.sources))
+    ]
+    if not counts or not min(counts):
+        raise UserError(f"{folder / 'protocol.json'}: its sources are not those of the stimuli")
+    try:
+        protocol.check(min(counts))
+    except UserError as error:
+        raise UserError(f"{folder / 'protocol.json'}: {error}") from None
+    return stimuli

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gen_jax.applications.study.protocol import Stimulus, digest
 from gen_jax.applications.study.store import Conflict, Full, Refused, Store, Trial, Unsaved
@@ -27,9 +27,9 @@ from gen_jax.errors import UserError
 __all__ = ["StudyServer", "is_loopback", "web_server"]
 
 T = TypeVar("T")
-COOKIE = "study"
 BODY = 4096  # bytes of a request at most
 HEAD = 16384  # of its headers
+SLOWEST = 10  # seconds until the first request of a connection is there
 ADMISSIONS = 60  # in a minute at most
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
@@ -94,7 +94,8 @@ class _Guard:
             return None
         if scope["method"] != "POST":
             return 405, "this method is not allowed"
-        if headers.get(b"origin", []) != [b"http://" + host]:
+        schemes = [b"http"] if is_loopback(name) else [b"http", b"https"]  # a proxy may encrypt what comes from outside
+        if headers.get(b"origin", []) not in [[scheme + b"://" + host] for scheme in schemes]:
             return 403, "the request does not come from this page"
         if headers.get(b"content-type", [b""])[0].split(b";")[0].strip() != b"application/json":
             return 415, "the content must be JSON"
@@ -117,12 +118,13 @@ def _host_name(host: str) -> str:
 class StudyServer:
     """Serves a study.
 
-    hosts: names that requests may be addressed to, besides addresses; those of loopback only if `loopback`.
+    hosts: names that requests may be addressed to, besides addresses; those of loopback only if `loopback`. The cookie
+    has the name of the study, since browsers send it to all ports.
     open: whether raters may begin without an invitation.
     """
 
     def __init__(self, store: Store, loopback: bool = True, open: bool = True, hosts: tuple[str, ...] = ()):
-        self.store, self.open = store, open
+        self.store, self.open, self.cookie = store, open, f"study-{store.protocol.stimuli[:8]}"
         self._hosts, self._loopback = {host.lower() for host in hosts}, loopback
         self._thread = ThreadPoolExecutor(1)  # the one that uses the store
         self._admitted: list[float] = []
@@ -148,7 +150,9 @@ class StudyServer:
             *(Route(path, self._static, methods=["GET"]) for path in PAGE),
             Route("/api/state", self._state, methods=["GET"]),
             Route("/api/join", self._join, methods=["POST"]),
+            Route("/api/shown", self._view, methods=["POST"]),
             Route("/api/answer", self._answer, methods=["POST"]),
+            Route("/api/leave", self._leave, methods=["POST"]),
             Route("/picture/{token}", self._picture, methods=["GET"]),
             Route("/favicon.ico", lambda request: Response(status_code=204), methods=["GET"]),
         ]
@@ -183,7 +187,7 @@ class StudyServer:
         return Response(content, media_type=f"{kind}; charset=utf-8")
 
     async def _rater(self, request: Request) -> str:
-        return await self._stored(self.store.rater, request.cookies.get(COOKIE, ""))
+        return await self._stored(self.store.rater, request.cookies.get(self.cookie, ""))
 
     async def _state(self, request: Request) -> Response:
         """What the page shows now."""
@@ -200,7 +204,7 @@ class StudyServer:
     def _now(self, rater: str) -> dict[str, Any]:
         trial = self.store.current(rater)
         if trial is None:
-            return {"page": "done", "code": self.store.code(rater)}
+            return {"page": "done", "code": self.store.code(rater), "open": self.open}
         return {"page": "trial", "trial": self._shown(trial)}
 
     def _shown(self, trial: Trial) -> dict[str, Any]:
@@ -209,6 +213,8 @@ class StudyServer:
         said = {
             "id": trial.id,
             "practice": trial.role == "practice",
+            "practiced": self.store.protocol.practice > 0,
+            "seen": trial.views > 0,
             "number": trial.number,
             "total": trial.total,
             "items": [self._item(token, id, False) for token, id in zip(trial.tokens, trial.stimuli)],
@@ -225,32 +231,57 @@ class StudyServer:
         return {"picture": f"/picture/{token}"} if one.file else {"text": one.text}
 
     async def _join(self, request: Request) -> Response:
-        """Admits a rater who agrees."""
+        """Admits a rater who agrees, or goes on with the one of an invitation who has agreed before."""
         said = await _json(request)
         token, screen = said.get("invitation", ""), said.get("screen", "")
-        if said.get("agreed") is not True or not isinstance(token, str) or not isinstance(screen, str):
-            raise Refused("a rater must agree")
-        if not token and not self.open:
+        if not isinstance(token, str) or not isinstance(screen, str):
+            raise Refused("malformed")
+        known = await self._stored(self.store.invited, token[:100]) if token else None
+        if not known and (token or not self.open):
             raise Refused("an invitation is needed")
+        if said.get("agreed") is not True and not (known and await self._stored(self.store.knows, known)):
+            raise Refused("a rater must agree")
+        if not known:
+            self._limit()
+        screen = "".join(c for c in screen if c in "0123456789x@.")[:32]
+        rater, session = await self._stored(self.store.admit, token[:100], screen)
+        response = JSONResponse(await self._stored(self._now, rater))
+        encrypted = request.headers["origin"].startswith("https:")
+        response.set_cookie(
+            self.cookie, session, max_age=90 * 24 * 3600, secure=encrypted, httponly=True, samesite="strict"
+        )
+        return response
+
+    def _limit(self) -> None:
+        """Raises Full if too many raters without an invitation came within a minute."""
         now = asyncio.get_running_loop().time()
         self._admitted = [at for at in self._admitted if at > now - 60]
         if len(self._admitted) >= ADMISSIONS:
             raise Full("too many raters at once")
         self._admitted.append(now)
-        screen = "".join(c for c in screen if c in "0123456789x@.")[:32]
-        rater, session = await self._stored(self.store.admit, token[:100], screen)
-        response = JSONResponse(await self._stored(self._now, rater))
-        response.set_cookie(COOKIE, session, max_age=90 * 24 * 3600, httponly=True, samesite="strict")
+
+    async def _leave(self, request: Request) -> Response:
+        """Forgets the rater, for another one at the same browser."""
+        response = JSONResponse({})
+        response.delete_cookie(self.cookie)
         return response
+
+    async def _view(self, request: Request) -> Response:
+        """Counts that the current trial is shown: the time of a second look does not count."""
+        rater, said = await self._rater(request), await _json(request)
+        if not isinstance(said.get("trial"), str):
+            return JSONResponse({"error": "malformed"}, 400)
+        await self._stored(self.store.view, rater, said["trial"])
+        return JSONResponse({})
 
     async def _answer(self, request: Request) -> Response:
         """Stores an answer; the reply, with the next trial, comes when it is on disk."""
         rater, said = await self._rater(request), await _json(request)
         trial, choice, hidden = said.get("trial"), said.get("choice"), said.get("hidden", False)
-        times = [said.get("rt"), said.get("onset")]
+        times = [_time(said.get("rt")), _time(said.get("onset"))]
         if not isinstance(trial, str) or type(choice) is not int or not isinstance(hidden, bool):
             return JSONResponse({"error": "malformed"}, 400)
-        if not 0 <= choice < self.store.protocol.choices or not all(map(_is_time, times)):
+        if not 0 <= choice < self.store.protocol.choices:
             return JSONResponse({"error": "malformed"}, 400)
         answered = await self._stored(self.store.answer, rater, trial, choice, *times, hidden)
         reply = await self._stored(self._now, rater)
@@ -271,11 +302,9 @@ def _file(stimulus: Stimulus, given: bool) -> str | None:
     return (stimulus.given_file if given else stimulus.file) or None
 
 
-def _is_time(value: Any) -> bool:
-    """Whether a value is a time in milliseconds, or none."""
-    if value is None:
-        return True
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 86_400_000
+def _time(value: Any) -> float | None:
+    """A time in milliseconds, up to a day; None for anything else, as no answer is refused for its time."""
+    return float(value) if type(value) in (int, float) and 0 <= value <= 86_400_000 else None
 
 
 async def _json(request: Request) -> dict[str, Any]:
@@ -287,6 +316,7 @@ async def _json(request: Request) -> dict[str, Any]:
             raise Refused("the content is too long")
     try:
         said = json.loads(body)
+        json.dumps(said, ensure_ascii=False).encode()  # no halves of characters
     except (ValueError, RecursionError):
         raise Refused("the content must be JSON") from None
     if not isinstance(said, dict):
@@ -306,13 +336,29 @@ _HANDLERS = {
 }
 
 
+class _Hasty(H11Protocol):
+    """HTTP/1.1 that closes connections on which no request arrives within some seconds."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(SLOWEST, self._expire)
+
+    def _expire(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+
 def web_server(study: StudyServer, host: str, port: int) -> uvicorn.Server:
     """The server, whose `run` serves until it is interrupted and finishes the requests it has begun."""
     config = uvicorn.Config(
         study.app,
         host=host,
         port=port,
-        http="h11",
+        http=_Hasty,
         ws="none",
         log_level="error",
         access_log=False,

@@ -297,7 +297,8 @@ class StyleDiscriminator(nn.Module):
         clamps = [CLAMP if dtype == jnp.bfloat16 else None for dtype in dtypes]
 
         def of_image(i: int, x: Array) -> Array:
-            return activate(EqualConv(channels[i], 1, dtype=dtypes[i], name=f"from_image_{i}")(x), clamps[i])
+            name = f"from_image_{i}" if self.size else "from_image"
+            return activate(EqualConv(channels[i], 1, dtype=dtypes[i], name=name)(x), clamps[i])
 
         h, seen = of_image(level, x_BHWC), x_BHWC
         for i in range(level, 0, -1):

@@ -64,16 +64,28 @@ async function load(message = "") {
   document.documentElement.lang = wording.language;
   document.title = wording.title;
   notice.textContent = message;
-  if (state.page === "consent") consent(state.open); else follow(state);
+  const invitation = new URLSearchParams(location.hash.slice(1)).get("invitation") || "";
+  if (invitation) { // it says who the rater is, whoever used this browser before
+    const response = await send("/api/join", { agreed: false, invitation, screen: "" });
+    if (response.ok) { history.replaceState(null, "", "/"); follow(await response.json()); return; }
+  }
+  if (invitation || state.page === "consent") consent(state.open, invitation); else follow(state);
 }
 
 function follow(state) {
-  if (state.page === "done") done(state.code); else trial(state.trial);
+  if (state.page === "done") { done(state); return; }
+  const now = state.trial;
+  if (now.number === 1 && !now.practice && now.practiced && !now.seen) practiced(now); else trial(now, now.seen);
 }
 
-function consent(open) {
+function practiced(now) {
   keys = new Map();
-  const invitation = new URLSearchParams(location.hash.slice(1)).get("invitation") || "";
+  show(wording.title, element("p", {}, wording.practiced),
+    button(wording.begin, "Enter", () => trial(now), { className: "main" }));
+}
+
+function consent(open, invitation) {
+  keys = new Map();
   if (!open && !invitation) { show(wording.title, element("p", {}, wording.refused)); return; }
   const agree = button(wording.agree, "Enter", async () => {
     agree.disabled = true;
@@ -83,7 +95,8 @@ function consent(open) {
     notice.textContent = response.status === 429 ? wording.full : wording.refused;
     agree.disabled = false;
   }, { className: "main" });
-  show(wording.title, element("p", {}, wording.consent), agree);
+  const contact = wording.contact ? [element("p", {}, wording.contact)] : [];
+  show(wording.title, element("p", {}, wording.consent), ...contact, agree);
 }
 
 function instructions(state) {
@@ -99,9 +112,10 @@ function item(content, caption, size) {
     return [element("figure", {}, ...caption, text), async () => {}];
   }
   const image = element("img", { alt: caption.length ? caption[0].textContent : wording.title, draggable: false });
-  const scale = Math.floor(size.most / Math.max(size.width, size.height));
-  image.width = Math.max(1, scale) * size.width; // whole multiples, as real and generated pictures alike
-  image.height = Math.max(1, scale) * size.height;
+  const ratio = size.most / Math.max(size.width, size.height);
+  const scale = ratio >= 1 ? Math.floor(ratio) : ratio; // whole multiples, as real and generated pictures alike
+  image.width = Math.round(scale * size.width);
+  image.height = Math.round(scale * size.height);
   image.src = content.picture;
   return [element("figure", {}, ...caption, image), () => image.decode()];
 }
@@ -116,8 +130,9 @@ async function trial(now, hidden = false) {
   const most = Math.max(64, Math.min(256, Math.floor((main.clientWidth - 24 * count) / count)));
   const size = { width: now.width, height: now.height, most };
   const caption = (text) => [element("figcaption", {}, text)];
+  const single = now.given && wording.shown ? caption(wording.shown) : [];
   const parts = now.items.map((one, i) =>
-    item(one, pair ? caption(i ? wording.rightmost : wording.left) : [], size));
+    item(one, pair ? caption(i ? wording.rightmost : wording.left) : single, size));
   if (now.given) parts.unshift(item(now.given, caption(wording.given), size));
   stage.append(...parts.map(([figure]) => figure));
   const label = wording.progress.replace("{number}", now.number).replace("{total}", now.total);
@@ -126,7 +141,8 @@ async function trial(now, hidden = false) {
     element("span", {}, now.practice ? `${wording.practice}: ${label}` : label), bar);
   show(wording.question, stage);
   main.prepend(top);
-  const choices = element("div", { className: "choices", role: "group", ariaLabel: wording.question });
+  const several = wording.choices.length > 3 ? " scale" : "";
+  const choices = element("div", { className: `choices${several}`, role: "group", ariaLabel: wording.question });
   main.append(choices);
 
   let onset = null, answered = false;
@@ -139,12 +155,13 @@ async function trial(now, hidden = false) {
     document.removeEventListener("visibilitychange", leave);
     window.removeEventListener("blur", blur);
   };
-  const buttons = wording.choices.map((text, i) => button(text, String(i + 1), async (event) => {
+  const buttons = wording.choices.map((text, i) => button(text, i < 9 ? String(i + 1) : i === 9 ? "0" : "-", async (event) => {
     if (answered) return;
     const rt = event.timeStamp - onset;
     stop();
     for (const one of buttons) one.disabled = true;
-    await answer(now, i, rt, onset, hidden);
+    buttons[i].classList.add("chosen");
+    await answer(now, i, rt, onset, hidden, choices);
   }, { disabled: true }));
   if (buttons.length === 2) {
     keys.set("arrowleft", keys.get("1"));
@@ -163,12 +180,17 @@ async function trial(now, hidden = false) {
     return;
   }
   if (answered) return;
+  const again = now.exposure && now.seen; // the time to look is over, and no second look
+  if ((await send("/api/shown", { trial: now.id })).status === 409) { stop(); await load(wording.elsewhere); return; }
+  now.seen = true;
+  if (answered) return;
   await frame();
-  stage.classList.remove("waiting");
+  if (!again) stage.classList.remove("waiting");
   await frame();
   onset = performance.now();
   for (const one of buttons) one.disabled = false;
-  if (now.exposure) {
+  if (again) notice.textContent = wording.hidden;
+  if (now.exposure && !again) {
     await pause(now.exposure);
     if (!answered) { stage.classList.add("waiting"); notice.textContent = wording.hidden; }
   }
@@ -181,7 +203,7 @@ function rest(now) {
   show(wording.paused, resume);
 }
 
-async function answer(now, choice, rt, onset, hidden) {
+async function answer(now, choice, rt, onset, hidden, choices) {
   notice.textContent = "";
   const response = await send("/api/answer", { trial: now.id, choice, rt, onset, hidden });
   if (response.status === 409) { await load(wording.elsewhere); return; }
@@ -192,14 +214,16 @@ async function answer(now, choice, rt, onset, hidden) {
   const said = right ? wording.right : `${wording.wrong} ${wording.truth.replace("{truth}", wording.choices[expected])}`;
   keys = new Map();
   const next = button(wording.next, "Enter", () => follow(state), { className: "main" });
-  show(wording.practice, element("p", { className: "feedback", role: "status" }, said),
-    element("div", { className: "choices" }, next));
+  choices.after(element("p", { className: "feedback", role: "status" }, said), element("div", { className: "after" }, next));
+  next.focus();
 }
 
-function done(code) {
+function done(state) {
   keys = new Map();
+  const leave = async () => { await send("/api/leave", {}); await load(); };
+  const another = state.open ? [button(wording.another, "", leave, { className: "quiet" })] : [];
   show(wording.title, element("p", {}, wording.thanks), element("p", {}, `${wording.code}: `,
-    element("span", { className: "code" }, code)));
+    element("span", { className: "code" }, state.code)), ...another);
 }
 
 window.addEventListener("pageshow", (event) => { if (event.persisted) load(); });
