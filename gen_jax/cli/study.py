@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 from pathlib import Path
@@ -54,25 +55,23 @@ def create(
         with_real: in pairs, compare with real stimuli too
         mean: of models with latent vectors, show the means of p(x | z)
         psi: truncation of style-based models
-        temperature: of texts
+        temperature: divides the logits of texts that are generated
         length: tokens of a text, and of the prompt before it
         exposure_ms: how long a stimulus is shown; 0 for as long as the rater likes
         catch: trials with a scrambled stimulus, whose answer is obvious
         practice: trials before the others, with feedback
-        raters: how many you expect, for the power of the design that is printed
+        raters: how many raters you expect; the power of the design is printed for them
         wording: a JSON file with texts for the page in place of the English ones
         step: a checkpoint's step, or "best"; by default the newest
     """
     from gen_jax.cli.study_create import Design, created
 
     check_seed(seed)
-    counts = {"n": (n, 1, 10_000), "trials": (trials, 2, 2000), "catch": (catch, 0, 12), "practice": (practice, 0, 12)}
-    counts |= {"exposure-ms": (exposure_ms, 0, 600_000), "length": (length, 1, 2000), "raters": (raters, 1, 10_000)}
-    for name, (value, low, high) in counts.items():
-        if not low <= value <= high:
-            raise UserError(f"--{name} must be between {low} and {high:,}, got {value}")
-    if catch > trials:
-        raise UserError(f"--catch {catch}: at most as many as --trials {trials}")
+    for name, value, high in (("n", n, 10_000), ("length", length, 2000), ("raters", raters, 10_000)):
+        if not 1 <= value <= high:
+            raise UserError(f"--{name} must be between 1 and {high:,}, got {value}")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"--temperature must be 0 or more, got {temperature}")
     check_folder(out)
     if out.exists():
         raise UserError(f"--out {out}: is there already; studies are never written over")
@@ -111,10 +110,23 @@ def serve(
     if not loopback:
         who = "everyone who can reach it" if open else "those with an invitation (`gen_jax study invite`)"
         print(f"{host} is open to other machines: {who} can take part; traffic is not encrypted")
-    print(f"{study}: http://{'127.0.0.1' if loopback else host}:{port}/ (Ctrl-C stops it)", flush=True)
+    address = f"http://{_shown(host)}:{port}"
+    print(f"{study}: {address}/ (Ctrl-C stops it)", flush=True)
+    if not loopback and not open:
+        print(f"links: python -m gen_jax study invite {study} --n 10 --url {address}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         web_server(server, host, port).run()
     print("stopped; all answers are stored")
+
+
+def _shown(host: str) -> str:
+    """The address under which raters reach a host that is listened at."""
+    if host in ("0.0.0.0", "::"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # sends nothing; says which address packets would have
+            return probe.getsockname()[0]
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def _check_port(host: str, port: int) -> None:
@@ -139,6 +151,8 @@ def invite(study: StudyFolder, n: int = 1, url: str = "http://127.0.0.1:8000") -
 
     if not 1 <= n <= 10_000:
         raise UserError(f"--n must be between 1 and 10,000, got {n}")
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--url {url}: must begin with http:// or https://")
     for rater, token in open_study(study).invite(n):
         print(f"{rater}\t{url.rstrip('/')}/#invitation={token}")
 
@@ -162,6 +176,8 @@ def simulate(
         raise UserError(f"--raters must be between 1 and 1,000, got {raters}")
     if not 0 <= lapse <= 1:
         raise UserError(f"--lapse is a share, got {lapse}")
+    if not all(0 <= one <= 10 for one in ability):
+        raise UserError(f"--ability takes numbers from 0 to 10, got {' '.join(f'{one:g}' for one in ability)}")
     store = open_study(study)
     models = [source.name for source in store.protocol.sources if not source.real]
     if len(ability) not in (1, len(models)):
@@ -219,16 +235,16 @@ def export(study: StudyFolder, out: Path) -> None:
     print(f"{n:,} answers in {out}, described in {dictionary}")
 
 
-def delete_rater(study: StudyFolder, rater: Positional[str]) -> None:
+def delete_rater(study: StudyFolder, rater: Positional[Annotated[str, arg(metavar="RATER")]]) -> None:
     """Deletes a rater with all answers, from backups too.
 
     Args:
-        rater: the pseudonym, as in `study status`
+        rater: the pseudonym or the completion code, as in `study status`
     """
     from gen_jax.applications.study.store import open_study
 
     n = open_study(study).delete(rater)
-    print(f"{rater} and {n} answers are deleted", file=sys.stdout)
+    print(f"{rater} and {n} answers are deleted, from the backups too; delete results and exports made before yourself")
 
 
 COMMANDS = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gen_jax.applications.study.creation import (
-    SPARE,
     Drawn,
     Generating,
     draw,
@@ -18,7 +17,7 @@ from gen_jax.applications.study.creation import (
     medium_of,
     write_stimuli,
 )
-from gen_jax.applications.study.protocol import Kind, Protocol, Source, wording
+from gen_jax.applications.study.protocol import SPARE, Kind, Protocol, Source, wording
 from gen_jax.cli.latent_space import truncated
 from gen_jax.cli.options import open_workdir, parse_step, read_input
 from gen_jax.core import ImageTranslator, Seq2Seq, averaged
@@ -58,16 +57,23 @@ def created(
         raise UserError("which runs? Name their working directories")
     if design.kind == "pairs" and len(workdirs) + design.with_real < 2:
         raise UserError("pairs needs two models, or one and --with-real")
-    _check_trials(design, len(workdirs))
     texts = _own_wording(own)
     runs = [open_workdir(workdir, None, data_dir) for workdir in workdirs]
     _check_alike(runs)
     first, part = runs[0], runs[0].experiment.split(runs[0].data, design.split)
     part = part._replace(training=first.experiment.examples(first.data, first.experiment.train))
     medium = medium_of(part, first.experiment.model, str(first.workdir))
-    words = wording(design.kind, medium, design.trials, texts)
+    given = (
+        "prompt" if medium == "text" else "input" if isinstance(first.experiment.model, ImageTranslator) else "label"
+    )
+    given = "" if given == "label" and design.kind != "match" else given
+    words = wording(design.kind, medium, design.trials + design.catch, texts, given)
     names = _names(workdirs)
-    labeled = design.kind == "match" and not isinstance(first.experiment.model, ImageTranslator) and medium == "image"
+    labeled = given == "label"
+    if medium == "image" and design.temperature != 1.0:
+        raise UserError("--temperature is for texts: leave it out")
+    protocol = _protocol(design, words, medium, first.data.name, part.name, names)
+    protocol.check(design.n)
     real = draw_real(part, first.experiment.model, design.n + SPARE, design.seed, labeled, design.length)
     generating = [_generating(run, name, design, parse_step(step)) for run, name in zip(runs, names)]
     drawn = [real]
@@ -76,52 +82,44 @@ def created(
         of_run = run.experiment.split(run.data, design.split)._replace(training=part.training)
         drawn.append(draw(one, of_run, real, design.seed + number, labeled, design.length))
     _check_sizes(drawn, workdirs)
-    sources = (Source(f"real ({part.name})", True), *(one.source for one in generating))
-    protocol = Protocol(
-        design.kind,
-        sources,
-        words,
-        medium,
-        first.data.name,
-        part.name,
-        drawn[0].contents.shape[1:3] if medium == "image" else (0, 0),
-        design.seed,
-        design.trials,
-        design.practice,
-        design.catch,
-        exposure_ms=design.exposure_ms,
-        compare_real=design.kind != "pairs" or design.with_real,
-    )
+    size = drawn[0].contents.shape[1:3] if medium == "image" else (0, 0)
+    protocol = replace(protocol, sources=(protocol.sources[0], *(one.source for one in generating)), size=size)
     draft = out.with_name(f".{out.name}-incomplete")
     shutil.rmtree(draft, ignore_errors=True)
     stimuli = write_stimuli(draft, protocol, drawn)
     draft.rename(out)
     print(f"{len(stimuli)} stimuli in {out}; texts of the page are in {out / 'protocol.json'}")
-    print(*_power(design), sep="\n")
+    if texts and (english := sorted(name for name, text in words.items() if name not in texts and text)):
+        print(f"note: not in {own}, and so in English: {', '.join(english)}")
+    print(*_power(design, len(workdirs)), sep="\n")
     print(f"next: python -m gen_jax study serve {out}")
 
 
-def _check_trials(design: Design, models: int) -> None:
-    """Raises UserError if a rater would see a stimulus twice."""
-    real = design.kind != "pairs" or design.with_real
-    sources = models + real
-    if design.kind == "turing":
-        most = 2 * design.n
-    elif design.kind == "pairs":
-        most = design.n * sources // 2
-    else:
-        most = design.n * sources
-    if design.trials > most:
-        raise UserError(
-            f"--trials {design.trials}: with --n {design.n} a rater can judge at most {most} without seeing one twice"
-        )
+def _protocol(design: Design, words: Any, medium: Any, data: str, split: str, names: Sequence[str]) -> Protocol:
+    """The protocol before its stimuli are drawn."""
+    sources = (Source(f"real ({split})", True), *(Source(name, False) for name in names))
+    return Protocol(
+        design.kind,
+        sources,
+        words,
+        medium,
+        data,
+        split,
+        seed=design.seed,
+        trials=design.trials,
+        practice=design.practice,
+        catch=design.catch,
+        exposure_ms=design.exposure_ms,
+        compare_real=design.kind != "pairs" or design.with_real,
+    )
 
 
 def _own_wording(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    text = read_input("--wording", str(path))
     try:
-        found = json.loads(read_input("--wording", str(path)))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"--wording {path}: is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -166,19 +164,22 @@ def _check_sizes(drawn: Sequence[Drawn], workdirs: Sequence[Path]) -> None:
             raise UserError(f"{workdir}: its images are {shape} and the real ones {shapes[0]}; all must be alike")
 
 
-def _power(design: Design) -> list[str]:
-    """How likely the design shows assumed effects."""
+def _power(design: Design, models: int) -> list[str]:
+    """How likely the design shows assumed effects of one model, or one pair of them."""
     if design.kind == "rating":
         return []
-    fakes = design.trials // 2 if design.kind == "turing" else design.trials
+    sources = models + (design.kind != "pairs" or design.with_real)
+    shares = {"turing": 2 * models, "pairs": sources * (sources - 1) // 2, "match": sources}
+    each = max(1, design.trials // shares[design.kind])
     what = {
-        "turing": "a deception rate of",
-        "pairs": "a share of preferences of",
-        "match": "a share of right answers of",
+        "turing": "a share judged real of {}, where 50% would be chance",
+        "pairs": "a share of preferences of {}, where 50% would be none",
+        "match": "a share of right answers of {}, where 50% would be chance",
     }[design.kind]
     rates = (0.3, 0.4) if design.kind == "turing" else (0.6, 0.7)
-    said = [
-        f"{what} {rate:.0%}: {power_by_rater(rate, design.raters, fakes):.0%}" for rate in rates if design.raters > 1
-    ]
-    head = f"power to tell a model from chance, {design.raters} raters x {fakes} trials of it, raters correlated by .1:"
-    return [head, *said] if said else ["one rater alone shows nothing about others: plan for ten or more"]
+    said = [f"  {what.format(f'{r:.0%}')}: {power_by_rater(r, design.raters, each):.0%}" for r in rates]
+    head = (
+        f"power of {design.raters} raters with {each} trials each of a {'pair' if design.kind == 'pairs' else 'model'} "
+        "(answers within raters correlated by .1):"
+    )
+    return [head, *said] if design.raters > 1 else ["one rater alone shows nothing about others: plan for ten or more"]

@@ -71,14 +71,14 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def by_rater(values: Sequence[float], level: float = 0.95) -> Interval:
-    """The mean of one value per rater with its t interval; no interval with a single rater."""
+    """The mean of one value per rater with its t interval; none with a single rater, or if all values are equal."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
     n = len(known)
     mean = float(known.mean()) if n else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, math.nan, n)
-    error = float(known.std(ddof=1) / math.sqrt(n))
+    error = float(known.std(ddof=1) / math.sqrt(n)) or math.nan
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
     return Interval(mean, error, mean - half, mean + half, n)
 
@@ -94,7 +94,7 @@ def jackknife(statistic: Callable[[np.ndarray], float], counts: np.ndarray, leve
     if n < 2:
         return Interval(value, math.nan, math.nan, math.nan, n)
     without = np.array([statistic(total - one) for one in counts])
-    error = float(math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
+    error = float(math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))) or math.nan
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
     return Interval(value, error, value - half, value + half, n)
 
@@ -102,8 +102,12 @@ def jackknife(statistic: Callable[[np.ndarray], float], counts: np.ndarray, leve
 def detection(counts: np.ndarray) -> Detection:
     """d' and c of counts (R, 4) per rater: hits, signals, false alarms, noises.
 
-    A half is added to hits and false alarms and one to signals and noises (Hautus 1995), which keeps both finite.
+    A half is added to hits and false alarms and one to signals and noises (Hautus 1995), which keeps both finite. NaN
+    without signals or without noises.
     """
+    if not np.all(np.asarray(counts)[:, [1, 3]].sum(axis=0)):
+        unknown = Interval(math.nan, math.nan, math.nan, math.nan, len(counts))
+        return Detection(unknown, unknown)
     quantiles = lambda total: (
         stats.norm.ppf((total[0] + 0.5) / (total[1] + 1)),
         stats.norm.ppf((total[2] + 0.5) / (total[3] + 1)),
@@ -172,7 +176,7 @@ def bradley_terry(outcomes: np.ndarray, raters: np.ndarray, items: int, prior: f
     Bradley & Terry 1952, with ties as in Davidson 1970: P(first), P(second) and P(tie) are proportional to exp(s1),
     exp(s2) and exp(t + (s1 + s2) / 2), a concave likelihood, which Newton's method maximizes. Intervals are of the
     sandwich estimator over raters (N,). Where the likelihood has no maximum, since some items only win or only lose
-    against the others, strengths get a normal prior of standard deviation `prior`.
+    against the others, or all comparisons are ties, parameters get a normal prior of standard deviation `prior`.
 
     Raises ValueError if items are not connected by comparisons.
     """
@@ -180,12 +184,12 @@ def bradley_terry(outcomes: np.ndarray, raters: np.ndarray, items: int, prior: f
     wins, tied = _win_matrix(outcomes, items), bool(np.any(outcomes[:, 2] == 2))
     if not _reaches_all((wins + wins.T) > 0):
         raise ValueError("some items were never compared with the others, directly or through others")
-    regularized = not (_reaches_all(wins > 0) and _reaches_all(wins.T > 0))
+    decided = bool(np.any(outcomes[:, 2] < 2))
+    regularized = not (decided and _reaches_all(wins > 0) and _reaches_all(wins.T > 0))
     basis = np.linalg.qr(np.c_[np.ones(items), np.eye(items)[:, : items - 1]])[0][:, 1:]  # strengths of mean 0
     features = _outcome_features(outcomes, items, tied)
     features = np.concatenate([features[..., :items] @ basis, features[..., items:]], axis=-1)
-    penalty = np.zeros(features.shape[-1])
-    penalty[: items - 1] = regularized / prior**2
+    penalty = np.full(features.shape[-1], regularized / prior**2)
     point = np.zeros(features.shape[-1])
     for _ in range(200):
         scores, information = _score(point, features, outcomes[:, 2])

@@ -111,6 +111,11 @@ def test_invitations_are_links(study, capsys):
     assert len(lines) == 3 and all("\thttp://lab.example:8000/#invitation=" in line for line in lines[:2])
 
 
+def test_links_are_whole_addresses(study):
+    with pytest.raises(UserError, match="http"):
+        invite(study, 1, "lab.example")
+
+
 def test_a_port_in_use_is_refused(study):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -136,15 +141,16 @@ WRONG = [
     ({}, {"workdirs": ()}, "which runs"),
     ({}, {"kind": "pairs"}, "two models"),
     ({"n": 20}, {"trials": 41}, "at most 40"),
-    ({"n": 20}, {"kind": "pairs", "with_real": True, "trials": 21}, "at most 20"),
+    ({"n": 20}, {"kind": "pairs", "with_real": True, "trials": 20}, "at most 19"),
     ({"n": 400, "trials": 40}, {}, "412 examples are needed"),
     ({}, {"n": 0}, "--n must be"),
-    ({}, {"catch": 13}, "--catch must be"),
+    ({}, {"catch": 13}, "catch must be"),
     ({}, {"trials": 2, "catch": 3}, "at most as many"),
     ({}, {"split": "nowhere"}, "nowhere"),
     ({}, {"step": "best of all"}, "--step"),
     ({}, {"psi": 0.5}, "psi"),
     ({}, {"seed": -1}, "--seed"),
+    ({}, {"temperature": 0.5}, "for texts"),
     ({}, {"mean": True}, "no latent vectors"),
     ({}, {"wording": Path("nowhere.json")}, "no such file"),
 ]
@@ -170,6 +176,8 @@ def test_runs_that_cannot_be_shown_or_compared_are_refused(runs, tmp_path, study
         analyze(tmp_path)
     with pytest.raises(UserError, match="--ability"):
         simulate(study, 2, (1.0, 2.0, 3.0))
+    with pytest.raises(UserError, match="from 0 to 10"):
+        simulate(study, 2, (float("nan"),))
     with pytest.raises(UserError, match="--lapse"):
         simulate(study, 2, lapse=2.0)
     with pytest.raises(UserError, match=".csv or .json"):

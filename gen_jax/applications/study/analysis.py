@@ -11,7 +11,7 @@ import numpy as np
 
 from gen_jax.applications.study.preferences import preferences
 from gen_jax.applications.study.protocol import Protocol
-from gen_jax.applications.study.results import Answers, ResultTable, Row, differences, number, p_value
+from gen_jax.applications.study.results import Answers, ResultTable, Row, differences, number, p_value, share
 from gen_jax.applications.study.store import Store
 from gen_jax.errors import UserError
 from gen_jax.evaluation.human import (
@@ -25,7 +25,7 @@ from gen_jax.evaluation.human import (
 )
 from gen_jax.evaluation.metric import Estimate, with_group
 
-__all__ = ["Analysis", "analyzed", "excluded"]
+__all__ = ["Analysis", "analyzed", "counting", "evidence"]
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,31 @@ class Analysis:
     simulated: bool = False
 
 
-def excluded(protocol: Protocol, rows: Sequence[Row]) -> dict[str, str]:
-    """Raters excluded by the protocol, with the reason."""
-    found, by_name = {}, {}
+def counting(protocol: Protocol, rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """Raters that count, in the order of their last answers, and those that do not, each with the reason.
+
+    Whoever has answered half of the trials counts, whether or not the others follow.
+    """
+    by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row["rater"], []).append(row)
-    for rater, own in by_name.items():
-        main = [row for row in own if row["role"] == "main"]
-        catch = [_passed(protocol, row) for row in own if row["role"] == "catch"]
-        times = [row["rt_ms"] for row in main if row["rt_ms"] is not None and not row["hidden"]]
-        if len(main) < protocol.trials / 2:
-            found[rater] = f"answered {len(main)} of {protocol.trials} trials"
-        elif catch and np.mean(catch) < protocol.least_passed:
-            found[rater] = f"passed {sum(catch)} of {len(catch)} catch trials"
-        elif times and median(times) < protocol.fastest_ms:
-            found[rater] = f"median response time of {median(times):.0f} ms"
-    return found
+    reasons = {rater: _reason(protocol, own) for rater, own in by_name.items()}
+    order = sorted(by_name, key=lambda rater: by_name[rater][-1]["at"])
+    return [rater for rater in order if not reasons[rater]], {rater: why for rater, why in reasons.items() if why}
+
+
+def _reason(protocol: Protocol, rows: Sequence[Row]) -> str:
+    """Why a rater does not count; "" if it does."""
+    main = [row for row in rows if row["role"] == "main"]
+    catch = [_passed(protocol, row) for row in rows if row["role"] == "catch"]
+    times = [row["rt_ms"] for row in main if row["rt_ms"] is not None and not row["hidden"]]
+    if len(main) < protocol.trials / 2:
+        return f"answered {len(main)} of {protocol.trials} trials"
+    if catch and np.mean(catch) < protocol.least_passed:
+        return f"passed {sum(catch)} of {len(catch)} catch trials"
+    if times and median(times) < protocol.fastest_ms:
+        return f"median response time of {median(times):.0f} ms"
+    return ""
 
 
 def _passed(protocol: Protocol, row: Row) -> bool:
@@ -80,15 +89,16 @@ def analyzed(store: Store, simulated: bool = False) -> Analysis:
     protocol = store.protocol
     every = [row for row in store.answers() if bool(row["simulated"]) == simulated]
     if not every:
-        others = "simulated ones: add --simulated" if store.count("answer") else "none at all"
-        raise UserError(f"{store.folder} has no answers of {'simulated raters' if simulated else 'people'}, {others}")
-    left_out = excluded(protocol, every)
-    rows = [row for row in every if row["role"] == "main" and row["rater"] not in left_out]
-    raters = list(dict.fromkeys(row["rater"] for row in rows))
-    if len(raters) < 2:
+        advice = "" if simulated or not store.count("answer") else "; --simulated analyzes those of simulated raters"
         raise UserError(
-            f"{len(raters)} rater{'' if len(raters) == 1 else 's'} count{'s' if len(raters) == 1 else ''} after "
-            f"{len(left_out)} exclusions, and errors are over raters: at least two are needed"
+            f"{store.folder}: {'no simulated rater' if simulated else 'nobody'} has answered so far{advice}"
+        )
+    raters, left_out = counting(protocol, every)
+    rows = [row for row in every if row["role"] == "main" and row["rater"] not in left_out]
+    if len(raters) < 2:
+        counted = "1 rater counts" if len(raters) == 1 else "no rater counts"
+        raise UserError(
+            f"{store.folder}: {counted}, after {len(left_out)} exclusions; two are needed, as errors are over raters"
         )
     answers = Answers(protocol, rows, {id: one.source for id, one in store.stimuli.items()}, raters)
     make = {"turing": _turing, "pairs": preferences, "rating": _rating, "match": _match}[protocol.kind]
@@ -100,44 +110,65 @@ def analyzed(store: Store, simulated: bool = False) -> Analysis:
         for name, interval in found.items():
             one = Estimate(interval.value, interval.error, unit, "estimate", len(rows), how)
             estimates[name] |= with_group({column: one}, "human evaluation", True, **{column: better})
-    tables = [*tables, _times(answers)]
+    tables = tables if simulated else [*tables, _times(answers)]
     stimuli = _stimuli(answers) if protocol.kind != "pairs" else []
     return Analysis(protocol, len(raters), len(rows), left_out, tables, intervals, estimates, stimuli, notes, simulated)
 
 
 def _turing(answers: Answers):
-    """Deception rates, sensitivity, and whether generated stimuli pass for real ones."""
+    """Deception rates, sensitivity, and whether generated stimuli can be told from real ones."""
     protocol = answers.protocol
     real = [i for i, source in enumerate(protocol.sources) if source.real]
     made = [i for i, source in enumerate(protocol.sources) if not source.real]
     name = lambda i: protocol.sources[i].name
     said_real = lambda row: float(row["choice"] == 0)
     by_source = {i: answers.means(answers.of(i), said_real) for i in [*real, *made]}
-    rates = {name(i): by_rater(means) for i, means in by_source.items()}
+    rates = {name(i): share(by_rater(means)) for i, means in by_source.items()}
     rows, sensitivity = [], {}
     for i in made:
-        found = detection(
-            answers.counts([*answers.of(i), *(r for j in real for r in answers.of(j))], _detected(answers))
-        )
+        both = [*answers.of(i), *(row for j in real for row in answers.of(j))]
+        found = detection(answers.counts(both, _detected(answers), 4))
         sensitivity[name(i)] = found.sensitivity
-        p = paired_p_value(by_source[i], [0.5] * len(by_source[i]))
+        p = paired_p_value(by_source[i], by_source[real[0]])
         rows.append([name(i), number(rates[name(i)], "%"), p_value(p), number(found.sensitivity), number(found.bias)])
     rows.append([name(real[0]), number(rates[name(real[0])], "%"), "", "", ""])
+    header = ["source", "share judged real", "p (as real ones)", "sensitivity d'", "bias c"]
     tables = [
-        ResultTable("judged real", ["source", "share judged real", "p (50 %)", "sensitivity d'", "bias c"], rows),
-        *differences(answers, {name(i): by_source[i] for i in made}, "difference of shares judged real", "%"),
+        ResultTable("judged real", header, rows),
+        *differences(
+            answers, {name(i): by_source[i] for i in made}, "differences of shares, percentage points", "points"
+        ),
     ]
-    fooled = answers.means([row for i in made for row in answers.of(i)], said_real)
-    e = e_values([value for value in fooled if math.isfinite(value)])
-    alpha = krippendorff_alpha(_matrix(answers))
+    fooled = share(by_rater(answers.means([row for i in made for row in answers.of(i)], said_real)))
     notes = [
-        f"all generated stimuli: judged real {number(by_rater(fooled), '%')}; e-value against 50 %: {e[-1]:.3g} "
-        "(20 or more at any time: they can be told from real ones)",
-        f"Krippendorff's alpha (nominal): {alpha:.3f}",
+        f"all generated stimuli: judged real {number(fooled, '%')}; {evidence(answers)[1]}",
+        _agreement(answers, "nominal"),
     ]
     deception = {name(i): rates[name(i)] for i in made}
     columns = {"human_deception": (deception, "share", "higher"), "human_sensitivity": (sensitivity, "d'", "lower")}
     return tables, {"share judged real": rates, "sensitivity d'": sensitivity}, columns, notes
+
+
+def evidence(answers: Answers) -> tuple[float, str]:
+    """The largest e-value so far that generated stimuli can be told from real ones, and what it says.
+
+    Of each rater, in the order of finishing, the mean of the shares of right answers on both, which is one half for
+    whoever cannot tell them, however often "generated" is said.
+    """
+    real = lambda row: answers.protocol.sources[answers.sources[row["stimuli"][0]]].real
+    right = lambda row: float(row["choice"] == row["expected"])
+    halves = [answers.means([row for row in answers.rows if real(row) == which], right) for which in (True, False)]
+    accuracy = np.mean(halves, axis=0)
+    accuracy = accuracy[np.isfinite(accuracy)]
+    if not len(accuracy):
+        return 1.0, "nobody has judged both kinds"
+    e = float(e_values(accuracy).max())
+    worse = " (by more wrong than right answers)" if accuracy.mean() < 0.5 else ""
+    verdict = f"they can be told from real ones{worse}" if e >= 20 else "it is not decided whether they can be told"
+    return (
+        e,
+        f"right answers on real and generated ones alike: {accuracy.mean():.1%}; e-value {e:.3g} of 20: {verdict}",
+    )
 
 
 def _detected(answers: Answers) -> Callable[[Row], Sequence[float]]:
@@ -161,16 +192,16 @@ def _match(answers: Answers):
     rows, accuracy, sensitivity, by_source = [], {}, {}, {}
     for i, source in enumerate(protocol.sources):
         by_source[source.name] = answers.means(answers.of(i), right)
-        accuracy[source.name] = by_rater(by_source[source.name])
-        found = detection(answers.counts(answers.of(i), mismatch))
+        accuracy[source.name] = share(by_rater(by_source[source.name]))
+        found = detection(answers.counts(answers.of(i), mismatch, 4))
         sensitivity[source.name] = found.sensitivity
         rows.append([source.name, number(accuracy[source.name], "%"), number(found.sensitivity), number(found.bias)])
     tables = [
         ResultTable("recognized", ["source", "share right", "sensitivity d'", "bias c"], rows),
-        *differences(answers, by_source, "difference of shares right", "%"),
+        *differences(answers, by_source, "differences of shares, percentage points", "points"),
     ]
     columns = {"human_match": (accuracy, "share", "higher")}
-    notes = [f"Krippendorff's alpha (nominal): {krippendorff_alpha(_matrix(answers)):.3f}"]
+    notes = [_agreement(answers, "nominal")]
     return tables, {"share right": accuracy, "sensitivity d'": sensitivity}, columns, notes
 
 
@@ -201,17 +232,19 @@ def _rating(answers: Answers):
         ResultTable("mean ratings (mixed model)", ["source", "mean", *protocol.wording["choices"]], shares),
         *differences(answers, by_source, "difference of mean ratings"),
     ]
-    matrix = _matrix(answers)
-    notes = [
-        f"Krippendorff's alpha: {krippendorff_alpha(matrix, 'ordinal'):.3f} (ordinal), "
-        f"{krippendorff_alpha(matrix, 'interval'):.3f} (interval)"
-    ]
+    notes = [_agreement(answers, "ordinal"), _agreement(answers, "interval")]
     return (
         tables,
         {f"mean rating, 1 to {protocol.choices}": means},
         {"human_rating": (means, "points", "higher")},
         notes,
     )
+
+
+def _agreement(answers: Answers, level: str) -> str:
+    alpha = krippendorff_alpha(_matrix(answers), level)
+    said = f"{alpha:.3f}" if math.isfinite(alpha) else "unknown, as no stimulus was judged by two raters, or all alike"
+    return f"Krippendorff's alpha ({level}): {said}"
 
 
 def _matrix(answers: Answers) -> np.ndarray:
@@ -238,7 +271,10 @@ def _times(answers: Answers) -> ResultTable:
 
 
 def _stimuli(answers: Answers) -> list[tuple[str, str, int, float]]:
-    """(id, source, answers, score) of each stimulus, the highest score first: judged real, right, or mean rating."""
+    """(id, source, answers, score) of each stimulus: judged real, right, or mean rating.
+
+    In the order of scores drawn towards the mean of all by two answers, so that one answer alone leads to no end.
+    """
     kind = answers.protocol.kind
     score = {
         "turing": lambda row: float(row["choice"] == 0),
@@ -248,6 +284,8 @@ def _stimuli(answers: Answers) -> list[tuple[str, str, int, float]]:
     found: dict[str, list[float]] = {}
     for row in answers.rows:
         found.setdefault(row["stimuli"][0], []).append(score(row))
+    overall = float(np.mean([value for values in found.values() for value in values]))
+    drawn = {id: (sum(values) + 2 * overall) / (len(values) + 2) for id, values in found.items()}
     sources = answers.protocol.sources
-    listed = [(id, sources[answers.sources[id]].name, len(v), float(np.mean(v))) for id, v in found.items()]
-    return sorted(listed, key=lambda one: (-one[3], -one[2], one[0]))
+    order = sorted(found, key=lambda id: (-drawn[id], id))
+    return [(id, sources[answers.sources[id]].name, len(found[id]), float(np.mean(found[id]))) for id in order]

@@ -77,7 +77,7 @@ def draw_real(split: Split, model: Any, n: int, seed: int, labeled: bool, length
     size = min(split.size, target.size)
     if size < n:
         raise UserError(f"--n is too large: {n} examples are needed, practice included, and {split.name} has {size}")
-    rows = np.sort(rng.permutation(size)[:n])
+    rows = rng.permutation(size)[:n]
     images = _intensities(target, entry if translated else "x", take(target.arrays, rows)[entry if translated else "x"])
     if translated:
         given = _intensities(split, "x", take(split.arrays, rows)["x"])
@@ -106,7 +106,7 @@ def _real_texts(split: Split, n: int, rng: np.random.Generator, length: int) -> 
             f"--n is too large: {n} texts of {2 * length} tokens are needed, practice included, and {split.name} has "
             f"{places}; take fewer, or a smaller --length"
         )
-    starts = np.sort(rng.permutation(places)[:n]) * 2 * length
+    starts = rng.permutation(places)[:n] * 2 * length
     decode = lambda run: read_tokenizer(split.info.tokenizer).decode(run).decode("utf-8", "replace")
     given = [decode(tokens[start : start + length]) for start in starts]
     return Drawn([decode(tokens[start + length : start + 2 * length]) for start in starts], starts.tolist(), given)

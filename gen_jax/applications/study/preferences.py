@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from gen_jax.applications.study.results import Answers, ResultTable, number, p_value
+from gen_jax.applications.study.results import Answers, ResultTable, number, p_value, share
 from gen_jax.errors import UserError
 from gen_jax.evaluation.human import Interval, Preference, bradley_terry, by_rater, holm, jackknife
 
@@ -89,7 +89,7 @@ def _against_real(answers: Answers) -> list[list[str]]:
         shown = lambda row, i=i: i in {answers.sources[id] for id in row["stimuli"]}
         rows = [row for row in answers.rows if row["expected"] is not None and shown(row)]
         if not source.real and rows:
-            share = by_rater(answers.means(rows, right))
-            counts = answers.counts(rows, lambda row: (right(row), 1.0))
-            said.append([source.name, number(share, "%"), number(jackknife(z, counts))])
+            right_share = share(by_rater(answers.means(rows, right)))
+            counts = answers.counts(rows, lambda row: (right(row), 1.0), 2)
+            said.append([source.name, number(right_share, "%"), number(jackknife(z, counts))])
     return said

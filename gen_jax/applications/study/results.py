@@ -14,7 +14,7 @@ from rich.table import Table
 from gen_jax.applications.study.protocol import Protocol
 from gen_jax.evaluation.human import Interval, by_rater, holm, paired_p_value
 
-__all__ = ["Answers", "ResultTable", "Row", "differences", "number", "p_value"]
+__all__ = ["Answers", "ResultTable", "Row", "differences", "number", "p_value", "share"]
 
 Row = Mapping[str, Any]
 
@@ -56,9 +56,8 @@ class Answers:
             found[row["rater"]].append(value(row))
         return [float(np.mean(values)) if values else math.nan for values in found.values()]
 
-    def counts(self, rows: Sequence[Row], values: Callable[[Row], Sequence[float]]) -> np.ndarray:
-        """(raters, k) sums of values over the answers of each rater."""
-        width = len(values(rows[0])) if rows else 0
+    def counts(self, rows: Sequence[Row], values: Callable[[Row], Sequence[float]], width: int) -> np.ndarray:
+        """(raters, width) sums of values over the answers of each rater."""
         found = {rater: np.zeros(width) for rater in self.raters}
         for row in rows:
             found[row["rater"]] += values(row)
@@ -80,16 +79,22 @@ def differences(
     return [ResultTable(title, ["pair", "difference", "p", "p (Holm)"], rows)]
 
 
+def share(interval: Interval) -> Interval:
+    """The interval of a share, which ends at 0 and 1."""
+    return interval._replace(low=float(np.clip(interval.low, 0, 1)), high=float(np.clip(interval.high, 0, 1)))
+
+
 def number(interval: Interval, unit: str = "") -> str:
     """An interval as text, rounded to its error."""
     if not math.isfinite(interval.value):
         return "—"
-    scale = 100 if unit == "%" else 1
+    scale = 100 if unit else 1  # "%", or "points" of percentage
+    sign = " %" if unit == "%" else ""
     if not math.isfinite(interval.error):
-        return f"{scale * interval.value:.3g}{' %' if unit else ''}"
+        return f"{scale * interval.value:.3g}{sign} [unknown]"
     digits = max(0, 1 - math.floor(math.log10(scale * interval.error))) if interval.error > 1e-12 else 2
     show = lambda value: f"{scale * value:.{digits}f}"
-    return f"{show(interval.value)}{' %' if unit else ''} [{show(interval.low)}, {show(interval.high)}]"
+    return f"{show(interval.value)}{sign} [{show(interval.low)}, {show(interval.high)}]"
 
 
 def p_value(p: float) -> str:

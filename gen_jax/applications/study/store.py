@@ -57,7 +57,7 @@ class Full(Exception):
     """The study has as many raters as it takes, or too many came at once."""
 
 
-class Unsaved(Exception):
+class Unsaved(OSError):
     """The disk is full or fails; nothing was stored."""
 
 
