@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HumanColumns", "compared", "human_columns", "ready"]
 
-HumanColumns = Mapping[Path | None, Mapping[str, Estimate]]
+HumanColumns = Mapping[Path | None, tuple[int | None, Mapping[str, Estimate]]]  # step judged, estimates
 
 
 def ready(configs: Sequence[Path], data: str, data_dir: Path | None) -> list[Path]:
@@ -101,14 +101,21 @@ def compared(
     length = min([256, *windows])  # of generated texts, the same for all
     translated = all(isinstance(run.experiment.model, ImageTranslator) for run in runs)
     rows = [] if translated else [_data_row(parts[0], encoder, length)]  # of sources, which say nothing of targets
-    rows = [replace(row, found={**row.found, **human.get(None, {})}) for row in rows]
+    rows = [replace(row, found={**row.found, **human.get(None, (None, {}))[1]}) for row in rows]
+    if strange := [str(path) for path in human if path is not None and path not in {r.workdir.resolve() for r in runs}]:
+        print(f"warning: left out from the studies, as they are not compared: {', '.join(strange)}", file=sys.stderr)
     names = [run.workdir.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
     for name, run, part in zip(names, runs, parts):
         print(f"measuring {run.workdir}", flush=True)
         try:
             row = _model_row(name, run, part, encoder, samples, seed, length)
-            rows.append(replace(row, found={**row.found, **human.get(run.workdir.resolve(), {})}))
+            step, judged = human.get(run.workdir.resolve(), (None, {}))
+            if step is not None and step != run.folder.summary()["step"]:
+                print(
+                    f"warning: raters saw samples of step {step:,} of {run.workdir}, not of its newest", file=sys.stderr
+                )
+            rows.append(replace(row, found={**row.found, **judged}))
         except UserError as error:  # the others are still shown
             print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
@@ -120,11 +127,11 @@ def compared(
 
 def human_columns(studies: Sequence[Path]) -> HumanColumns:
     """Estimates from human studies by the working directory of the run, and by None of the data."""
-    found: dict[Path | None, dict[str, Estimate]] = {}
+    found: dict[Path | None, tuple[int | None, dict[str, Estimate]]] = {}
     for folder in studies:
         analysis = analyzed(open_study(folder))
         for source in analysis.protocol.sources:
-            estimates = found.setdefault(None if source.real else Path(source.run).resolve(), {})
+            _, estimates = found.setdefault(None if source.real else Path(source.run).resolve(), (source.step, {}))
             if twice := sorted(set(estimates) & set(analysis.estimates[source.name])):
                 raise UserError(f"{folder}: another study has given {twice[0]} of {source.name} already")
             estimates |= analysis.estimates[source.name]

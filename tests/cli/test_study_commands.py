@@ -70,7 +70,7 @@ def test_a_study_ends_in_a_report_and_in_the_comparison(study, runs, tmp_path, c
     record = json.loads((tmp_path / "analysis" / "analysis.json").read_text())
     assert record["raters"] == 3 and record["answers"] == 60
     columns = human_columns([study])
-    assert columns[runs["cvae_digits"].resolve()]["human_deception"].group == "human evaluation"
+    assert columns[runs["cvae_digits"].resolve()][1]["human_deception"].group == "human evaluation"
     with pytest.raises(UserError, match="another study"):
         human_columns([study, study])
     status(study)

@@ -108,7 +108,9 @@ def analyzed(store: Store, simulated: bool = False) -> Analysis:
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in names}
     for column, (found, unit, better) in columns.items():
         for name, interval in found.items():
-            one = Estimate(interval.value, interval.error, unit, "estimate", len(rows), how)
+            drawn = next(source.how for source in protocol.sources if source.name == name)
+            noted = ", ".join(filter(None, [how, drawn]))
+            one = Estimate(interval.value, interval.error, unit, "estimate", len(rows), noted)
             estimates[name] |= with_group({column: one}, "human evaluation", True, **{column: better})
     tables = tables if simulated else [*tables, _times(answers)]
     stimuli = _stimuli(answers) if protocol.kind != "pairs" else []

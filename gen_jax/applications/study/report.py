@@ -16,6 +16,19 @@ from gen_jax.files import write_json, write_text
 __all__ = ["write_report"]
 
 SHOWN = 12  # stimuli at each end
+TITLES = {
+    "intervals": "Main results",
+    "by_stimulus": "Scores of all stimuli, sorted within each source",
+    "stimuli": "Generated stimuli with the highest and the lowest scores",
+}
+DETECTION = (
+    "sensitivity d' is 0 for guesses and about 2.5 for nine right answers in ten; bias c is above 0 where raters "
+)
+EXPLAINED = {
+    "turing": [DETECTION + 'say "real" more often than "generated"'],
+    "match": [DETECTION + "say more often that stimuli match"],
+    "pairs": ["a difference of strengths of 1.1 means being preferred three times as often"],
+}
 
 
 def write_report(study: Path, found: Analysis, out: Path) -> list[Path]:
@@ -85,7 +98,7 @@ def _extremes(study: Path, found: Analysis):
     for source in (source.name for source in found.protocol.sources if not source.real):
         of_source = [id for id, name, _, _ in found.stimuli if name == source]
         few = min(SHOWN, len(of_source) // 2)
-        ends |= {f"{source}, most": of_source[:few], f"{source}, least": of_source[::-1][:few]} if few else {}
+        ends |= {f"{source}, highest": of_source[:few], f"{source}, lowest": of_source[::-1][:few]} if few else {}
     return plots.show({title: np.stack([load(id) for id in ids]) for title, ids in ends.items()})
 
 
@@ -93,10 +106,18 @@ def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
     e = html.escape
     who = "simulated raters" if found.simulated else "raters"
     parts = [f"<h1>{e(study.name)}: {e(found.protocol.wording['title'])}</h1>"]
+    protocol = found.protocol
+    limit = f"shown for {protocol.exposure_ms} ms" if protocol.exposure_ms else "no limit of time"
     facts = [
-        f"{found.protocol.kind} study of {found.protocol.data}, {found.protocol.split} split",
-        f"{found.raters} {who}, {found.answers:,} answers, {len(found.excluded)} excluded",
+        f"{protocol.kind} study of {protocol.data}, {protocol.split} split, created {protocol.created}",
+        f'asked: "{protocol.wording["question"]}" with the choices {", ".join(protocol.wording["choices"])}',
+        f"{protocol.trials} trials for each rater, besides {protocol.practice} for practice and {protocol.catch} with "
+        f"a scrambled stimulus; {limit}",
+        f"raters count who answered half of the trials, passed {protocol.least_passed:.0%} of the scrambled ones, and "
+        f"took {protocol.fastest_ms} ms or more in the median",
+        f"{found.raters} {who} count, with {found.answers:,} answers; {len(found.excluded)} do not",
         "intervals are of 95 % and over raters",
+        *EXPLAINED.get(protocol.kind, ()),
     ]
     parts.append("<ul>" + "".join(f"<li>{e(fact)}</li>" for fact in facts) + "</ul>")
     for table in found.tables:
@@ -105,21 +126,23 @@ def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
             f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>"
             for row in table.rows
         )
-        parts.append(f"<h2>{e(table.title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        parts.append(
+            f"<h2>{e(table.title.capitalize())}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
     parts.append("<ul>" + "".join(f"<li>{e(note)}</li>" for note in found.notes) + "</ul>")
     for path in pictures:
-        title = path.stem.replace("_", " ")
+        title = TITLES[path.stem]
         coded = base64.b64encode(path.read_bytes()).decode()
         parts.append(f"<h2>{e(title)}</h2><img alt='{e(title)}' src='data:image/png;base64,{coded}'>")
     if found.excluded:
         left_out = "".join(f"<li>{e(rater)}: {e(reason)}</li>" for rater, reason in found.excluded.items())
-        parts.append(f"<h2>excluded</h2><ul>{left_out}</ul>")
+        parts.append(f"<h2>Raters that do not count</h2><ul>{left_out}</ul>")
     sources = "".join(
-        f"<li>{e(source.name)}: {e(', '.join(filter(None, (source.run, source.family, source.how))) or 'the data')}"
+        f"<li>{e(source.name)}: {e(', '.join(filter(None, (source.family, source.how))) or 'the data')}"
         f"{f', step {source.step:,}' if source.step is not None else ''}</li>"
         for source in found.protocol.sources
     )
-    parts.append(f"<h2>sources</h2><ul>{sources}</ul>")
+    parts.append(f"<h2>Sources</h2><ul>{sources}</ul>")
     return _PAGE.format(title=e(study.name), body="\n".join(parts))
 
 
