@@ -74,7 +74,7 @@ def _quoted(text: str) -> str:
 def _pictures(study: Path, found: Analysis, out: Path) -> list[Path]:
     reference = {"share judged real": 0.5, "share right": 0.5, "sensitivity d'": 0.0, "strength, log odds": 0.0}
     figures = {"intervals": plots.intervals(found.intervals, reference)}
-    if found.stimuli:
+    if found.stimuli and np.median([answers for _, _, answers, _ in found.stimuli]) >= 3:
         figures["by_stimulus"] = plots.scores_by_stimulus(found.stimuli, _score(found))
     if len(found.stimuli) > 3 and found.protocol.medium == "image":
         figures["stimuli"] = _extremes(study, found)
