@@ -13,13 +13,14 @@ from typing import Any
 from gen_jax.checkpoint import Best
 from gen_jax.core import Algorithm, Source
 from gen_jax.data.catalogue import held_out_rows
+from gen_jax.data.checks import check_arrays
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.host import HostTransform, fixed
 from gen_jax.data.mixing import TokenWindows, Unpaired
 from gen_jax.data.order import Balanced, Order, Repeated
 from gen_jax.data.pairs import pack_pairs
 from gen_jax.data.records import Arrays, is_lazy
-from gen_jax.data.source import Resident, Streamed, check_arrays, too_large_for_device
+from gen_jax.data.source import Resident, Streamed, too_large_for_device
 from gen_jax.data.text import Windows, evaluation_windows
 from gen_jax.data.transforms import Transform, as_transforms
 from gen_jax.errors import UserError
@@ -146,7 +147,7 @@ class Experiment:
         order = self._order(arrays, name)
         if resident and not self.host_transforms:
             return Resident(arrays, self.batch, transforms, seed=seed, missing=self.missing, name=name, order=order)
-        check_arrays(arrays, self.batch, name, self.missing)
+        check_arrays(arrays, self.batch, name, self.missing, self.transforms)
         return Streamed.of(arrays, self.batch, transforms, seed=seed, order=order, host=tuple(self.host_transforms))
 
     def _order(self, arrays: Arrays, name: str) -> Order | None:

@@ -20,6 +20,7 @@ from gen_jax.checkpoint import Checkpoints, mean_state
 from gen_jax.configs import ConfigFile
 from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
+from gen_jax.data.checks import check_arrays
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import split_name
@@ -99,9 +100,19 @@ class Run:
         for name in (experiment.validation, experiment.test):
             experiment.split(data, name)
         if training:
+            run._check_data()
             run._check_support()
             _ = run.program
         return run
+
+    def _check_data(self) -> None:
+        """Raises a UserError if the splits for evaluation hold what cannot be evaluated."""
+        experiment = self.experiment
+        for name in dict.fromkeys((experiment.validation, experiment.test)):
+            for data in filter(None, (self.data, self.data.partner)):
+                arrays = experiment.examples(data, name)
+                if not is_lazy(arrays):
+                    check_arrays(arrays, None, f"{data.name} [{name}]", experiment.missing, experiment.transforms)
 
     def _check_support(self) -> None:
         """Raises a UserError if any example of any split lies outside the model's support."""

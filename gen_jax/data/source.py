@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch, fold_in
-from gen_jax.data.dataset import blocks
+from gen_jax.data.checks import as_arrays, check_arrays
 from gen_jax.data.host import HostTransform, generators, transform_images
 from gen_jax.data.order import InOrder, Order, Shuffled, permute
 from gen_jax.data.records import Arrays, Column, is_lazy, nbytes, read_ahead, take
@@ -34,7 +35,6 @@ __all__ = [
     "Streamed",
     "Window",
     "apply_transforms",
-    "check_arrays",
     "check_division",
     "epoch",
     "permute",
@@ -76,6 +76,8 @@ class Resident:
 
     def __post_init__(self):
         object.__setattr__(self, "transforms", as_transforms(self.transforms))
+        if any(isinstance(a, (np.ndarray, list, tuple, NoneType)) for a in self.arrays.values()):
+            object.__setattr__(self, "arrays", as_arrays(self.arrays, self.name))
         if is_lazy(self.arrays):
             read = {name: np.asarray(a) if isinstance(a, Column) else a for name, a in self.arrays.items()}
             object.__setattr__(self, "arrays", read)
@@ -103,7 +105,7 @@ class Resident:
         return self
 
     def check(self) -> None:
-        check_arrays(self.arrays, self.batch, self.name, self.missing)
+        check_arrays(self.arrays, self.batch, self.name, self.missing, self.transforms)
         if self.batch is not None:
             _order(self).check(self.size, self.batch)
 
@@ -314,41 +316,4 @@ def check_division(batch: int, mesh: Mesh) -> None:
     if batch % devices:
         raise UserError(
             f"a batch of {batch} cannot be divided over {devices} devices: choose another --batch, or fewer --devices"
-        )
-
-
-def check_arrays(arrays: Arrays, batch: int | None, name: str = "the data", missing: bool = False) -> None:
-    """Raises a UserError for arrays that cannot be trained on; `missing` allows NaN in "x"."""
-    sizes = {key: len(a) for key, a in arrays.items()}
-    if "x" not in arrays:
-        raise UserError(f'{name} needs an entry "x" with the observations, got {sorted(arrays)}')
-    if len(set(sizes.values())) > 1:
-        raise UserError(f"{name}: entries differ in length: {sizes}")
-    if sizes["x"] == 0:
-        raise UserError(f"{name} is empty")
-    if batch is not None and not 1 <= batch <= sizes["x"]:
-        raise UserError(f"batch = {batch}, but {name} has {sizes['x']} examples: choose 1 to {sizes['x']} (--batch)")
-    for key, a in arrays.items():
-        a = a if isinstance(a, Column) else np.asarray(a)
-        if a.dtype.kind not in "biuf":
-            raise UserError(f'{name}: "{key}" has dtype {a.dtype}; numbers are needed')
-        if a.dtype.kind == "f":
-            _check_finite(a, f'{name}: "{key}"', missing and key == "x")
-
-
-def _check_finite(a: Any, what: str, missing: bool) -> None:
-    """Raises a UserError for infinite values, and NaN unless it marks missing values; reads block by block."""
-    count, first, start = 0, (), 0
-    for block in blocks(a):
-        bad = np.isinf(block) if missing else ~np.isfinite(block)
-        if found := int(bad.sum()):
-            place = np.unravel_index(int(bad.argmax()), bad.shape)
-            first = first or (start + int(place[0]), *map(int, place[1:]))
-            count += found
-        start += len(block)
-    if count:
-        raise UserError(
-            f"{what} has {count} NaN or infinite values, the first at {first}: "
-            "remove them (of a table: --missing drop) or impute them; models that integrate over missing values "
-            "take NaN with missing=True"
         )

@@ -13,9 +13,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen_jax.core import Batch
+from gen_jax.data.checks import check_arrays
 from gen_jax.data.order import Shuffled
 from gen_jax.data.records import Arrays
-from gen_jax.data.source import apply_transforms, check_arrays, check_division
+from gen_jax.data.source import apply_transforms, check_division
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 
@@ -59,7 +60,7 @@ class Subsets:
         return self
 
     def check(self) -> None:
-        check_arrays(self.arrays, self.batch, "the data")
+        check_arrays(self.arrays, self.batch, "the data", transforms=self.transforms)
         if self.batch > np.shape(self.rows)[1]:
             raise UserError(f"a batch of {self.batch} needs as many examples, there are {np.shape(self.rows)[1]}")
 
