@@ -46,7 +46,7 @@ def test_the_commands_exist(monkeypatch):
     monkeypatch.chdir(ROOT)
     shell = [block for page in PAGES for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.DOTALL)]
     lines = [shlex.split(line, comments=True) for block in shell for line in block.splitlines() if line.strip()]
-    names = {command.__name__ for command in COMMANDS} | {"train"}
+    names = {command.__name__ for command in COMMANDS} | {"train", "sweep"}
     seen = set()
     for words in lines:
         if words[:2] == ["python", "train.py"]:

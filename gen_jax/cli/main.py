@@ -55,6 +55,14 @@ def train(config: str) -> None:
     """Trains a config, or resumes it; `gen_jax train CONFIG --help` lists its knobs."""
 
 
+def sweep(config: str) -> None:
+    """Trains a config over a grid of knobs: sweep CONFIG --lr 1e-3 3e-4 --latent 8 16 --seeds 3, in one table.
+
+    Options: --seeds N, seeds of each run; --random N, so many combinations of the grid, drawn by --seed; --metric
+    NAME:max or NAME:min, by which runs are ordered; --out FOLDER; --data-dir FOLDER; --print commands or slurm.
+    """
+
+
 def study() -> None:
     """Asks people about samples: create, serve, analyze; `gen_jax study --help` lists all."""
 
@@ -64,11 +72,20 @@ def main() -> None:
     arguments = sys.argv[1:] or ["--help"]
     if arguments[0] == "train" and arguments[1:] and arguments[1] not in ("-h", "--help"):
         train_main(arguments[1:])
+    elif arguments[0] == "sweep" and arguments[1:2] not in (["-h"], ["--help"]):
+        sweep_main(arguments[1:])
     elif arguments[0] == "study":
         study_main(arguments[1:])
     else:
-        commands = {command.__name__: command for command in (train, *COMMANDS, study)}
+        commands = {command.__name__: command for command in (train, sweep, *COMMANDS, study)}
         run_command(commands, "gen_jax", __doc__.partition(":")[0], arguments)
+
+
+def sweep_main(arguments: list[str]) -> None:
+    """`sweep CONFIG --knob VALUE VALUE ...`."""
+    from gen_jax.cli.sweep import sweep
+
+    sweep(arguments)
 
 
 def train_main(arguments: list[str]) -> None:

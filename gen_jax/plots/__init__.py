@@ -27,6 +27,7 @@ from gen_jax.plots.latents import (
     traversals,
 )
 from gen_jax.plots.mixtures import components, restarts
+from gen_jax.plots.sweeps import swept
 from gen_jax.plots.text import attention_maps, calibration, loss_by_position, text_samples, text_to_text_samples
 from gen_jax.plots.translation import translations
 
@@ -60,6 +61,7 @@ __all__ = [
     "state_sequence",
     "states",
     "style_mixing",
+    "swept",
     "temperatures",
     "text_samples",
     "text_to_text_samples",

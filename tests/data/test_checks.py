@@ -90,7 +90,8 @@ def test_splits_for_evaluation_are_checked_before_training(split, tmp_path):
         "    x = np.random.default_rng(0).normal(size=(60, 2))\n"
         "    bad = x.copy(); bad[3, 1] = np.nan\n"
         f"    splits = dict(train=dict(x=x), validation=dict(x=x), test=dict(x=x)) | {{{split!r}: dict(x=bad)}}\n"
-        "    return Experiment(GMM(2), descent(GMM(2), optax.sgd(0.1)), data=Dataset('own', splits), steps=steps, batch=8)\n"
+        "    algorithm, data = descent(GMM(2), optax.sgd(0.1)), Dataset('own', splits)\n"
+        "    return Experiment(GMM(2), algorithm, data=data, steps=steps, batch=8)\n"
     )
     with pytest.raises(UserError, match=rf"own \[{split}\]: \"x\" has 1 NaN"):
         Run.prepare(load_config(tmp_path / "own.py"), tmp_path / "run")

@@ -1,0 +1,81 @@
+"""`gen_jax sweep`: a grid of tiny runs, resumed, ordered and refused."""
+
+import json
+
+import pytest
+
+from gen_jax.cli.sweep import sweep
+from gen_jax.errors import UserError
+
+CONFIG = """
+import optax
+from gen_jax import GMM, Experiment, descent
+from gen_jax.evaluation import Estimate
+
+def fit(model):
+    return lambda state, split, key: {"fit": Estimate(float(model.components), 0.1, "", "exact", 1, better="higher")}
+
+def config(components: int = 2, lr: float = 0.01, steps: int = 2, smoke: bool = False):
+    '''A mixture.'''
+    model = GMM(components)
+    return Experiment(model, descent(model, optax.sgd(lr)), data="blobs", steps=steps, batch=16, metrics=[fit],
+                      evaluate_every=2, report_every=1)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_a_grid_is_trained_once_and_ordered_by_validation(config, tmp_path, capfd):
+    words = [config, "--components", "2", "3", "--lr=1e30", "--out", str(tmp_path / "out")]
+    sweep([*words[:4], "--lr", "0.01", *words[5:]])
+    said = capfd.readouterr().out
+    assert said.count("training") == 2 and f"best by validation: {tmp_path / 'out' / 'components=3-lr=0.01'}" in said
+    record = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [run["knobs"]["components"] for run in record["runs"]] == ["3", "2"] and record["metric"] == "fit"
+    assert (tmp_path / "out" / "sweep.png").is_file() and "| components=3" in (
+        tmp_path / "out" / "sweep.md"
+    ).read_text()
+    sweep([config, "--components", "2", "3", "--lr", "0.01", "--out", str(tmp_path / "out"), "--metric", "fit:min"])
+    again = capfd.readouterr().out
+    assert again.count("trained before") == 2 and "components=2-lr=0.01\n" in again
+
+
+@pytest.mark.slow
+def test_runs_that_diverge_are_named_and_the_others_go_on(config, tmp_path, capfd):
+    sweep([config, "--lr", "0.01", "1e35", "--components", "2", "--seeds", "2", "--out", str(tmp_path / "out")])
+    said = capfd.readouterr()
+    assert "exit code 70" in said.err and "failed: " in said.out and "lr=0.01-components=2-seeds=2" in said.out
+
+
+def test_commands_and_array_jobs_are_printed(config, tmp_path, capsys):
+    sweep([config, "--components", "2", "3", "--print", "commands"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("python -m gen_jax train") and "--components=2" in lines[0]
+    sweep([config, "--components", "2", "3", "4", "--random", "2", "--print", "slurm"])
+    assert "--array=0-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "the config comes first"),
+        (["--lr", "1"], "the config comes first"),
+        (["CONFIG", "--component", "2"], "did you mean --components"),
+        (["CONFIG", "--components", "two"], "invalid literal"),
+        (["CONFIG", "--components"], "give one value or more"),
+        (["CONFIG", "--components", "2", "2"], "each once"),
+        (["CONFIG", "2"], "a value without a knob"),
+        (["CONFIG", "--seeds", "0"], "at least 1"),
+        (["CONFIG", "--print", "sbatch"], "invalid choice"),
+    ],
+)
+def test_wrong_sweeps_are_refused_before_anything_is_trained(config, tmp_path, words, said):
+    words = [config if word == "CONFIG" else word for word in words]
+    with pytest.raises(UserError, match=said):
+        sweep([*words, "--out", str(tmp_path / "out")] if words[:1] == [config] else words)
+    assert not (tmp_path / "out").exists()
