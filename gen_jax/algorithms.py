@@ -32,6 +32,7 @@ from gen_jax.core import (
     as_mean,
     fold_in,
 )
+from gen_jax.errors import place_of
 from gen_jax.sharding import psum_over_data
 
 __all__ = [
@@ -113,7 +114,10 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
         params = state.params[player]
 
         def total(params: PyTree, extra: Extra, batch: Batch, key: Array):
-            loss, (new, metrics) = objective.loss(params, state._replace(extra=extra), batch, key)
+            found = objective.loss(params, state._replace(extra=extra), batch, key)
+            if reason := _not_a_loss(found, extra):
+                raise ValueError(f"the loss of {label!r}, at {place_of(objective.loss)}, {reason}")
+            loss, (new, metrics) = found
             loss = as_mean(loss)
             return loss.total, (loss, {**extra, **new}, metrics)
 
@@ -133,6 +137,29 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
         ), metrics
 
     return turn
+
+
+def _not_a_loss(found: Any, extra: Extra) -> str:
+    """What is wrong with the result of a loss; "" if it is (loss, (extra, metrics))."""
+    pair = lambda value: isinstance(value, tuple) and len(value) == 2
+    if not pair(found) or not pair(found[1]) or not all(isinstance(part, Mapping) for part in found[1]):
+        return f"must return (loss, (extra, metrics)), with two dicts; it returned {_outline(found)}"
+    new, metrics = found[1]
+    if unknown := sorted(new.keys() - extra.keys()):
+        there = ", ".join(sorted(extra)) or "nothing"
+        return f"returned the extra {unknown[0]!r}, which `init` does not make; there is {there}"
+    if odd := [name for name, value in metrics.items() if not isinstance(value, Mean)]:
+        return f"must return metrics as Mean.of(values); {odd[0]!r} is {_outline(metrics[odd[0]])}"
+    return ""
+
+
+def _outline(value: Any) -> str:
+    """The nesting of a value, with types in place of arrays."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: ..." for key in value) + "}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_outline, value))})"
+    return f"an array {tuple(value.shape)}" if isinstance(value, jax.Array) else f"a {type(value).__name__}"
 
 
 def _draw(model: Trainable, state: State, key: Array, batch: Batch, part: Array) -> tuple[Batch, Array]:

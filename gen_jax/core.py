@@ -141,6 +141,7 @@ class Algorithm(NamedTuple):
     step: Callable[[State, Any], tuple[State, Metrics]]
 
 
+@runtime_checkable
 class Model(Protocol):
     """A frozen dataclass of hyper-parameters and Flax modules."""
 

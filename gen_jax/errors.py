@@ -4,13 +4,15 @@ Exit codes: 0 done, 2 usage error, 65 unreadable data, 70 NaN in training, 74 a 
 and saved (retry), 76 trained and saved, but a metric or plot failed.
 """
 
+import functools
+import inspect
 import os
 import sys
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
     "Attempts",
@@ -22,6 +24,8 @@ __all__ = [
     "UserError",
     "code_of",
     "exits",
+    "place_of",
+    "users_line",
 ]
 
 
@@ -59,6 +63,25 @@ class Incomplete(Exception):
     """The run has been trained and saved, but metrics or plots are missing."""
 
     exit_code = 76
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """The file and line of a function's definition, as "file.py:31"."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return f"{os.path.basename(inspect.getsourcefile(function) or '?')}:{inspect.getsourcelines(function)[1]}"
+    except (OSError, TypeError):
+        return "an unknown place"
+
+
+def users_line(error: BaseException) -> str:
+    """The innermost line of a traceback that is neither of this package nor of an installed one; "" if none is."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    own = lambda file: not file.startswith((package, "<")) and "site-packages" not in file and "/lib/python" not in file
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if own(frame.filename)]
+    inside = [frame for frame in frames if os.path.basename(frame.filename) not in ("train.py", "__main__.py")]
+    return f"{os.path.basename(inside[-1].filename)}:{inside[-1].lineno}" if inside else ""
 
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ from jax.experimental.multihost_utils import process_allgather
 import gen_jax
 from gen_jax.checkpoint import Checkpoints, mean_state
 from gen_jax.configs import ConfigFile
-from gen_jax.core import Diagnosed, Params, Source, State, Supported, averaged
+from gen_jax.core import Diagnosed, ImageTranslator, Model, Params, Seq2Seq, Source, State, Supported, averaged
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.checks import check_arrays
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import split_name
 from gen_jax.data.records import is_lazy
-from gen_jax.errors import Attempts, Preempted, UserError
+from gen_jax.errors import Attempts, Preempted, UserError, place_of, users_line
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
@@ -38,6 +38,7 @@ from gen_jax.workdir import Workdir, default_workdir
 
 __all__ = ["Evaluator", "Run"]
 
+T = TypeVar("T")
 Evaluator = Callable[[State, Split], Sequence[Mapping[str, Estimate]]]  # of every seed
 
 
@@ -103,6 +104,7 @@ class Run:
             run._check_data()
             run._check_support()
             _ = run.program
+            run._check_sample()
         return run
 
     def _check_data(self) -> None:
@@ -165,12 +167,35 @@ class Run:
     @cached_property
     def program(self) -> Program:
         """The training step on this run's data and devices, traced once."""
+        make = lambda: program(self.experiment.algorithm_of_seeds, self.source(), self.experiment.chunk, self.layout)
+        return self._explained(make)
+
+    def _explained(self, call: Callable[[], T]) -> T:
+        """The result of a call; a failure of what a user has written becomes a UserError that names the line."""
         try:
-            return program(self.experiment.algorithm_of_seeds, self.source(), self.experiment.chunk, self.layout)
+            return call()
         except UserError:
             raise
-        except ValueError as error:  # raised by models and algorithms for incompatible data
-            raise UserError(f"{self.config.path} on {self.data.name}: {error}") from error
+        except Exception as error:
+            where = users_line(error)
+            if not where and not isinstance(error, ValueError):
+                raise
+            said, kind = str(error).partition("\n")[0], type(error).__name__
+            said = said if isinstance(error, ValueError) and said[:1].islower() else f"{kind}: {said}"
+            where = f", at {where}" if where else ""
+            raise UserError(f"{self.config.path} on {self.data.name}{where}: {said}") from error
+
+    def _check_sample(self) -> None:
+        """Raises a UserError if samples of the model are not batches of examples like those of the data."""
+        model, state = self.experiment.model, self.program.shapes
+        if not isinstance(model, Model) or self.experiment.seeds > 1 or isinstance(model, (Seq2Seq, ImageTranslator)):
+            return
+        draw = lambda state: model.sample(averaged(state), jax.random.key(0), 2)
+        sample, where = self._explained(lambda: jax.eval_shape(draw, state)), place_of(model.sample)
+        if not isinstance(sample, Mapping) or "x" not in sample:
+            raise UserError(f'`sample`, at {where}, must return a batch {{"x": samples}}, as a dict')
+        if not sample["x"].shape or sample["x"].shape[0] != 2:
+            raise UserError(f"`sample`, at {where}, must return n samples; for n = 2 its shape is {sample['x'].shape}")
 
     def state(self, step: int | str | None = None) -> State:
         """A saved State, of several seeds that of `member`: the newest, the "best", or that of a given step.

@@ -200,3 +200,61 @@ def test_a_run_that_stops_early_says_why(tmp_path, capsys):
     summary = read_json(tmp_path / "run" / "run.json")["summary"]
     assert summary["stopped_early"] and summary["stopped_because"] == "loss changed by less than 1e+09"
     assert "loss changed by less than 1e+09" in " ".join(capsys.readouterr().out.split())
+
+
+MODEL = """
+import jax, jax.numpy as jnp, optax
+from gen_jax import Experiment, descent
+from gen_jax.core import Mean, Objective
+
+class Model:
+    def init(self, key, batch):
+        return {{"net": {{"w": jnp.zeros(2)}}}}, {{}}
+
+    @property
+    def objectives(self):
+        return (Objective("net", self.loss),)
+
+    def loss(self, params, state, batch, key):
+        value = jnp.mean((batch["x"] - params["w"]) ** 2)
+        return {loss}
+
+    def sample(self, state, key, n, condition=None):
+        return {sample}
+
+def config(steps: int = 2, smoke: bool = False):
+    model = Model()
+    return Experiment(model, descent(model, optax.sgd(0.1)), data="blobs", steps=steps, batch=16)
+"""
+FINE = {"loss": "value, ({}, {})", "sample": "{'x': jnp.zeros((n, 2))}"}
+
+
+@pytest.mark.parametrize(
+    "parts, said",
+    [
+        ({"loss": "value, {}"}, r"the loss of 'net', at own.py:14, must return .* returned \(an array \(\), \{\}\)"),
+        ({"loss": "value"}, r"returned an array \(\)"),
+        ({"loss": "value, ({'new': value}, {})"}, "the extra 'new', which `init` does not make"),
+        ({"loss": "value, ({}, {'a': value})"}, r"metrics as Mean.of\(values\); 'a'"),
+        ({"loss": "undefined"}, "own.py:16: NameError"),
+        ({"loss": "batch['y']"}, "own.py:16: KeyError"),
+        ({"sample": "jnp.zeros((n, 2))"}, "`sample`, at own.py:18, must return a batch"),
+        ({"sample": "{'x': jnp.zeros((3, 2))}"}, "must return n samples"),
+        ({"sample": "{'x': state.params['other']}"}, "own.py:19: KeyError"),
+    ],
+)
+def test_mistakes_of_a_model_are_named_by_their_line_before_training(tmp_path, parts, said):
+    path = tmp_path / "own.py"
+    path.write_text(MODEL.format(**{**FINE, **parts}))
+    with pytest.raises(UserError, match=said):
+        run(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_calls_are_shown_when_asked_for(tmp_path, capsys):
+    path = tmp_path / "own.py"
+    path.write_text(MODEL.format(**{**FINE, "loss": "undefined"}))
+    with pytest.raises(UserError):
+        run(path, "--traceback")
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "return undefined" in said

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Options:
     origin: Annotated[
         Path | None, tyro.conf.arg(name="from", help="begin with the parameters of another run, or of a GPT-2's files")
     ] = None
+    traceback: Annotated[bool, tyro.conf.arg(help="show all calls that led to an error")] = False
     strict: Annotated[bool, tyro.conf.arg(help="let a metric or plot that fails end the run")] = False
     force: Annotated[bool, tyro.conf.arg(help="continue in a working directory that holds other settings")] = False
     cache: Annotated[bool, tyro.conf.arg(help="keep compiled programs for the next run")] = True
@@ -114,16 +116,21 @@ def train(path: str, arguments: Sequence[str]) -> None:
     if options.distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         start_processes()
     origin = options.origin and str(options.origin.resolve())
-    run = Run.prepare(
-        loaded,
-        options.workdir,
-        options.seed,
-        options.devices,
-        options.data_dir,
-        stream=options.stream,
-        origin=origin,
-        seeds=options.seeds,
-    )
+    try:
+        run = Run.prepare(
+            loaded,
+            options.workdir,
+            options.seed,
+            options.devices,
+            options.data_dir,
+            stream=options.stream,
+            origin=origin,
+            seeds=options.seeds,
+        )
+    except UserError as error:
+        if options.traceback and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        raise
     if is_writer():
         for note in run.notes:
             print(f"note: {note}", file=sys.stderr)
