@@ -315,7 +315,7 @@ class Run:
             raise UserError(f"--from: there are parameters of {', '.join(origin)}, not of {', '.join(state.params)}")
         taken = lambda params: {
             player: jax.tree.map(
-                lambda new, old: jnp.asarray(new, old.dtype), origin.get(player, params[player]), params[player]
+                lambda new, old: jnp.array(new, old.dtype), origin.get(player, params[player]), params[player]
             )
             for player in params
         }

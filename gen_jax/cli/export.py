@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -14,19 +15,29 @@ __all__ = ["export"]
 def export(
     workdir: Workdir,
     folder: Positional[Path],
+    format: Literal["gen_jax", "huggingface"] = "gen_jax",
     step: Step = None,
     member: Member = 0,
     config: ConfigPath = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Writes a language model with GPT-2's parts in the files of Hugging Face: config.json and model.safetensors.
+    """Writes a trained model to a folder that can be carried away; `train CONFIG --from FOLDER` reads its parameters.
 
     Args:
         folder: the folder to write
+        format: gen_jax: safetensors, config and a model card; huggingface: config.json and model.safetensors, of a
+            language model with GPT-2's parts
     """
     from gen_jax.core import averaged
-    from gen_jax.models.text.huggingface import save_gpt2
 
     run = open_workdir(workdir, config, data_dir, member)
-    save_gpt2(folder, run.experiment.model, averaged(run.state(parse_step(step))).params)
-    print(f"config.json and model.safetensors in {folder}")
+    state = run.state(parse_step(step))
+    if format == "huggingface":
+        from gen_jax.models.text.huggingface import save_gpt2
+
+        save_gpt2(folder, run.experiment.model, averaged(state).params)
+        print(f"config.json and model.safetensors in {folder}")
+        return
+    from gen_jax.portable import export_run
+
+    print(*(path.name for path in export_run(run, state, folder)), f"in {folder}")

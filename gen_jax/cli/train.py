@@ -44,7 +44,8 @@ class Options:
         tyro.conf.arg(help="read the data from the host, or keep it on the device; by default, by its size"),
     ] = None
     origin: Annotated[
-        Path | None, tyro.conf.arg(name="from", help="begin with the parameters of another run, or of a GPT-2's files")
+        Path | None,
+        tyro.conf.arg(name="from", help="begin with the parameters of a run, an exported one, or a GPT-2's files"),
     ] = None
     traceback: Annotated[bool, tyro.conf.arg(help="show all calls that led to an error")] = False
     strict: Annotated[bool, tyro.conf.arg(help="let a metric or plot that fails end the run")] = False
@@ -163,6 +164,10 @@ def _params_of(origin: Path | None, data_dir: Path | None) -> Any:
         if begun.experiment.seeds > 1:
             print(f"note: --from {origin}: the first of {begun.experiment.seeds} seeds", file=sys.stderr)
         return averaged(begun.state()).params
+    from gen_jax.portable import is_exported, read_params
+
+    if is_exported(origin):
+        return read_params(origin)
     from gen_jax.models.text.huggingface import load_gpt2
 
     return load_gpt2(origin)[1]

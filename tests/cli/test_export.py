@@ -1,0 +1,54 @@
+"""`gen_jax export`: a run in a folder of its own, and back."""
+
+import contextlib
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from gen_jax.cli.export import export
+from gen_jax.cli.train import train
+from gen_jax.core import averaged
+from gen_jax.errors import UserError
+from gen_jax.portable import read_params
+from gen_jax.reopen import open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "vae"
+    with contextlib.redirect_stdout(io.StringIO()):
+        train("vae_digits", ["--smoke", "--steps=2", "--devices=1", "--no-progress", "--workdir", str(workdir)])
+    return workdir
+
+
+def test_an_exported_run_holds_all_parameters_and_says_what_it_is(run, tmp_path, same):
+    folder = tmp_path / "carried"
+    export(run, folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.py",
+        "export.json",
+        "params.safetensors",
+    ]
+    state = averaged(open_run(run)[0].state())
+    same(jax.tree.map(np.asarray, read_params(folder)), jax.tree.map(np.asarray, dict(state.params)))
+    card, about = (folder / "README.md").read_text(), json.loads((folder / "export.json").read_text())
+    assert "# vae_digits" in card and "| elbo |" in card and "| `latent` |" in card
+    assert about["knobs"]["steps"] == 2 and about["data"]["name"] == "digits" and str(tmp_path) not in card
+    with pytest.raises(UserError, match="empty folder"):
+        export(run, folder)
+
+
+def test_training_begins_with_exported_parameters(run, tmp_path, same, capsys):
+    export(run, tmp_path / "carried")
+    options = ["--smoke", "--steps=1", "--devices=1", "--no-progress", "--from", str(tmp_path / "carried")]
+    train("vae_digits", [*options, "--workdir", str(tmp_path / "next")])
+    train("vae_digits", [*options[:-1], str(run), "--workdir", str(tmp_path / "other")])
+    one, other = (open_run(tmp_path / name)[0].state().params for name in ("next", "other"))
+    same(jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other))
+    (tmp_path / "carried" / "params.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged"):
+        train("vae_digits", [*options, "--workdir", str(tmp_path / "third")])
