@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gen_jax"
 LAYERS = (  # from the bottom to the top; modules of one line may import each other as long as there is no cycle
-    ("errors", "files", "markdown", "compilation"),
+    ("errors", "files", "markdown", "pages", "compilation"),
     ("core",),
     ("sharding", "data"),
     ("models", "algorithms", "restarts", "optimizers", "checkpoint", "logs"),

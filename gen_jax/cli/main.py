@@ -18,6 +18,7 @@ from gen_jax.cli.latent_space import edit, interpolate, mix
 from gen_jax.cli.listing import configs
 from gen_jax.cli.pictures import animate, plot
 from gen_jax.cli.project import project
+from gen_jax.cli.report import report
 from gen_jax.cli.sample import sample
 from gen_jax.cli.study import study_main
 from gen_jax.cli.translate import translate
@@ -46,6 +47,7 @@ COMMANDS = (
     plot,
     animate,
     data,
+    report,
     export,
     configs,
 )

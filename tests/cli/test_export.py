@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax.cli.export import export
+from gen_jax.cli.report import report
 from gen_jax.cli.train import train
 from gen_jax.core import averaged
 from gen_jax.errors import UserError
@@ -52,3 +53,15 @@ def test_training_begins_with_exported_parameters(run, tmp_path, same, capsys):
     (tmp_path / "carried" / "params.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
         train("vae_digits", [*options, "--workdir", str(tmp_path / "third")])
+
+
+def test_a_report_shows_the_whole_run(run, tmp_path, capsys):
+    report(run, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for part in ("finished at step 2", "Evaluation, test split", "Learning curves", "at the end", "latent", "optax"):
+        assert part in text
+    assert "<script" not in text and "http" not in text.replace("http-equiv", "")
+    with pytest.raises(UserError, match="no run.json"):
+        report(tmp_path)
+    with pytest.raises(UserError, match=".html"):
+        report(run, tmp_path / "report.pdf")

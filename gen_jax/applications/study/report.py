@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from gen_jax import plots
 from gen_jax.applications.study.analysis import Analysis
 from gen_jax.evaluation.report import as_json, finite
 from gen_jax.files import write_json, write_text
+from gen_jax.pages import bullets, heading, page, picture, table
 
 __all__ = ["write_report"]
 
@@ -103,9 +102,8 @@ def _extremes(study: Path, found: Analysis):
 
 
 def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
-    e = html.escape
     who = "simulated raters" if found.simulated else "raters"
-    parts = [f"<h1>{e(study.name)}: {e(found.protocol.wording['title'])}</h1>"]
+    parts = [heading(f"{study.name}: {found.protocol.wording['title']}", 1)]
     protocol = found.protocol
     limit = f"shown for {protocol.exposure_ms} ms" if protocol.exposure_ms else "no limit of time"
     facts = [
@@ -119,41 +117,16 @@ def _page(study: Path, found: Analysis, pictures: list[Path]) -> str:
         "intervals are of 95 % and over raters",
         *EXPLAINED.get(protocol.kind, ()),
     ]
-    parts.append("<ul>" + "".join(f"<li>{e(fact)}</li>" for fact in facts) + "</ul>")
-    for table in found.tables:
-        head = "".join(f"<th scope='col'>{e(name)}</th>" for name in table.header)
-        body = "".join(
-            f"<tr><th scope='row'>{e(row[0])}</th>{''.join(f'<td>{e(cell)}</td>' for cell in row[1:])}</tr>"
-            for row in table.rows
-        )
-        parts.append(
-            f"<h2>{e(table.title.capitalize())}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
-    parts.append("<ul>" + "".join(f"<li>{e(note)}</li>" for note in found.notes) + "</ul>")
+    parts.append(bullets(facts))
+    for one in found.tables:
+        parts += [heading(one.title.capitalize()), table(one.header, one.rows)]
+    parts.append(bullets(found.notes))
     for path in pictures:
-        title = TITLES[path.stem]
-        coded = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f"<h2>{e(title)}</h2><img alt='{e(title)}' src='data:image/png;base64,{coded}'>")
+        parts += [heading(TITLES[path.stem]), picture(path, TITLES[path.stem])]
     if found.excluded:
-        left_out = "".join(f"<li>{e(rater)}: {e(reason)}</li>" for rater, reason in found.excluded.items())
-        parts.append(f"<h2>Raters that do not count</h2><ul>{left_out}</ul>")
-    sources = "".join(
-        f"<li>{e(source.name)}: {e(', '.join(filter(None, (source.family, source.how))) or 'the data')}"
-        f"{f', step {source.step:,}' if source.step is not None else ''}</li>"
-        for source in found.protocol.sources
-    )
-    parts.append(f"<h2>Sources</h2><ul>{sources}</ul>")
-    return _PAGE.format(title=e(study.name), body="\n".join(parts))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child {{ text-align: left }} img {{ max-width: 100% }}
-</style></head><body>
-{body}
-</body></html>
-"""
+        left_out = [f"{rater}: {reason}" for rater, reason in found.excluded.items()]
+        parts += [heading("Raters that do not count"), bullets(left_out)]
+    about = lambda source: ", ".join(filter(None, (source.family, source.how))) or "the data"
+    step = lambda source: f", step {source.step:,}" if source.step is not None else ""
+    sources = [f"{source.name}: {about(source)}{step(source)}" for source in protocol.sources]
+    return page(study.name, [*parts, heading("Sources"), bullets(sources)])
