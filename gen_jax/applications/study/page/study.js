@@ -45,13 +45,13 @@ const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
 
 // Sends until the server has replied: an answer that may not be stored is sent again, and refused if it was.
 async function send(path, content) {
-  for (let wait = 500; ; wait = Math.min(2 * wait, 5000)) {
+  for (let wait = 500, tried = false; ; wait = Math.min(2 * wait, 5000), tried = true) {
     try {
       const options = content === undefined ? {} : {
         method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content),
       };
       const response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
-      if (response.status < 500) { notice.textContent = ""; return response; }
+      if (response.status < 500) { if (tried) notice.textContent = ""; return response; }
     } catch { /* no connection: try again */ }
     notice.textContent = wording.retrying || "No connection. Trying again.";
     await pause(wait);
