@@ -1,6 +1,6 @@
 # make train     sets up a virtual environment and trains a VAE on embedded digits
 # make test      sets it up and runs the tests; make test-all also runs the slow ones
-# make study-test  installs what drives the page of human studies in Chromium; its tests skip without
+# make study-test  tests the page of human studies in Chromium, after make study-tools
 # make lint      checks format, style and types
 # make docs      builds the documentation into site/
 # make tables    writes the pages of results from the records of benchmarks
@@ -15,7 +15,7 @@ READY := $(VENV)/ready
 PEERS := $(VENV)-bench
 SOURCES := gen_jax configs benchmarks tests train.py
 
-.PHONY: train test test-all study-test lint format docs tables compare bench lock clean
+.PHONY: train test test-all study-tools study-test lint format docs tables compare bench lock clean
 
 train: $(READY)
 	$(BIN)/python train.py configs/vae/vae_digits.py
@@ -27,8 +27,11 @@ test-all: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The page of human studies is tested in Chromium (Debian's package), which playwright drives.
-study-test: $(READY)
+study-tools: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --editable ".[study-test]"
+
+study-test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests/applications/test_study_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -1,5 +1,6 @@
 """The page of studies in a real browser: Debian's Chromium, driven by playwright."""
 
+import asyncio
 import shutil
 import threading
 import time
@@ -9,6 +10,7 @@ import pytest
 from studies import free_port, make_study, serving
 
 from gen_jax.applications.study.analysis import analyzed
+from gen_jax.applications.study.server import StudyServer, web_server
 from gen_jax.applications.study.simulation import SimulatedRater
 from gen_jax.applications.study.store import open_study
 
@@ -33,7 +35,7 @@ class Rater:
     def __init__(self, browser, port, **options):
         self.context = browser.new_context(**{"viewport": {"width": 900, "height": 700}, **options})
         self.address, self.wrong, self.elsewhere = f"http://127.0.0.1:{port}/", [], []
-        self.context.set_default_timeout(8000)
+        self.context.set_default_timeout(30_000)
         self.page = self.open()
 
     def open(self):
@@ -165,8 +167,6 @@ def test_a_second_tab_is_told_that_the_trial_was_answered(chromium, study):
 
 
 def test_a_server_that_is_gone_for_a_while_gets_the_answer_later(chromium, study):
-    from gen_jax.applications.study.server import StudyServer, web_server
-
     port, started = free_port(), []
 
     def start():
@@ -197,10 +197,16 @@ def test_a_server_that_is_gone_for_a_while_gets_the_answer_later(chromium, study
     assert [row["choice"] for row in answers(study)] == [0, 1]
 
 
-def test_time_counts_from_the_picture_that_can_be_seen(chromium, study):
+def test_time_counts_from_the_picture_that_can_be_seen(chromium, study, monkeypatch):
+    quick = StudyServer._picture
+
+    async def slow(self, request):
+        await asyncio.sleep(0.6)
+        return await quick(self, request)
+
+    monkeypatch.setattr(StudyServer, "_picture", slow)
     with serving(study) as port:
         rater = Rater(chromium, port)
-        rater.page.route("**/picture/*", lambda route: (time.sleep(0.6), route.continue_()))
         rater.page.get_by_role("button", name="I agree").click()
         rater.page.get_by_role("button", name="Begin").click()
         rater.page.wait_for_selector(".choices button:disabled")

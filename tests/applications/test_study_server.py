@@ -216,7 +216,7 @@ def test_studies_do_not_share_a_cookie_and_proxies_may_encrypt(tmp_path):
 
 
 def test_connections_without_a_request_are_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr("gen_jax.applications.study.server.SLOWEST", 0.3)
+    monkeypatch.setattr("gen_jax.applications.study.server.SLOWEST", 1.0)
     with serving(make_study(tmp_path / "s")) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: 127")
         assert slow.recv(100) == b""

@@ -154,16 +154,19 @@ def _turing(answers: Answers):
 def evidence(answers: Answers) -> tuple[float, str]:
     """The largest e-value so far that generated stimuli can be told from real ones, and what it says.
 
-    Of each rater, in the order of finishing, the mean of the shares of right answers on both, which is one half for
-    whoever cannot tell them, however often "generated" is said.
+    Of each rater who has finished, in that order, the mean of the shares of right answers on both, which is one half
+    for whoever cannot tell them, however often "generated" is said. What others have answered so far may still change.
     """
+    ended = {row["rater"] for row in answers.rows if row["finished"]}
+    rows = [row for row in answers.rows if row["rater"] in ended]
+    answers = Answers(answers.protocol, rows, answers.sources, [r for r in answers.raters if r in ended])
     real = lambda row: answers.protocol.sources[answers.sources[row["stimuli"][0]]].real
     right = lambda row: float(row["choice"] == row["expected"])
     halves = [answers.means([row for row in answers.rows if real(row) == which], right) for which in (True, False)]
     accuracy = np.mean(halves, axis=0)
     accuracy = accuracy[np.isfinite(accuracy)]
     if not len(accuracy):
-        return 1.0, "nobody has judged both kinds"
+        return 1.0, "no rater has finished"
     e = float(e_values(accuracy).max())
     worse = " (by more wrong than right answers)" if accuracy.mean() < 0.5 else ""
     verdict = f"they can be told from real ones{worse}" if e >= 20 else "it is not decided whether they can be told"

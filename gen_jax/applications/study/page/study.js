@@ -117,7 +117,10 @@ function item(content, caption, size) {
   image.width = Math.round(scale * size.width);
   image.height = Math.round(scale * size.height);
   image.src = content.picture;
-  return [element("figure", {}, ...caption, image), () => image.decode()];
+  const ready = async () => {
+    try { await image.decode(); } catch (error) { if (!image.complete || !image.naturalWidth) throw error; }
+  };
+  return [element("figure", {}, ...caption, image), ready];
 }
 
 // hidden: whether the trial was out of sight before, so that its response time does not count.
