@@ -72,8 +72,13 @@ class Client:
             given |= {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
         given |= headers or {}
         given = {name: value for name, value in given.items() if value is not None}
-        connection.request(method or ("POST" if body is not None else "GET"), path, body, given)
-        response = connection.getresponse()
+        method = method or ("POST" if body is not None else "GET")
+        try:
+            connection.request(method, path, body, given)
+            response = connection.getresponse()
+        except (ConnectionResetError, BrokenPipeError):  # refused before the body was read
+            connection.request(method, path, body, given)
+            response = connection.getresponse()
         found = response.status, dict(response.getheaders()), response.read()
         connection.close()
         if "set-cookie" in found[1]:
