@@ -357,7 +357,7 @@ def test_a_killed_server_loses_no_answer(tmp_path, kills):
     confirmed = {id: choice for one in raters for id, choice in one.confirmed.items()}
     assert len(confirmed) == sum(len(one.confirmed) for one in raters) > 40
     assert all(stored.get(id) == choice for id, choice in confirmed.items())
-    assert len(stored) - len(confirmed) <= 20  # those on their way when it ended
+    assert len(stored) - len(confirmed) <= 20 * (kills + 1)  # stored, but killed before the reply
 
 
 def test_sources_and_stimuli_have_plain_records():

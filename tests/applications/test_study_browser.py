@@ -295,7 +295,7 @@ def test_simulated_raters_in_the_browser_are_recovered(chromium, tmp_path):
         for number in range(4):
             rater = Rater(chromium, port)
             rater.begin()
-            cookie = next(c["value"] for c in rater.context.cookies() if c["name"] == "study")
+            cookie = next(c["value"] for c in rater.context.cookies() if c["name"].startswith("study-"))
             name = store.rater(cookie)
             oracle = SimulatedRater(store.protocol, store.stimuli, (0.0, 1.5), 0.0, np.random.default_rng(number))
 
