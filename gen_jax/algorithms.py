@@ -140,7 +140,7 @@ def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTrans
 
 
 def _not_a_loss(found: Any, extra: Extra) -> str:
-    """What is wrong with the result of a loss; "" if it is (loss, (extra, metrics))."""
+    """The fault of a loss that returns something else than (loss, (extra, metrics)); "" if there is none."""
     pair = lambda value: isinstance(value, tuple) and len(value) == 2
     if not pair(found) or not pair(found[1]) or not all(isinstance(part, Mapping) for part in found[1]):
         return f"must return (loss, (extra, metrics)), with two dicts; it returned {_outline(found)}"

@@ -34,7 +34,7 @@ __all__ = ["Workdir", "default_workdir"]
 
 
 def _code(text: str) -> str:
-    """What a config does: its syntax tree without docstrings; the text itself if it cannot be parsed."""
+    """The syntax tree of a config without docstrings; its text if it cannot be parsed."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
@@ -149,7 +149,7 @@ class Workdir:
         return f"the data {self.data['name']} has changed since" if there and here and there != here else ""
 
     def differences(self, before: Mapping[str, Any]) -> dict[str, str]:
-        """What differs from a recorded run, each with a message: knobs by their name, and other settings."""
+        """Differences from a recorded run, each with a message: knobs by their name, and other settings."""
         new, name = self.identity(), self.config.name
         differences = {} if before["name"] == name else {"config": f"config {before['name']} there, {name} here"}
         for knob in sorted(before["knobs"].keys() | new["knobs"].keys()):
