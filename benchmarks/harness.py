@@ -22,10 +22,14 @@ if any(name in argument for argument in sys.argv for name in ("PyTorch", "zuko",
     sys.modules["tensorflow"] = None  # a dependency of ours imports it where it is, and beside PyTorch it aborts
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
+from gen_jax.core import Algorithm
+from gen_jax.data import Resident
 from gen_jax.files import write_json
 from gen_jax.logs import environment, machine
+from gen_jax.loop import compile_steps, initial_state, zero_metrics
 from gen_jax.markdown import markdown_table
 from gen_jax.profiling.device import device_slug
 from gen_jax.profiling.report import rich_table
@@ -113,6 +117,20 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
     middle = time.perf_counter()
     jax.block_until_ready(program(*arguments))
     return program, 2 * middle - start - time.perf_counter()
+
+
+def stepper(algorithm: Algorithm, arrays: Mapping[str, Any], batch: int, metric: str) -> Callable[[], jax.Array]:
+    """A function that trains one step of the loop on resident arrays at each call, and returns a metric of it."""
+    source = jax.tree.map(jnp.asarray, Resident(arrays, batch))
+    state = initial_state(algorithm, source)
+    advance, zeros = compile_steps(algorithm), zero_metrics(algorithm, state, source)
+    held = [state]
+
+    def run() -> jax.Array:
+        held[0], totals, _ = advance(held[0], zeros(), source, 1)
+        return totals[metric].value
+
+    return run
 
 
 class Report:

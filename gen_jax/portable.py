@@ -26,7 +26,7 @@ KIND = "gen_jax parameters"
 
 
 def export_run(run: Run, state: State, folder: Path) -> list[Path]:
-    """Writes params.safetensors (averaged ones, where there are), config.py, run.json and README.md of a run."""
+    """Writes params.safetensors (averaged ones, where there are), config.py, export.json and README.md."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: a new or an empty folder is needed")
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,15 +12,11 @@ from __future__ import annotations
 import os
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Report, in_turns, options
+from benchmarks.harness import Report, in_turns, options, stepper
 from benchmarks.rivals import Elsewhere, Step, serve, several, torch_device
 from gen_jax.algorithms import descent
-from gen_jax.data import Resident
-from gen_jax.loop import compile_steps, initial_state, zero_metrics
 from gen_jax.models.gan import r1
 from gen_jax.models.gan.style_networks import StyleDiscriminator, StyleGenerator
 from gen_jax.models.gan.stylegan import StyleGAN, path_length
@@ -45,16 +41,7 @@ def ours(name: str) -> Step:
         mixing=0.9,
     )
     algorithm = descent(model, {"discriminator": lazy_adam(2.5e-3, 16), "generator": lazy_adam(2.5e-3, 4)})
-    source = jax.tree.map(jnp.asarray, Resident({"x": images(side, colors)}, BATCH))
-    state = initial_state(algorithm, source)
-    advance, zeros = compile_steps(algorithm), zero_metrics(algorithm, state, source)
-    held = [state]
-
-    def run() -> jax.Array:
-        held[0], totals, _ = advance(held[0], zeros(), source, 1)
-        return totals["generator_loss"].value
-
-    return run
+    return stepper(algorithm, {"x": images(side, colors)}, BATCH, "generator_loss")
 
 
 def reference(name: str) -> Step:

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.harness import Report, in_turns, options
+from benchmarks.harness import Report, in_turns, options, stepper
 from benchmarks.rivals import Elsewhere, Step, serve, several, torch_device
 from gen_jax.algorithms import descent
 from gen_jax.data import Resident
-from gen_jax.loop import compile_steps, initial_state, zero_metrics
+from gen_jax.loop import initial_state
 from gen_jax.models.common.normalization import instance_norm
 from gen_jax.models.gan import PatchDiscriminator
 from gen_jax.models.translation import CycleGAN, Pix2Pix, ResNetTranslator, UNet
@@ -201,16 +201,7 @@ def ours(model, data: np.ndarray) -> Step:
     """One step of the loop."""
     tx = optax.adam(2e-4, b1=0.5)
     algorithm = descent(model, {"discriminator": tx, "generator": tx})
-    source = jax.tree.map(jnp.asarray, Resident({"x": data[:, 0], "y": data[:, 1]}, BATCH))
-    state = initial_state(algorithm, source)
-    advance, zeros = compile_steps(algorithm), zero_metrics(algorithm, state, source)
-    held = [state]
-
-    def run() -> jax.Array:
-        held[0], totals, _ = advance(held[0], zeros(), source, 1)
-        return totals["generator_loss"].value
-
-    return run
+    return stepper(algorithm, {"x": data[:, 0], "y": data[:, 1]}, BATCH, "generator_loss")
 
 
 def pix2pix() -> Pix2Pix:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.comparison import lower_is_better
 from gen_jax.evaluation.metric import Estimate, standard_error
 from gen_jax.evaluation.report import console, finite, from_json
-from gen_jax.files import read_json, write_json, write_text
+from gen_jax.files import write_json, write_text
 from gen_jax.logs import read_metrics, read_record
 from gen_jax.workdir import Workdir
 
@@ -42,10 +42,17 @@ class Point:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def knobs(self) -> list[str]:
+        return [f"--{name}={value}" for name, value in self.values.items()]
+
+    def resolved(self, loaded: ConfigFile) -> ConfigFile:
+        """The config with these knobs. Raises UserError for values of the wrong type."""
+        return parse(loaded, self.knobs)[0]
+
     def command(self, config: str, more: Sequence[str]) -> list[str]:
         """The command that trains it, or resumes it."""
-        knobs = [f"--{name}={value}" for name, value in self.values.items()]
-        return [sys.executable, "-m", "gen_jax", "train", config, *knobs, "--workdir", str(self.folder), *more]
+        return [sys.executable, "-m", "gen_jax", "train", config, *self.knobs, "--workdir", str(self.folder), *more]
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -55,7 +62,7 @@ def sweep(arguments: Sequence[str]) -> None:
     points, more = _points(loaded, asked, knobs), ["--seeds", str(asked.seeds), "--no-progress"]
     more += ["--data-dir", str(asked.data_dir)] if asked.data_dir else []
     for point in points:  # all are checked before the first is trained
-        parse(loaded, [f"--{name}={value}" for name, value in point.values.items()])[0].build(asked.data_dir)
+        point.resolved(loaded).build(asked.data_dir)
     if asked.print:
         _print(asked.print, [point.command(config, more) for point in points])
         return
@@ -71,11 +78,16 @@ def sweep(arguments: Sequence[str]) -> None:
     _show(_ordered(found, asked.metric), asked.out, failed)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, dict[str, list[str]]]:
     """The config, the options of the sweep, and the values of each knob that is swept."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError("the config comes first: sweep CONFIG --knob VALUE VALUE ...; see `gen_jax sweep --help`")
-    parser = argparse.ArgumentParser("gen_jax sweep", add_help=False, allow_abbrev=False)
+    parser = _Parser("gen_jax sweep", add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--random", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -83,7 +95,6 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, dict[str
     parser.add_argument("--out", type=Path)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--print", choices=("commands", "slurm"), default="")
-    parser.error = lambda message: (_ for _ in ()).throw(UserError(message))  # type: ignore[method-assign]
     asked, rest = parser.parse_known_args(list(arguments[1:]))
     knobs: dict[str, list[str]] = {}
     name = ""
@@ -136,8 +147,7 @@ def _trained(point: Point, loaded: ConfigFile, seeds: int) -> bool:
     record = read_record(point.folder)
     if record is None or "summary" not in record:
         return False
-    config, _ = parse(loaded, [f"--{name}={value}" for name, value in point.values.items()])
-    return not Workdir(point.folder, config, 0, record.get("data", {}), seeds=seeds).differences(record)
+    return not Workdir(point.folder, point.resolved(loaded), 0, record.get("data", {}), seeds=seeds).differences(record)
 
 
 def _train(point: Point, config: str, more: Sequence[str]) -> bool:
@@ -155,7 +165,7 @@ def _train(point: Point, config: str, more: Sequence[str]) -> bool:
 
 def results(point: Point) -> dict[str, Any] | None:
     """{"validation": {metric: values of seeds}, "test": {metric: Estimate}} of a run; None if it has not finished."""
-    summary = (read_json(point.folder / "run.json") or {}).get("summary")
+    summary = (read_record(point.folder) or {}).get("summary")
     if summary is None:
         return None
     validation: dict[str, list[float]] = {}

@@ -17,7 +17,7 @@ import pytest
 from studies import Client, edited, free_port, make_study
 
 from gen_jax.applications.study.analysis import analyzed, counting
-from gen_jax.applications.study.creation import padded, png
+from gen_jax.applications.study.creation import padded
 from gen_jax.applications.study.export import DICTIONARY, export_answers
 from gen_jax.applications.study.plan import draw_trials
 from gen_jax.applications.study.protocol import KINDS, Source, Stimulus, wording
@@ -25,6 +25,7 @@ from gen_jax.applications.study.report import write_report
 from gen_jax.applications.study.simulation import simulate
 from gen_jax.applications.study.status import report
 from gen_jax.applications.study.store import Conflict, Refused, open_study
+from gen_jax.applications.translation import encoded
 from gen_jax.errors import UserError
 
 
@@ -87,7 +88,7 @@ def test_files_of_stimuli_tell_nothing(store):
     image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
     from PIL import Image
 
-    plain = png(image)
+    plain = encoded(image, ".png")
     longer = padded(plain, len(plain) + 40)
     (store.folder / "x.png").write_bytes(longer)
     assert len(longer) == len(plain) + 40

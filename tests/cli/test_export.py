@@ -1,12 +1,11 @@
 """`gen_jax export`: a run in a folder of its own, and back."""
 
-import contextlib
-import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from tiny_runs import trained
 
 from gen_jax.cli.export import export
 from gen_jax.cli.report import report
@@ -19,10 +18,7 @@ from gen_jax.reopen import open_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "vae"
-    with contextlib.redirect_stdout(io.StringIO()):
-        train("vae_digits", ["--smoke", "--steps=2", "--devices=1", "--no-progress", "--workdir", str(workdir)])
-    return workdir
+    return trained("vae_digits", tmp_path_factory.mktemp("runs"))
 
 
 def test_an_exported_run_holds_all_parameters_and_says_what_it_is(run, tmp_path, same):

@@ -1,25 +1,14 @@
 """`interpolate`, `mix`, `project`, `edit` and `sample --seeds`, on tiny runs."""
 
-import contextlib
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import trained
 
 from gen_jax.cli.latent_space import edit, interpolate, mix
 from gen_jax.cli.project import project
 from gen_jax.cli.sample import sample
-from gen_jax.cli.train import train
 from gen_jax.errors import UserError
-
-
-def trained(config: str, folder: Path, *options: str) -> Path:
-    workdir = folder / config
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train(config, ["--smoke", "--steps=2", "--devices=1", "--no-progress", "--workdir", str(workdir), *options])
-    return workdir
 
 
 @pytest.fixture(scope="module")

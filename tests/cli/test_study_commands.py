@@ -1,7 +1,5 @@
 """`gen_jax study`: studies of tiny runs, from creation to the comparison, and what it refuses."""
 
-import contextlib
-import io
 import json
 import socket
 from pathlib import Path
@@ -9,19 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import trained
 
 from gen_jax.applications.study.store import open_study
 from gen_jax.cli.compare_runs import human_columns
 from gen_jax.cli.study import analyze, create, delete_rater, export, invite, serve, simulate, status
-from gen_jax.cli.train import train
 from gen_jax.errors import UserError
-
-
-def trained(config: str, folder: Path, *options: str) -> Path:
-    workdir = folder / config
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train(config, ["--smoke", "--steps=2", "--devices=1", "--no-progress", "--workdir", str(workdir), *options])
-    return workdir
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import time
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from zlib import crc32
 
 import jax
 import numpy as np
-from PIL import Image
 
 from gen_jax.applications.study.protocol import SPARE, Protocol, Source, Stimulus, digest, write_study
+from gen_jax.applications.translation import encoded
 from gen_jax.core import Conditional, ImageTranslator, State
 from gen_jax.data.dataset import value_range
 from gen_jax.data.records import take
@@ -24,12 +23,13 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.labeled import of_label, of_rows
 from gen_jax.evaluation.suite import is_text
+from gen_jax.evaluation.text.generated import counted_tokens
 from gen_jax.evaluation.translation.images import transformed, translator_of
 from gen_jax.files import write_bytes
 from gen_jax.models.common.autoregressive import Sampling
 from gen_jax.models.text.generation import Generator, Row
 
-__all__ = ["Drawn", "Generating", "draw", "draw_real", "medium_of", "png", "scrambled", "write_stimuli"]
+__all__ = ["Drawn", "Generating", "draw", "draw_real", "medium_of", "padded", "scrambled", "write_stimuli"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,18 @@ def medium_of(split: Split, model: Any, name: str) -> str:
     """ "image" or "text". Raises UserError if samples of the model are neither."""
     if is_text(split):
         return "text"
-    x = split.arrays["y"] if isinstance(model, ImageTranslator) and split.partner is None else split.arrays["x"]
+    target, entry = _target(split, model)
+    x = target.arrays[entry]
     if len(x.shape) == 4 and x.shape[-1] in (1, 3, 4):
         return "image"
     raise UserError(f"{name}: a study shows images and texts, and its data is of shape {tuple(x.shape[1:])}")
+
+
+def _target(split: Split, model: Any) -> tuple[Split, str]:
+    """The split and the entry that hold the real examples which samples of a model resemble."""
+    if not isinstance(model, ImageTranslator):
+        return split, "x"
+    return (split, "y") if split.partner is None else (split.partner, "x")
 
 
 def draw_real(split: Split, model: Any, n: int, seed: int, labeled: bool, length: int) -> Drawn:
@@ -71,15 +79,13 @@ def draw_real(split: Split, model: Any, n: int, seed: int, labeled: bool, length
     rng = np.random.default_rng([seed, 1])
     if is_text(split):
         return _real_texts(split, n, rng, length)
-    entry, source = ("x", split.partner) if split.partner is not None else ("y", split)
-    translated = isinstance(model, ImageTranslator)
-    target = (source if split.partner is not None else split) if translated else split
+    target, entry = _target(split, model)
     size = min(split.size, target.size)
     if size < n:
         raise UserError(f"--n is too large: {n} examples are needed, practice included, and {split.name} has {size}")
     rows = rng.permutation(size)[:n]
-    images = _intensities(target, entry if translated else "x", take(target.arrays, rows)[entry if translated else "x"])
-    if translated:
+    images = _intensities(target, entry, take(target.arrays, rows)[entry])
+    if isinstance(model, ImageTranslator):
         given = _intensities(split, "x", take(split.arrays, rows)["x"])
         return Drawn(images, rows.tolist(), pictures=given)
     names = _label_names(split, rows) if labeled else ()
@@ -99,7 +105,7 @@ def _label_name(split: Split, label: int) -> str:
 
 def _real_texts(split: Split, n: int, rng: np.random.Generator, length: int) -> Drawn:
     """Texts of a split after prompts from it; both of `length` tokens, disjoint and at random places."""
-    tokens = np.concatenate([row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])])
+    tokens, tokenizer = counted_tokens(split), read_tokenizer(split.info.tokenizer)
     places = len(tokens) // (2 * length)
     if places < n:
         raise UserError(
@@ -107,7 +113,7 @@ def _real_texts(split: Split, n: int, rng: np.random.Generator, length: int) -> 
             f"{places}; take fewer, or a smaller --length"
         )
     starts = rng.permutation(places)[:n] * 2 * length
-    decode = lambda run: read_tokenizer(split.info.tokenizer).decode(run).decode("utf-8", "replace")
+    decode = lambda run: tokenizer.decode(run).decode("utf-8", "replace")
     given = [decode(tokens[start : start + length]) for start in starts]
     return Drawn([decode(tokens[start + length : start + 2 * length]) for start in starts], starts.tolist(), given)
 
@@ -121,7 +127,7 @@ def draw(one: Generating, split: Split, real: Drawn, seed: int, labeled: bool, l
         rows = np.asarray(real.indices)
         inputs = split._replace(arrays=take(split.arrays, rows))
         made = translator_of(model)(state, transformed(inputs), key=jax.random.key(seed))
-        target, entry = (split, "y") if split.partner is None else (split.partner, "x")
+        target, entry = _target(split, model)
         return Drawn(
             _intensities(target, entry, target.untransformed(made, entry)), real.indices, pictures=real.pictures
         )
@@ -147,10 +153,9 @@ def _generated_texts(one: Generating, split: Split, real: Drawn, seed: int, leng
 
 def _intensities(split: Split, entry: str, x: Any) -> np.ndarray:
     """Values in the units of the data as integers 0 .. 255, real and generated ones by the same rounding."""
-    known = [split.arrays] if split.training is None or entry not in split.training else [split.training]
-    low, high = value_range(known[0][entry], split.levels)
-    if known[0][entry].dtype.kind in "iu":
-        low = 0.0
+    stored = (split.training or split.arrays).get(entry, split.arrays[entry])
+    low, high = value_range(stored, split.levels)
+    low = 0.0 if stored.dtype.kind in "iu" else low
     scaled = (np.asarray(x, np.float32) - low) / max(high - low, 1e-12)
     return np.floor(np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -163,13 +168,6 @@ def scrambled(content: Any, rng: np.random.Generator) -> Any:
         return "".join(letters)
     flat = content.reshape(-1, content.shape[-1])
     return flat[rng.permutation(len(flat))].reshape(content.shape)
-
-
-def png(image: np.ndarray) -> bytes:
-    """The PNG of an image (H, W, C) of 1, 3 or 4 channels, without metadata."""
-    made = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(made, "PNG")
-    return made.getvalue()
 
 
 def padded(file: bytes, size: int) -> bytes:
@@ -212,9 +210,9 @@ def _stimulus(source: int, drawn: Drawn, i: int, content: Any, role: Any, files:
         made = replace(made, text=content, sha256=digest(content.encode()))
     else:
         made = replace(made, file=f"{made.id}.png")
-        files[made.file] = png(content)
+        files[made.file] = encoded(content, ".png")
     if len(drawn.pictures):
-        picture = png(drawn.pictures[i])
+        picture = encoded(drawn.pictures[i], ".png")
         made = replace(made, given_file=f"given-{digest(picture)[:16]}.png")
         files[made.given_file] = picture
     return made

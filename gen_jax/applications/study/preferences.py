@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from gen_jax.applications.study.results import Answers, ResultTable, number, p_value, share
+from gen_jax.applications.study.results import Answers, ResultTable, difference_table, number, share
 from gen_jax.errors import UserError
-from gen_jax.evaluation.human import Interval, Preference, bradley_terry, by_rater, holm, jackknife
+from gen_jax.evaluation.human import Interval, Preference, bradley_terry, by_rater, jackknife
 
 __all__ = ["preferences"]
 
@@ -33,15 +33,11 @@ def preferences(answers: Answers):
     order = sorted(names, key=lambda name: -strengths[name].value)
     rows = [[name, number(strengths[name]), *_wins(outcomes, names, name)] for name in order]
     pairs = list(combinations(range(len(names)), 2))
-    apart = [_contrast(found, i, j) for i, j in pairs]
-    adjusted = holm([p for _, p in apart])
-    differences = [
-        [f"{names[i]} - {names[j]}", number(d), p_value(p), p_value(q)]
-        for (i, j), (d, p), q in zip(pairs, apart, adjusted)
-    ]
+    apart, p = zip(*(_contrast(found, i, j) for i, j in pairs))
+    named = [(names[i], names[j]) for i, j in pairs]
     tables = [
         ResultTable("strengths (Bradley-Terry, log odds)", ["source", "strength", "wins", "ties", "losses"], rows),
-        ResultTable("differences of strengths", ["pair", "difference", "p", "p (Holm)"], differences),
+        difference_table("differences of strengths", named, apart, p),
     ]
     if right := _against_real(answers):
         tables.append(ResultTable("told from real ones", ["source", "share right", "sensitivity d'"], right))

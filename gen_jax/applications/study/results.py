@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from gen_jax.applications.study.protocol import Protocol
 from gen_jax.evaluation.human import Interval, by_rater, holm, paired_p_value
 
-__all__ = ["Answers", "ResultTable", "Row", "differences", "number", "p_value", "share"]
+__all__ = ["Answers", "ResultTable", "Row", "difference_table", "differences", "number", "p_value", "share"]
 
 Row = Mapping[str, Any]
 
@@ -43,11 +43,11 @@ class Answers:
     protocol: Protocol
     rows: Sequence[Row]
     sources: Mapping[str, int]  # of stimuli
-    raters: Sequence[str] = field(default=())
+    raters: Sequence[str]
 
-    def of(self, source: int | None = None) -> list[Row]:
+    def of(self, source: int) -> list[Row]:
         """Answers on one stimulus of a source."""
-        return [row for row in self.rows if source is None or self.sources[row["stimuli"][0]] == source]
+        return [row for row in self.rows if self.sources[row["stimuli"][0]] == source]
 
     def means(self, rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
         """The mean of a value over the answers of each rater; NaN without any."""
@@ -73,10 +73,17 @@ def differences(
         return []
     p = [paired_p_value(means[a], means[b]) for a, b in pairs]
     apart = [by_rater(np.subtract(means[a], means[b])) for a, b in pairs]
+    return [difference_table(title, pairs, apart, p, unit)]
+
+
+def difference_table(
+    title: str, pairs: Sequence[tuple[str, str]], apart: Sequence[Interval], p: Sequence[float], unit: str = ""
+) -> ResultTable:
+    """Differences of pairs of sources with their p-values, also adjusted by Holm's method."""
     rows = [
         [f"{a} - {b}", number(d, unit), p_value(one), p_value(q)] for (a, b), d, one, q in zip(pairs, apart, p, holm(p))
     ]
-    return [ResultTable(title, ["pair", "difference", "p", "p (Holm)"], rows)]
+    return ResultTable(title, ["pair", "difference", "p", "p (Holm)"], rows)
 
 
 def share(interval: Interval) -> Interval:

@@ -47,13 +47,13 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 
         def measure(state: State, split: Split, key: Array) -> dict[str, Estimate]:
             tokenizer, drawn = read_tokenizer(split.info.tokenizer), np.asarray(draw(state, key))
-            human = _runs(_stream(split), drawn.shape[1], samples)
+            human = _runs(counted_tokens(split), drawn.shape[1], samples)
             how = f"{human.shape[1]} tokens, {sampling.protocol if alone else 'none'}"
             made = [tokenizer.decode(row[: human.shape[1]]) for row in drawn]
             texts = {"": made, "_of_data": [tokenizer.decode(run) for run in human]}
-            found = _described(texts, tokenizer.decode(_stream(split.reference)), how)
+            found = _described(texts, tokenizer.decode(counted_tokens(split.reference)), how)
             for name, part in (("", split.reference), ("_of_data", split)) if alone else ():
-                stream = _stream(part)
+                stream = counted_tokens(part)
                 if half := min(_EXTRACTED, steps // 2, len(stream) // 2):
                     exact = np.asarray(extract(state, _runs(stream, 2 * half, samples)), float)
                     found[f"extracted{name}"] = _mean(exact, "share", f"{half} tokens after {half}, greedy")
@@ -67,9 +67,9 @@ def text_quality(samples: int = 64, length: int = 256, sampling: Sampling = Samp
 
 def held_out_quality(split: Split, samples: int = 64, length: int = 256) -> dict[str, Estimate]:
     """The measures of `text_quality` of the text of a split itself."""
-    tokenizer, runs = read_tokenizer(split.info.tokenizer), _runs(_stream(split), length, samples)
+    tokenizer, runs = read_tokenizer(split.info.tokenizer), _runs(counted_tokens(split), length, samples)
     texts = {"": [tokenizer.decode(run) for run in runs]}
-    found = _described(texts, tokenizer.decode(_stream(split.reference)), f"{runs.shape[1]} tokens, of the data")
+    found = _described(texts, tokenizer.decode(counted_tokens(split.reference)), f"{runs.shape[1]} tokens, of the data")
     return with_group(found, "sample quality", **dict.fromkeys(MEASURES, ""))
 
 
@@ -94,7 +94,7 @@ def _mean(values: Sequence[float] | np.ndarray, unit: str, how: str) -> Estimate
     return Estimate(float(np.mean(values)), standard_error(values), unit, "estimate", len(values), how)
 
 
-def _stream(split: Split) -> np.ndarray:
+def counted_tokens(split: Split) -> np.ndarray:
     """The counted tokens of a split, in the order of the text."""
     return np.concatenate([row[m > 0] for row, m in zip(split.arrays["x"], split.arrays["mask"])])
 
