@@ -1,7 +1,7 @@
 """Config files: a Python file with a function `config(**knobs) -> Experiment`.
 
 The knobs are its keyword arguments; every config has `steps` and `smoke` among them, and documents the others in its
-docstring.
+docstring. Their annotations say how a value is read from the command line and from the record of a run.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import json
 import math
 import os
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from cattrs.preconf.json import make_converter
 
 from gen_jax.errors import UserError
 from gen_jax.experiment import Experiment
@@ -57,11 +61,48 @@ class ConfigFile:
         for name, value in knobs.items():
             if name not in self.defaults:
                 raise UserError(unknown_knob(self.path, name, list(self.defaults)))
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value) and value != self.defaults[name]:
                 raise UserError(f"--{name} must be finite, got {value}")
         if knobs.get("steps", 1) < 1:
             raise UserError(f"--steps must be at least 1, got {knobs['steps']}")
         return dataclasses.replace(self, knobs={**self.knobs, **knobs})
+
+    def recorded(self) -> dict[str, Any]:
+        """The knobs as the JSON values that the record of a run keeps."""
+        values = {name: self._json(name, value) for name, value in self.knobs.items()}
+        return json.loads(json.dumps(values, default=str))
+
+    def with_recorded(self, values: Mapping[str, Any]) -> ConfigFile:
+        """The config with the knobs of a record; those it no longer has are ignored."""
+        return self.with_knobs({name: self._value(name, value) for name, value in values.items() if name in self.knobs})
+
+    def check_recorded(self) -> None:
+        """Raises a UserError if a knob could not be read back from the record of a run."""
+        for name, value in self.recorded().items():
+            if (back := self._value(name, value)) != self.knobs[name]:
+                raise UserError(
+                    f"{self.path}: the knob {name} = {self.knobs[name]!r} would come back from run.json as {back!r}: "
+                    "give it an annotation of exactly one type, such as Path, tuple[int, ...] or an Enum"
+                )
+
+    def _json(self, name: str, value: Any) -> Any:
+        try:
+            return _CONVERTER.unstructure(value, unstructure_as=self.types[name])
+        except Exception:  # converters raise whatever their types do; `check_recorded` tells
+            return str(value)
+
+    def _value(self, name: str, value: Any) -> Any:
+        try:
+            return _CONVERTER.structure(value, self.types[name])
+        except Exception:  # as above
+            return value
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The annotation of each knob, the type of its default where it has none."""
+        hints = typing.get_type_hints(self.config)
+        of_default = lambda value: Any if value is None else type(value)
+        return {name: hints.get(name, of_default(value)) for name, value in self.defaults.items()}
 
     def build(self, data_dir: str | os.PathLike | None = None) -> Experiment:
         """Calls the config, which may read facts of its data from `data_dir`."""
@@ -113,11 +154,40 @@ def find(path: str | Path) -> Path:
     raise UserError(f"there is no config {path}: {hint}")
 
 
+_CONVERTER = make_converter()
+_FOLDERS: list[str] = []  # of loaded configs, added to the path of modules, the last one first
+
+
 def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"gen_jax_config_{path.stem}", path)
+    """The module of a config, which finds the modules beside it, and is found as Python finds any module."""
+    path = path.resolve()
+    _find_modules_of(path.parent)
+    name = f"gen_jax_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # where dataclasses look up annotations
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name)
+        if before is not None:
+            sys.modules[name] = before
+        raise
     return module
+
+
+def _find_modules_of(folder: Path) -> None:
+    """Lets a config import the modules of its folder, and not those of the same name beside another config."""
+    others = [other for other in _FOLDERS if other != str(folder)]
+    sys.path[:] = [part for part in sys.path if part not in _FOLDERS]
+    _FOLDERS[:] = [*([] if str(folder) in sys.path else [str(folder)]), *others]
+    sys.path.extend(_FOLDERS)
+    for name, module in list(sys.modules.items()):
+        spec = module.__spec__ if isinstance(module, ModuleType) else None
+        origin = Path((spec and spec.origin) or "")
+        if str(origin.parent) in others and (folder / origin.name).is_file():
+            del sys.modules[name]
 
 
 def knob_help(config: Config) -> dict[str, tuple[Any, Any, str]]:

@@ -6,7 +6,6 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gen_jax.configs import load
 from gen_jax.data.options import spell, split_name
@@ -28,7 +27,7 @@ def open_run(
     record = read_record(workdir)
     if record is None:
         raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")
-    candidates = [config] if config else [Path(record["config"]), Path(record["config_absolute"])]
+    candidates = [config] if config else [Path(record["config_absolute"]), Path(record["config"])]
     path = next((p for p in candidates if p.is_file()), None)
     if path is None:
         raise UserError(
@@ -36,7 +35,7 @@ def open_run(
             f"{workdir / 'config.py'} holds its text"
         )
     file = load(path)
-    knobs = {name: _as(file.defaults[name], v) for name, v in record["knobs"].items() if name in file.defaults}
+    knobs = dict(file.with_recorded(record["knobs"]).knobs)
     absolute = record.get("data", {}).get("path")
     if "data" in knobs and absolute and not os.path.exists((parts := split_name(knobs["data"]))[0]):
         knobs["data"] = spell(absolute, parts[1])  # from another folder
@@ -62,8 +61,3 @@ def open_run(
             f"--member {member}: {workdir} has {f'the seeds 0 to {seeds - 1}' if seeds > 1 else 'one seed'}"
         )
     return replace(run, member=member), "\n".join(filter(None, [other, edited]))
-
-
-def _as(default: Any, value: Any) -> Any:
-    """A JSON value as the type of the default: JSON has no tuples."""
-    return tuple(value) if isinstance(default, tuple) else value

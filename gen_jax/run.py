@@ -85,6 +85,8 @@ class Run:
             raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
         if devices < 0:
             raise UserError(f"--devices must be at least 1, or 0 for all, got {devices}")
+        if training:
+            config.check_recorded()
         with use_data_dir(data_dir):
             experiment = config.build()
             data = load_data(experiment.data)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import json
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -33,6 +33,9 @@ from gen_jax.sharding import is_writer
 __all__ = ["Workdir", "default_workdir"]
 
 
+LONGEST = 160  # bytes of the name of a folder, to which others are added
+
+
 def _code(text: str) -> str:
     """The syntax tree of a config without docstrings; its text if it cannot be parsed."""
     try:
@@ -49,7 +52,10 @@ def default_workdir(config: ConfigFile, seed: int = 0, seeds: int | None = None)
     """runs/NAME, followed by the changed knobs, so that variants do not collide. seeds: where given as an option."""
     parts = [f"{name}={value}" for name, value in config.changed.items()]
     parts += ([f"seed={seed}"] if seed else []) + ([f"seeds={seeds}"] if seeds else [])
-    return Path("runs", "-".join([config.name, *(re.sub(r"[/?&\s]+", "_", part) for part in parts)]))
+    name = "-".join([config.name, *(re.sub(r"[/?&\s]+", "_", part) for part in parts)])
+    if len(name.encode()) > LONGEST:
+        name = f"{name[: LONGEST // 4]}...{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return Path("runs", name)
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,11 @@ class Workdir:
 
     def identity(self) -> dict[str, Any]:
         """The settings that identify a run, as read back from JSON."""
-        found = {"knobs": dict(self.config.knobs), "seed": self.seed}
-        found |= {"seeds": self.seeds} if self.seeds > 1 else {}
-        return json.loads(json.dumps(found, default=str))
+        return {
+            "knobs": self.config.recorded(),
+            "seed": self.seed,
+            **({"seeds": self.seeds} if self.seeds > 1 else {}),
+        }
 
     def record(self, force: bool) -> None:
         """Writes run.json and config.py, once."""

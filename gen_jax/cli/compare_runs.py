@@ -91,6 +91,9 @@ def compared(
         print(f"warning: {warning}", file=sys.stderr)
     runs = [run for run, _ in opened]
     _same({str(run.workdir): run.data.name for run in runs}, data, data_dir)
+    if len({run.data.digest for run in runs}) > 1:
+        kinds = {str(run.workdir): f"{run.data.name} with digest {run.data.digest[:8]}" for run in runs}
+        raise UserError(f"data of one name, and different content, cannot be compared: {_listed(kinds)}")
     if unready := [str(run.workdir) for run in runs if "step" not in run.folder.summary()]:
         raise UserError(f"{unready[0]} has not finished training: the command that began it goes on with it")
     train = lambda run: "train" if "train" in run.data.splits else run.experiment.train

@@ -41,7 +41,7 @@ def encoder(
     from gen_jax.evaluation.metric import Split
     from gen_jax.evaluation.samples.features import fit_small_cnn, save_small_cnn
 
-    splits = load(source, data_dir)
-    made = fit_small_cnn(Split("test", splits["test"], training=splits["train"], data=source))
+    data = load(source, data_dir)
+    made = fit_small_cnn(Split("test", data["test"], training=data["train"], data=source, info=data.info))
     save_small_cnn(made, out)
     print(f"a classifier of {source} with test accuracy {made.accuracy:.4f} in {out}")

@@ -44,7 +44,9 @@ Step = Annotated[
 ]
 Member = Annotated[int, arg(help="of a run of several seeds, the one to use, from 0")]
 ConfigPath = Annotated[Path | None, arg(help="the config file, if the one recorded is gone")]
-EncoderName = Annotated[str, arg(help="of sample metrics: small, raw, or a file; by default what fits the data")]
+EncoderName = Annotated[
+    str, arg(help="of sample metrics: small, raw, projected, or a file; by default what fits the data")
+]
 Samples = Annotated[int, arg(help="how many samples are judged")]
 DataDir = Annotated[Path | None, arg(help="the folder of data sets; by default TFDS_DATA_DIR")]
 

@@ -66,8 +66,9 @@ def parse(loaded: ConfigFile, arguments: Sequence[str]) -> tuple[ConfigFile, Opt
     if clash := knobs.keys() & options.keys():
         raise UserError(f"{loaded.path}: {sorted(clash)[0]} is an option of every run; rename the knob")
     for argument in arguments:
-        name = argument.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-        if argument.startswith("--") and name not in {*knobs, *options, *reading, "help", "from"}:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        there = {*knobs, *options, *reading, "help", "from"}
+        if argument.startswith("--") and name not in there and name.removeprefix("no_") not in there:
             known = ["from" if known == "origin" else known for known in (*knobs, *options, *reading)]
             raise UserError(unknown_knob(loaded.path, name, known))
     fields = [

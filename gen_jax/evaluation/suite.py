@@ -29,7 +29,7 @@ from gen_jax.evaluation.latents import latent_accuracy
 from gen_jax.evaluation.likelihood import elbo, importance_weighted, log_likelihood, log_likelihood_per_step
 from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, with_group
 from gen_jax.evaluation.samples.classes import class_coverage, train_on_synthetic
-from gen_jax.evaluation.samples.features import Encoder, load_small_cnn, raw, small
+from gen_jax.evaluation.samples.features import RAW, Encoder, load_small_cnn, projected, raw, small
 from gen_jax.evaluation.samples.quality import DRAWN, sample_quality
 from gen_jax.evaluation.text import text_likelihood, text_quality
 from gen_jax.evaluation.translation import paired_quality, unpaired_quality
@@ -87,7 +87,7 @@ def sample_metrics(info: DataInfo, samples: int) -> list[Metric]:
     """The metrics of samples for a config: their quality and, of gray images with labels, the classes they cover."""
     if info.classes and info.shape[-1] == 1:
         return [class_coverage(info.classes, samples), sample_quality(small, samples)]
-    return [sample_quality(raw, samples)]
+    return [sample_quality(_values(info.shape), samples)]
 
 
 def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoice | None:
@@ -95,7 +95,12 @@ def quality_encoder(split: Split, encoder: EncoderChoice | None) -> EncoderChoic
     x = split.arrays["x"]
     if is_sequences(split) or x.ndim not in (2, 4) or has_missing(x) or has_missing(split.reference.arrays["x"]):
         return None
-    return encoder or (small if has_classes(split) else raw)
+    return encoder or (small if has_classes(split) else _values(x.shape[1:]))
+
+
+def _values(shape: Sequence[int]) -> Encoder:
+    """The encoder of examples by their values: of long vectors, by projections."""
+    return projected if len(shape) == 1 and shape[0] > RAW else raw
 
 
 def is_sequences(split: Split) -> bool:
@@ -166,13 +171,15 @@ def cost(model: Any) -> Measure:
 
 
 def open_encoder(name: str) -> EncoderChoice | None:
-    """Opens an encoder by name: "small", "raw", or a file written by `python -m gen_jax encoder`; "" for none."""
-    if name in ("", "small", "raw"):
-        return {"": None, "small": small, "raw": raw}[name]
+    """Opens an encoder: "small", "raw", "projected", a file written by `python -m gen_jax encoder`; "" for none."""
+    if name in ("", "small", "raw", "projected"):
+        return {"": None, "small": small, "raw": raw, "projected": projected}[name]
     from gen_jax.evaluation.samples import inception
     from gen_jax.evaluation.samples.weights_io import kind_of
 
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"--encoder {name}: it is small, raw, or a file that `python -m gen_jax encoder` wrote")
+        raise UserError(
+            f"--encoder {name}: it is small, raw, projected, or a file that `python -m gen_jax encoder` wrote"
+        )
     return inception.inception(path) if kind_of(path) == inception.KIND else load_small_cnn(path).encoder()

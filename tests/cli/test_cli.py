@@ -192,7 +192,7 @@ BAD = [
     (["sample", "nowhere"], "is not the working directory of a run"),
     (["evaluate", "nowhere"], "is not the working directory of a run"),
     (["evaluate", "nowhere", "--samples", "1"], "--samples must be between 2"),
-    (["evaluate", "nowhere", "--encoder", "big"], "--encoder big: it is small, raw, or a file"),
+    (["evaluate", "nowhere", "--encoder", "big"], "--encoder big: it is small, raw, projected, or a file"),
     (["compare"], "which runs?"),
     (["compare", "nowhere"], "is not the working directory of a run"),
     (["encoder", "train", "digits", "a.npz"], "must be .safetensors"),

@@ -202,7 +202,7 @@ def test_cost_counts_parameters_and_times_samples():
 
 def test_encoders_of_the_command_line():
     assert open_encoder("") is None and open_encoder("raw") is raw and open_encoder("small") is small
-    with pytest.raises(UserError, match="small, raw, or a file"):
+    with pytest.raises(UserError, match="small, raw, projected, or a file"):
         open_encoder("nowhere")
 
 

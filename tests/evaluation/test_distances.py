@@ -135,6 +135,25 @@ def test_manifold_is_what_brute_force_finds(n, m, block, k):
     np.testing.assert_allclose(got, brute(real, fake, k), rtol=1e-6)
 
 
+@pytest.mark.parametrize("block", [64, 100, 1024])
+def test_ties_count_in_any_number_of_dimensions(block):
+    """Binary vectors, most of whose distances are equal; one row far away, whose ball holds all, changes no other."""
+    draw = lambda n, seed: (np.random.default_rng(seed).random((n, 64)) < 0.1).astype(np.float32)
+    real, fake = draw(301, 0), draw(200, 1)
+    found = manifold(real, fake, 5, block)
+    got = found.covered.mean(), found.reached.mean(), found.balls.mean() / 5, found.occupied.mean()
+    np.testing.assert_allclose(got, brute(real.astype(np.float64), fake, 5), rtol=1e-6)
+    beside = manifold(np.concatenate([real, np.full((1, 64), 1e6, np.float32)]), fake, 5, block)
+    np.testing.assert_array_equal(beside.reached, [*found.reached, False])
+    np.testing.assert_array_equal(beside.occupied[:-1], found.occupied)
+    assert np.all((beside.balls - found.balls >= 0) & (beside.balls - found.balls <= 1))
+
+
+def test_covariances_of_very_many_features_are_refused():
+    with pytest.raises(UserError, match="10,304 features is too large: take the encoder `projected`"):
+        Moments.of(np.zeros((3, 10_304)))
+
+
 def test_manifold_of_identical_disjoint_and_constant_sets():
     x = normal(50, 3).astype(np.float32)
     for found in (manifold(x, x), manifold(np.ones((9, 2)), np.ones((9, 2)))):  # ties count as within

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gen_jax.data import load
+from gen_jax.data.dataset import Dataset
 from gen_jax.data.transforms import binarize, dequantize, dequantize_once, scale
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
@@ -21,6 +22,7 @@ from gen_jax.evaluation.samples.features import (
     Classifier,
     Encoder,
     TrainedClassifier,
+    _packaged,
     fit_small_cnn,
     load_small_cnn,
     raw,
@@ -108,6 +110,31 @@ def test_a_small_encoder_is_trained_once_and_named_after_what_it_has_seen():
     assert small(split) is small(split)  # and so compiled once
     with pytest.raises(UserError, match="bars has no images with labels"):
         fit_small_cnn(split._replace(training={"x": arrays["x"]}))
+    with pytest.raises(UserError, match="tell 2,001 classes apart, and 1,000 are the most"):
+        fit_small_cnn(split._replace(training={**arrays, "label": arrays["label"] * 2000}))
+
+
+def test_an_encoder_is_of_the_pixels_and_not_of_the_name_of_the_data():
+    rng = np.random.default_rng(0)
+    label = np.arange(256) % 2
+    bright = {"x": (label[:, None, None, None] * 200 + rng.integers(0, 50, (256, 4, 4, 1))).astype(np.uint8)}
+    dark = {"x": 250 - bright["x"]}
+    encoders = []
+    for arrays in (bright, dark):
+        data = Dataset("same", {"train": {**arrays, "label": label}})
+        split = Split("test", data["train"], training=data["train"], data="same", info=data.info)
+        seen = small(split)(split.pixels(arrays["x"])).probabilities.argmax(axis=1)
+        assert np.mean(seen == label) == 1.0
+        encoders.append(small(split))
+    assert encoders[0] is not encoders[1]
+
+
+def test_the_packaged_encoder_is_of_its_data_alone():
+    data = load("digits")
+    split = lambda data: Split("test", data["test"], training=data["train"], data="digits", info=data.info)
+    assert small(split(data)).name == "digits_cnn"
+    other = {name: {**arrays, "x": 16 - arrays["x"]} for name, arrays in data.splits.items()}
+    assert _packaged(split(data)) is not None and _packaged(split(Dataset("digits", other))) is None
 
 
 def test_any_function_is_an_encoder():

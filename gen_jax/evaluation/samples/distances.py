@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK",
     "ENOUGH",
     "FEW",
+    "MOST",
     "Jackknife",
     "Manifold",
     "Moments",
@@ -38,6 +39,8 @@ __all__ = [
 
 BLOCK = 1000
 FEW = 16  # up to this many dimensions, differences are as fast as a matrix product
+MOST = 4096  # dimensions of features up to which their covariance is formed
+ROUNDING = 32  # squared distances from a matrix product are off by at most this many units of |x|^2 + |y|^2
 
 
 class Moments(NamedTuple):
@@ -60,6 +63,8 @@ class Moments(NamedTuple):
             block = np.asarray(block, np.float64)
             if not np.isfinite(block).all():
                 raise UserError("features hold NaN or infinite values")
+            if (size := block.shape[1]) > MOST:
+                raise UserError(f"the covariance of {size:,} features is too large: take the encoder `projected`")
             mean = block.mean(axis=0)
             apart = block - mean
             one = cls(len(block), mean, apart.T @ apart)
@@ -187,15 +192,16 @@ class Manifold(NamedTuple):
 
 
 def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int = 1024) -> Manifold:
-    """Membership of examples (N, D) and samples (M, D) (Kynkaanniemi et al. 2019; Naeem et al. 2020); ties count.
+    """Membership of examples (N, D) and samples (M, D) (Kynkaanniemi et al. 2019; Naeem et al. 2020).
 
+    Ties count: what is as far away as the k-th neighbor, within rounding, is in the ball.
     block: at most block x block distances exist at a time.
     """
     if not 1 <= k < min(len(examples), len(samples)):
         raise UserError(f"of {len(examples)} examples and {len(samples)} samples none has {k} neighbors: give more")
     x, y = (jnp.asarray(a, jnp.float32) for a in (examples, samples))
-    center = x.mean(axis=0)
-    x, y = x - center, y - center  # centering reduces cancellation
+    center = _center(x)
+    x, y = x - center, y - center
     of_x, of_y = (_neighbors(a, k, block)[:, -1] for a in (x, y))
     balls, occupied, reached = map(np.asarray, _membership(x, y, of_x, of_y, block))
     return Manifold(balls > 0, balls, reached, occupied)
@@ -204,14 +210,19 @@ def manifold(examples: np.ndarray, samples: np.ndarray, k: int = 5, block: int =
 def nearest(x: np.ndarray, y: np.ndarray, k: int = 1, block: int | None = None) -> np.ndarray:
     """(N, k) distances from each of x (N, D) to its k nearest neighbors in y (M, D), nearest first."""
     x, y = (jnp.asarray(a, jnp.float32) for a in (x, y))
-    center = y.mean(axis=0)
+    center = _center(y)
     return np.sqrt(np.asarray(_nearest(x - center, y - center, k, block or _rows(len(y)))))
 
 
 def neighbors(x: np.ndarray, k: int = 1, block: int = 1024) -> np.ndarray:
     """(N, k) distances from each of x (N, D) to its k nearest neighbors, nearest first."""
     x = jnp.asarray(x, jnp.float32)
-    return np.sqrt(np.asarray(_neighbors(x - x.mean(axis=0), k, block)))
+    return np.sqrt(np.asarray(_neighbors(x - _center(x), k, block)))
+
+
+def _center(x: Array) -> Array:
+    """Medians of up to 1,024 rows: centering reduces cancellation, and single rows do not move them."""
+    return jnp.median(x[:: -(-len(x) // 1024)], axis=0)
 
 
 def _rows(columns: int) -> int:
@@ -222,7 +233,17 @@ def _squares(x_ND: Array, y_MD: Array) -> Array:
     """(N, M) squared distances. The matrix product, unused in few dimensions, is inaccurate far below |x|^2."""
     if x_ND.shape[1] <= FEW:
         return ((x_ND[:, None] - y_MD) ** 2).sum(axis=-1)
-    return jnp.maximum((x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1) - 2 * matmul(x_ND, y_MD.T), 0)
+    return jnp.maximum(_sizes(x_ND, y_MD) - 2 * matmul(x_ND, y_MD.T), 0)
+
+
+def _sizes(x_ND: Array, y_MD: Array) -> Array:
+    """(N, M) |x|^2 + |y|^2."""
+    return (x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1)
+
+
+def _rounding(x_ND: Array, y_MD: Array) -> Array | float:
+    """(N, M) bounds on the errors of `_squares`, which has none among equal differences in few dimensions."""
+    return 0.0 if x_ND.shape[1] <= FEW else ROUNDING * float(np.finfo(np.float32).eps) * _sizes(x_ND, y_MD)
 
 
 @partial(jax.jit, static_argnames=("k", "block"))
@@ -289,11 +310,11 @@ def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tup
     """Number of balls of x around each y (M,), whether each ball holds a y (N,), whether x is in a ball of y (N,)."""
     rows, columns = _Blocks.of(len(x), block), _Blocks.of(len(y), block)
     x, y = rows.filled(x), columns.filled(y)
-    of_x, of_y = rows.filled(of_x, -1), columns.filled(of_y, -1)  # padding balls contain nothing
+    of_x, of_y = rows.filled(of_x, -jnp.inf), columns.filled(of_y, -jnp.inf)  # padding balls contain nothing
 
     def pair(i: Array, j: Array, carry):
         balls, occupied, reached = carry
-        squares = _squares(rows.part(x, i), columns.part(y, j))
+        squares = _squares(rows.part(x, i), columns.part(y, j)) - _rounding(rows.part(x, i), columns.part(y, j))
         inside = (squares <= rows.part(of_x, i)[:, None]) & (columns.numbers(j) < columns.n)
         balls = columns.put(balls, columns.part(balls, j) + inside.sum(axis=0), j)
         occupied = rows.put(occupied, rows.part(occupied, i) | inside.any(axis=1), i)

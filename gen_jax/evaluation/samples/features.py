@@ -1,14 +1,16 @@
 """Encoders: image features for sample metrics. Metrics carry the name of their encoder.
 
-`small` is a classifier of the data set (digits: the packaged one), `raw` the identity, `Inception` is in
-`gen_jax.evaluation.samples.inception`; any function of a block of images can be used: `Encoder("mine", function)`.
+`small` is a classifier of the data set (digits: the packaged one), `raw` the identity, `projected` takes long vectors
+to random directions, `Inception` is in `gen_jax.evaluation.samples.inception`; any function of a block of images can be
+used: `Encoder("mine", function)`.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
+import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +22,17 @@ import optax
 import scipy.special
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from tqdm import tqdm
 
 from gen_jax.algorithms import descent
-from gen_jax.data.dataset import value_range
+from gen_jax.data.dataset import content_digest, value_range
 from gen_jax.data.records import is_lazy
 from gen_jax.data.source import Arrays, Resident
 from gen_jax.data.transforms import Transform
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
-from gen_jax.loop import fit
+from gen_jax.loop import Hook, fit
 from gen_jax.models.common.classification import Classification
 from gen_jax.models.common.convolutions import Conv
 
@@ -44,6 +47,7 @@ __all__ = [
     "fit_small_cnn",
     "intensities",
     "load_small_cnn",
+    "projected",
     "raw",
     "save_small_cnn",
     "small",
@@ -52,6 +56,7 @@ __all__ = [
 
 PACKAGED = Path(__file__).with_name("encoders")
 KIND = "gen_jax small encoder 1"
+MOST_CLASSES = 1000
 MANY = 20_000  # images that a small encoder is trained on, of sets that do not fit in memory
 
 
@@ -127,6 +132,20 @@ raw = Encoder("raw", _pooled)
 """Intensities of images, large ones averaged over blocks to at most 1,024 values; coordinates of points."""
 
 
+@lru_cache(maxsize=4)
+def _directions(dimensions: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, RAW**-0.5, (dimensions, RAW)).astype(np.float32)
+
+
+def _project(x: np.ndarray) -> np.ndarray:
+    flat = np.reshape(x, (len(x), -1)).astype(np.float32)
+    return flat @ _directions(flat.shape[1])
+
+
+projected = Encoder("projected", _project, f"values projected to {RAW:,} random directions")
+"""1,024 random projections, which keep distances within a few percent (Johnson & Lindenstrauss 1984)."""
+
+
 class Classifier(nn.Module):
     """Strided convolutions and a hidden layer, whose activations are the features."""
 
@@ -150,20 +169,42 @@ class TrainedClassifier(NamedTuple):
     params: Any
     side: tuple[int, ...]  # (H, W, C) of the images
     accuracy: float = float("nan")  # on held-out examples
+    data: str = ""  # digest of the data set it was trained on, where known
 
     def encoder(self) -> Encoder:
         encode = jax.jit(lambda x: self.network.apply({"params": self.params}, x))
         return Encoder(self.name, encode, f"small CNN, accuracy {self.accuracy:.3f} on gray levels", self.side)
 
 
+class Progress(Hook):
+    """Shows a bar of the steps of a training of more than a second."""
+
+    def __init__(self, label: str, steps: int):
+        self.bar = tqdm(total=steps, desc=label, unit="step", delay=1, leave=False, dynamic_ncols=True, file=sys.stderr)
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def poll(self, step: int) -> None:
+        self.bar.update(step - self.bar.n)
+
+
 def fit_classifier(
     training: Arrays, test: Arrays, name: str, steps: int = 1000, transforms: Sequence[Transform] = ()
 ) -> TrainedClassifier:
     """Trains a classifier of images in [0, 1] by "label", deterministically. transforms: of training images."""
-    network = Classifier(1 + int(np.max(training["label"])))
+    classes = 1 + int(np.max(training["label"]))
+    if classes > MOST_CLASSES:
+        raise UserError(
+            f"the encoder {name} would tell {classes:,} classes apart, and {MOST_CLASSES:,} are the most: "
+            "take the encoder raw"
+        )
+    network = Classifier(classes)
     tx = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
     source = Resident({name: training[name] for name in ("x", "label")}, min(128, len(training["x"])), transforms)
-    state = fit(descent(Classification(network), {"classifier": tx}), source, steps, chunk=min(steps, 10))
+    with Progress(f"training the encoder {name}", steps) as bar:
+        algorithm = descent(Classification(network), {"classifier": tx})
+        state = fit(algorithm, source, steps, chunk=min(steps, 10), hooks=[bar])
     return with_accuracy(TrainedClassifier(name, network, state.params["classifier"], training["x"].shape[1:]), test)
 
 
@@ -185,11 +226,20 @@ def intensities(arrays: Arrays, top: float, n: int | None = None) -> Arrays:
 
 def small(split: Split) -> Encoder:
     """The packaged classifier of this data set, or one trained now on its training split, deterministically."""
-    packaged = PACKAGED / f"{split.data}.safetensors"
-    made = packaged if split.data and packaged.is_file() else (split.name, *_identity(split))
+    packaged = _packaged(split)
+    made = (packaged.name, packaged.data) if packaged else (split.name, *_identity(split))
     if made not in _ENCODERS:
-        _ENCODERS[made] = (load_small_cnn(packaged) if made == packaged else fit_small_cnn(split)).encoder()
+        _ENCODERS[made] = (packaged or fit_small_cnn(split)).encoder()
     return _ENCODERS[made]
+
+
+def _packaged(split: Split) -> TrainedClassifier | None:
+    """The packaged classifier of the data set of this name, unless the data is known to be other data."""
+    path = PACKAGED / f"{split.data}.safetensors"
+    if not split.data or not path.is_file():
+        return None
+    made = load_small_cnn(path)
+    return made if split.info is None or split.info.digest == made.data else None
 
 
 def fit_small_cnn(split: Split) -> TrainedClassifier:
@@ -204,17 +254,19 @@ def fit_small_cnn(split: Split) -> TrainedClassifier:
     if key not in _TRAINED:
         name = f"{split.data or 'small'}_cnn_{len(training['x'])}"
         _TRAINED[key] = fit_classifier(intensities(training, top), test, name)
-    return with_accuracy(_TRAINED[key], test)
+    return with_accuracy(_TRAINED[key], test)._replace(data=split.info.digest if split.info else "")
 
 
 def _identity(split: Split) -> tuple[Any, ...]:
-    """An identifier of the training split; an error if no small encoder can be trained on it."""
+    """An identifier of the training split by its content; an error if no small encoder can be trained on it."""
     training = split.reference.arrays
     if "label" not in training or np.ndim(training["x"]) != 4:
         raise UserError(
             f"{split.data or 'this data'} has no images with labels for a small encoder: use the encoder raw"
         )
-    return split.data, training["x"].shape, zlib.crc32(np.ascontiguousarray(training["label"]))
+    parts = {"label": training["label"], **({} if is_lazy(training) else {"x": training["x"]})}
+    known = split.info.digest if split.info else ""  # what images that are read when indexed are known by
+    return split.data, training["x"].shape, known, content_digest({"": parts})
 
 
 _TRAINED: dict[Any, TrainedClassifier] = {}  # caches of this process; encoders are compiled once
@@ -223,7 +275,7 @@ _ENCODERS: dict[Any, Encoder] = {}
 
 def save_small_cnn(made: TrainedClassifier, path: Path) -> None:
     """Writes a small encoder as safetensors. The encoder takes its name from the file, with _cnn appended."""
-    about = {"side": made.side, "accuracy": made.accuracy, **_hyper(made.network)}
+    about = {"side": made.side, "accuracy": made.accuracy, "data": made.data, **_hyper(made.network)}
     flat = {name: np.asarray(a) for name, a in flatten_dict(made.params, sep=".").items()}
     write_tensors(path, flat, {"kind": KIND, "about": json.dumps(about)})
 
@@ -243,7 +295,7 @@ def load_small_cnn(path: Path) -> TrainedClassifier:
     if {name: a.shape for name, a in flat.items()} != {n: s.shape for n, s in flatten_dict(wanted, sep=".").items()}:
         raise UserError(f"{path} holds other arrays than its network has")
     params = unflatten_dict({name: jnp.asarray(a) for name, a in flat.items()}, sep=".")
-    return TrainedClassifier(f"{path.stem}_cnn", network, params, side, accuracy)
+    return TrainedClassifier(f"{path.stem}_cnn", network, params, side, accuracy, about.get("data", ""))
 
 
 def _hyper(network: Classifier) -> dict[str, Any]:
