@@ -15,7 +15,8 @@ if _TYPE_CHECKING:
     from gen_jax.evaluation import Split, evaluator, suite
     from gen_jax.experiment import Experiment
     from gen_jax.loop import Hook, fit
-    from gen_jax.models.flow import Flow
+    from gen_jax.models.autoregressive import MADE
+    from gen_jax.models.flow import Flow, FlowMatching
     from gen_jax.models.gan import GAN
     from gen_jax.models.hmm import HMM
     from gen_jax.models.mixture import GMM
@@ -32,7 +33,8 @@ _MODULES = {
     "evaluation": ("Split", "evaluator", "suite"),
     "experiment": ("Experiment",),
     "loop": ("Hook", "fit"),
-    "models.flow": ("Flow",),
+    "models.autoregressive": ("MADE",),
+    "models.flow": ("Flow", "FlowMatching"),
     "models.gan": ("GAN",),
     "models.hmm": ("HMM",),
     "models.mixture": ("GMM",),

@@ -308,7 +308,8 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
     The player's batch statistics in `extra["batch_stats"]`, which belong to the parameters, are averaged too.
 
-    `decay` may be a function of the step, e.g. `lambda step: jnp.minimum(0.999, (1 + step) / (10 + step))`.
+    A constant decay is approached from below, as (1 + step) / (10 + step), so that the first parameters do not stay in
+    the average of a short run; for another course, `decay` may be a function of the step.
     """
 
     if not callable(decay) and not 0 <= decay < 1:
@@ -320,7 +321,7 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         new, metrics = algorithm.step(state, batch)
-        rate = decay(state.step) if callable(decay) else decay
+        rate = decay(state.step) if callable(decay) else jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         values = current(new)
         before = {kind: {player: state.extra["ema"][kind][player]} for kind in values}
         return _with_average(new, optax.incremental_update(values, before, 1 - rate)), metrics
@@ -359,7 +360,7 @@ def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:
 
         return lax.fori_loop(0, n, body, (state, zeros_like(jax.eval_shape(one, state)[1])))
 
-    return Algorithm(algorithm.init, step)
+    return algorithm._replace(step=step)
 
 
 def staged(stages: Sequence[Algorithm], boundaries: Sequence[int]) -> Algorithm:
@@ -385,12 +386,12 @@ def staged(stages: Sequence[Algorithm], boundaries: Sequence[int]) -> Algorithm:
         number = jnp.searchsorted(jnp.asarray(boundaries, jnp.int32), state.step, side="right")
         return lax.switch(number, [partial(branch, stage) for stage in stages], state, batch)
 
-    return Algorithm(stages[-1].init, step)
+    return stages[-1]._replace(step=step)
 
 
 def first_examples(algorithm: Algorithm, n: int) -> Algorithm:
     """The algorithm on the first n examples of every batch."""
-    return Algorithm(algorithm.init, lambda state, batch: algorithm.step(state, jax.tree.map(lambda a: a[:n], batch)))
+    return algorithm._replace(step=lambda state, batch: algorithm.step(state, jax.tree.map(lambda a: a[:n], batch)))
 
 
 def reset_moments(algorithm: Algorithm, steps: Sequence[int]) -> Algorithm:
@@ -402,7 +403,7 @@ def reset_moments(algorithm: Algorithm, steps: Sequence[int]) -> Algorithm:
         opt = jax.tree.map(lambda a: jnp.where(due, jnp.zeros_like(a), a), state.opt)
         return algorithm.step(state._replace(opt=opt), batch)
 
-    return Algorithm(algorithm.init, step)
+    return algorithm._replace(step=step)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:

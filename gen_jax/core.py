@@ -60,6 +60,7 @@ __all__ = [
     "Model",
     "Objective",
     "Params",
+    "Penalized",
     "Prefilled",
     "PreparesBatch",
     "PyTree",
@@ -135,10 +136,14 @@ class Objective(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A pair of pure functions: `init` creates a State, `step` advances it by one batch."""
+    """A pair of pure functions: `init` creates a State, `step` advances it by one batch.
+
+    members: how many runs the State holds, see `gen_jax.restarts.population`.
+    """
 
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
+    members: int = 1
 
 
 @runtime_checkable
@@ -172,6 +177,14 @@ class PreparesBatch(Trainable, Protocol):
     """
 
     def prepare(self, state: State, batch: Batch, key: Array) -> Batch: ...
+
+
+@runtime_checkable
+class Penalized(Trainable, Protocol):
+    """A model whose loss is not its likelihood or bound alone: weighted, penalized, smoothed, or another one."""
+
+    def unpenalized(self) -> Trainable:
+        """The same model, with the same parameters, whose loss is its negative log-likelihood or bound."""
 
 
 @runtime_checkable

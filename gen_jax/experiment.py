@@ -46,7 +46,7 @@ class Experiment:
     chunk: steps per call of the compiled program. resident: keep the data on the device, or stream it from the host; by
     default what fits into a quarter of the memory is kept.
     seeds: how many seeds are trained as one program, on the same batches; see `population`. The results are means over
-    them.
+    them, as they are over the members of a population given as the algorithm.
     keep, best: how many of the newest checkpoints to keep, and the metric that selects the best one.
     windows: how a stream of tokens is cut into the sequences of a batch; see `gen_jax.data.text.Windows`.
     packed: of pairs of token sequences: the lengths of the rows into which several pairs are packed for training.
@@ -92,6 +92,10 @@ class Experiment:
             raise UserError(f"batch must be at least 1, got {self.batch}")
         if self.seeds < 1:
             raise UserError(f"seeds must be at least 1, got {self.seeds}")
+        if self.algorithm.members > 1:
+            if self.seeds not in (1, self.algorithm.members):
+                raise UserError(f"the algorithm trains {self.algorithm.members} members already: leave out seeds")
+            object.__setattr__(self, "seeds", self.algorithm.members)
         if self.repeats < 1:
             raise UserError(f"repeats must be at least 1, got {self.repeats}")
         if self.windows and (self.balanced or self.repeats > 1 or self.transforms or self.host_transforms):
@@ -104,7 +108,7 @@ class Experiment:
     @property
     def algorithm_of_seeds(self) -> Algorithm:
         """The algorithm that is run: of several seeds, their population."""
-        return self.algorithm if self.seeds == 1 else population(self.algorithm, self.seeds)
+        return self.algorithm if self.seeds == self.algorithm.members else population(self.algorithm, self.seeds)
 
     def with_validation(self, data: Dataset) -> Experiment:
         """The experiment that holds out a part of the training split where the data has no validation split."""

@@ -14,6 +14,7 @@ import numpy as np
 import gen_jax
 from gen_jax.core import State, averaged
 from gen_jax.errors import UserError
+from gen_jax.evaluation.metric import rounded
 from gen_jax.evaluation.report import from_json
 from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
 from gen_jax.files import read_json, write_json, write_text
@@ -81,10 +82,7 @@ def _card(about: Mapping[str, Any], evaluation: Mapping[str, Any], arrays: Mappi
         "## Evaluation",
     ]
     for split, found in evaluation.items():
-        rows = [
-            [name, f"{e.value:.6g}", "" if np.isnan(e.error) else f"{e.error:.2g}", e.unit, e.kind, e.how]
-            for name, e in from_json(found).items()
-        ]
+        rows = [[name, *rounded(e.value, e.error), e.unit, e.kind, e.how] for name, e in from_json(found).items()]
         parts += [f"{split} split, step {found.get('step', '')}:"]
         parts += [markdown_table(["metric", "value", "standard error", "unit", "kind", "how"], rows)]
     parts += ["## Settings", markdown_table(["knob", "value"], knobs)]

@@ -154,7 +154,7 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
         )(values, inner)
         return new._replace(key=state.key), metrics
 
-    return Algorithm(init, step)
+    return Algorithm(init, step, n)
 
 
 def member(state: State, i: int) -> State:

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from gen_jax.configs import load
-from gen_jax.core import Conditional, ImageTranslator, Seq2Seq, Trainable
+from gen_jax.core import Conditional, ExpectationMaximization, ImageTranslator, Seq2Seq, Trainable
 from gen_jax.data import load as load_data
 from gen_jax.loop import Program, program
 from gen_jax.models.common import normalization
@@ -114,6 +114,21 @@ class Case:
         # players may move only on every n-th step
         objectives = self.model.objectives if isinstance(self.model, Trainable) else ()
         self.cycle = max([1, *(objective.every for objective in objectives)])
+
+    @cached_property
+    def by_em(self) -> bool:
+        """Whether a State keeps sufficient statistics and nothing else of training, as that of EM does."""
+        if not isinstance(self.model, ExpectationMaximization):
+            return False
+        shapes = self.program.shapes
+        statistics = jax.eval_shape(self.model.e_step, shapes, self.trained_on)[0]
+        return jax.tree.structure(statistics) == jax.tree.structure(shapes.opt)
+
+    @cached_property
+    def climbs(self) -> bool:
+        """Whether its only measure of progress is a likelihood or a posterior."""
+        reported = self.program.zeros()
+        return "loss" not in reported and bool({"log_likelihood", "log_posterior"} & set(reported))
 
     @cached_property
     def program(self) -> Program:

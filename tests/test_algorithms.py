@@ -176,7 +176,9 @@ def first(batch, n):
 def test_averages_change_what_is_evaluated():
     """What evaluation reads is the average, of every player that keeps one; the run itself keeps the current values."""
     algorithm = with_ema(
-        with_ema(descent(Line(players=2), {"p0": optax.sgd(0.1), "p1": optax.sgd(0.1)}), "p0", 0.9), "p1", 0.5
+        with_ema(descent(Line(players=2), {"p0": optax.sgd(0.1), "p1": optax.sgd(0.1)}), "p0", lambda step: 0.9),
+        "p1",
+        lambda step: 0.5,
     )
     state = algorithm.step(algorithm.init(KEY, batch()), batch())[0]
     for player, decay in (("p0", 0.9), ("p1", 0.5)):
@@ -201,9 +203,11 @@ def test_streamed_em_equals_em(same):
     same(state.params, expected.params, rtol=1e-4, atol=1e-5)
 
 
-def test_ema_is_the_average(same):
-    decay = lambda step: jnp.minimum(0.9, (1 + step) / (10 + step))
-    algorithm = with_ema(descent(Line(), {"p0": optax.sgd(0.1)}), "p0", decay)
+@pytest.mark.parametrize("given", [0.25, lambda step: 1 / (2 + step)])
+def test_ema_is_the_average(given):
+    """With a decay of .25, which (1 + step) / (10 + step) reaches at the third step, or a schedule."""
+    decay = given if callable(given) else lambda step: min(given, (1 + step) / (10 + step))
+    algorithm = with_ema(descent(Line(), {"p0": optax.sgd(0.1)}), "p0", given)
     state = algorithm.init(KEY, batch())
     average = state.params["p0"]["w"]
     for i in range(4):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -107,25 +109,42 @@ def compared(
     rows = [replace(row, found={**row.found, **human.get(None, (None, {}))[1]}) for row in rows]
     if strange := [str(path) for path in human if path is not None and path not in {r.workdir.resolve() for r in runs}]:
         print(f"warning: left out from the studies, as they are not compared: {', '.join(strange)}", file=sys.stderr)
-    names = [run.workdir.name for run in runs]
-    names = names if len(set(names)) == len(names) else [str(run.workdir) for run in runs]
-    for name, run, part in zip(names, runs, parts):
-        print(f"measuring {run.workdir}", flush=True)
+    for name, seeds in _of_one_config(runs).items():
+        print(f"measuring {', '.join(str(run.workdir) for run in seeds)}", flush=True)
         try:
-            row = _model_row(name, run, part, encoder, samples, seed, length)
-            step, judged = human.get(run.workdir.resolve(), (None, {}))
-            if step is not None and step != run.folder.summary()["step"]:
-                print(
-                    f"warning: raters saw samples of step {step:,} of {run.workdir}, not of its newest", file=sys.stderr
-                )
-            rows.append(replace(row, found={**row.found, **judged}))
+            row = _model_row(name, seeds, parts[runs.index(seeds[0])], encoder, samples, seed, length)
+            rows.append(replace(row, found={**row.found, **_judged(seeds, human)}))
         except UserError as error:  # the others are still shown
-            print(f"warning: {run.workdir} is left out: {error}", file=sys.stderr)
+            print(f"warning: {name} is left out: {error}", file=sys.stderr)
         jax.clear_caches()
         gc.collect()
     if not any(row.competes for row in rows):
         raise UserError("none of these runs could be measured")
     return Comparison(runs[0].data.name, parts[0].name, [row for row in rows if row.found], machine())
+
+
+def _of_one_config(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in their seeds only, by the name of their row."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = [run.config.name, run.config.text, run.config.recorded(), run.folder.data.get("from")]
+        groups.setdefault(json.dumps(settings), []).append(run)
+    names = [seeds[0].workdir.name for seeds in groups.values()]
+    names = names if len(set(names)) == len(names) else [str(seeds[0].workdir) for seeds in groups.values()]
+    total = lambda seeds: sum(run.experiment.seeds for run in seeds)
+    said = lambda name, seeds: name if total(seeds) == 1 else f"{name} ({total(seeds)} seeds)"
+    return {said(name, seeds): seeds for name, seeds in zip(names, groups.values())}
+
+
+def _judged(runs: Sequence[Run], human: HumanColumns) -> dict[str, Estimate]:
+    """What raters said of the runs of a row."""
+    found = []
+    for run in runs:
+        step, judged = human.get(run.workdir.resolve(), (None, {}))
+        if step is not None and step != run.folder.summary()["step"]:
+            print(f"warning: raters saw samples of step {step:,} of {run.workdir}, not of its newest", file=sys.stderr)
+        found += [judged] if judged else []
+    return over_seeds(found)
 
 
 def human_columns(studies: Sequence[Path]) -> HumanColumns:
@@ -142,21 +161,22 @@ def human_columns(studies: Sequence[Path]) -> HumanColumns:
 
 
 def _model_row(
-    name: str, run: Run, split: Split, encoder: EncoderChoice | None, samples: int, seed: int, length: int
+    name: str, runs: Sequence[Run], split: Split, encoder: EncoderChoice | None, samples: int, seed: int, length: int
 ) -> Row:
+    """The row of a run, or of several that differ in their seeds: means over all."""
+    run = runs[0]
     model, own = run.experiment.model, run.experiment.metrics
     if is_text(split):
         of_texts = text_quality(length=length)
         own = [*(metric for metric in own if metric.__name__ != of_texts.__name__), of_texts]
-    measure, states = evaluator(model, suite(model, split, own, encoder, samples), seed), run.states()
+    measure = evaluator(model, suite(model, split, own, encoder, samples), seed)
+    states = [state for one in runs for state in one.states()]
     found = over_seeds([measure(one, split) for one in states])
-    summary = run.folder.summary()
-    if not summary.get("resumed_at"):  # otherwise only the time since the last resume is known
+    if not any(one.folder.summary().get("resumed_at") for one in runs):  # else only the time since then is known
         device = run.folder.recorded()["environment"]["devices"][0]
         device += f", {run.experiment.seeds} seeds" if run.experiment.seeds > 1 else ""
-        found["run_seconds"] = Estimate(
-            summary["seconds"], math.nan, "s", "exact", 1, device, "speed and cost", "lower"
-        )
+        seconds = fmean(one.folder.summary()["seconds"] for one in runs)
+        found["run_seconds"] = Estimate(seconds, math.nan, "s", "exact", 1, device, "speed and cost", "lower")
     figures = {"samples": _samples(model, averaged(states[0]), split, jax.random.key(seed))}
     if rows := read_metrics(run.workdir / "metrics.jsonl"):
         figures["learning curves"] = plots.learning_curves(rows, run.workdir.name)

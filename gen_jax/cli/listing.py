@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
 
 from rich.console import Console
@@ -46,7 +45,7 @@ def configs(folder: Positional[Path] = Path("configs"), runs: Path = Path("runs"
 def _reached(workdir: Path) -> list[str]:
     """The main test metrics, time, device and date of a finished run; blanks if there is none."""
     from gen_jax.evaluation.comparison import sign, tightest
-    from gen_jax.evaluation.metric import Estimate
+    from gen_jax.evaluation.metric import Estimate, rounded
     from gen_jax.evaluation.report import from_json
     from gen_jax.files import read_json
     from gen_jax.logs import read_record
@@ -59,8 +58,7 @@ def _reached(workdir: Path) -> list[str]:
     found = from_json(measured if measured.get("step") == summary["step"] else summary["evaluation"])
 
     def said(label: str, e: Estimate, unit: str) -> str:
-        error = "" if math.isnan(e.error) else f" ± {e.error:.1g}"
-        return f"{label}{e.value:.4g}{error} {unit}".strip()
+        return f"{label}{' ± '.join(filter(None, rounded(e.value, e.error)))} {unit}".strip()
 
     texts = [said(f"likelihood {sign(e)}", e, name[12:-1]) for name, e in tightest(found).items()]
     texts += [said(f"{name} ", e, e.unit) for name, e in found.items() if e.headline]

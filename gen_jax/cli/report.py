@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,22 +53,19 @@ def _facts(record: Mapping[str, Any]) -> list[str]:
 
 def _evaluation(workdir: Path) -> list[str]:
     """The estimates of each split with their errors."""
+    from gen_jax.evaluation.metric import rounded
     from gen_jax.evaluation.report import from_json
 
     parts = []
     for split, found in (read_json(workdir / "evaluation.json") or {}).items():
         rows = [
-            [name, _number(e.value), _number(e.error), e.unit, e.kind, f"{e.n:,}", e.how]
+            [name, *rounded(e.value, e.error), e.unit, e.kind, f"{e.n:,}", e.how]
             for name, e in from_json(found).items()
         ]
         if rows:
             parts.append(heading(f"Evaluation, {split} split"))
             parts.append(table(["metric", "value", "standard error", "unit", "kind", "n", "how"], rows))
     return parts
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _curves(workdir: Path) -> list[str]:

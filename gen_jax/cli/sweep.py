@@ -20,7 +20,7 @@ from gen_jax.cli.train import parse
 from gen_jax.configs import ConfigFile, load, unknown_knob
 from gen_jax.errors import Preempted, UserError
 from gen_jax.evaluation.comparison import lower_is_better
-from gen_jax.evaluation.metric import Estimate, standard_error
+from gen_jax.evaluation.metric import Estimate, rounded, standard_error
 from gen_jax.evaluation.report import console, finite, from_json
 from gen_jax.files import write_json, write_text
 from gen_jax.logs import read_metrics, read_record
@@ -274,9 +274,12 @@ def _show(made: Sweep, out: Path, failed: Sequence[Point]) -> None:
 
 
 def _mean(values: Sequence[float]) -> str:
-    error = standard_error(values)
-    return f"{statistics.fmean(values):.4g}" + ("" if math.isnan(error) else f" ± {error:.2g}")
+    return _with_error(statistics.fmean(values), standard_error(values))
 
 
 def _estimate(one: Estimate | None) -> str:
-    return "" if one is None else f"{one.value:.4g}" + ("" if math.isnan(one.error) else f" ± {one.error:.2g}")
+    return "" if one is None else _with_error(one.value, one.error)
+
+
+def _with_error(value: float, error: float) -> str:
+    return " ± ".join(filter(None, rounded(value, error)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from gen_jax.evaluation.metric import Estimate
+from gen_jax.evaluation.metric import Estimate, rounded
 from gen_jax.evaluation.report import as_json, from_json
 from gen_jax.files import write_json, write_text
 from gen_jax.markdown import markdown_table
+from gen_jax.pages import bullets, contents, heading, image, page, row_of, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,9 +61,18 @@ class Column:
             return "undefined"
         if math.isnan(e.value):
             return "—"
-        form, of_error = (",.0f", ",.0f") if abs(e.value) >= 1000 else (".4g", ".1g")
-        error = "" if math.isnan(e.error) else f" ± {e.error:{of_error}}"
-        return f"{sign(e) if self.name.startswith('likelihood') else ''}{e.value:{form}}{error}"
+        value, error = rounded(e.value, e.error)
+        said = f"{sign(e) if self.name.startswith('likelihood') else ''}{value}{error and f' ± {error}'}"
+        return said if math.isnan(e.spread) else f"{said} ({e.spread:.2g})"
+
+    @property
+    def head(self) -> str:
+        """The name in words, without that of the encoder."""
+        return self.name.partition("@")[0].replace("_", " ")
+
+    @property
+    def encoder(self) -> str:
+        return self.name.partition("@")[2]
 
     @property
     def note(self) -> str:
@@ -107,7 +115,10 @@ class Comparison:
         return {group: columns for group, columns in groups.items() if columns}
 
     def _best(self, cells: Sequence[Estimate | None], better: str) -> int | None:
-        """The row best by more than two standard errors, if all share a protocol: no bound beats an exact value."""
+        """The row best by more than two standard errors, which must be known, if all share a protocol.
+
+        No bound beats an exact value.
+        """
         there = [
             (e.value, i)
             for i, (e, row) in enumerate(zip(cells, self.rows))
@@ -116,8 +127,7 @@ class Comparison:
         if not better or len(there) < 2 or len({_alike(cells[i]) for _, i in there}) > 1:
             return None
         (value, best), (next_value, second), *_ = sorted(there, reverse=better == "higher")
-        errors = [error for i in (best, second) if math.isfinite(error := cells[i].error)]
-        return best if abs(value - next_value) > 2 * math.hypot(*errors) else None
+        return best if abs(value - next_value) > 2 * math.hypot(cells[best].error, cells[second].error) else None
 
     @property
     def title(self) -> str:
@@ -127,10 +137,11 @@ class Comparison:
         """Tables for the terminal, one per group."""
         out = []
         for group, columns in self.groups().items():
-            table = Table(title=escape(f"{self.title}: {group}"), title_justify="left")
+            title, heads = _heads(group, columns)
+            table = Table(title=escape(f"{self.title}: {title}"), title_justify="left")
             table.add_column("model")
-            for column in columns:
-                table.add_column(column.name.replace("@", "\n@").replace("_", " "), justify="right")
+            for head in heads:
+                table.add_column(escape(head), justify="right")
             for i, row in enumerate(self.rows):
                 cells = [escape(column.text(i)) for column in columns]
                 if any(cells):
@@ -168,6 +179,9 @@ class Comparison:
             rows = [(i, row.name, [column.text(i) for column in columns]) for i, row in enumerate(self.rows)]
             yield group, columns, [row for row in rows if any(row[2])]
 
+    def _several_seeds(self) -> bool:
+        return any(not math.isnan(e.spread) for row in self.rows for e in row.found.values())
+
     def notes(self) -> list[str]:
         named: dict[str, list[str]] = {}
         for columns in self.groups().values():
@@ -176,7 +190,8 @@ class Comparison:
         said = [f"{', '.join(names)}: {note}" for note, names in named.items() if note]
         return [
             "likelihood: = exact, ≤ or ≥ a bound, ≈ an estimate; undefined where the model has no density",
-            "bold: the best by more than two standard errors, where all numbers were got alike",
+            "bold: the best by more than two standard errors, where these are known and all numbers were got alike",
+            *(["in parentheses: the standard deviation over seeds"] if self._several_seeds() else []),
             *said,
             self.where,
         ]
@@ -197,29 +212,19 @@ class Comparison:
 
     def html(self) -> str:
         """A self-contained page with tables, samples and learning curves."""
-        parts = [f"<h1>{html.escape(self.title)}</h1>"]
+        parts, titles = [], []
         for group, columns, rows in self._texts():
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in ["model", *(c.name for c in columns)])
-            body = ""
-            for i, name, cells in rows:
-                marked = (
-                    f"<td class='best'>{html.escape(c)}</td>" if column.best == i else f"<td>{html.escape(c)}</td>"
-                    for c, column in zip(cells, columns)
-                )
-                body += f"<tr><th>{html.escape(name)}</th>{''.join(marked)}</tr>"
-            parts.append(f"<h2>{html.escape(group)}</h2><table><tr>{head}</tr>{body}</table>")
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
-        parts.append(f"<ul>{notes}</ul>")
+            title, heads = _heads(group, columns)
+            best = {(at, j) for at, (i, *_) in enumerate(rows) for j, c in enumerate(columns, 1) if c.best == i}
+            cells = [[name, *texts] for _, name, texts in rows]
+            parts += [heading(group.capitalize()), table(["model", *heads], cells, title, best)]
+            titles.append(group.capitalize())
         for title in dict.fromkeys(title for row in self.rows for title in row.figures):
-            shown = "".join(
-                f"<figure><figcaption>{html.escape(row.name)}</figcaption>"
-                f"<img alt='{html.escape(title)}' src='data:image/png;base64,{_png(row.figures[title])}'></figure>"
-                for row in self.rows
-                if title in row.figures
-            )
-            wide = " wide" if title == "learning curves" else ""
-            parts.append(f"<h2>{html.escape(title)}</h2><div class='row{wide}'>{shown}</div>")
-        return _PAGE.format(title=html.escape(self.title), body="\n".join(parts))
+            shown = [image(_png(row.figures[title]), row.name) for row in self.rows if title in row.figures]
+            parts += [heading(title.capitalize()), row_of(shown, wide=title == "learning curves")]
+            titles.append(title.capitalize())
+        notes = [heading("Notes"), bullets(self.notes())]
+        return page(self.title, [heading(self.title, 1), contents([*titles, "Notes"]), *parts, *notes])
 
     def write(self, folder: Path) -> list[Path]:
         """Writes compare.md, .csv, .json and .html, each atomically."""
@@ -278,22 +283,15 @@ def _missing(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _png(figure: Figure) -> str:
+def _heads(group: str, columns: Sequence[Column]) -> tuple[str, list[str]]:
+    """The title of a table and the names of its columns; an encoder that they share is named in the title alone."""
+    encoders = {column.encoder for column in columns if column.encoder}
+    if len(encoders) == 1:
+        return f"{group} (encoder {min(encoders)})", [column.head for column in columns]
+    return group, [f"{c.head} ({c.encoder})" if c.encoder else c.head for c in columns]
+
+
+def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=80)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222 }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ padding: .3em .8em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
-th:first-child {{ text-align: left }}
-.best {{ font-weight: bold; background: #eef6ee }}
-.row {{ display: flex; flex-wrap: wrap; gap: 1em }} figure {{ margin: 0; max-width: 24em }}
-.wide figure {{ max-width: 100% }} img {{ width: 100% }}
-</style></head><body>
-{body}
-</body></html>
-"""
+    figure.savefig(out, format="png", dpi=100)
+    return out.getvalue()

@@ -33,6 +33,7 @@ __all__ = [
     "counted",
     "mean_over",
     "ratio_of_sums",
+    "rounded",
     "standard_error",
     "with_group",
 ]
@@ -51,6 +52,24 @@ class Estimate(NamedTuple):
     better: str = ""  # "higher", "lower", or "" where neither is better
     headline: bool = False  # among the main results of a run
     seeds: int = 1  # of whose values this is the mean; the error is that of the mean and of the examples
+    spread: float = math.nan  # the standard deviation over the seeds
+
+
+def rounded(value: float, error: float = math.nan) -> tuple[str, str]:
+    """A number and its standard error as texts, both to the last digit that the error leaves certain.
+
+    An error keeps one digit, or two if it begins with 1; it is "" if unknown, and then a number has four digits.
+    """
+    if not math.isfinite(value):
+        return ("" if math.isnan(value) else f"{value:g}"), ""
+    if not math.isfinite(error) or error <= 0:
+        large = abs(value) >= 1000
+        return f"{value:,.0f}" if large else f"{value:.4g}", "" if not math.isfinite(error) else f"{error:g}"
+    first = math.floor(math.log10(error))
+    decimals = -first + (round(error / 10**first, 1) < 2)
+    if decimals > 6:  # far below 1
+        return f"{value:.3g}", f"{error:.1g}"
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}", f"{round(error, decimals):,.{max(decimals, 0)}f}"
 
 
 def with_group(

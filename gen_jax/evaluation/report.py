@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gen_jax.core import State, averaged
 from gen_jax.errors import Attempts, UserError
-from gen_jax.evaluation.metric import Estimate, Metric, Split, standard_error
+from gen_jax.evaluation.metric import Estimate, Metric, Split, rounded, standard_error
 
 __all__ = ["as_json", "console", "evaluator", "find_metrics", "finite", "from_json", "over_seeds", "table"]
 
@@ -53,8 +53,9 @@ def _checked(name: str, found: Any) -> Mapping[str, Estimate]:
 def over_seeds(found: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
     """The means of the estimates of several seeds.
 
-    The standard error of a mean is that over seeds, and that over examples, which all seeds share. An estimate with the
-    same value for every seed, such as a floor, is returned unchanged.
+    The standard error of a mean is that over seeds, and that over examples, which all seeds share; the standard
+    deviation over seeds is the spread. An estimate with the same value for every seed, such as a floor, is returned
+    unchanged.
     """
     names = dict.fromkeys(name for estimates in found for name in estimates)
     return {name: _mean([estimates[name] for estimates in found if name in estimates]) for name in names}
@@ -65,10 +66,10 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
     first, values = estimates[0], [e.value for e in estimates]
     if len(set(values)) == 1:
         return first
-    own = float(np.mean([e.error for e in estimates]))
+    own, spread = float(np.mean([e.error for e in estimates])), float(np.std(values, ddof=1))
     error = math.hypot(standard_error(values), 0.0 if math.isnan(own) else own)
     how = _common([e.how for e in estimates])
-    return first._replace(value=float(np.mean(values)), error=error, how=how, seeds=len(values))
+    return first._replace(value=float(np.mean(values)), error=error, how=how, seeds=len(values), spread=spread)
 
 
 def _common(notes: Sequence[str]) -> str:
@@ -101,11 +102,16 @@ def table(title: str, found: Mapping[str, Estimate]) -> Table:
         right = column in ("value", "± s.e.", "n")
         out.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
     for name, e in found.items():
-        error = "" if math.isnan(e.error) else f"{e.error:.2g}"
-        how = ", ".join(filter(None, [f"{e.seeds} seeds" if e.seeds > 1 else "", e.how]))
-        value = f"{e.value:,.0f}" if abs(e.value) >= 10_000 else f"{e.value:.4f}"
+        value, error = rounded(e.value, e.error)
+        how = ", ".join(filter(None, [_over(e), e.how]))
         out.add_row(*[name, value, error, e.unit, e.kind, str(e.n), how][: len(columns)])
     return out
+
+
+def _over(e: Estimate) -> str:
+    """The number of seeds and the deviation over them; "" for one."""
+    spread = "" if math.isnan(e.spread) else f", which deviate by {e.spread:.2g}"
+    return f"{e.seeds} seeds{spread}" if e.seeds > 1 else ""
 
 
 def console() -> Console:

@@ -27,7 +27,7 @@ from gen_jax.evaluation import (
     train_on_synthetic,
 )
 from gen_jax.evaluation.comparison import Comparison, Row, tightest
-from gen_jax.evaluation.metric import Estimate, Split
+from gen_jax.evaluation.metric import Estimate, Split, rounded
 from gen_jax.evaluation.samples.features import EncoderOutput, raw, small
 from gen_jax.evaluation.samples.quality import examples_of, quality
 from gen_jax.evaluation.suite import open_encoder
@@ -247,7 +247,7 @@ def test_a_bound_does_not_beat_an_exact_number():
     groups = comparison().groups()
     (likelihood,) = groups["likelihood"]
     assert likelihood.name == "likelihood (bits/dim)" and likelihood.best is None
-    assert [likelihood.text(i) for i in range(4)] == ["", "= 2.5 ± 0.01", "≤ 2.1 ± 0.01", "undefined"]
+    assert [likelihood.text(i) for i in range(4)] == ["", "= 2.500 ± 0.010", "≤ 2.100 ± 0.010", "undefined"]
     (distance,) = groups["sample quality"]
     assert distance.best == 2  # data does not compete
     assert groups["speed and cost"][0].text(3) == "12,345" and groups["speed and cost"][0].text(0) == ""
@@ -261,7 +261,7 @@ def test_numbers_of_different_units_or_protocols_have_columns_of_their_own():
     ]
     columns = Comparison("mnist", "test", rows).groups()["likelihood"]
     assert [c.name for c in columns] == [f"likelihood (nats, {p} binarized)" for p in ("statically", "stochastically")]
-    assert columns[0].best is None and columns[1].best == 2 and columns[1].text(2) == "≥ -98 ± 0.01"
+    assert columns[0].best is None and columns[1].best == 2 and columns[1].text(2) == "≥ -98.000 ± 0.010"
 
 
 def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
@@ -284,6 +284,29 @@ def test_bounds_of_unlike_kinds_and_metrics_of_unlike_numbers_are_not_ranked():
     assert one.best is None and one.note == "of a; 10 against 5 | 20 against 5"
     (one,) = of(quality(2.0, ""), quality(2.2, ""))["sample quality"]
     assert one.best is None  # within two standard errors
+    unknown = {name: e._replace(error=math.nan) for name, e in quality(9.0, "").items()}
+    (one,) = of(quality(2.0, ""), unknown)["sample quality"]
+    assert one.best is None  # whose error is not known
+
+
+@pytest.mark.parametrize(
+    "value, error, said",
+    [
+        (-0.34321, 0.0262, ("-0.34", "0.03")),
+        (2.0171, 0.0149, ("2.017", "0.015")),
+        (1234.5, 12.3, ("1,234", "12")),
+        (1234.5, 345.0, ("1,200", "300")),
+        (0.0000123, 0.0000041, ("0.000012", "0.000004")),
+        (3e-9, 2e-10, ("3e-09", "2e-10")),
+        (0.00012346, math.nan, ("0.0001235", "")),
+        (12_345.6, math.nan, ("12,346", "")),
+        (10.0, 0.0, ("10", "0")),
+        (math.nan, 1.0, ("", "")),
+        (-math.inf, math.nan, ("-inf", "")),
+    ],
+)
+def test_numbers_are_rounded_to_their_errors(value, error, said):
+    assert rounded(value, error) == said
 
 
 def test_the_tightest_bound_is_shown():
@@ -316,7 +339,7 @@ def test_reports_hold_all_of_it(tmp_path):
         and rows[3]["found"]["log_likelihood"]["value"] is None
     )
     text = (tmp_path / "new" / "compare.md").read_text()
-    assert "| vae\\|2 | **2 ± 0.1** |" in text and "against 5 examples" in text
+    assert "| vae\\|2 | **2.00 ± 0.10** |" in text and "against 5 examples" in text
     page = (tmp_path / "new" / "compare.html").read_text()
     assert "flow&lt;1&gt;" in page and "data:image/png;base64,iVBOR" in page and "http" not in page
 

@@ -300,7 +300,7 @@ def _neighbors(x: Array, k: int, block: int) -> Array:
         best = closer(best, i, squares)
         return lax.cond(i == j, lambda best: best, lambda best: closer(best, j, squares.T), best)
 
-    best = jnp.full((len(x), k), jnp.inf)
+    best = jnp.full((len(x), k), jnp.inf, x.dtype)
     from_diagonal = lambda i, best: lax.fori_loop(i, blocks.count, partial(pair, i), best)
     return lax.fori_loop(0, blocks.count, from_diagonal, best)[: blocks.n]
 

@@ -3,6 +3,7 @@
 from gen_jax.models.flow.bases import Base, Mixture, Normal, StudentT
 from gen_jax.models.flow.dequantized import Dequantized
 from gen_jax.models.flow.flow import Flow
+from gen_jax.models.flow.matching import FlowMatching
 from gen_jax.models.flow.variational import Variational
 
-__all__ = ["Base", "Dequantized", "Flow", "Mixture", "Normal", "StudentT", "Variational"]
+__all__ = ["Base", "Dequantized", "Flow", "FlowMatching", "Mixture", "Normal", "StudentT", "Variational"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -105,6 +105,10 @@ class TextToText:
     @property
     def objectives(self) -> Sequence[Objective]:
         return (Objective("text_to_text", self.loss),)
+
+    def unpenalized(self) -> TextToText:
+        """The same model trained without smoothed labels."""
+        return replace(self, smoothing=0.0)
 
     def encode_source(self, params: Params, batch: Batch) -> PyTree:
         """The condition for decoding: what the decoder keeps of sources "x" (n, S) with "length"."""

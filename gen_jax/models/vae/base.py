@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -60,6 +61,10 @@ class BoundModel:
     @property
     def objectives(self) -> Sequence[Objective]:
         return (Objective(self.player, self.loss),)
+
+    def unpenalized(self):
+        """The same model trained by its ELBO from one sample."""
+        return replace(self, bound=elbo, samples=1, beta=1.0)
 
     def elbo(self, state: State, batch: Batch, key: Array) -> Array:
         """(B,) the ELBO in nats from one sample, with beta 1 regardless of training."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-__all__ = ["BoundFunction", "BoundTerms", "cyclical", "elbo", "iwae", "linear"]
+__all__ = ["BoundFunction", "BoundTerms", "cyclical", "elbo", "iwae", "linear", "mmd"]
 
 
 class BoundTerms(NamedTuple):
@@ -25,6 +25,8 @@ class BoundTerms(NamedTuple):
     log_posterior: Array  # (k, B) log q(z | x)
     kl: Array | None  # (B, parts) KL(q || p) in closed form, by dimension or group; None if unavailable
     sizes: Array | float = 1.0  # (parts,) number of latents per part
+    z: Array | None = None  # (k, B, latent) the samples, of one group of latents
+    prior: Array | None = None  # (k, B, latent) as many samples of p(z)
 
     @property
     def log_weights(self) -> Array:
@@ -67,6 +69,25 @@ def iwae(terms: BoundTerms, beta: Any = 1.0) -> Array:
     """log (1/k) sum_i p(x, z_i) / q(z_i | x), tighter with larger k (Burda, Grosse & Salakhutdinov 2016, eq. 8)."""
     log_weights = terms.log_likelihood + beta * (terms.log_prior - terms.log_posterior)
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+
+
+def mmd(terms: BoundTerms, beta: Any = 1.0) -> Array:
+    """E[log p(x | z)] - beta MMD^2(q(z), p(z)) of the batch (WAE, Tolstikhin et al. 2018, section 4; Zhao et al. 2019).
+
+    The unbiased estimate with a sum of inverse multiquadratic kernels of several scales. It is no bound on log p(x).
+    """
+    if terms.z is None or terms.prior is None:
+        raise ValueError("the bound mmd needs one group of latents: use it with a VAE")
+    z, prior = terms.z.reshape(-1, terms.z.shape[-1]), terms.prior.reshape(-1, terms.prior.shape[-1])
+    n, latent = z.shape
+
+    def kernel(a: Array, b: Array) -> Array:
+        squares = ((a[:, None] - b) ** 2).sum(axis=-1)
+        scales = 2 * latent * jnp.array([0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0], z.dtype)[:, None, None]
+        return (scales / (scales + squares)).sum(axis=0)
+
+    within = sum((kernel(a, a).sum() - 7 * n) / (n * (n - 1)) for a in (z, prior))  # 7 on the diagonals
+    return terms.log_likelihood.mean(axis=0) - beta * (within - 2 * kernel(z, prior).mean())
 
 
 def linear(beta: float, steps: int) -> Callable[[Array], Array]:

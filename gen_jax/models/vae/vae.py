@@ -121,7 +121,9 @@ class VAE(BoundModel):
         pixels = self._likelihood(params, z.reshape(-1, self.latent), *(jnp.tile(c, (samples, 1)) for c in condition))
         log_likelihood = self._log_observed(params, pixels, jnp.tile(x, (samples, *[1] * (x.ndim - 1))), key)
         log_likelihood = log_likelihood.reshape(samples, len(x))
-        return BoundTerms(log_likelihood, prior.log_prob(z), log_posterior, kl_by_dimension(posterior, prior))
+        other = prior.sample(seed=fold_in(key, "prior"), sample_shape=z.shape[:2])
+        kl = kl_by_dimension(posterior, prior)
+        return BoundTerms(log_likelihood, prior.log_prob(z), log_posterior, kl, z=z, prior=other)
 
     def _log_observed(self, params: PyTree, given_z: distrax.Distribution, x: Array, key: Array) -> Array:
         """(n,) log p(x | z) of the observed values, and of the mask with missing values from p(x | z)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -152,6 +152,10 @@ class VQVAE:
         }
         extra = self._moved(state.extra, lax.stop_gradient(z_BHWD), used, key)
         return jnp.mean(self.commitment * distance - log_likelihood - log_prior), (extra, metrics)
+
+    def unpenalized(self) -> VQVAE:
+        """The same model trained by its bound."""
+        return replace(self, commitment=0.0)
 
     def _moved(self, extra: Extra, z_BHWD: Array, used: Array, key: Array) -> Extra:
         """The updated codebook: moving averages of the encodings assigned to each code (appendix A.1, eq. 6 to 8)."""
