@@ -37,6 +37,7 @@ __all__ = [
     "Classifier",
     "ClosedForm",
     "ComparesExamples",
+    "Components",
     "Conditional",
     "Density",
     "Diagnosed",
@@ -512,6 +513,14 @@ class Diagnosed(Protocol):
 
     def diagnose(self, metrics: Mapping[str, Any]) -> str:
         """A message about a training failure, "" if there is none."""
+
+
+@runtime_checkable
+class Components(Protocol):
+    """A mixture: an example belongs to one of several components."""
+
+    def responsibilities(self, state: State, batch: Batch) -> Array:
+        """(B, components) posterior probabilities of the components."""
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, save_figures
 from gen_jax.logs import Writer, read_record, reports
 from gen_jax.loop import Hook, Program, Values, abstract_state, program, same_step
+from gen_jax.plots import caption
 from gen_jax.restarts import member
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.workdir import Workdir, default_workdir
@@ -434,7 +435,10 @@ class Run:
             )
             for plot in self.experiment.plots
         }
-        return {name: figure for name, figure in drawn.items() if figure is not None}
+        figures = {name: figure for name, figure in drawn.items() if figure is not None}
+        for figure in figures.values():
+            caption(figure, f"{self.workdir.name}, {split.name} split, step {int(state.step):,}")
+        return figures
 
 
 def _check_seeds(layout: Layout, origin: str | None) -> None:

@@ -38,7 +38,7 @@ from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Gaussian as GaussianEmission
 from gen_jax.models.mixture import GMM
 from gen_jax.models.vae import VAE
-from gen_jax.plots.figures import panels
+from gen_jax.plots.style import panels
 
 SEEDS = 10
 Row = tuple[str, str, str, str]  # what, truth, estimates, how far off

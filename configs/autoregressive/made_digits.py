@@ -19,12 +19,12 @@ from gen_jax.optimizers import adamw, kernels
 def config(
     data: str = "digits",
     binary: bool = False,
-    hidden: int = 256,
+    hidden: int = 512,
     depth: int = 2,
     lr: float = 2e-3,
     batch: int = 128,
     steps: int = 1000,
-    weight_decay: float = 0.1,
+    weight_decay: float = 3.0,
     smoke: bool = False,
 ) -> Experiment:
     """Every gray level is a symbol, predicted from the pixels before it, row by row.

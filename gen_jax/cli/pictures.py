@@ -24,7 +24,7 @@ def plot(workdir: Workdir, out: Path | None = None) -> None:
         raise UserError(f"{workdir} has no metrics yet (metrics.jsonl)")
     out = out or workdir / "curves.png"
     check_ending(out, PICTURES)
-    plots.learning_curves(rows, str(workdir)).savefig(out)
+    plots.learning_curves(rows, workdir.name).savefig(out)
     print(f"learning curves in {out}")
 
 

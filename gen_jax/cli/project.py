@@ -154,7 +154,7 @@ def _write(made: Generator, found: Any, given: Any, x: Any, compared: str, space
     import numpy as np
 
     from gen_jax import plots
-    from gen_jax.plots.figures import panels
+    from gen_jax.plots.style import panels, styled
 
     out.mkdir(parents=True, exist_ok=True)
     images = made.run.experiment.split(made.run.data, "train").pixels(found.images)
@@ -168,10 +168,11 @@ def _write(made: Generator, found: Any, given: Any, x: Any, compared: str, space
     error = np.mean((unrounded - x) ** 2, axis=(1, 2, 3)) / max(float(x.max() - x.min()), 1e-6) ** 2
     decibels = -10 * np.log10(np.maximum(error, 1e-10))
     if len(found.distances):
-        figure, [axis] = panels(1)
-        axis.plot(found.distances[:, :10])
-        axis.set(xlabel="step", ylabel="mean squared distance of pixels, one line per image", yscale="log")
-        figure.suptitle(f"projection by {compared}")
+        with styled():
+            figure, [axis] = panels(1)
+            axis.plot(found.distances[:, :10])
+            axis.set(xlabel="step", ylabel="mean squared distance of pixels", yscale="log")
+            axis.set_title(f"projection by {compared}, one line per image")
         figure.savefig(out / "distances.png")
     print(
         f"projected by {compared}: {len(given)} images, PSNR {decibels.mean():.1f} dB, the worst {decibels.min():.1f}"

@@ -35,7 +35,7 @@ def stability(model: Adversarial) -> Measure:
         batch = split.head(n)
         fake = draw(state, key, batch)
         logits = discriminate(state, batch), discriminate_samples(state, key, batch)
-        losses = [float(f(*logits)) for f in (model.adversarial.discriminator, model.adversarial.generator)]
+        losses = [float(model.adversarial.of(player, *logits, key)) for player in ("discriminator", "generator")]
         shares = {
             "real_accuracy": float(jnp.mean(model.adversarial.correct(*logits)[0])),
             "fake_accuracy": float(jnp.mean(model.adversarial.correct(*logits)[1])),

@@ -27,6 +27,7 @@ from gen_jax.plots.latents import (
     traversals,
 )
 from gen_jax.plots.mixtures import components, restarts
+from gen_jax.plots.style import caption
 from gen_jax.plots.sweeps import swept
 from gen_jax.plots.text import attention_maps, calibration, loss_by_position, text_samples, text_to_text_samples
 from gen_jax.plots.translation import translations
@@ -34,6 +35,7 @@ from gen_jax.plots.translation import translations
 __all__ = [
     "PlotFn",
     "attention_maps",
+    "caption",
     "calibration",
     "components",
     "density",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gen_jax.applications.anomaly.detection import Ranking, curves
-from gen_jax.plots.figures import covering, panels
+from gen_jax.plots.figures import covering
+from gen_jax.plots.style import panels, plane, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ __all__ = ["decision_boundary", "ranking_curves", "score_histograms"]
 NORMAL, ANOMALOUS = "tab:blue", "tab:red"
 
 
+@styled()
 def score_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], threshold: tuple[str, float]) -> Figure:
     """A histogram of each score, by name, of several groups of examples. threshold: a score and its value."""
     figure, axes = panels(len(groups))
@@ -30,11 +32,12 @@ def score_histograms(groups: Mapping[str, Mapping[str, np.ndarray]], threshold: 
             axis.hist(inside, edges, density=True, histtype="step", label=label)
         if name == threshold[0]:
             axis.axvline(threshold[1], color="black", linestyle="dashed", label="threshold")
-        axis.set_title(name, fontsize=10)
-        axis.legend(fontsize=7)
+        axis.set(title=name, xlabel="score", ylabel="density")
+        axis.legend()
     return figure
 
 
+@styled()
 def ranking_curves(scores: Mapping[str, np.ndarray], anomalous: np.ndarray, areas: Mapping[str, Ranking]) -> Figure:
     """ROC and precision-recall curves of each score, with their areas and 95 % intervals."""
     figure, (roc, precision) = panels(2)
@@ -58,7 +61,7 @@ def ranking_curves(scores: Mapping[str, np.ndarray], anomalous: np.ndarray, area
         xlabel="recall", ylabel="precision", title="precision-recall, average precision [95 %]", ylim=(0, 1.03)
     )
     for axis in (roc, precision):
-        axis.legend(fontsize=7)
+        axis.legend()
         axis.grid(alpha=0.3)
     return figure
 
@@ -67,6 +70,7 @@ def _area(name: str, value: float, interval: tuple[float, float]) -> str:
     return f"{name} {value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
+@styled()
 def decision_boundary(
     score: Callable[[np.ndarray], np.ndarray],
     threshold: float,
@@ -88,6 +92,7 @@ def decision_boundary(
     figure, (axis,) = panels(1)
     levels = np.unique(np.quantile(values, np.linspace(0, 1, 24)))
     filled = axis.contourf(across, up, values, levels=levels, cmap="Purples")
+    filled.set_edgecolor("face")
     figure.colorbar(filled, ax=axis, label=name)
     if values.min() < threshold < values.max():
         axis.contour(across, up, values, levels=[threshold], colors=ANOMALOUS, linestyles="dashed")
@@ -95,6 +100,6 @@ def decision_boundary(
     for (label, x), style in zip(shown.items(), styles):
         axis.scatter(*x.T, label=label, **style)
     beyond = f" ({left} points lie beyond)" if left else ""
-    axis.set_title(f"score, points and decision boundary{beyond}", fontsize=10)
-    axis.legend(fontsize=8)
+    plane(axis, f"score, points and decision boundary{beyond}")
+    axis.legend()
     return figure

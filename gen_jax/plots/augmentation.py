@@ -12,7 +12,8 @@ from gen_jax.applications.augmentation import Arm, Design
 from gen_jax.data.source import apply_transforms
 from gen_jax.data.transforms import scale
 from gen_jax.evaluation.classifiers import accuracy_of
-from gen_jax.plots.figures import panels, tiled
+from gen_jax.plots.figures import tiled
+from gen_jax.plots.style import new_figure, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +23,9 @@ __all__ = ["accuracy_curves", "augmented_images"]
 SHOWN = 8  # images in a row
 
 
+@styled()
 def augmented_images(design: Design) -> Figure:
     """Examples, random changes of them, and samples of the same classes."""
-    from matplotlib.figure import Figure
-
     real = design.data[design.split]
     labels = np.asarray(real["label"][:5000])
     some = np.concatenate([np.flatnonzero(labels == c)[: -(-SHOWN // design.data.info.classes)] for c in set(labels)])
@@ -43,12 +43,12 @@ def augmented_images(design: Design) -> Figure:
             for turn in range(4)
         ]
     height = sum(map(len, rows.values()))
-    figure = Figure(figsize=(0.8 * SHOWN + 1, 0.8 * height + 0.5 * len(rows)), layout="constrained", dpi=110)
-    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[len(images) for images in rows.values()])
+    ratios = [len(images) for images in rows.values()]
+    figure, axes = new_figure(0.5 * SHOWN + 1, 0.5 * height + 0.4 * len(rows), len(rows), 1, height_ratios=ratios)
     for axis, (name, images) in zip(axes[:, 0], rows.items()):
         shown = np.clip(np.concatenate([np.asarray(x) for x in images]), 0, 1)
         axis.imshow(tiled(shown, SHOWN), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name)
         axis.axis("off")
     return figure
 
@@ -59,6 +59,7 @@ def _of_classes(made: np.ndarray, labels: np.ndarray, turn: int) -> np.ndarray:
     return np.array([rng.choice(np.flatnonzero(made == c)) for c in labels])
 
 
+@styled()
 def accuracy_curves(arms: Sequence[Arm], truth: np.ndarray) -> Figure:
     """Test accuracy over training steps for each network and number of labels, and over the labels at the end.
 
@@ -75,7 +76,7 @@ def accuracy_curves(arms: Sequence[Arm], truth: np.ndarray) -> Figure:
                 error = spread / np.sqrt(max(arm.fitted.accuracies.shape[1] - 1, 1))
                 [line] = axis.plot(arm.fitted.steps, mean, marker=".", label=arm.name)
                 axis.fill_between(arm.fitted.steps, mean - error, mean + error, color=line.get_color(), alpha=0.2)
-        axis.set_title(f"{network}, {labels:,} labels", fontsize=10)
+        axis.set_title(f"{network}, {labels:,} labels")
         axis.set_xlabel("step")
         axis.set_ylabel("test accuracy")
     for axis, network in zip(axes[len(cells) :], ends):
@@ -85,9 +86,9 @@ def accuracy_curves(arms: Sequence[Arm], truth: np.ndarray) -> Figure:
             values, errors = zip(*found)
             axis.errorbar([arm.labels for arm in mine], values, errors, marker="o", capsize=3, label=name)
         axis.set_xscale("log")
-        axis.set_title(f"{network}, at the end", fontsize=10)
+        axis.set_title(f"{network}, at the end")
         axis.set_xlabel("labels")
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend()
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from gen_jax.core import Batch, GaussianComponents, State
+from gen_jax.core import Batch, Components, GaussianComponents, Latent, State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
+from gen_jax.plots.style import COLORS, DPI, WIDTH, panels, plane, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +28,6 @@ __all__ = [
     "marginals",
     "ellipses",
     "learning_curves",
-    "panels",
     "reconstructions",
     "samples",
     "scatter",
@@ -56,35 +57,50 @@ def draw(model: Any, state: State, key: Array, n: int, condition: Batch | None =
     return program(state, key, n, condition)
 
 
+@styled()
 def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """64 samples, from the same noise at every step of training, in the range of the data."""
-    return show({"samples": draw(model, state, key, 64)["x"]}, limits=value_limits(split))
+    """64 samples, from the same noise at every step of training, in the range of the data.
+
+    Of a model with a likelihood of each value, such as a VAE, also the means of p(x | z) of the same z.
+    """
+    drawn = draw(model, state, key, 64)
+    shown = {"samples": drawn["x"]}
+    if isinstance(model, Latent) and "z" in drawn and drawn["x"].ndim == 4:
+        given = {name: a for name, a in drawn.items() if name not in ("x", "z")} or None
+        shown["means of p(x | z)"] = jax.jit(lambda z: model.decode(state, z, given).mean())(drawn["z"])
+    return show(shown, limits=value_limits(split))
 
 
 def value_limits(split: Split) -> tuple[float, float]:
-    """Smallest and largest value of the first examples."""
-    x = split.head(64)["x"]
+    """Smallest and largest value of the first 1,000 examples."""
+    x = split.head(1000)["x"]
     return float(x.min()), float(x.max())
 
 
+@styled()
 def reconstructions(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Pairs of columns: examples of the split and their reconstructions."""
     batch = split.head(32)
     pairs = np.stack([np.asarray(batch["x"]), np.asarray(model.reconstruct(state, batch))], axis=1)
-    return show({f"{split.name} (left of each pair) and reconstruction": pairs.reshape(-1, *pairs.shape[2:])})
+    title = "examples (left) and reconstructions"
+    return show({title: pairs.reshape(-1, *pairs.shape[2:])}, limits=value_limits(split))
 
 
+@styled()
 def scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Points of the split beside as many samples, colored by component where the model has components."""
+    """Points of the split beside as many samples, both colored by component where the model has components."""
     n = min(2000, split.size)
-    generated = draw(model, state, key, n)
-    colors = [split.arrays.get("label"), generated.get("component")]
-    figure = show({split.name: split.head(n)["x"], "samples": generated["x"]}, colors)
+    generated, batch = draw(model, state, key, n), split.head(n)
+    colors = [split.arrays.get("label"), None]
+    if isinstance(model, Components) and "component" in generated:
+        colors = [jax.jit(model.responsibilities)(state, batch).argmax(axis=1), generated["component"]]
+    figure = show({"data": batch["x"], "samples": generated["x"]}, colors)
     for axis in figure.axes if isinstance(model, GaussianComponents) else ():
         ellipses(axis, *model.covariances(state))
     return figure
 
 
+@styled()
 def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Histograms of the first 16 values of the examples, of the split and of as many samples.
 
@@ -100,97 +116,153 @@ def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
         outside = np.mean((made[:, i] < edges[0]) | (made[:, i] > edges[-1]))
         for x, label in ((values, split.name), (made[:, i], "samples")):
             axis.hist(x, edges, weights=np.full(len(x), 1 / len(x)), histtype="step", label=label)
-        axis.set_title(f"x[{i}]" + (f", {outside:.0%} of samples outside" if outside >= 0.005 else ""), fontsize=8)
-    axes[0].legend(fontsize=8)
+        axis.set_title(f"x[{i}]" + (f", {outside:.0%} of samples outside" if outside >= 0.005 else ""))
+    axes[0].legend()
     return figure
 
 
+@styled()
 def density(model: Any, state: State, split: Split, key: Array) -> Figure:
-    """Contours of the negative log-likelihood in 2D, with the data."""
+    """The log-density in 2D, below its highest value, with the data."""
     x = np.asarray(split.head(1000)["x"])
     points, across, up = covering(x)
-    nll = -np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
+    log_prob = np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
+    log_prob = np.where(np.isfinite(log_prob), log_prob, -np.inf)
+    below = np.maximum(log_prob - log_prob.max(), -1e6)
     figure, (axis,) = panels(1)
-    filled = axis.contourf(
-        across, up, nll, levels=np.quantile(nll, np.linspace(0, 1, 30)), cmap="viridis_r", alpha=0.85
-    )
-    axis.scatter(*x.T, s=6, c="white", edgecolors="black", linewidths=0.3)
-    figure.colorbar(filled, ax=axis, label="negative log-likelihood (nats)")
-    axis.set_title(f"density and {split.name} data")
+    levels = [-12, -10, -8, -6, -5, -4, -3, -2, -1, 0]
+    filled = axis.contourf(across, up, below, levels=levels, cmap="viridis", extend="min")
+    filled.set_edgecolor("face")  # else pages show seams between the levels
+    axis.scatter(*x.T, s=2, c="white", alpha=0.4, linewidths=0)
+    figure.colorbar(filled, ax=axis, label="log-density below its maximum (nats)", ticks=[-12, -8, -4, 0])
+    plane(axis, "density and data", across, up)
     return figure
 
 
-def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Every metric of a run against the step, training and evaluation of the same quantity in one panel.
+REPEATED = ("examples_per_second", "_per_dim", "frechet_infinity")  # parts of names of what another curve shows
+UNITS = {
+    "log_likelihood": "nats",
+    "log_posterior": "nats",
+    "elbo": "nats",
+    "iwae": "nats",
+    "kl": "nats",
+    "reconstruction": "nats",
+    "nats_per_token": "nats/token",
+    "steps_per_second": "1/s",
+}
 
-    Of several seeds, the mean, and each as a thin line.
+
+@styled()
+def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """The metrics of a run against the step, training and validation of the same quantity in one panel.
+
+    Curves of many steps are smoothed, and drawn over the raw one. Of several seeds, the mean, and each as a thin line.
     """
     series: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in ("step", "time", "compile_seconds") and value is not None:
-                where, _, metric = name.rpartition("/")
-                series.setdefault(metric, {}).setdefault(where or metric, []).append((row["step"], value))
+            where, _, metric = name.rpartition("/")
+            told = any(part in metric for part in REPEATED)
+            if name not in ("step", "time", "compile_seconds") and value is not None and not told:
+                series.setdefault(metric, {}).setdefault(where, []).append((row["step"], value))
     if not series:
         raise UserError("there are no metrics to plot yet")
-    figure, axes = panels(len(series))
-    for axis, (metric, lines) in zip(axes, series.items()):
-        for label, points in lines.items():
+    several = {metric: lines for metric, lines in series.items() if max(map(len, lines.values())) > 1}
+    series = several or series
+    first = sorted(series, key=lambda metric: not re.search("loss|likelihood|elbo|posterior", metric))  # then as found
+    figure, axes = panels(len(series), height=2.3)
+    for axis, metric in zip(axes, first):
+        for where, points in series[metric].items():
             steps, values = zip(*points)
-            values = np.asarray(values, float).reshape(len(steps), -1)
-            [line] = axis.plot(steps, values.mean(axis=1), label=label, marker="." if len(steps) < 30 else "")
-            if values.shape[1] > 1:
-                axis.plot(steps, values, color=line.get_color(), linewidth=0.5, alpha=0.5)
-        axis.set_title(metric, fontsize=10)
+            _curve(axis, np.asarray(steps), np.asarray(values, float).reshape(len(steps), -1), where)
+        unit = next((unit for name, unit in UNITS.items() if metric.startswith(name)), "")
+        axis.set_title(metric.partition("@")[0].replace("_", " ") + (f" ({unit})" if unit else ""))
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if len(lines) > 1:
-            axis.legend(fontsize=8)
+        if len(series[metric]) > 1:
+            axis.legend()
     figure.suptitle(title)
     return figure
 
 
+def _curve(axis: Any, steps: np.ndarray, values: np.ndarray, where: str) -> None:
+    """Draws the mean of values (T, seeds); smoothed over raw where there are many, each seed as a thin line."""
+    color, mean = COLORS[1 if where == "validation" else 0], values.mean(axis=1)
+    if values.shape[1] > 1:
+        axis.plot(steps, values, color=color, linewidth=0.5, alpha=0.5)
+    width = len(steps) // 25
+    if width > 1:
+        axis.plot(steps, mean, color=color, linewidth=0.5, alpha=0.35)
+        kernel = lambda a: np.convolve(a, np.ones(2 * width + 1), "same")
+        mean = kernel(mean) / kernel(np.ones(len(mean)))
+    axis.plot(steps, mean, color=color, label=where or None, linewidth=1.2, marker="." if len(steps) < 30 else "")
+
+
+@styled()
 def show(
-    arrays: dict[str, Any], colors: Sequence[Any] = (), columns: int = 0, limits: tuple[float, float] | None = None
+    arrays: dict[str, Any],
+    colors: Sequence[Any] = (),
+    columns: int = 0,
+    limits: tuple[float, float] | None = None,
+    rows: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> Figure:
     """Draws images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
 
     columns: in a grid of images; by default about as many as rows. limits: values of images that are black and white;
-    by default the smallest and largest.
+    by default the smallest and largest. rows, heads: names of the rows and of the columns of images.
     """
-    figure, axes = panels(len(arrays))
-    parts = list(zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]))
-    box = _limits([np.asarray(a) for a in arrays.values()][0])
-    for axis, (title, a), color in parts:
-        a = np.asarray(a)
+    arrays = {title: np.asarray(a) for title, a in arrays.items()}
+    grids = {title: tiled(a, columns, limits=limits) for title, a in arrays.items() if a.ndim == 4}
+    width = max([WIDTH, *(1.1 * grid.shape[1] / DPI for grid in grids.values())])  # no pixel is lost
+    shapes = [width * grid.shape[0] / grid.shape[1] + 0.3 for grid in grids.values()]
+    figure, axes = panels(len(arrays), max(shapes, default=2.9), width=width)
+    box = _limits(next(iter(arrays.values())))
+    for axis, (title, a), color in zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]):
         if a.ndim == 4:
-            axis.imshow(tiled(a, columns, limits=limits), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.axis("off")
+            axis.imshow(grids[title], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            _name_cells(axis, a.shape[1:3], rows, heads)
         elif a.ndim == 2 and a.shape[1] >= 2:
             style = {} if color is None else {"c": np.asarray(color)[: len(a)], "cmap": "tab10"}
-            axis.scatter(a[:, 0], a[:, 1], s=4, **style)
-            axis.set(xlim=box[0], ylim=box[1])
+            axis.scatter(a[:, 0], a[:, 1], s=3, linewidths=0, **style)
+            axis.set(xlim=box[0], ylim=box[1], xlabel="$x_1$", ylabel="$x_2$")
         elif a.ndim == 3:
             axis.plot(a[:8, :, 0].T, linewidth=0.8)
+            axis.set(xlabel="step", ylabel="$x_1$")
         else:
             axis.hist(a.reshape(-1), bins=50)
-        axis.set_title(title, fontsize=10)
+            axis.set(xlabel="x", ylabel="examples")
+        axis.set_title(title)
     return figure
+
+
+def _name_cells(axis: Any, size: tuple[int, int], rows: Sequence[str], heads: Sequence[str]) -> None:
+    """Names the rows and columns of a grid of images with gaps of a pixel, instead of ticks."""
+    middles = lambda names, side: [(side + 1) * i + side / 2 for i in range(len(names))]
+    axis.set_yticks(middles(rows, size[0]), list(rows))
+    axis.set_xticks(middles(heads, size[1]), list(heads))
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
 
 
 def tiled(
     images_NHWC: np.ndarray, columns: int = 0, gap: int = 1, limits: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """(N, H, W, C) images as one image of floats in [0, 1], a roughly square grid; `limits` as in `show`."""
+    """(N, H, W, C) images as one image of floats in [0, 1] on white, a roughly square grid; `limits` as in `show`.
+
+    Of images with two channels, or more than three, the first is shown.
+    """
+    images_NHWC = images_NHWC if images_NHWC.shape[-1] == 3 else images_NHWC[..., :1]
     n, height, width, channels = images_NHWC.shape
     columns = columns or math.ceil(math.sqrt(n) / 2) * 2  # even, so that pairs stay together
     rows = math.ceil(n / columns)
     low, high = limits or (float(images_NHWC.min()), float(images_NHWC.max()))
     tall, wide = height + gap, width + gap
-    canvas = np.zeros((rows * columns, tall, wide, channels))
+    canvas = np.ones((rows * columns, tall, wide, channels))
     canvas[:n, :height, :width] = np.clip((images_NHWC - low) / max(high - low, 1e-12), 0, 1)
     grid = canvas.reshape(rows, columns, tall, wide, channels).transpose(0, 2, 1, 3, 4)
-    grid = grid.reshape(rows * tall, columns * wide, channels)
+    grid = grid.reshape(rows * tall, columns * wide, channels)[: rows * tall - gap, : columns * wide - gap]
     return grid[..., 0] if channels == 1 else grid
 
 
@@ -217,15 +289,3 @@ def _limits(a: np.ndarray) -> tuple[Any, Any]:
     low, high = a[:, :2].min(axis=0), a[:, :2].max(axis=0)
     margin = 0.15 * (high - low)
     return tuple(zip(low - margin, high + margin))
-
-
-def panels(n: int) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    columns = min(n, 3)
-    rows = math.ceil(n / columns)
-    figure = Figure(figsize=(5 * columns, 4.2 * rows), layout="constrained", dpi=110)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[n:]:
-        axis.axis("off")
-    return figure, list(axes[:n])

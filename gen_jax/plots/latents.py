@@ -17,7 +17,8 @@ from gen_jax.evaluation.latents import count_active
 from gen_jax.evaluation.latents import latents as encoded
 from gen_jax.evaluation.metric import Split
 from gen_jax.models.vae.posteriors import mean
-from gen_jax.plots.figures import panels, show, tiled
+from gen_jax.plots.figures import show, tiled, value_limits
+from gen_jax.plots.style import panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["imputations", "interpolations", "latent_scatter", "latent_usage", "manifold", "traversals"]
 
 
+@styled()
 def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) -> Figure:
     """Decoded n x n grid over the first two latent dimensions, equally spaced in quantiles of the normal.
 
@@ -40,13 +42,14 @@ def manifold(model: Any, state: State, split: Split, key: Array, n: int = 20) ->
     z = jnp.zeros((n * n, model.latent)).at[:, 0].set(across.ravel()).at[:, 1].set(up.ravel())
     images = np.asarray(jax.jit(lambda z: model.decode(state, z, condition).mean())(z))
     figure, (axis,) = panels(1)
-    axis.imshow(tiled(images, columns=n, gap=0), cmap="gray_r", interpolation="nearest")
+    axis.imshow(tiled(images, columns=n, gap=0, limits=value_limits(split)), cmap="gray", vmin=0, vmax=1)
     held = "" if model.latent == 2 else ", other dimensions at 0"
     axis.set(title=f"the latent plane, decoded{held}", xlabel="$z_1$ (quantiles)", ylabel="$z_2$ (quantiles)")
     axis.set(xticks=[], yticks=[])
     return figure
 
 
+@styled()
 def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Posterior means of up to 5,000 examples by label: both dimensions, or the first two principal components."""
     part = split.part(0, 5000)
@@ -60,15 +63,15 @@ def latent_scatter(model: Any, state: State, split: Split, key: Array) -> Figure
     figure, (axis,) = panels(1)
     labels = part.arrays.get("label")
     other = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
-    dots = axis.scatter(z[:, 0], other, s=5, c=None if labels is None else np.asarray(labels), cmap="tab10")
+    colors = None if labels is None else np.asarray(labels)
+    dots = axis.scatter(z[:, 0], other, s=2, linewidths=0, c=colors, cmap="tab10")
     if labels is not None:
-        axis.legend(
-            *dots.legend_elements(num=None), fontsize=7, title="label", loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-    axis.set(title=f"posterior means, {split.name}", xlabel=names[0], ylabel=names[1], aspect="equal")
+        axis.legend(*dots.legend_elements(num=None), title="label", loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set(title="posterior means", xlabel=names[0], ylabel=names[1], aspect="equal")
     return figure
 
 
+@styled()
 def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Use of each latent dimension, in decreasing order: its KL, and the variance of its posterior means."""
     means, kl = encoded(model)(state, split)
@@ -80,10 +83,11 @@ def latent_usage(model: Any, state: State, split: Split, key: Array) -> Figure:
         axis.bar(np.arange(len(values)), np.sort(values)[::-1])
         axis.set(title=title, xlabel="latent dimension, most first")
         axis.grid(alpha=0.3, axis="y")
-    figure.suptitle(f"{split.name}: {count_active(means)} active units of {means.shape[1]}")
+    axes[0].set_title(f"variance of means, {count_active(means)} of {means.shape[1]} active")
     return figure
 
 
+@styled()
 def interpolations(model: Any, state: State, split: Split, key: Array, rows: int = 8, steps: int = 10) -> Figure:
     """Rows from one example to another: the examples at the ends, decoded linear interpolations of z between.
 
@@ -100,30 +104,37 @@ def interpolations(model: Any, state: State, split: Split, key: Array, rows: int
     x = np.asarray(batch["x"])
     middle = np.asarray(decoded).reshape(rows, steps, *x.shape[1:])
     images = np.concatenate([x[:rows, None], middle, x[rows:, None]], axis=1)
-    title = f"{split.name}: between two examples (outermost columns)"
-    return show({title: images.reshape(-1, *x.shape[1:])}, columns=steps + 2)
+    heads = ["example", *[""] * steps, "example"]
+    pixels = images.reshape(-1, *x.shape[1:])
+    return show({"between two examples": pixels}, columns=steps + 2, limits=value_limits(split), heads=heads)
 
 
-def traversals(model: Any, state: State, split: Split, key: Array, rows: int = 10, steps: int = 11) -> Figure:
+@styled()
+def traversals(model: Any, state: State, split: Split, key: Array, most: int = 10, steps: int = 11) -> Figure:
     """Latent traversals of one example: each dimension, most used first, from -3 to 3 with the others fixed."""
     variances = encoded(model)(state, split.part(0, 1000)).means.var(axis=0)
-    dimensions = np.argsort(-variances)[:rows]
+    dimensions = np.argsort(-variances)[:most]
     batch = split.head(1)
     z = mean(model.encode(state, batch))[0]
     points = jnp.stack([z.at[d].set(v) for d in dimensions for v in np.linspace(-3, 3, steps)])
     given = {name: jnp.repeat(a, len(points), axis=0) for name, a in batch.items()}
     images = np.asarray(jax.jit(lambda z, given: model.decode(state, z, given).mean())(points, given))
-    return show({"a latent dimension per row, from -3 to 3, most used first": images}, columns=steps)
+    rows, heads = [f"$z_{{{d + 1}}}$" for d in dimensions], [f"{v:.1f}" for v in np.linspace(-3, 3, steps)]
+    title = "one latent dimension varied per row"
+    return show({title: images}, columns=steps, limits=value_limits(split), rows=rows, heads=heads)
 
 
+@styled()
 def imputations(model: Any, state: State, split: Split, key: Array, rows: int = 8, n: int = 6) -> Figure:
-    """Examples, their observed upper half, and samples of the lower half given the upper."""
+    """Examples, their observed upper half, samples of the lower half given the upper, and the mean of these."""
     batch = split.head(rows)
     x = np.asarray(batch["x"])
     mask = np.zeros(x.shape, bool)
     mask[:, : x.shape[1] // 2] = True
     drawn = np.asarray(jax.jit(lambda batch, mask: impute(model, state, batch, mask, key, n))(batch, mask))
-    seen = np.where(mask, x, x.min())
-    images = np.concatenate([x[:, None], seen[:, None], drawn.swapaxes(0, 1)], axis=1)
-    title = f"{split.name}, its upper half, and {n} completions of it"
-    return show({title: images.reshape(-1, *x.shape[1:])}, columns=n + 2)
+    limits = value_limits(split)
+    seen, mean_drawn = np.where(mask, x, limits[0]), drawn.mean(axis=0)[:, None]
+    images = np.concatenate([x[:, None], seen[:, None], drawn.swapaxes(0, 1), mean_drawn], axis=1)
+    heads = ["example", "seen", *map(str, range(1, n + 1)), "mean"]
+    pixels = images.reshape(-1, *x.shape[1:])
+    return show({"completions of the upper half": pixels}, columns=n + 3, limits=limits, heads=heads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gen_jax.plots.figures import panels
+from gen_jax.plots.style import COLORS, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["swept"]
 
 
+@styled()
 def swept(found: Mapping[str, Sequence[tuple[str, Sequence[float]]]], metric: str) -> Figure:
     """A metric over each knob: every seed of every run as a point, and the means over all runs of a value.
 
@@ -35,11 +36,11 @@ def swept(found: Mapping[str, Sequence[tuple[str, Sequence[float]]]], metric: st
             places = {value: i for i, value in enumerate(typed)}
             axis.set_xticks(range(len(typed)), typed)
         for value, seeds in runs:
-            axis.plot([places[value]] * len(seeds), seeds, "o", color="tab:blue", alpha=0.5)
+            axis.plot([places[value]] * len(seeds), seeds, "o", color=COLORS[0], alpha=0.5)
         means = [np.nanmean([v for value, seeds in runs if value == one for v in seeds]) for one in typed]
-        axis.plot([places[one] for one in typed], means, "-", color="tab:orange", label="mean")
+        axis.plot([places[one] for one in typed], means, "-", color=COLORS[1], label="mean")
         axis.set(xlabel=knob, ylabel=f"{metric} (validation)")
-        axis.legend(fontsize="small")
+        axis.legend()
     return figure
 
 

@@ -50,12 +50,8 @@ def translations(model: Any, state: State, split: Split, key: Array) -> Figure:
 
 def rows_of_images(panels: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """Panels side by side, each of rows of images (N, H, W, C) with the same N, large enough to show every pixel."""
-    n, height, width = next(iter(panels.values()))[0].shape[:3]
-    figure = show({title: np.concatenate(rows) for title, rows in panels.items()}, columns=n)
-    lines = max(len(rows) for rows in panels.values())
-    across = max(figure.get_figwidth() / len(panels), n * width / figure.get_dpi() * 1.1)
-    figure.set_size_inches(len(panels) * across, across * lines * height / (n * width) + 0.5)
-    return figure
+    n = len(next(iter(panels.values()))[0])
+    return show({title: np.concatenate(rows) for title, rows in panels.items()}, columns=n)
 
 
 def _colored(x: np.ndarray) -> np.ndarray:

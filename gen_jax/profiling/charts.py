@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gen_jax.plots.figures import panels
+from gen_jax.plots.style import COLORS, new_figure, panels, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["roofline", "scaling"]
 
 
+@styled()
 def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> Figure:
     """Roofline plot: FLOP/s of each step against its FLOPs per byte, under the measured peaks (Williams et al. 2009).
 
     The slanted roofs are copy bandwidths for working sets of the steps' sizes: small ones are served by caches, so a
     step can lie above the lower roof.
     """
-    figure, (axis,) = panels(1)
-    figure.set_size_inches(9, 6)
+    figure, [[axis]] = new_figure(6.8, 4.8)
     points = [(m.model_flops / max(m.bytes, 1), m.model_flops / m.p50) for m in found]
     peak = max(m.peak_flops for m in found)
     slopes = [m.peak_bandwidth for m in found]
@@ -34,25 +34,26 @@ def roofline(found: Sequence[Measurement], names: Sequence[str], title: str) -> 
     for slope, style, which in ((min(slopes), "-", "slowest"), (max(slopes), "--", "fastest"))[: len(set(slopes))]:
         roof = f"{which} copy in a step's working set, {slope / 1e9:.0f} GB/s"
         axis.plot(x, np.minimum(slope * x, peak), style, color="gray", linewidth=1, label=roof)
-    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="gray", fontsize=8, ha="right", va="bottom")
-    colors = {"latency": "tab:orange", "memory": "tab:blue", "compute": "tab:green"}
-    for bound, color in colors.items():
+    axis.annotate(f"{peak / 1e9:,.0f} GFLOP/s", (high, peak), color="gray", fontsize=7, ha="right", va="bottom")
+    for bound, color in zip(("latency", "memory", "compute"), (COLORS[1], COLORS[0], COLORS[2])):
         if chosen := [point for point, m in zip(points, found) if m.roofline[0] == bound]:
             axis.scatter(*zip(*chosen), s=18, color=color, label=f"bound by {bound}")
     axis.set(xscale="log", yscale="log", xlabel="FLOP per byte read or written", ylabel="FLOP/s", title=title)
-    taken: list[np.ndarray] = []  # label positions, in points
+    axis.legend(loc="lower right")
+    figure.draw_without_rendering()  # the layout, from which the places of labels follow
+    taken: list[tuple[float, float, float]] = []  # left, right and lower ends of labels, in points
     for point, name in sorted(zip(points, names), key=lambda pair: pair[0][1]):
-        begin = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
-        up = 0
-        while any(abs(begin[0] - x) < 4 * len(name) and abs(begin[1] + up - y) < 7 for x, y in taken):
+        left, low = axis.transData.transform(point) * 72 / figure.dpi + (5, 2)
+        right, up = left + 3.6 * len(name), 0
+        while any(left < r and start < right and abs(low + up - y) < 7 for start, r, y in taken):
             up += 1
-        taken.append(begin + (0, up))
+        taken.append((left, right, low + up))
         line = {"arrowstyle": "-", "color": "gray", "linewidth": 0.5} if up > 4 else None
-        axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6.5, arrowprops=line)
-    axis.legend(fontsize=8, loc="upper left")
+        axis.annotate(name, point, (5, 2 + up), textcoords="offset points", fontsize=6, arrowprops=line)
     return figure
 
 
+@styled()
 def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
     """Step time and examples per second against `along`: "batch" or "devices"."""
     from matplotlib.ticker import LogLocator
@@ -71,10 +72,10 @@ def scaling(found: Sequence[Measurement], along: str, title: str) -> Figure:
         axis.set_ylim(min(low, high / 10), high)  # otherwise noise would fill the plot
         sizes = sorted({getattr(m, along) for m in found})
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False, fontsize=7)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:,g}")
         axis.yaxis.set_minor_formatter("")
-        axis.legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
+        axis.legend()
+    figure.suptitle(title)
     return figure

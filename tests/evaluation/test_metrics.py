@@ -34,7 +34,7 @@ from gen_jax.evaluation.report import as_json, find_metrics, over_seeds, table
 from gen_jax.experiment import Experiment
 from gen_jax.models.hmm import HMM
 from gen_jax.models.hmm.emissions import Gaussian
-from gen_jax.plots import learning_curves, tiled
+from gen_jax.plots import caption, learning_curves, show, tiled
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 100, 1000])
@@ -113,18 +113,51 @@ def test_table_and_json_show_units_and_kinds():
     console = Console(record=True, width=100, file=open("/dev/null", "w"))
     console.print(table("t", found))
     text = console.export_text()
-    assert "-85.5000" in text and "bound" in text and "300" in text
+    assert "-85.5 " in text and "bound" in text and "300" in text
     assert as_json(found)["elbo"]["error"] is None
 
 
 def test_tiles_and_curves():
     grid = tiled(np.arange(10 * 8 * 8).reshape(10, 8, 8, 1))
-    assert grid.shape == (3 * 9, 4 * 9) and grid.max() == 1.0
+    assert grid.shape == (3 * 9 - 1, 4 * 9 - 1) and grid[:8, :8].min() == 0.0
+    assert np.all(grid[18:, 18:] == 1.0)  # what no image fills is white, as are the gaps
+    assert tiled(np.zeros((4, 2, 2, 2))).shape == (5, 5)  # of two channels, the first
     rows = [{"step": i, "time": 0.0, "train/loss": 1.0 / i, "validation/loss": 2.0 / i} for i in range(1, 5)]
     (axis, *_) = learning_curves(rows, "run").axes
     assert len(axis.lines) == 2 and axis.get_title() == "loss"
+    many = [
+        {"step": i, "train/kl": [float(i), 2.0 * i], "steps_per_second": 1.0, "examples_per_second": 9.0}
+        for i in range(99)
+    ]
+    figure = learning_curves([*many, {"step": 99, "validation/lonely": 1.0}], "run")
+    assert [axis.get_title() for axis in figure.axes] == ["kl (nats)", "steps per second (1/s)"]
+    assert len(figure.axes[0].lines) == 4  # each seed, their mean, and that mean smoothed
     with pytest.raises(UserError, match="no metrics"):
         learning_curves([], "run")
+
+
+def test_every_figure_has_the_style_and_few_ticks(tmp_path):
+    rng = np.random.default_rng(0)
+    figure = show({"points": rng.normal(size=(20, 2)) * 1000, "sequences": rng.normal(size=(3, 9, 1))})
+    figure.draw_without_rendering()
+    assert figure.dpi == 200
+    for axis in figure.axes:
+        assert axis.get_xlabel() and axis.get_ylabel() and not axis.spines["top"].get_visible()
+        assert len([label for label in axis.get_xticklabels() if label.get_text()]) <= 7
+        assert axis.title.get_fontsize() == 9
+    caption(figure, "run, test split, step 3")
+    caption(figure, "another")
+    assert figure.get_suptitle() == "run, test split, step 3"
+    figure.savefig(tmp_path / "figure.pdf")
+    assert (tmp_path / "figure.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_images_are_large_enough_for_their_pixels_and_keep_the_range_of_the_data():
+    images = np.full((12, 100, 80, 3), 0.25)
+    figure = show({"images": images}, columns=12, limits=(0.0, 1.0), rows=["r"], heads=[*map(str, range(12))])
+    (axis,) = figure.axes
+    assert figure.get_figwidth() * figure.dpi >= 12 * 81 and axis.images[0].get_array()[0, 0, 0] == 0.25
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["r"] and len(axis.get_xticklabels()) == 12
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,12 @@ from gen_jax.models.bijections import (
     Stack,
     Standardize,
     SumOfSigmoids,
+    certify,
     glow,
     realnvp,
 )
 from gen_jax.models.bijections.coupling import move
-from gen_jax.models.bijections.layer import unrolled
+from gen_jax.models.bijections.layer import Layer, unrolled
 from gen_jax.models.flow import Flow, Normal
 from gen_jax.optimizers import adamw, kernels
 
@@ -184,24 +185,52 @@ def test_inverts_to_1e_5_in_float32_as_a_distrax_bijector(case):
 @pytest.mark.representatives("*coupling*", "MAF*", "linear", "1x1*", "permutation", "planar*")
 def test_inverts_to_1e_10_in_float64_with_the_determinant_of_its_jacobian(any_case):
     case = any_case
-    layer = case.wide or case.layer
-    (params, _), x, context = parameters(case), examples(case), context_of(case)
-    with jax.enable_x64(True):
-        params, x, context = widened(params), widened(x), widened(context)
+    found = certify(case.layer, examples(case), context_of(case), parameters(case)[0], exact=case.wide)
+    assert found.round_trip <= 1e-5 and found.round_trip_float64 <= 1e-10 and found.log_det <= 1e-6
 
-        def one(x, context):
-            embed = None if context is None else context[None]
-            return layer.inverse(params, x.reshape(1, *case.shape), embed)[0].reshape(-1)
 
-        @jax.jit
-        def run(x, context):
-            z, log_det = layer.inverse(params, x, context)
-            jacobians = jax.vmap(jax.jacrev(one))(x.reshape(len(x), -1), context)
-            return (z, log_det, *layer.forward(params, z, context)), jacobians
+@dataclass(frozen=True)
+class Doubled(Layer):
+    """x = 2 z, with one law broken at a time."""
 
-        found, jacobians = run(x, context)
-        check_inverse(found, x, 1e-10)
-        np.testing.assert_allclose(found[1], np.linalg.slogdet(np.asarray(jacobians))[1], atol=1e-6)
+    broken: str = ""
+    triangular = True
+
+    def init(self, key, x, context=None):
+        return {}
+
+    def inverse(self, params, x, context=None):
+        z = x / 2 if self.broken != "mixed" else jnp.flip(x, axis=1) / 2
+        log_det = jnp.full(len(x), -x.shape[1] * np.log(2.0), x.dtype)
+        return z, log_det[:, None] if self.broken == "shape" else log_det + (self.broken == "determinant") * 0.1
+
+    def forward(self, params, z, context=None):
+        x = jnp.flip(2 * z, axis=1) if self.broken == "mixed" else 2 * z + (self.broken == "inverse") * 0.01
+        log_det = jnp.full(len(z), z.shape[1] * np.log(2.0), z.dtype)
+        if self.broken == "gradient":
+            log_det = log_det + jnp.sqrt(0 * z.sum(axis=1))
+        if self.broken == "type":
+            x = x.astype(jnp.bfloat16)
+        return x, log_det - (self.broken == "determinant") * 0.1 + (self.broken == "sign") * 0.1
+
+
+@pytest.mark.parametrize(
+    "broken, said",
+    [
+        ("shape", "must return values"),
+        ("type", "makes bfloat16 of float32"),
+        ("inverse", "does not undo inverse"),
+        ("sign", "are not opposite"),
+        ("determinant", "off that of the Jacobian"),
+        ("mixed", "says that it is triangular"),
+        ("gradient", "gradient is not finite"),
+    ],
+)
+def test_certify_names_the_law_that_a_layer_breaks(broken, said):
+    x = jax.random.normal(KEY, (3, 4))
+    assert certify(Doubled(), x).params == 0
+    with pytest.raises(ValueError, match=said):
+        certify(Doubled(broken), x)
 
 
 def test_every_layer_keeps_the_dtype_of_its_examples(any_case):

@@ -307,7 +307,7 @@ def test_pictures():
     model = Flow(Normal((2,)), [Stack(Chain([Coupling(network=NET), Reverse()]), 3), Standardize()])
     x = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     state, split = started(model, {"x": jnp.asarray(x)}, 0.2), Split("test", {"x": x})
-    assert len(plots.flow_density(model, state, split, KEY).axes) == 3
+    assert len(plots.flow_density(model, state, split, KEY).axes) == 4  # the density with its scale
     grid = plots.warped_grid(model, state, split, KEY)
     assert [axis.get_title() for axis in grid.axes if axis.get_title()][-1] == "after 7 of 7 layers"
     assert len(plots.latent_space(model, state, split, KEY).axes) >= 4

@@ -572,7 +572,7 @@ def test_pictures_are_drawn():
     model, algorithm = gan()
     state = jax.jit(algorithm.init)(jax.random.key(0), x)
     split = Split("test", {"x": np.asarray(x["x"])})
-    assert len(plots.generator_density(model, state, split, jax.random.key(0)).axes) == 3  # with a scale of logits
+    assert len(plots.generator_density(model, state, split, jax.random.key(0)).axes) == 4  # each with its scale
     images = {"x": np.random.default_rng(0).uniform(size=(8, 8, 8, 1)).astype(np.float32), "label": np.arange(8)}
     model = GAN(DCGANGenerator((8, 8), (4, 4)), DCGANDiscriminator((4,)), 2, conditioning=ClassLabels(10))
     _, state = begun(model, images)

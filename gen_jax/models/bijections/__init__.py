@@ -1,6 +1,7 @@
 """Bijections, the layers of normalizing flows. Each is a `Layer`; forward maps noise to data."""
 
 from gen_jax.models.bijections.autoregressive import MaskedAutoregressive
+from gen_jax.models.bijections.certificate import Certificate, certify
 from gen_jax.models.bijections.conditioners import Convolutional, Dense, Masked
 from gen_jax.models.bijections.continuous import Continuous, Field
 from gen_jax.models.bijections.coupling import Checkerboard, Coupling
@@ -21,6 +22,7 @@ from gen_jax.models.bijections.planar import Planar, Radial
 __all__ = [
     "ActNorm",
     "Affine",
+    "Certificate",
     "Chain",
     "Checkerboard",
     "Continuous",
@@ -48,6 +50,7 @@ __all__ = [
     "Stack",
     "Standardize",
     "SumOfSigmoids",
+    "certify",
     "glow",
     "realnvp",
 ]

@@ -215,7 +215,7 @@ class GAN:
         before = batch["x"], fake
         pair = self._augmented_pair(*before, state, key)
         real, fake = self._discriminator_outputs(params, state, batch, *pair, key)
-        loss = self.adversarial.discriminator(real.logits, fake.logits)
+        loss = self.adversarial.of(DISCRIMINATOR, real.logits, fake.logits, fold_in(key, "loss"))
         correct = self.adversarial.correct(real.logits, fake.logits)
         metrics = {"real_accuracy": Mean.of(correct[0]), "fake_accuracy": Mean.of(correct[1])}
         if self.auxiliary:
@@ -282,9 +282,9 @@ class GAN:
         pair = self._augmented_pair(batch["x"], fake, state, key)
         real, made = self._discriminator_outputs(discriminator, state, batch, *pair, key)
         if self.unrolling:  # maximize the unrolled discriminator's own objective, see `Unrolling`
-            loss = -self.adversarial.discriminator(real.logits, made.logits)
+            loss = -self.adversarial.of(DISCRIMINATOR, real.logits, made.logits, fold_in(key, "loss"))
         else:
-            loss = self.adversarial.generator(real.logits, made.logits)
+            loss = self.adversarial.of(GENERATOR, real.logits, made.logits, fold_in(key, "loss"))
         if self.auxiliary:
             loss += self.auxiliary * _classification_loss(made.classes, batch[self.conditioning.entry])
         before = batch["x"], fake

@@ -18,10 +18,16 @@ __all__ = ["AdversarialLoss", "hinge", "least_squares", "minimax", "non_saturati
 class AdversarialLoss(NamedTuple):
     """The losses of both players: functions of (real logits (B,), fake logits (B,)) that return a scalar."""
 
-    discriminator: Callable[[Array, Array], Array]
-    generator: Callable[[Array, Array], Array]
+    discriminator: Callable[..., Array]
+    generator: Callable[..., Array]
     threshold: float | None = 0.0  # logits above it mean "real"; None if only differences are meaningful
     saturates: bool = True  # whether the generator's gradient vanishes if the discriminator is always right
+    keyed: bool = False  # whether both functions draw random numbers, from a key after the logits
+
+    def of(self, player: str, real: Array, fake: Array, key: Array) -> Array:
+        """The loss of the "discriminator" or the "generator"."""
+        loss = self.discriminator if player == "discriminator" else self.generator
+        return loss(real, fake, key) if self.keyed else loss(real, fake)
 
     def correct(self, real: Array, fake: Array) -> tuple[Array, Array]:
         """(B,), (B,): whether the discriminator classifies each real and each fake example correctly."""

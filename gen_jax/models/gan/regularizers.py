@@ -25,8 +25,10 @@ __all__ = [
     "drift",
     "gradient_penalty",
     "mode_seeking",
+    "of_gradients",
     "r1",
     "r2",
+    "squared_norms",
     "zero_centered",
 ]
 
@@ -87,16 +89,16 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0, every: int = 1) 
     """E[(|grad D(x)| - target)^2] on lines between real and fake examples (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
 
     def value(turn: Turn) -> Array:
-        norms = jnp.sqrt(_squared_norms(turn, between(turn, "gradient_penalty"), "gradient_penalty") + 1e-12)
+        norms = jnp.sqrt(squared_norms(turn, between(turn, "gradient_penalty"), "gradient_penalty") + 1e-12)
         return jnp.mean((norms - target) ** 2)  # sqrt is not differentiable at 0
 
-    return _of_gradients("gradient_penalty", weight, value, every)
+    return of_gradients("gradient_penalty", weight, value, every)
 
 
 def zero_centered(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 on lines between real and fake examples (Thanh-Tung et al. 2019)."""
-    value = lambda turn: _squared_norms(turn, between(turn, "zero_centered"), "zero_centered").mean()
-    return _of_gradients("zero_centered", weight, value, every)
+    value = lambda turn: squared_norms(turn, between(turn, "zero_centered"), "zero_centered").mean()
+    return of_gradients("zero_centered", weight, value, every)
 
 
 def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
@@ -104,12 +106,12 @@ def r1(weight: float = 10.0, every: int = 1) -> Regularizer:
 
     x are the examples before augmentation, as in StyleGAN2-ADA: the gradient goes through the augmentation.
     """
-    return _of_gradients("r1", weight, lambda turn: _squared_norms_before(turn, 0, "r1").mean() / 2, every)
+    return of_gradients("r1", weight, lambda turn: _squared_norms_before(turn, 0, "r1").mean() / 2, every)
 
 
 def r2(weight: float = 10.0, every: int = 1) -> Regularizer:
     """E|grad D(x)|^2 / 2 on fake examples before augmentation (Mescheder et al. 2018, eq. 10)."""
-    return _of_gradients("r2", weight, lambda turn: _squared_norms_before(turn, 1, "r2").mean() / 2, every)
+    return of_gradients("r2", weight, lambda turn: _squared_norms_before(turn, 1, "r2").mean() / 2, every)
 
 
 def drift(weight: float = 0.001) -> Regularizer:
@@ -157,11 +159,12 @@ def between(turn: Turn, name: str) -> Array:
     return fake + share * (real - fake)
 
 
-def _of_gradients(name: str, weight: float, value: Callable[[Turn], Array], every: int) -> Regularizer:
+def of_gradients(name: str, weight: float, value: Callable[[Turn], Array], every: int = 1) -> Regularizer:
+    """A regularizer of the discriminator that uses gradients of individual logits, such as `squared_norms`."""
     return Regularizer(name, DISCRIMINATOR, weight, value, every, per_example=True)
 
 
-def _squared_norms(turn: Turn, x: Array, name: str) -> Array:
+def squared_norms(turn: Turn, x: Array, name: str) -> Array:
     """(B,) squared norms of the gradients of the logits with respect to x."""
     return sum_except_batch(jax.grad(lambda x: turn.model.critic(turn, x, name).sum())(x) ** 2)
 
