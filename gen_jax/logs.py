@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import jax
 
 from gen_jax.files import read_json
 from gen_jax.sharding import is_writer
+from gen_jax.trackers import Guarded
 
 __all__ = [
     "TRAIN",
@@ -35,11 +36,12 @@ TRAIN = "train/"  # before the names of the metrics of training
 class Writer:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `folder`; only the first process writes.
 
-    Resuming at step s first drops the lines after s.
+    Resuming at step s first drops the lines after s. trackers: other places that receive them.
     """
 
-    def __init__(self, folder: str | os.PathLike, resumed_at: int = 0):
+    def __init__(self, folder: str | os.PathLike, resumed_at: int = 0, trackers: Sequence[Guarded] = ()):
         self._file = self._board = None
+        self._trackers = trackers
         if not is_writer():
             return
         folder = Path(folder)
@@ -66,6 +68,8 @@ class Writer:
             for label, v in many.items():
                 if math.isfinite(v):
                     self._board.add_scalar(label, v, step)
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
     def close(self) -> None:
         if self._file is not None:

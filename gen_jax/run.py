@@ -35,6 +35,7 @@ from gen_jax.loop import Hook, Program, Values, abstract_state, program, same_st
 from gen_jax.plots import caption
 from gen_jax.restarts import member
 from gen_jax.sharding import Layout, is_writer
+from gen_jax.trackers import check_trackers, open_trackers
 from gen_jax.workdir import Workdir, default_workdir
 
 __all__ = ["Evaluator", "Run"]
@@ -251,14 +252,17 @@ class Run:
         profile: tuple[int, int] | None = None,
         origin: Params | None = None,
         strict: bool = False,
+        track: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Trains, or resumes the run in the working directory; returns the summary that is added to run.json.
 
         origin: parameters to begin with, of a new run. strict: let metrics and plots that fail end the run; otherwise
-        they are left out and counted. Raises Preempted after a signal, once everything is saved.
+        they are left out and counted. track: "wandb", "mlflow", see `gen_jax.trackers`. Raises Preempted after a
+        signal, once everything is saved.
         """
         experiment, folder, attempt = self.experiment, self.folder, Attempts(strict)
         force = force or self._only_longer()
+        check_trackers(track)
         folder.claim(force)
         # With --force, checkpoints of other settings are accepted; those saved from now on have the new settings.
         with folder.checkpoints(experiment, True, None if force else folder.identity()) as checkpoints:
@@ -277,7 +281,7 @@ class Run:
             evaluate = lambda state, split: [one(self._seed(state, i), split) for i in range(experiment.seeds)]
             timings = {"resumed_at": start}
             if start < experiment.steps and not ended:
-                state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile)
+                state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile, track)
                 timings |= more
             best = checkpoints.best_step
             shown = state if best in (None, int(state.step)) else checkpoints.restore(self.program.abstract_state, best)
@@ -336,9 +340,12 @@ class Run:
         attempt: Attempts,
         bar: bool,
         profile: tuple[int, int] | None,
+        track: Sequence[str],
     ) -> tuple[State, dict[str, Any]]:
         """Runs the training loop with its hooks until everything is saved; returns the last State and timings."""
-        experiment, writer = self.experiment, Writer(self.workdir, resumed_at=start)
+        settings = {"config": self.config.name, **self.folder.identity()["knobs"], "seed": self.seed}
+        trackers = open_trackers(track, self.workdir, settings)
+        experiment, writer = self.experiment, Writer(self.workdir, start, trackers)
         examples = experiment.seeds * self.program.source.batch_size
         log = Log(writer, experiment.steps, examples, bar=bar)
         saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every, attempt), Preempt()
@@ -362,6 +369,8 @@ class Run:
             checkpoints.wait()
         finally:
             writer.close()
+            for tracker in trackers:
+                tracker.close()
         if preempt.received:
             left = "resumes it" if int(state.step) < experiment.steps else "evaluates it"
             raise Preempted(

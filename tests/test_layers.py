@@ -10,7 +10,7 @@ LAYERS = (  # from the bottom to the top; modules of one line may import each ot
     ("errors", "files", "markdown", "pages", "compilation"),
     ("core",),
     ("sharding", "data"),
-    ("models", "algorithms", "restarts", "optimizers", "checkpoint", "logs"),
+    ("models", "algorithms", "restarts", "optimizers", "checkpoint", "logs", "trackers"),
     ("loop", "hooks", "evaluation"),
     ("applications", "plots", "estimators"),
     ("experiment", "configs"),

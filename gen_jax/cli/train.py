@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -55,6 +55,10 @@ class Options:
     profile: Annotated[
         tuple[int, int] | None, tyro.conf.arg(help="trace the steps FIRST LAST with the JAX profiler")
     ] = None
+    track: Annotated[
+        tuple[Literal["wandb", "mlflow"], ...],
+        tyro.conf.arg(help="also send metrics to Weights & Biases or MLflow; see docs/guides/reliability.md"),
+    ] = ()
     data_dir: Annotated[Path | None, tyro.conf.arg(help="the folder of data sets; by default TFDS_DATA_DIR")] = None
 
 
@@ -142,6 +146,7 @@ def train(path: str, arguments: Sequence[str]) -> None:
         profile=options.profile,
         origin=_params_of(options.origin, options.data_dir),
         strict=options.strict,
+        track=options.track,
     )
     if is_writer():
         show_summary(run.workdir, summary)
