@@ -14,7 +14,7 @@ LAYERS = (  # from the bottom to the top; modules of one line may import each ot
     ("loop", "hooks", "evaluation"),
     ("applications", "plots", "estimators"),
     ("experiment", "configs"),
-    ("workdir", "run", "reopen", "portable", "profiling"),
+    ("workdir", "run", "reopen", "portable", "programs", "profiling"),
     ("cli",),
 )
 NAMES = {

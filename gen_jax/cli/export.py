@@ -15,7 +15,7 @@ __all__ = ["export"]
 def export(
     workdir: Workdir,
     folder: Positional[Path],
-    format: Literal["gen_jax", "huggingface"] = "gen_jax",
+    format: Literal["gen_jax", "huggingface", "programs"] = "gen_jax",
     step: Step = None,
     member: Member = 0,
     config: ConfigPath = None,
@@ -26,7 +26,7 @@ def export(
     Args:
         folder: the folder to write
         format: gen_jax: safetensors, config and a model card; huggingface: config.json and model.safetensors, of a
-            language model with GPT-2's parts
+            language model with GPT-2's parts; programs: `sample` and `log_prob`, which JAX calls without this package
     """
     from gen_jax.core import averaged
 
@@ -37,6 +37,11 @@ def export(
 
         save_gpt2(folder, run.experiment.model, averaged(state).params)
         print(f"config.json and model.safetensors in {folder}")
+        return
+    if format == "programs":
+        from gen_jax.programs import export_programs
+
+        print(*(path.name for path in export_programs(run, state, folder)), f"in {folder}")
         return
     from gen_jax.portable import export_run
 

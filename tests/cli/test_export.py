@@ -1,6 +1,8 @@
 """`gen_jax export`: a run in a folder of its own, and back."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -61,3 +63,44 @@ def test_a_report_shows_the_whole_run(run, tmp_path, capsys):
         report(tmp_path)
     with pytest.raises(UserError, match=".html"):
         report(run, tmp_path / "report.pdf")
+
+
+ALONE = """
+import sys
+sys.modules["gen_jax"] = None  # cannot be imported
+import numpy as np
+from jax import export
+
+folder, out = sys.argv[1:]
+load = lambda name: export.deserialize(bytearray(open(f"{folder}/{name}.jax", "rb").read()))
+x = np.asarray(load("sample").call(np.uint32(3)))
+np.savez(out, x=x, log_prob=load("log_prob").call(x[:7]), two=load("log_prob").call(x[:2]))
+"""
+
+
+@pytest.mark.parametrize("config", ["realnvp_moons", pytest.param("gmm_blobs", marks=pytest.mark.slow)])
+def test_programs_run_without_the_package(config, tmp_path):
+    workdir, folder = trained(config, tmp_path), tmp_path / "programs"
+    export(workdir, folder, format="programs")
+    (tmp_path / "alone.py").write_text(ALONE)
+    command = [sys.executable, str(tmp_path / "alone.py"), str(folder), str(tmp_path / "out.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, run = np.load(tmp_path / "out.npz"), open_run(workdir)[0]
+    model, state = run.experiment.model, averaged(run.state())
+    np.testing.assert_allclose(found["x"], model.sample(state, jax.random.key(3), 64)["x"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["log_prob"], model.log_prob(state, {"x": found["x"][:7]}), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["two"], found["log_prob"][:2], rtol=1e-4, atol=1e-4)
+    assert "float32[examples,2]" in (folder / "README.md").read_text()
+
+
+def test_programs_of_conditional_models_take_the_condition(tmp_path):
+    folder = tmp_path / "programs"
+    export(trained("cvae_digits", tmp_path), folder, format="programs")
+    program = jax.export.deserialize(bytearray((folder / "sample.jax").read_bytes()))
+    x = program.call(np.uint32(0), label=np.zeros(64, np.int32))
+    assert x.shape == (64, 8, 8, 1) and not (folder / "log_prob.jax").exists()
+    with pytest.raises(UserError, match="empty folder"):
+        export(tmp_path / "cvae_digits", folder, format="programs")
+    with pytest.raises(UserError, match="draws nothing from noise alone"):
+        export(trained("pix2pix_outlines", tmp_path), tmp_path / "other", format="programs")
