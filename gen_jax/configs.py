@@ -70,7 +70,7 @@ class ConfigFile:
     def recorded(self) -> dict[str, Any]:
         """The knobs as the JSON values that the record of a run keeps."""
         values = {name: self._json(name, value) for name, value in self.knobs.items()}
-        return json.loads(json.dumps(values, default=str))
+        return json.loads(json.dumps(values, default=str), parse_constant=lambda name: name.replace("Infinity", "inf"))
 
     def with_recorded(self, values: Mapping[str, Any]) -> ConfigFile:
         """The config with the knobs of a record; those it no longer has are ignored."""

@@ -68,6 +68,8 @@ def check_arrays(
             _check_finite(a, f'{name}: "{key}"', missing and key == "x")
     if "label" in arrays:
         _check_labels(arrays["label"], name)
+    if "weight" in arrays:
+        _check_weights(arrays["weight"], name)
     _check_values(arrays, transforms, name)
 
 
@@ -90,6 +92,16 @@ def _check_labels(labels: Any, name: str) -> None:
                 f'{name}: "label" has {len(values)} values up to {high:g}, which would be {high + 1:g} classes: number '
                 "them by np.unique(labels, return_inverse=True)[1]"
             )
+
+
+def _check_weights(weights: Any, name: str) -> None:
+    """Weights are numbers (N,) of at least 0, not all 0."""
+    weights = np.asarray(weights)
+    if weights.ndim != 1:
+        raise UserError(f'{name}: "weight" has the shape {weights.shape}, and one number per example is needed')
+    if weights.min() < 0 or not weights.max() > 0:
+        reason = f"goes down to {weights.min():g}" if weights.min() < 0 else "is 0 everywhere"
+        raise UserError(f'{name}: "weight" {reason}: weights are at least 0, and some above')
 
 
 def _check_values(arrays: Arrays, transforms: Sequence[Transform], name: str) -> None:

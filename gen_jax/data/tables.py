@@ -106,8 +106,19 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """{column: numbers (N,), or texts with "" where missing}, and {column: its type} where that is neither."""
     if path.suffix.lower() == ".parquet":
         return _from_arrow(path, _arrow(path, "parquet"))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    return _from_arrow(path, _arrow(path, "csv", delimiter))
+    return _from_arrow(path, _arrow(path, "csv", _delimiter(path)))
+
+
+def _delimiter(path: Path) -> str:
+    """A tab in .tsv; else what the header has most of: commas, semicolons or tabs."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            header = re.sub(r'"[^"]*"', "", file.readline())
+    except OSError:
+        return ","  # the reader tells the reason
+    return max(",;\t", key=header.count)
 
 
 def _arrow(path: Path, kind: str, delimiter: str = ",") -> Any:

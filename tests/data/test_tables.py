@@ -52,6 +52,18 @@ def test_a_table_becomes_vectors_with_names(tmp_path, columns, suffix):
     assert not load(tmp_path / f"people.{suffix}", label="team", missing="drop").info.missing
 
 
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_separators_are_told_by_the_header(tmp_path, separator):
+    (tmp_path / "wine.csv").write_text(
+        "\n".join(
+            [separator.join(['"fixed; acidity, g"', "pH"]), *(separator.join(["7.5", str(i)]) for i in range(40))]
+        )
+    )
+    data = load(tmp_path / "wine.csv")
+    assert data.info.columns == ("fixed; acidity, g", "pH")
+    assert sorted(np.concatenate([a["x"][:, 1] for a in data.splits.values()])) == list(range(40))
+
+
 def test_columns_targets_and_parts(tmp_path, columns):
     path = stored(tmp_path / "t.csv", columns)
     data = load(path, columns="height, smokes", targets="weight")
