@@ -31,8 +31,9 @@ from gen_jax.core import (
     Trainable,
     as_mean,
     fold_in,
+    initial,
 )
-from gen_jax.errors import place_of
+from gen_jax.errors import check_takes, place_of
 from gen_jax.sharding import psum_over_data
 
 __all__ = [
@@ -84,8 +85,11 @@ def descent(
     if set(tx) != players:
         raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
 
+    for objective, label in zip(objectives, labels):
+        check_takes(objective.loss, ("params", "state", "batch", "key"), f"the loss of {label!r}")
+
     def init(key: Array, batch: Batch) -> State:
-        params, extra = model.init(fold_in(key, "init"), batch)
+        params, extra = initial(model, fold_in(key, "init"), batch)
         if set(params) != players:
             raise ValueError(f"the objectives train {sorted(players)}, but init makes parameters for {sorted(params)}")
         opt = {player: tx[player].init(params[player]) for player in params}
@@ -207,7 +211,7 @@ def closed_form(model: ClosedForm) -> Algorithm:
     """Parameters in closed form from each batch; one step is enough where the batch is all data."""
 
     def init(key: Array, batch: Batch) -> State:
-        params, extra = model.init(fold_in(key, "init"), batch)
+        params, extra = initial(model, fold_in(key, "init"), batch)
         return State(jnp.int32(0), key, params, (), extra)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -237,7 +241,7 @@ def stepwise_em(model: Recentered, rate: optax.Schedule, microbatches: int = 1) 
 
 
 def _em_init(model: ExpectationMaximization, key: Array, batch: Batch) -> State:
-    params, extra = model.init(fold_in(key, "init"), batch)
+    params, extra = initial(model, fold_in(key, "init"), batch)
     state = State(jnp.int32(0), key, params, (), extra)
     stats, _ = jax.eval_shape(model.e_step, state, batch)
     return state._replace(opt=zeros_like(stats))
@@ -336,7 +340,7 @@ def with_ema(algorithm: Algorithm, player: str, decay: float | optax.Schedule) -
         ema = {**before, **{kind: {**before.get(kind, {}), **value} for kind, value in average.items()}}
         return state._replace(extra={**state.extra, "ema": ema})
 
-    return Algorithm(init, step)
+    return algorithm._replace(init=init, step=step)
 
 
 def chunk(algorithm: Algorithm, n: int | Array) -> Algorithm:

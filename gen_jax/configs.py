@@ -23,7 +23,7 @@ from typing import Any
 
 from cattrs.preconf.json import make_converter
 
-from gen_jax.errors import UserError
+from gen_jax.errors import UserError, users_line
 from gen_jax.experiment import Experiment
 
 __all__ = ["Config", "ConfigFile", "find", "knob_help", "load", "unknown_knob"]
@@ -50,7 +50,7 @@ class ConfigFile:
     @property
     def changed(self) -> dict[str, Any]:
         """The knobs that differ from their defaults."""
-        return {name: value for name, value in self.knobs.items() if value != self.defaults[name]}
+        return {name: value for name, value in self.knobs.items() if not _same(value, self.defaults[name])}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class ConfigFile:
         for name, value in knobs.items():
             if name not in self.defaults:
                 raise UserError(unknown_knob(self.path, name, list(self.defaults)))
-            if isinstance(value, float) and not math.isfinite(value) and value != self.defaults[name]:
+            if isinstance(value, float) and not math.isfinite(value) and not _same(value, self.defaults[name]):
                 raise UserError(f"--{name} must be finite, got {value}")
         if knobs.get("steps", 1) < 1:
             raise UserError(f"--steps must be at least 1, got {knobs['steps']}")
@@ -79,7 +79,7 @@ class ConfigFile:
     def check_recorded(self) -> None:
         """Raises a UserError if a knob could not be read back from the record of a run."""
         for name, value in self.recorded().items():
-            if (back := self._value(name, value)) != self.knobs[name]:
+            if not _same(back := self._value(name, value), self.knobs[name]):
                 raise UserError(
                     f"{self.path}: the knob {name} = {self.knobs[name]!r} would come back from run.json as {back!r}: "
                     "give it an annotation of exactly one type, such as Path, tuple[int, ...] or an Enum"
@@ -111,10 +111,10 @@ class ConfigFile:
         try:
             with use_data_dir(data_dir):
                 experiment = self.config(**self.knobs)
-        except UserError:
-            raise
-        except ValueError as error:  # raised by models and optimizers for invalid hyper-parameters
+        except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
+        except Exception as error:
+            raise UserError(_explained(self.path, error)) from error
         if not isinstance(experiment, Experiment):
             raise UserError(f"{self.path}: config() returned {type(experiment).__name__}, not an Experiment")
         return experiment
@@ -123,17 +123,33 @@ class ConfigFile:
 def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile:
     """Loads a config file (executing it) with its default knobs, some of them overridden by `knobs`."""
     path = find(path)
-    config = getattr(_module(path), "config", None)
+    try:
+        config = vars(_module(path)).get("config")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_explained(path, error)) from error
     if not callable(config):
         raise UserError(f"{path} defines no function config(...)")
     parameters = inspect.signature(config).parameters
     for name, p in parameters.items():
         if p.default is p.empty:
             raise UserError(f"{path}: the knob {name} needs a default")
+        if isinstance(p.default, (list, dict, set)):
+            raise UserError(f"{path}: the default of the knob {name} can be changed by accident: take a tuple")
     if missing := {"steps", "smoke"} - set(parameters):
         raise UserError(f"{path}: config() needs the knobs steps and smoke, {' and '.join(sorted(missing))} missing")
     loaded = ConfigFile(path, config)
     return dataclasses.replace(loaded, knobs=loaded.defaults).with_knobs(knobs or {})
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """An error of what a config has written, in one line with its place."""
+    said, where = str(error).partition("\n")[0], users_line(error)
+    if isinstance(error, SyntaxError):
+        said, where = error.msg, f"{os.path.basename(error.filename or '')}:{error.lineno}"
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # models say all in theirs
+    return f"{path}{f', at {where}' if where else ''}: {kind}{said}"
 
 
 def find(path: str | Path) -> Path:
@@ -152,6 +168,11 @@ def find(path: str | Path) -> Path:
     )
     hint = f"did you mean {near[close[0]]}?" if close else "`python -m gen_jax configs` lists those below configs/"
     raise UserError(f"there is no config {path}: {hint}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of a knob are equal, or both NaN."""
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
 _CONVERTER = make_converter()

@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gen_jax.errors import check_takes, place_of
+
 __all__ = [
     "Adversarial",
     "Algorithm",
@@ -78,6 +80,7 @@ __all__ = [
     "as_mean",
     "averaged",
     "fold_in",
+    "initial",
     "is_sequential",
 ]
 
@@ -139,12 +142,12 @@ class Objective(NamedTuple):
 class Algorithm(NamedTuple):
     """A pair of pure functions: `init` creates a State, `step` advances it by one batch.
 
-    members: how many runs the State holds, see `gen_jax.restarts.population`.
+    members: how many runs the State holds along a leading axis, see `gen_jax.restarts.population`; 0 for a single one.
     """
 
     init: Callable[[Array, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
-    members: int = 1
+    members: int = 0
 
 
 @runtime_checkable
@@ -568,6 +571,16 @@ def is_sequential(batch: Batch) -> bool:
     """Whether "x" holds sequences: ragged ones, of vectors (B, T, D), or of symbols (B, T)."""
     x = batch["x"]
     return "length" in batch or x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
+
+
+def initial(model: Model, key: Array, batch: Batch) -> tuple[Params, Extra]:
+    """The result of a model's `init`. Raises ValueError if that is not a pair of dicts."""
+    check_takes(model.init, ("key", "batch"), "`init`")
+    found = model.init(key, batch)
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found):
+        return found
+    said = f"must return (params, extra), two dicts; it returned a {type(found).__name__}"
+    raise ValueError(f"`init`, at {place_of(model.init)}, {said}")
 
 
 def averaged(state: State) -> State:

@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "NonFiniteError",
     "Preempted",
     "UserError",
+    "check_takes",
     "code_of",
     "exits",
     "place_of",
@@ -73,6 +74,16 @@ def place_of(function: Callable[..., Any]) -> str:
         return f"{os.path.basename(inspect.getsourcefile(function) or '?')}:{inspect.getsourcelines(function)[1]}"
     except (OSError, TypeError):
         return "an unknown place"
+
+
+def check_takes(function: Callable[..., Any], arguments: Sequence[str], what: str) -> None:
+    """Raises UserError if a function cannot be called with these positional arguments. what: names it."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        raise UserError(f"{what}, at {place_of(function)}, must take ({', '.join(arguments)})") from None
+    except ValueError:  # a built-in function without a signature
+        return
 
 
 def users_line(error: BaseException) -> str:

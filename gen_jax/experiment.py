@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from gen_jax.checkpoint import Best
 from gen_jax.core import Algorithm, Source
@@ -31,6 +34,8 @@ from gen_jax.restarts import population
 from gen_jax.sharding import Layout
 
 __all__ = ["Experiment"]
+
+EVENTS = ("report", "evaluate", "plot", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -83,21 +88,15 @@ class Experiment:
     test: str = "test"
 
     def __post_init__(self):
-        for name in ("steps", "chunk", "report_every", "evaluate_every", "plot_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_types()
         if self.best and self.checkpoint_every % self.evaluate_every:
             raise UserError("to keep the best checkpoint, checkpoint_every must be a multiple of evaluate_every")
-        if self.batch is not None and self.batch < 1:
-            raise UserError(f"batch must be at least 1, got {self.batch}")
-        if self.seeds < 1:
-            raise UserError(f"seeds must be at least 1, got {self.seeds}")
-        if self.algorithm.members > 1:
+        if self.algorithm.members == 1:
+            raise UserError("the algorithm is a population of one member: give at least two, or the algorithm itself")
+        if self.algorithm.members:
             if self.seeds not in (1, self.algorithm.members):
                 raise UserError(f"the algorithm trains {self.algorithm.members} members already: leave out seeds")
             object.__setattr__(self, "seeds", self.algorithm.members)
-        if self.repeats < 1:
-            raise UserError(f"repeats must be at least 1, got {self.repeats}")
         if self.windows and (self.balanced or self.repeats > 1 or self.transforms or self.host_transforms):
             raise UserError("windows of tokens take no transforms, and are not balanced or repeated")
         if self.balanced and self.repeats > 1:
@@ -105,10 +104,31 @@ class Experiment:
         if self.batch is None and (self.balanced or self.repeats > 1):
             raise UserError("balanced and repeats need a batch")
 
+    def _check_types(self) -> None:
+        """Raises a UserError for fields of another type than they must be."""
+        functions = {"metrics": self.metrics, "plots": self.plots, "host_transforms": self.host_transforms}
+        for name, given in {**functions, "transforms": self.transforms, "hooks": self.hooks}.items():
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise UserError(f"{name} must be a list, got {given!r}")
+            if unnamed := [one for one in given if isinstance(one, partial)]:
+                raise UserError(f"{name}: give {unnamed[0].func.__name__} with its settings a name, by def")
+            if name in functions and (odd := [one for one in given if not callable(one)]):
+                raise UserError(f"{name} must be a list of functions, such as gen_jax.{_home(name)}; got {odd[0]!r}")
+        if not isinstance(self.algorithm, Algorithm):
+            raise UserError(f"algorithm must be one, such as descent(model, tx), got a {type(self.algorithm).__name__}")
+        for name in ("steps", "chunk", "seeds", "repeats", "batch", *(f"{what}_every" for what in EVENTS)):
+            number = vars(self)[name]
+            if name == "batch" and number is None:
+                continue
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+                raise UserError(f"{name} must be a whole number, got {number!r}")
+            if number < 1:
+                raise UserError(f"{name} must be at least 1, got {number}")
+
     @property
     def algorithm_of_seeds(self) -> Algorithm:
         """The algorithm that is run: of several seeds, their population."""
-        return self.algorithm if self.seeds == self.algorithm.members else population(self.algorithm, self.seeds)
+        return self.algorithm if self.seeds in (1, self.algorithm.members) else population(self.algorithm, self.seeds)
 
     def with_validation(self, data: Dataset) -> Experiment:
         """The experiment that holds out a part of the training split where the data has no validation split."""
@@ -173,6 +193,11 @@ class Experiment:
         """The examples of a split; of a stream of tokens its windows."""
         arrays = data[name]
         return evaluation_windows(arrays["x"], self.windows, data.uncounted_token) if self.windows else arrays
+
+
+def _home(name: str) -> str:
+    """A function that can be in a list of this name."""
+    return {"metrics": "evaluation.log_likelihood", "plots": "plots.samples"}.get(name, "data.host")
 
 
 def _base(name: str) -> str:

@@ -76,6 +76,8 @@ class Writer:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

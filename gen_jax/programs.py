@@ -34,11 +34,12 @@ def export_programs(run: Run, state: State, folder: Path, n: int = 64) -> list[P
     conditioning = model.conditioning if isinstance(model, Conditional) else None
     given = {} if conditioning is None else {conditioning.entry: conditioning.example(n)[conditioning.entry]}
     shape = lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.asarray(a).dtype)
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
 
     def sample(seed: Any, **condition: Any) -> Any:
         return model.sample(state, jax.random.key(seed), n, condition or None)["x"]
 
-    programs = {"sample": _exported(sample, (jax.ShapeDtypeStruct((), jnp.uint32),), jax.tree.map(shape, given))}
+    programs = {"sample": _exported(sample, seed, jax.tree.map(shape, given))}
     if isinstance(model, Density):
         batch = run.experiment.split(run.data, run.experiment.test).head(2)
         entries = ["x", *given, *(name for name in ("length",) if name in batch)]
@@ -46,7 +47,7 @@ def export_programs(run: Run, state: State, folder: Path, n: int = 64) -> list[P
     folder.mkdir(parents=True, exist_ok=True)
     for name, program in programs.items():
         write_bytes(folder / f"{name}.jax", program.serialize())
-    write_text(folder / "README.md", _readme(run.config.name, int(state.step), programs))
+    write_text(folder / "README.md", _readme(run.config.name, int(state.step), n, programs))
     return sorted(folder.iterdir())
 
 
@@ -55,33 +56,37 @@ def _log_prob(model: Density, state: State, batch: Mapping[str, Any]) -> export.
     one = lambda batch: model.log_prob(state, {name: a[None] for name, a in batch.items()})[0]
     [size] = export.symbolic_shape("examples")
     x, *more = ((name, jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)) for name, a in batch.items())
-    return _exported(lambda x, **more: jax.vmap(one)({"x": x, **more}), (x[1],), dict(more))
+    return _exported(lambda x, **more: jax.vmap(one)({"x": x, **more}), x[1], dict(more))
 
 
-def _exported(call: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]) -> export.Exported:
+def _exported(call: Callable[..., Any], first: Any, named: Mapping[str, Any]) -> export.Exported:
     """A program for all platforms, or where an operation is of this one, for this one."""
-    for platforms in (PLATFORMS, (jax.default_backend(),)):
-        try:
-            return export.export(jax.jit(call), platforms=platforms)(*arguments, **named)
-        except Exception:  # of an operation without a lowering
-            if platforms != PLATFORMS:
-                raise
-    raise AssertionError
+    function = jax.jit(call)
+    try:
+        return export.export(function, platforms=PLATFORMS)(first, **named)
+    except NotImplementedError:  # an operation without a lowering
+        return export.export(function, platforms=(jax.default_backend(),))(first, **named)
 
 
-def _readme(name: str, step: int, programs: Mapping[str, export.Exported]) -> str:
-    arguments = lambda p: ", ".join(a.str_short() for a in p.in_avals)
-    rows = [
-        [f"`{name}.jax`", arguments(p), ", ".join(a.str_short() for a in p.out_avals), ", ".join(p.platforms)]
-        for name, p in programs.items()
-    ]
+def _readme(name: str, step: int, n: int, programs: Mapping[str, export.Exported]) -> str:
+    def row(file: str, p: export.Exported) -> list[str]:
+        positional, named = jax.tree.unflatten(p.in_tree, [a.str_short() for a in p.in_avals])
+        arguments = [
+            f"{'seed' if file == 'sample' else 'x'}: {positional[0]}",
+            *(f"{k}: {a}" for k, a in named.items()),
+        ]
+        result = ", ".join(a.str_short() for a in p.out_avals)
+        return [f"`{file}.jax`", ", ".join(arguments), result, ", ".join(p.platforms)]
+
+    rows = [row(file, p) for file, p in programs.items()]
     parts = [
         f"# {name}, step {step:,}",
         "Programs with their parameters, for any JAX of this version or of the next half year:",
         "```python\nfrom jax import export\n\n"
         'program = export.deserialize(bytearray(open("sample.jax", "rb").read()))\n'
-        "x = program.call(0)  # the argument is a seed; conditions follow by name, such as label=...\n```",
+        "x = program.call(0)  # a seed; conditions follow by name, as below\n```",
         markdown_table(["file", "arguments", "results", "platforms"], rows),
-        "`log_prob` takes examples as the model sees them, after the transforms of its config, and gives nats.",
+        f"`sample` draws {n} examples and `log_prob` gives nats of any number of them, both as the model sees them: "
+        "after the transforms of its config.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -18,12 +18,13 @@ __all__ = ["open_run"]
 
 
 def open_run(
-    workdir: Path, config: Path | None = None, data_dir: Path | None = None, member: int = 0
+    workdir: Path | str, config: Path | None = None, data_dir: Path | None = None, member: int = 0
 ) -> tuple[Run, str]:
     """The run of a working directory, and a warning ("" if none) if its config file has changed.
 
     member: of several seeds, the one whose State is used.
     """
+    workdir = Path(workdir)
     record = read_record(workdir)
     if record is None:
         raise UserError(f"{workdir} is not the working directory of a run: it has no run.json")

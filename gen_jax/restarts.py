@@ -98,7 +98,7 @@ def until_converged(algorithm: Algorithm, metric: str, tolerance: float, iterati
         found = {"iterations": one(end.count), "converged": one(end.done), "decreases": one(end.decreases)}
         return _with_extra(end.state._replace(step=state.step + 1), curve=end.curve), {**end.metrics, **found}
 
-    return Algorithm(init, step)
+    return algorithm._replace(init=init, step=step)
 
 
 def _with_extra(state: State, **more: Array) -> State:

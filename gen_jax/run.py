@@ -18,21 +18,32 @@ from jax.experimental.multihost_utils import process_allgather
 import gen_jax
 from gen_jax.checkpoint import Checkpoints, mean_state
 from gen_jax.configs import ConfigFile
-from gen_jax.core import Diagnosed, ImageTranslator, Model, Params, Seq2Seq, Source, State, Supported, averaged
+from gen_jax.core import (
+    Diagnosed,
+    ImageTranslator,
+    Model,
+    Params,
+    Seq2Seq,
+    Source,
+    State,
+    Supported,
+    averaged,
+    is_sequential,
+)
 from gen_jax.data.cache import use_data_dir
 from gen_jax.data.checks import check_arrays
 from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import split_name
 from gen_jax.data.records import is_lazy
-from gen_jax.errors import Attempts, Preempted, UserError, place_of, users_line
+from gen_jax.errors import Attempts, Preempted, UserError, check_takes, place_of, users_line
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, save_figures
 from gen_jax.logs import Writer, read_record, reports
 from gen_jax.loop import Hook, Program, Values, abstract_state, program, same_step
-from gen_jax.plots import caption
+from gen_jax.plots import PlotFn, caption
 from gen_jax.restarts import member
 from gen_jax.sharding import Layout, is_writer
 from gen_jax.trackers import check_trackers, open_trackers
@@ -87,10 +98,10 @@ class Run:
             raise UserError(f"--seed must be between 0 and 2^32 - 1, got {seed}")
         if devices < 0:
             raise UserError(f"--devices must be at least 1, or 0 for all, got {devices}")
-        if training:
-            config.check_recorded()
         with use_data_dir(data_dir):
             experiment = config.build()
+            if training:
+                config.check_recorded()
             data = load_data(experiment.data)
         experiment = experiment.with_validation(data)
         experiment = experiment if stream is None else replace(experiment, resident=not stream)
@@ -191,15 +202,23 @@ class Run:
 
     def _check_sample(self) -> None:
         """Raises a UserError if samples of the model are not batches of examples like those of the data."""
-        model, state = self.experiment.model, self.program.shapes
-        if not isinstance(model, Model) or self.experiment.seeds > 1 or isinstance(model, (Seq2Seq, ImageTranslator)):
+        model, experiment = self.experiment.model, self.experiment
+        if not isinstance(model, Model):
+            raise UserError(f"{self.config.path}: the model, a {type(model).__name__}, needs `init` and `sample`")
+        check_takes(model.sample, ("state", "key", "n", "condition"), "`sample`")
+        if isinstance(model, (Seq2Seq, ImageTranslator)):
             return
+        state = jax.eval_shape(lambda state: self._seed(state, 0), self.program.shapes)
         draw = lambda state: model.sample(averaged(state), jax.random.key(0), 2)
         sample, where = self._explained(lambda: jax.eval_shape(draw, state)), place_of(model.sample)
         if not isinstance(sample, Mapping) or "x" not in sample:
             raise UserError(f'`sample`, at {where}, must return a batch {{"x": samples}}, as a dict')
         if not sample["x"].shape or sample["x"].shape[0] != 2:
             raise UserError(f"`sample`, at {where}, must return n samples; for n = 2 its shape is {sample['x'].shape}")
+        examples = experiment.split(self.data, experiment.test).head(1)
+        wanted, got = examples["x"].shape[1:], sample["x"].shape[1:]
+        if len(wanted) != len(got) or (wanted != got and not is_sequential(examples) and not experiment.windows):
+            raise UserError(f"`sample`, at {where}, must return examples of shape {wanted}; theirs is {got}")
 
     def state(self, step: int | str | None = None) -> State:
         """A saved State, of several seeds that of `member`: the newest, the "best", or that of a given step.
@@ -344,8 +363,8 @@ class Run:
     ) -> tuple[State, dict[str, Any]]:
         """Runs the training loop with its hooks until everything is saved; returns the last State and timings."""
         settings = {"config": self.config.name, **self.folder.identity()["knobs"], "seed": self.seed}
-        trackers = open_trackers(track, self.workdir, settings)
-        experiment, writer = self.experiment, Writer(self.workdir, start, trackers)
+        experiment = self.experiment
+        writer = Writer(self.workdir, start, open_trackers(track, self.workdir, settings))
         examples = experiment.seeds * self.program.source.batch_size
         log = Log(writer, experiment.steps, examples, bar=bar)
         saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every, attempt), Preempt()
@@ -369,8 +388,6 @@ class Run:
             checkpoints.wait()
         finally:
             writer.close()
-            for tracker in trackers:
-                tracker.close()
         if preempt.received:
             left = "resumes it" if int(state.step) < experiment.steps else "evaluates it"
             raise Preempted(
@@ -440,7 +457,7 @@ class Run:
         state, key = averaged(self._seed(state, self.member)), jax.random.key(0)
         drawn = {
             plot.__name__: attempt(
-                f"plot {plot.__name__}", partial(plot, self.experiment.model, state, split, key), None
+                f"plot {plot.__name__}", partial(_drawn, plot, self.experiment.model, state, split, key), None
             )
             for plot in self.experiment.plots
         }
@@ -448,6 +465,14 @@ class Run:
         for figure in figures.values():
             caption(figure, f"{self.workdir.name}, {split.name} split, step {int(state.step):,}")
         return figures
+
+
+def _drawn(plot: PlotFn, *arguments: Any) -> Any:
+    """The figure of a plot. Raises UserError if there is none."""
+    figure = plot(*arguments)
+    if figure is None:
+        raise UserError(f"the plot {plot.__name__} must return a figure; it returned nothing")
+    return figure
 
 
 def _check_seeds(layout: Layout, origin: str | None) -> None:

@@ -97,7 +97,7 @@ def over_data(algorithm: Algorithm, mesh: Mesh) -> Algorithm:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return algorithm.step(state, batch)
 
-    return Algorithm(algorithm.init, step)
+    return algorithm._replace(step=step)
 
 
 def psum_over_data(f: Callable[[State, Batch], PyTree], state: State, batch: Batch) -> PyTree:

@@ -141,12 +141,16 @@ class Workdir:
         path = self.folder / "evaluation.json"
         write_json(path, (read_json(path) or {}) | {split: {"step": step, "seed": seed, **estimates}})
 
+    def code(self) -> str:
+        """The code of the recorded config, whatever its comments and layout."""
+        path = self.folder / "config.py"
+        return _code(path.read_text() if path.exists() else self.config.text)
+
     def changes(self) -> str:
         """A unified diff from the recorded config to the present one; "" if they are the same."""
-        path = self.folder / "config.py"
-        before, now = (path.read_text() if path.exists() else self.config.text), self.config.text
-        if _code(before) == _code(now):  # comments, docstrings and layout aside
+        if self.code() == _code(self.config.text):
             return ""
+        before, now = (self.folder / "config.py").read_text(), self.config.text
         return "\n".join(
             difflib.unified_diff(before.splitlines(), now.splitlines(), "recorded", "now", lineterm="", n=1)
         )

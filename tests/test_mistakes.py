@@ -241,6 +241,8 @@ FINE = {"loss": "value, ({}, {})", "sample": "{'x': jnp.zeros((n, 2))}"}
         ({"sample": "jnp.zeros((n, 2))"}, "`sample`, at own.py:18, must return a batch"),
         ({"sample": "{'x': jnp.zeros((3, 2))}"}, "must return n samples"),
         ({"sample": "{'x': state.params['other']}"}, "own.py:19: KeyError"),
+        ({"sample": "{'x': jnp.zeros(n)}"}, r"must return examples of shape \(2,\); theirs is \(\)"),
+        ({"sample": "{'x': jnp.zeros((n, 3))}"}, r"must return examples of shape \(2,\); theirs is \(3,\)"),
     ],
 )
 def test_mistakes_of_a_model_are_named_by_their_line_before_training(tmp_path, parts, said):
@@ -249,6 +251,90 @@ def test_mistakes_of_a_model_are_named_by_their_line_before_training(tmp_path, p
     with pytest.raises(UserError, match=said):
         run(path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        (
+            "    def sample(self, state, key, n, condition=None):\n        return {'x': jnp.zeros((n, 2))}\n",
+            "",
+            "needs `init` and `sample`",
+        ),
+        (
+            "def sample(self, state, key, n, condition=None)",
+            "def sample(self, state, key, n)",
+            r"`sample`, at own.py:18, must take \(state, key, n, cond",
+        ),
+        (
+            "def loss(self, params, state, batch, key)",
+            "def loss(self, params, batch, key)",
+            r"loss of 'net', at own.py:14, must take \(params, state, batch, key\)",
+        ),
+        (
+            'return {"net": {"w": jnp.zeros(2)}}, {}',
+            'return {"net": {"w": jnp.zeros(2)}}',
+            r"`init`, at own.py:7, must return \(params, extra\)",
+        ),
+        (
+            '    @property\n    def objectives(self):\n        return (Objective("net", self.loss),)\n',
+            "",
+            "own.py.*AttributeError: .*objectives",
+        ),
+        ("batch=16", "batch='16'", "batch must be a whole number, got '16'"),
+        (
+            "batch=16",
+            "plots=['scatter']",
+            "plots must be a list of functions, such as gen_jax.plots.samples; got 'scatter'",
+        ),
+        ("batch=16", "plots=print", "plots must be a list, got"),
+        ("batch=16", "metrics=['log_likelihood']", "metrics must be a list of functions"),
+        ("batch=16", "chunks=3", r"own.py:2\d: TypeError: .*unexpected keyword argument 'chunks'"),
+        ("from gen_jax import Experiment", "from gen_jax import Experimnt", "own.py:3: ImportError"),
+        ("    model = Model()", "    model = Model(", "own.py.*SyntaxError"),
+        (
+            "steps: int = 2",
+            "steps: int = 2, widths: list = [3]",
+            "knob widths can be changed by accident: take a tuple",
+        ),
+        ("descent(model, optax.sgd(0.1))", "optax.sgd(0.1)", "algorithm must be one, such as descent"),
+    ],
+)
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_mistakes_of_a_config_are_one_line_before_training(tmp_path, old, new, said, seeds):
+    path, text = tmp_path / "own.py", MODEL.format(**FINE)
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=said) as found:
+        run(path, "--seeds", str(seeds))
+    assert "\n" not in str(found.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "metric, said",
+    [
+        (
+            "def made(settings=1):\n    def made(model):\n        return lambda state, split, key: {}\n    return made",
+            r"then write made\(\)",
+        ),
+        ("def made(model):\n    return 3.0", "must return a function"),
+        ("def made(model):\n    return lambda state: {}", r"must take \(state, split, key\)"),
+    ],
+)
+def test_metrics_that_are_none_are_named_before_training(tmp_path, metric, said):
+    path = tmp_path / "own.py"
+    path.write_text(
+        MODEL.format(**FINE).replace("batch=16", "metrics=[made]").replace("class Model", f"{metric}\n\nclass Model")
+    )
+    with pytest.raises(UserError, match=said):
+        run(path)
+    assert not (tmp_path / "run" / "checkpoints" / "2").exists()
+
+
+def test_a_plot_that_returns_nothing_is_named(tmp_path, capsys):
+    with pytest.raises(Incomplete, match="plot drawn"):
+        run(written(tmp_path, plot="return None"))
+    assert "the plot drawn must return a figure" in capsys.readouterr().err
 
 
 def test_all_calls_are_shown_when_asked_for(tmp_path, capsys):

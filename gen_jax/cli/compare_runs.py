@@ -124,11 +124,14 @@ def compared(
 
 
 def _of_one_config(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in their seeds only, by the name of their row."""
+    """Runs that differ in their seeds only, by the name of their row; a seed counts once."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        settings = [run.config.name, run.config.text, run.config.recorded(), run.folder.data.get("from")]
-        groups.setdefault(json.dumps(settings), []).append(run)
+        settings = [run.config.name, run.folder.code(), run.config.recorded(), run.folder.data.get("from")]
+        key, again = json.dumps(settings), 0
+        while any(other.seed == run.seed for other in groups.get(f"{key}{again}", ())):
+            again += 1
+        groups.setdefault(f"{key}{again}", []).append(run)
     names = [seeds[0].workdir.name for seeds in groups.values()]
     names = names if len(set(names)) == len(names) else [str(seeds[0].workdir) for seeds in groups.values()]
     total = lambda seeds: sum(run.experiment.seeds for run in seeds)
@@ -137,7 +140,7 @@ def _of_one_config(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _judged(runs: Sequence[Run], human: HumanColumns) -> dict[str, Estimate]:
-    """What raters said of the runs of a row."""
+    """Estimates from human studies of the runs of a row."""
     found = []
     for run in runs:
         step, judged = human.get(run.workdir.resolve(), (None, {}))
@@ -190,7 +193,8 @@ def _samples(model: Any, state: State, split: Split, key: Array) -> Figure:
         return plots.text_samples(model, state, split, key)
     if isinstance(model, ImageTranslator):
         return plots.translations(model, state, split, key)
-    return plots.show({"samples": split.pixels(model.sample(state, key, 64)["x"])})  # as encoders receive them
+    drawn = split.pixels(model.sample(state, key, 64 if split.arrays["x"].ndim == 4 else 1000)["x"])
+    return plots.show({"samples": drawn}, around=split.pixels(split.head(1000)["x"]))  # as encoders receive them
 
 
 def _data_row(split: Split, encoder: EncoderChoice | None, length: int) -> Row:

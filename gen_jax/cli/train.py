@@ -111,8 +111,12 @@ def _data_options(knobs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
 
 def train(path: str, arguments: Sequence[str]) -> None:
     """`train.py PATH ARGUMENTS`."""
-    with use_data_dir(_data_dir(arguments)):  # a config may choose its data by what is prepared
-        loaded = load(path)
+    try:
+        with use_data_dir(_data_dir(arguments)):  # a config may choose its data by what is prepared
+            loaded = load(path)
+    except UserError as error:
+        _show_cause(error, "--traceback" in arguments)
+        raise
     loaded, options = parse(loaded, arguments)
     from gen_jax.compilation import use_compilation_cache
     from gen_jax.run import Run
@@ -134,8 +138,7 @@ def train(path: str, arguments: Sequence[str]) -> None:
             seeds=options.seeds,
         )
     except UserError as error:
-        if options.traceback and error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
+        _show_cause(error, options.traceback)
         raise
     if is_writer():
         for note in run.notes:
@@ -154,6 +157,11 @@ def train(path: str, arguments: Sequence[str]) -> None:
         raise Incomplete(
             f"trained and saved, but these failed: {', '.join(failed)}; mended, the same command makes them"
         )
+
+
+def _show_cause(error: UserError, wanted: bool) -> None:
+    if wanted and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
 
 
 def _params_of(origin: Path | None, data_dir: Path | None) -> Any:

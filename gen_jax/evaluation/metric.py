@@ -63,13 +63,16 @@ def rounded(value: float, error: float = math.nan) -> tuple[str, str]:
     if not math.isfinite(value):
         return ("" if math.isnan(value) else f"{value:g}"), ""
     if not math.isfinite(error) or error <= 0:
-        large = abs(value) >= 1000
-        return f"{value:,.0f}" if large else f"{value:.4g}", "" if not math.isfinite(error) else f"{error:g}"
+        whole = 1000 <= abs(value) < 1e12
+        return f"{value:,.0f}" if whole else f"{value:.4g}", "0" if error == 0 else ""
     first = math.floor(math.log10(error))
-    decimals = -first + (round(error / 10**first, 1) < 2)
-    if decimals > 6:  # far below 1
-        return f"{value:.3g}", f"{error:.1g}"
-    return f"{round(value, decimals):,.{max(decimals, 0)}f}", f"{round(error, decimals):,.{max(decimals, 0)}f}"
+    leading = error / 10**first
+    decimals = -first + (leading < 1.95) - (leading >= 9.5)
+    if decimals > 6 or abs(value) >= 1e12:
+        digits = max(0, decimals + math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:.{digits}e}" if value else "0", f"{error:.{int(leading < 1.95)}e}"
+    shown = lambda number: f"{round(number, decimals) + 0.0:,.{max(decimals, 0)}f}"  # without the sign of -0
+    return shown(value), shown(error)
 
 
 def with_group(

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from gen_jax.core import State, averaged
-from gen_jax.errors import Attempts, UserError
-from gen_jax.evaluation.metric import Estimate, Metric, Split, rounded, standard_error
+from gen_jax.errors import Attempts, UserError, check_takes
+from gen_jax.evaluation.metric import Estimate, Measure, Metric, Split, rounded, standard_error
 
 __all__ = ["as_json", "console", "evaluator", "find_metrics", "finite", "from_json", "over_seeds", "table"]
 
@@ -27,7 +27,7 @@ def evaluator(
 
     attempt: leaves out metrics that fail; without it, they raise.
     """
-    measures = [(metric.__name__, metric(model)) for metric in metrics]
+    measures = [(metric.__name__, _measure(metric, model)) for metric in metrics]
     attempt = attempt or Attempts(strict=True)
 
     def evaluate(state: State, split: Split) -> dict[str, Estimate]:
@@ -40,14 +40,26 @@ def evaluator(
     return evaluate
 
 
+def _measure(metric: Metric, model: Any) -> Measure:
+    """The measure of a metric for a model. Raises UserError if it is none."""
+    measure, name = metric(model), metric.__name__
+    said = f"the metric {name} (is it made by a function of settings? then write {name}())"
+    if not callable(measure):
+        raise UserError(f"{said} must return a function measure(state, split, key)")
+    check_takes(measure, ("state", "split", "key"), said)
+    return measure
+
+
 def _checked(name: str, found: Any) -> Mapping[str, Estimate]:
     """The estimates of a metric. Raises UserError if they are none."""
     if isinstance(found, Mapping) and all(isinstance(one, Estimate) for one in found.values()):
+        if odd := [one.better for one in found.values() if one.better not in ("", "higher", "lower")]:
+            raise UserError(f'the metric {name} says better = {odd[0]!r}: it is "higher", "lower" or ""')
         return found
     odd = found
     if isinstance(found, Mapping):
         odd = next(value for value in found.values() if not isinstance(value, Estimate))
-    raise UserError(f"the metric {name} must measure {{name: Estimate}}, and there is a {type(odd).__name__}")
+    raise UserError(f"the metric {name} must return {{name: Estimate}}; it returned a {type(odd).__name__}")
 
 
 def over_seeds(found: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:

@@ -26,6 +26,7 @@ __all__ = [
     "draw",
     "density",
     "marginals",
+    "points_of",
     "ellipses",
     "learning_curves",
     "reconstructions",
@@ -71,6 +72,14 @@ def samples(model: Any, state: State, split: Split, key: Array) -> Figure:
     return show(shown, limits=value_limits(split))
 
 
+def points_of(split: Split, n: int) -> np.ndarray:
+    """The first n examples, points (N, 2) of the plane. Raises UserError for others."""
+    x = np.asarray(split.head(n)["x"])
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise UserError(f"this picture is one of the plane, and examples have the shape {x.shape[1:]}")
+    return x
+
+
 def value_limits(split: Split) -> tuple[float, float]:
     """Smallest and largest value of the first 1,000 examples."""
     x = split.head(1000)["x"]
@@ -112,6 +121,9 @@ def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
     figure, axes = panels(min(16, real.shape[1]))
     for i, axis in enumerate(axes):
         values = real[:, i][np.isfinite(real[:, i])]
+        if not len(values):
+            axis.set_title(f"x[{i}], all missing")
+            continue
         edges = np.histogram_bin_edges(values, 40)
         outside = np.mean((made[:, i] < edges[0]) | (made[:, i] > edges[-1]))
         for x, label in ((values, split.name), (made[:, i], "samples")):
@@ -124,10 +136,12 @@ def marginals(model: Any, state: State, split: Split, key: Array) -> Figure:
 @styled()
 def density(model: Any, state: State, split: Split, key: Array) -> Figure:
     """The log-density in 2D, below its highest value, with the data."""
-    x = np.asarray(split.head(1000)["x"])
+    x = points_of(split, 1000)
     points, across, up = covering(x)
     log_prob = np.asarray(jax.jit(model.log_prob)(state, {"x": points})).reshape(across.shape)
     log_prob = np.where(np.isfinite(log_prob), log_prob, -np.inf)
+    if not np.isfinite(log_prob.max()):
+        raise UserError("the log-density is finite nowhere near the data")
     below = np.maximum(log_prob - log_prob.max(), -1e6)
     figure, (axis,) = panels(1)
     levels = [-12, -10, -8, -6, -5, -4, -3, -2, -1, 0]
@@ -167,8 +181,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 series.setdefault(metric, {}).setdefault(where, []).append((row["step"], value))
     if not series:
         raise UserError("there are no metrics to plot yet")
-    several = {metric: lines for metric, lines in series.items() if max(map(len, lines.values())) > 1}
-    series = several or series
+    last = max(row["step"] for row in rows)
     first = sorted(series, key=lambda metric: not re.search("loss|likelihood|elbo|posterior", metric))  # then as found
     figure, axes = panels(len(series), height=2.3)
     for axis, metric in zip(axes, first):
@@ -176,10 +189,13 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
             steps, values = zip(*points)
             _curve(axis, np.asarray(steps), np.asarray(values, float).reshape(len(steps), -1), where)
         unit = next((unit for name, unit in UNITS.items() if metric.startswith(name)), "")
-        axis.set_title(metric.partition("@")[0].replace("_", " ") + (f" ({unit})" if unit else ""))
-        axis.set_xlabel("step")
+        alike = sum(other.partition("@")[0] == metric.partition("@")[0] for other in series) > 1
+        name = metric.replace("@", " by ") if alike else metric.partition("@")[0]
+        where = next(iter(series[metric])) if len(series[metric]) == 1 else ""
+        axis.set_title(f"{where} {name}".strip().replace("_", " ") + (f" ({unit})" if unit else ""))
+        axis.set(xlabel="step", xlim=(0, 1.03 * last))
         axis.grid(alpha=0.3)
-        if len(series[metric]) > 1:
+        if not where and len(series[metric]) > 1:
             axis.legend()
     figure.suptitle(title)
     return figure
@@ -187,14 +203,16 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
 
 def _curve(axis: Any, steps: np.ndarray, values: np.ndarray, where: str) -> None:
     """Draws the mean of values (T, seeds); smoothed over raw where there are many, each seed as a thin line."""
-    color, mean = COLORS[1 if where == "validation" else 0], values.mean(axis=1)
+    color, known = COLORS[1 if where == "validation" else 0], np.isfinite(values)
+    mean = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    mean = np.where(known.any(axis=1), mean, np.nan)  # of the seeds that are finite
     if values.shape[1] > 1:
         axis.plot(steps, values, color=color, linewidth=0.5, alpha=0.5)
     width = len(steps) // 25
     if width > 1:
         axis.plot(steps, mean, color=color, linewidth=0.5, alpha=0.35)
-        kernel = lambda a: np.convolve(a, np.ones(2 * width + 1), "same")
-        mean = kernel(mean) / kernel(np.ones(len(mean)))
+        kernel, there = (lambda a: np.convolve(a, np.ones(2 * width + 1), "same")), np.isfinite(mean)
+        mean = kernel(np.where(there, mean, 0)) / np.maximum(kernel(there.astype(float)), 1)
     axis.plot(steps, mean, color=color, label=where or None, linewidth=1.2, marker="." if len(steps) < 30 else "")
 
 
@@ -206,18 +224,20 @@ def show(
     limits: tuple[float, float] | None = None,
     rows: Sequence[str] = (),
     heads: Sequence[str] = (),
+    around: Any = None,
 ) -> Figure:
     """Draws images (N, H, W, C) as grids, points (N, 2) as scatter plots, sequences (N, T, D) as lines; one panel each.
 
     columns: in a grid of images; by default about as many as rows. limits: values of images that are black and white;
-    by default the smallest and largest. rows, heads: names of the rows and of the columns of images.
+    by default the smallest and largest. rows, heads: names of the rows and of the columns of images. around: points
+    (N, 2) whose range is shown, by default the first array; how many lie outside is said.
     """
     arrays = {title: np.asarray(a) for title, a in arrays.items()}
     grids = {title: tiled(a, columns, limits=limits) for title, a in arrays.items() if a.ndim == 4}
     width = max([WIDTH, *(1.1 * grid.shape[1] / DPI for grid in grids.values())])  # no pixel is lost
     shapes = [width * grid.shape[0] / grid.shape[1] + 0.3 for grid in grids.values()]
     figure, axes = panels(len(arrays), max(shapes, default=2.9), width=width)
-    box = _limits(next(iter(arrays.values())))
+    box = _limits(next(iter(arrays.values())) if around is None else np.asarray(around))
     for axis, (title, a), color in zip(axes, arrays.items(), [*colors, *[None] * len(arrays)]):
         if a.ndim == 4:
             axis.imshow(grids[title], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -226,6 +246,7 @@ def show(
             style = {} if color is None else {"c": np.asarray(color)[: len(a)], "cmap": "tab10"}
             axis.scatter(a[:, 0], a[:, 1], s=3, linewidths=0, **style)
             axis.set(xlim=box[0], ylim=box[1], xlabel="$x_1$", ylabel="$x_2$")
+            title += _outside(a, box)
         elif a.ndim == 3:
             axis.plot(a[:8, :, 0].T, linewidth=0.8)
             axis.set(xlabel="step", ylabel="$x_1$")
@@ -234,6 +255,16 @@ def show(
             axis.set(xlabel="x", ylabel="examples")
         axis.set_title(title)
     return figure
+
+
+def _outside(points: np.ndarray, box: tuple[Any, Any]) -> str:
+    """The share of points that a panel does not show, as a part of its title."""
+    if box[0] is None:
+        return ""
+    (left, right), (low, high) = box
+    x, y = points[:, 0], points[:, 1]
+    share = 1 - np.mean((left <= x) & (x <= right) & (low <= y) & (y <= high))
+    return f", {share:.1%} outside" if share > 0 else ""
 
 
 def _name_cells(axis: Any, size: tuple[int, int], rows: Sequence[str], heads: Sequence[str]) -> None:
@@ -286,6 +317,9 @@ def _limits(a: np.ndarray) -> tuple[Any, Any]:
     """The range of the first two coordinates with a margin."""
     if a.ndim != 2 or a.shape[1] < 2:
         return None, None
-    low, high = a[:, :2].min(axis=0), a[:, :2].max(axis=0)
+    finite = a[np.isfinite(a[:, :2]).all(axis=1), :2]
+    if not len(finite):
+        return None, None
+    low, high = finite.min(axis=0), finite.max(axis=0)
     margin = 0.15 * (high - low)
     return tuple(zip(low - margin, high + margin))

@@ -13,7 +13,7 @@ from gen_jax.core import State
 from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import Split
 from gen_jax.models.bijections.layer import unrolled
-from gen_jax.plots.figures import covering, draw, show, value_limits
+from gen_jax.plots.figures import covering, draw, points_of, show, value_limits
 from gen_jax.plots.style import COLORS, panels, plane, styled
 
 if TYPE_CHECKING:
@@ -95,7 +95,4 @@ def temperatures(model: Any, state: State, split: Split, key: Array, rows: int =
 def _plane(model: Any, split: Split, n: int) -> np.ndarray:
     if model.conditioning:
         raise UserError("this picture is one of a flow without a context")
-    x = np.asarray(split.head(n)["x"])
-    if x.ndim != 2 or x.shape[1] != 2:
-        raise UserError(f"this picture is one of the plane, and examples have the shape {x.shape[1:]}")
-    return x
+    return points_of(split, n)

@@ -14,7 +14,7 @@ from gen_jax.applications.latents import GROUPS, layers_of, mix, spherical
 from gen_jax.core import State, fold_in
 from gen_jax.evaluation.metric import Split
 from gen_jax.evaluation.styles import PSI
-from gen_jax.plots.figures import covering, draw, show, value_limits
+from gen_jax.plots.figures import covering, draw, points_of, show, value_limits
 from gen_jax.plots.style import panels, plane, styled
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def truncations(model: Any, state: State, split: Split, key: Array, rows: int = 
 @styled()
 def generator_density(model: Any, state: State, split: Split, key: Array) -> Figure:
     """Generator samples in 2D, with contours of the discriminator's logits."""
-    x = np.asarray(split.head(2000)["x"])
+    x = points_of(split, 2000)
     points, across, up = covering(x)
     figure, axes = panels(2)
     generated = np.asarray(draw(model, state, key, 20_000)["x"])

@@ -103,12 +103,12 @@ def test_several_seeds_are_one_run(run, tmp_path):
         assert run("evaluate", str(workdir), "--metrics", "mode_coverage", "--member", member)[0] == 0
         measured = json.loads((workdir / "evaluation.json").read_text())
         assert measured["test"] == found  # the results of all seeds stay
-        alone.append(measured[f"test, member {member}"]["high_quality"])
+        alone.append(measured[f"test, member {member}"]["reverse_kl"])
     values, errors = ([one[name] for one in alone] for name in ("value", "error"))
-    assert len(set(values)) > 1 and found["high_quality"]["seeds"] == 3
-    np.testing.assert_allclose(found["high_quality"]["value"], np.mean(values))
+    assert len(set(values)) > 1 and found["reverse_kl"]["seeds"] == 3
+    np.testing.assert_allclose(found["reverse_kl"]["value"], np.mean(values))
     both = np.std(values, ddof=1) / 3**0.5, np.nan_to_num(np.mean(np.array(errors, float)))
-    np.testing.assert_allclose(found["high_quality"]["error"], np.hypot(*both))
+    np.testing.assert_allclose(found["reverse_kl"]["error"], np.hypot(*both))
     assert run(*train, str(tmp_path / "straight"), "--steps", "50")[0] == 0  # a run that is resumed is the same
     resumed, straight = (open_run(folder, member=2)[0].state() for folder in (workdir, tmp_path / "straight"))
     assert all(np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(s.params) for s in (resumed, straight))))

@@ -1,6 +1,7 @@
 """`gen_jax export`: a run in a folder of its own, and back."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -73,7 +74,7 @@ from jax import export
 
 folder, out = sys.argv[1:]
 load = lambda name: export.deserialize(bytearray(open(f"{folder}/{name}.jax", "rb").read()))
-x = np.asarray(load("sample").call(np.uint32(3)))
+x = np.asarray(load("sample").call(3))
 np.savez(out, x=x, log_prob=load("log_prob").call(x[:7]), two=load("log_prob").call(x[:2]))
 """
 
@@ -91,15 +92,20 @@ def test_programs_run_without_the_package(config, tmp_path):
     np.testing.assert_allclose(found["x"], model.sample(state, jax.random.key(3), 64)["x"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["log_prob"], model.log_prob(state, {"x": found["x"][:7]}), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found["two"], found["log_prob"][:2], rtol=1e-4, atol=1e-4)
-    assert "float32[examples,2]" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "| x: float32[examples,2] | float32[examples] |" in text
+    [shown] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert subprocess.run([sys.executable, "-c", shown], cwd=folder, capture_output=True).returncode == 0
 
 
 def test_programs_of_conditional_models_take_the_condition(tmp_path):
     folder = tmp_path / "programs"
     export(trained("cvae_digits", tmp_path), folder, format="programs")
     program = jax.export.deserialize(bytearray((folder / "sample.jax").read_bytes()))
-    x = program.call(np.uint32(0), label=np.zeros(64, np.int32))
+    x = program.call(0, label=np.zeros(64, np.int32))
     assert x.shape == (64, 8, 8, 1) and not (folder / "log_prob.jax").exists()
+    text = (folder / "README.md").read_text()
+    assert "| seed: int32[], label: int32[64] |" in text
     with pytest.raises(UserError, match="empty folder"):
         export(tmp_path / "cvae_digits", folder, format="programs")
     with pytest.raises(UserError, match="draws nothing from noise alone"):

@@ -149,6 +149,16 @@ def test_ties_count_in_any_number_of_dimensions(block):
     assert np.all((beside.balls - found.balls >= 0) & (beside.balls - found.balls <= 1))
 
 
+@pytest.mark.parametrize("far, allowed", [(10.0, 0.02), (30.0, 0.03)])
+def test_points_far_from_the_origin_are_no_ties(far, allowed):
+    """Two clusters, whose coordinates are far larger than distances within them: rounding must not count all."""
+    sign = np.where(np.arange(200) % 2, 1, -1)[:, None] * np.float32(far)
+    real, fake = (sign + s * normal(200, 32, i) for i, s in enumerate((0.1, 0.14)))
+    found = manifold(real.astype(np.float32), fake.astype(np.float32), 5)
+    got = found.covered.mean(), found.reached.mean(), found.balls.mean() / 5, found.occupied.mean()
+    np.testing.assert_allclose(got, brute(real.astype(np.float32), fake.astype(np.float32), 5), atol=allowed)
+
+
 def test_covariances_of_very_many_features_are_refused():
     with pytest.raises(UserError, match="10,304 features is too large: take the encoder `projected`"):
         Moments.of(np.zeros((3, 10_304)))

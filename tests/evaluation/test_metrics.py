@@ -130,7 +130,8 @@ def test_tiles_and_curves():
         for i in range(99)
     ]
     figure = learning_curves([*many, {"step": 99, "validation/lonely": 1.0}], "run")
-    assert [axis.get_title() for axis in figure.axes] == ["kl (nats)", "steps per second (1/s)"]
+    titles = ["train kl (nats)", "steps per second (1/s)", "validation lonely"]
+    assert [axis.get_title() for axis in figure.axes] == titles
     assert len(figure.axes[0].lines) == 4  # each seed, their mean, and that mean smoothed
     with pytest.raises(UserError, match="no metrics"):
         learning_curves([], "run")

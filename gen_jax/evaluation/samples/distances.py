@@ -41,6 +41,7 @@ BLOCK = 1000
 FEW = 16  # up to this many dimensions, differences are as fast as a matrix product
 MOST = 4096  # dimensions of features up to which their covariance is formed
 ROUNDING = 32  # squared distances from a matrix product are off by at most this many units of |x|^2 + |y|^2
+TIE = 1e-3  # the largest share of a squared radius by which a tie may be off: far from the origin ties are not told
 
 
 class Moments(NamedTuple):
@@ -241,9 +242,13 @@ def _sizes(x_ND: Array, y_MD: Array) -> Array:
     return (x_ND**2).sum(axis=1)[:, None] + (y_MD**2).sum(axis=1)
 
 
-def _rounding(x_ND: Array, y_MD: Array) -> Array | float:
-    """(N, M) bounds on the errors of `_squares`, which has none among equal differences in few dimensions."""
-    return 0.0 if x_ND.shape[1] <= FEW else ROUNDING * float(np.finfo(np.float32).eps) * _sizes(x_ND, y_MD)
+def _within(x_ND: Array, y_MD: Array, radii: Array) -> Array:
+    """(N, M) whether squared distances are at most the squared radii, (N, 1) or (M,), or equal but for rounding."""
+    squares = _squares(x_ND, y_MD)
+    if x_ND.shape[1] <= FEW:  # equal differences are equal
+        return squares <= radii
+    rounding = ROUNDING * float(np.finfo(np.float32).eps) * _sizes(x_ND, y_MD)
+    return squares - jnp.minimum(rounding, TIE * radii) <= radii
 
 
 @partial(jax.jit, static_argnames=("k", "block"))
@@ -314,11 +319,11 @@ def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tup
 
     def pair(i: Array, j: Array, carry):
         balls, occupied, reached = carry
-        squares = _squares(rows.part(x, i), columns.part(y, j)) - _rounding(rows.part(x, i), columns.part(y, j))
-        inside = (squares <= rows.part(of_x, i)[:, None]) & (columns.numbers(j) < columns.n)
+        within = partial(_within, rows.part(x, i), columns.part(y, j))
+        inside = within(rows.part(of_x, i)[:, None]) & (columns.numbers(j) < columns.n)
         balls = columns.put(balls, columns.part(balls, j) + inside.sum(axis=0), j)
         occupied = rows.put(occupied, rows.part(occupied, i) | inside.any(axis=1), i)
-        near = (squares <= columns.part(of_y, j)).any(axis=1)
+        near = within(columns.part(of_y, j)).any(axis=1)
         return balls, occupied, rows.put(reached, rows.part(reached, i) | near, i)
 
     none = jnp.zeros(len(x), bool)

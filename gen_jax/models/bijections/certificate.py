@@ -38,11 +38,14 @@ def certify(
     are finite. params: by default fresh ones, to which random numbers are added, so that no layer is the identity.
     exact: the layer for float64, where a tolerance of its own says how exact it is.
     """
+    if layer.estimated:
+        raise ValueError(f"the log-determinants of {type(layer).__name__} are estimates: certify it with exact ones")
     x = jnp.asarray(x, jnp.float32)
     params = _moved(layer.init(jax.random.key(0), x, context)) if params is None else params
     single = _measure(layer, params, x, context, 1e-5, "float32")
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (params, x, context))
+        wider = lambda a: np.asarray(a, np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else np.asarray(a)
+        wide = jax.tree.map(lambda a: jnp.asarray(wider(a)), (params, x, context))
         double = _measure(exact or layer, *wide, 1e-10, "float64")
         error = _check_jacobians(exact or layer, *wide)
     _check_gradients(layer, params, x, context)
@@ -74,11 +77,16 @@ def _measure(layer: Layer, params: PyTree, x: Array, context: Array | None, tole
         raise ValueError(f"{name} makes {min(types)} of {x.dtype}")
     error = float(jnp.abs(back - x).max()) / max(1.0, float(jnp.abs(x).max()))
     if not error <= tolerance:
-        raise ValueError(f"{name}.forward does not undo inverse: {error:.2g} off in {kind}")
+        raise ValueError(f"{name}.forward does not undo inverse: {error:.2g} off in {kind}{_hint(tolerance)}")
     apart = float(jnp.abs(log_det + log_det_back).max()) / max(1.0, float(jnp.abs(log_det).max()))
     if not apart <= 10 * tolerance:
-        raise ValueError(f"{name}: the log-determinants of forward and inverse are not opposite: {apart:.2g} off")
+        said = f"{apart:.2g} off in {kind}{_hint(10 * tolerance)}"
+        raise ValueError(f"{name}: the log-determinants of forward and inverse are not opposite: {said}")
     return error
+
+
+def _hint(limit: float) -> str:
+    return f", where {limit:.0e} is allowed (of a solver: lower its tolerance, for float64 by `exact`)"
 
 
 def _check_jacobians(layer: Layer, params: PyTree, x: Array, context: Array | None) -> float:

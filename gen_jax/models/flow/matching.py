@@ -21,8 +21,9 @@ class FlowMatching(Flow):
     """A flow whose first layer is `Continuous`, trained by conditional flow matching (Lipman et al. 2023,
     arXiv:2210.02747): its field is regressed on x1 - (1 - least) x0 along straight lines from noise x0 to data x1.
 
-    Layers after the first one map data to where the equation ends; they are not trained. Densities and samples are
-    those of the flow. least: deviation of the noise that is left at the data (eq. 22).
+    Layers after the first one map data to where the equation ends; they have no gradient, and should have no weight
+    decay (`gen_jax.optimizers.kernels`). Densities and samples are those of the flow. least: deviation of the noise
+    that is left at the data (eq. 22).
     """
 
     least: float = 0.0
@@ -32,7 +33,9 @@ class FlowMatching(Flow):
         first = self.layers[0] if self.layers else None
         object.__setattr__(self, "continuous", first.layer if isinstance(first, Flattened) else first)
         if not isinstance(self.continuous, Continuous):
-            raise ValueError(f"flow matching trains a first layer Continuous, or Flattened(Continuous), not {first!r}")
+            raise ValueError(
+                f"flow matching trains a first layer Continuous, or Flattened(Continuous), not {type(first).__name__}"
+            )
         if not 0 <= self.least < 1:
             raise ValueError(f"least must be in [0, 1), got {self.least}")
 

@@ -80,6 +80,8 @@ def mmd(terms: BoundTerms, beta: Any = 1.0) -> Array:
         raise ValueError("the bound mmd needs one group of latents: use it with a VAE")
     z, prior = terms.z.reshape(-1, terms.z.shape[-1]), terms.prior.reshape(-1, terms.prior.shape[-1])
     n, latent = z.shape
+    if n < 2:
+        raise ValueError("the bound mmd compares at least two samples: take a larger batch")
 
     def kernel(a: Array, b: Array) -> Array:
         squares = ((a[:, None] - b) ** 2).sum(axis=-1)
