@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from gen_jax.core import Batch
+from gen_jax.algorithms import descent, em
+from gen_jax.core import Batch, ExpectationMaximization, State, Trainable
 from gen_jax.models.common.convolutions import ConvTranspose
 from gen_jax.models.flow.flow import Flow
 from gen_jax.models.gan.gan import GAN
@@ -27,7 +30,59 @@ from gen_jax.models.vae.hvae import HVAE
 from gen_jax.models.vae.vae import VAE
 from gen_jax.models.vae.vqvae import VQVAE
 
-__all__ = ["Called", "forward", "layers", "products"]
+__all__ = ["Called", "counted_products", "forward", "layers", "of_algorithm", "products"]
+
+
+def of_algorithm(model: Any, step: Callable[..., Any], state: State, batch: Batch) -> float | None:
+    """FLOPs of one step of an algorithm by the formula of its model; None if there is none.
+
+    The formula is of one pass, as `descent` or `em` makes it. An algorithm that makes more products, such as the two
+    passes of sharpness-aware minimization, has as many times more.
+    """
+    formula = products(model, batch)
+    if formula is None:
+        return None
+    if isinstance(model, Trainable):
+        plain = descent(model, {player: optax.sgd(0.0) for player in state.params})
+    elif isinstance(model, ExpectationMaximization):
+        plain = em(model)
+    else:
+        return formula
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    begun = jax.eval_shape(plain.init, key, batch)
+    once = counted_products(jax.make_jaxpr(plain.step)(begun, batch).jaxpr)
+    found = counted_products(jax.make_jaxpr(step)(state, batch).jaxpr)
+    return formula * found / once if once and found > 1.5 * once else formula
+
+
+def counted_products(jaxpr: Jaxpr) -> float:
+    """FLOPs of the matrix products and convolutions of a traced function, with every turn of known loops.
+
+    Of a conditional, the most expensive branch counts; a loop of unknown length counts once.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        inside = [inner for value in params.values() for inner in _jaxprs(value)]
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / features
+        elif name == "cond":
+            total += max(map(counted_products, inside))
+        else:
+            total += (params["length"] if name == "scan" else 1) * sum(map(counted_products, inside))
+    return total
+
+
+def _jaxprs(value: Any) -> list[Jaxpr]:
+    """The functions among the parameters of an operation."""
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in values if isinstance(v, (ClosedJaxpr, Jaxpr))]
 
 
 @singledispatch

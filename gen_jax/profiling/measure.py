@@ -24,7 +24,7 @@ from gen_jax.experiment import Experiment
 from gen_jax.loop import AHEAD, Program, program
 from gen_jax.profiling.cost import cost
 from gen_jax.profiling.device import Peaks, copy_bandwidth, data_sheet, matmul_peak, verdict
-from gen_jax.profiling.flops import products
+from gen_jax.profiling.flops import of_algorithm
 
 __all__ = [
     "Case",
@@ -104,7 +104,7 @@ class Measurement:
     tokens: int | None  # sequence steps in a batch
     memory: int  # bytes that the compiled program needs besides its data: state, temporaries, results
     flops: float  # per step by XLA's analysis, with every loop iteration counted
-    formula: float | None  # of its matrix products, by the formula of its family
+    formula: float | None  # of its matrix products, by the formula of its family and the passes of the algorithm
     bytes: float
     endless_loops: int
     peak_flops: float  # measured, sum over devices
@@ -258,7 +258,7 @@ def _timed(case: Case, experiment: Experiment, ready: Program, seconds: float) -
         tokens=x.shape[0] * x.shape[1] if is_sequential(batch) else None,
         memory=needs,
         flops=spent.flops,
-        formula=products(experiment.model, batch),
+        formula=of_algorithm(experiment.model, experiment.algorithm_of_seeds.step, ready.shapes, batch),
         bytes=spent.bytes,
         endless_loops=spent.endless,
         peak_flops=apart * matmul_peak(dtype),

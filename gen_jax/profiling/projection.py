@@ -20,7 +20,7 @@ import jax
 from gen_jax.core import State
 from gen_jax.loop import abstract_state
 from gen_jax.profiling.cost import cost
-from gen_jax.profiling.flops import products
+from gen_jax.profiling.flops import of_algorithm
 from gen_jax.profiling.measure import Case, cadence, lay_out
 
 __all__ = ["ACCELERATORS", "Cluster", "Work", "reduced_bytes", "step_work", "table"]
@@ -72,7 +72,7 @@ def step_work(case: Case, flops: float | None = None, data_dir: Path | None = No
     state = abstract_state(experiment.algorithm_of_seeds, source)
     flops = (
         flops
-        or products(experiment.model, batch)
+        or of_algorithm(experiment.model, experiment.algorithm_of_seeds.step, state, batch)
         or cost(jax.make_jaxpr(experiment.algorithm_of_seeds.step)(state, batch), every=cadence(experiment.model)).flops
     )
     source.close()

@@ -1,5 +1,6 @@
 """Distances between sets of features, against closed forms, other libraries and brute force."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
@@ -162,6 +163,15 @@ def test_points_far_from_the_origin_are_no_ties(far, allowed):
 def test_covariances_of_very_many_features_are_refused():
     with pytest.raises(UserError, match="10,304 features is too large: take the encoder `projected`"):
         Moments.of(np.zeros((3, 10_304)))
+
+
+def test_float64_enabled_changes_nothing():
+    real, fake = normal(60, 20).astype(np.float32), normal(50, 20, 1).astype(np.float32)
+    found = manifold(real, fake, 3, 16), nearest(real, fake, 2), neighbors(real, 3, 16)
+    with jax.enable_x64(True):
+        wide = manifold(real, fake, 3, 16), nearest(real, fake, 2), neighbors(real, 3, 16)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wide)
+    assert {a.dtype for a in jax.tree.leaves(wide[1:])} == {np.dtype("float32")}
 
 
 def test_manifold_of_identical_disjoint_and_constant_sets():

@@ -19,7 +19,7 @@ from gen_jax.models.common import convolutions
 from gen_jax.profiling import bench, device, measure, report
 from gen_jax.profiling.bench import cases
 from gen_jax.profiling.cost import cost
-from gen_jax.profiling.flops import products
+from gen_jax.profiling.flops import counted_products, of_algorithm, products
 from gen_jax.profiling.measure import Case, lay_out, measure_case
 from gen_jax.profiling.projection import Cluster, Work, reduced_bytes, step_work
 from gen_jax.profiling.trace import _gap, trace_steps
@@ -100,6 +100,30 @@ def test_the_formula_of_mixtures_and_chains():
     k, batch = experiment.model.states, {"x": jax.ShapeDtypeStruct((20, 100, 2), "float32")}
     assert products(experiment.model, batch) == 20 * 100 * k * (6 * k + 4 * (3 + 2 + 1))
     assert products(object(), batch) is None
+
+
+@pytest.mark.parametrize(
+    "config, passes", [("tests/variants/sam_lookahead.py", 2), ("gan_grid25", 1), ("tests/variants/alternating.py", 1)]
+)
+def test_an_algorithm_of_two_passes_has_twice_the_products_of_the_formula(config, passes):
+    experiment, source = lay_out(Case(config))
+    batch = jax.eval_shape(lambda view: view.batch_at(0), source.example())
+    state = jax.eval_shape(experiment.algorithm.init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    found = of_algorithm(experiment.model, experiment.algorithm.step, state, batch)
+    assert found == pytest.approx(passes * products(experiment.model, batch))
+
+
+def test_products_are_counted_with_the_turns_of_loops():
+    w = jnp.ones((8, 8))
+    loop = lambda x: lax.fori_loop(0, 5, lambda _, x: x @ w, x)
+    branch = lambda x: lax.cond(x[0, 0] > 0, loop, lambda x: x @ w, x)
+    for function, times in ((loop, 5), (branch, 5), (lambda x: jax.vmap(lambda row: row @ w)(x), 1)):
+        assert counted_products(jax.make_jaxpr(jax.jit(function))(jnp.ones((3, 8))).jaxpr) == times * 2 * 3 * 8 * 8
+    image, kernel = jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 4))
+    convolve = lambda x: lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert counted_products(jax.make_jaxpr(convolve)(image).jaxpr) == 2 * (2 * 4 * 4 * 4) * 3 * 3 * 3
 
 
 def test_verdicts_follow_the_roofline():

@@ -321,7 +321,7 @@ def _membership(x: Array, y: Array, of_x: Array, of_y: Array, block: int) -> tup
         balls, occupied, reached = carry
         within = partial(_within, rows.part(x, i), columns.part(y, j))
         inside = within(rows.part(of_x, i)[:, None]) & (columns.numbers(j) < columns.n)
-        balls = columns.put(balls, columns.part(balls, j) + inside.sum(axis=0), j)
+        balls = columns.put(balls, columns.part(balls, j) + inside.sum(axis=0, dtype=balls.dtype), j)
         occupied = rows.put(occupied, rows.part(occupied, i) | inside.any(axis=1), i)
         near = within(columns.part(of_y, j)).any(axis=1)
         return balls, occupied, rows.put(reached, rows.part(reached, i) | near, i)
