@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import math
 import os
 import warnings
@@ -57,6 +58,9 @@ class Best(NamedTuple):
         return value if self.mode == "max" else -value
 
 
+_ORBAX_LOG = logging.getLogger("absl")
+
+
 class Checkpoints:
     """The checkpoints in a folder; a context manager.
 
@@ -83,15 +87,23 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         if self.write:
             self._take_lock()
+        self._level = _ORBAX_LOG.level
+        _ORBAX_LOG.setLevel(
+            logging.CRITICAL
+        )  # it logs the errors that it raises, with all calls of each of its threads
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             self.wait()
             if self._orbax is not None:
                 with _explained(f"{self.folder} could not be closed"):
                     self._orbax.close()
+        except CheckpointError:
+            if error is None:  # else the first error is told
+                raise
         finally:
+            _ORBAX_LOG.setLevel(self._level)
             self._orbax = None
             if self._lock is not None:
                 self._lock.close()

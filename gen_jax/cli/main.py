@@ -72,6 +72,8 @@ def study() -> None:
 def main() -> None:
     """Runs the command named by `sys.argv`."""
     arguments = sys.argv[1:] or ["--help"]
+    if arguments[0] != "train":
+        _say(arguments)
     if arguments[0] == "train" and arguments[1:] and arguments[1] not in ("-h", "--help"):
         train_main(arguments[1:])
     elif arguments[0] == "sweep" and arguments[1:2] not in (["-h"], ["--help"]):
@@ -81,6 +83,12 @@ def main() -> None:
     else:
         commands = {command.__name__: command for command in (train, sweep, *COMMANDS, study)}
         run_command(commands, "gen_jax", __doc__.partition(":")[0], arguments)
+
+
+def _say(words: list[str]) -> None:
+    """Says in a terminal that a command has begun: JAX alone takes seconds to import."""
+    if sys.stderr.isatty() and not {"-h", "--help"} & set(words):
+        print(f"{' '.join(words[:2])}: starting", file=sys.stderr)
 
 
 def sweep_main(arguments: list[str]) -> None:
@@ -94,6 +102,7 @@ def train_main(arguments: list[str]) -> None:
     """`train CONFIG [--knob value ...]`: the knobs depend on the config, which comes first."""
     if arguments[0].startswith("-"):
         raise UserError(f"the config comes first: train CONFIG {' '.join(arguments)}")
+    _say(["train", *arguments])
     from gen_jax.cli.train import train
 
     train(arguments[0], arguments[1:])
