@@ -125,12 +125,15 @@ def best_restart(
     return Algorithm(init, algorithm.step)
 
 
-def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int | PyTree) -> Algorithm:
+def population(
+    algorithm: Algorithm | Callable[[Any], Algorithm], members: int | PyTree, alike: bool = False
+) -> Algorithm:
     """Executes many runs as one program, on the same batches: one per seed, or one per value of a hyper-parameter.
 
     `population(algorithm, 8)` trains 8 seeds. `population(lambda lr: descent(model, {"vae": optax.adam(lr)}), rates)`
     trains one member per entry along the first axis of `rates`. Parameters, optimizer states, extras and metrics gain
-    a leading axis; `member(state, i)` is an ordinary State.
+    a leading axis; `member(state, i)` is an ordinary State. alike: members draw the same random numbers, those of a run
+    of its own; then `member(state, i, alike=True)`.
     """
     seeds = isinstance(members, int)
     values = jnp.arange(members) if seeds else jax.tree.map(jnp.asarray, members)
@@ -138,13 +141,14 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
     if not seeds and not callable(algorithm):
         raise ValueError("values of a hyper-parameter need a function from a value to an Algorithm")
     make: Callable[[Any], Algorithm] = algorithm if callable(algorithm) else lambda _: algorithm
-    axes = State(step=None, key=0, params=0, opt=0, extra=0)
+    axes = State(step=None, key=None if alike else 0, params=0, opt=0, extra=0)
 
     def keys(key: Array) -> Array:
-        return jax.vmap(lambda i: fold_in(key, "member", i))(jnp.arange(n))
+        return key if alike else jax.vmap(lambda i: fold_in(key, "member", i))(jnp.arange(n))
 
     def init(key: Array, batch: Batch) -> State:
-        state = jax.vmap(lambda value, key: make(value).init(key, batch))(values, keys(key))
+        begin = lambda value, key: make(value).init(key, batch)
+        state = jax.vmap(begin, in_axes=(0, axes.key), out_axes=axes)(values, keys(key))
         return state._replace(step=jnp.int32(0), key=key)
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
@@ -157,7 +161,7 @@ def population(algorithm: Algorithm | Callable[[Any], Algorithm], members: int |
     return Algorithm(init, step, n)
 
 
-def member(state: State, i: int) -> State:
-    """One member of a population, as an ordinary State."""
+def member(state: State, i: int, alike: bool = False) -> State:
+    """One member of a population, as an ordinary State. alike: as in `population`."""
     params, opt, extra = jax.tree.map(lambda a: a[i], (state.params, state.opt, state.extra))
-    return State(state.step, fold_in(state.key, "member", i), params, opt, extra)
+    return State(state.step, state.key if alike else fold_in(state.key, "member", i), params, opt, extra)

@@ -61,7 +61,8 @@ def sweep(config: str) -> None:
     """Trains a config over a grid of knobs: sweep CONFIG --lr 1e-3 3e-4 --latent 8 16 --seeds 3, in one table.
 
     Options: --seeds N, seeds of each run; --random N, so many combinations of the grid, drawn by --seed; --metric
-    NAME:max or NAME:min, by which runs are ordered; --out FOLDER; --data-dir FOLDER; --print commands or slurm.
+    NAME:max or NAME:min, by which runs are ordered; --out FOLDER; --data-dir FOLDER; --print commands or slurm;
+    --together, as one program, where the knobs are numbers such as learning rates.
     """
 
 

@@ -66,8 +66,10 @@ def sweep(arguments: Sequence[str]) -> None:
     if asked.print:
         _print(asked.print, [point.command(config, more) for point in points])
         return
-    failed = []
+    failed = _together(points, loaded, asked) if asked.together else []
     for number, point in enumerate(points):
+        if point in failed:
+            continue
         known = _trained(point, loaded, asked.seeds)
         print(f"[{number + 1}/{len(points)}] {point.name}: {'trained before' if known else 'training'}", flush=True)
         if not known and not _train(point, config, more):
@@ -76,6 +78,22 @@ def sweep(arguments: Sequence[str]) -> None:
     if not found:
         raise UserError("none of the runs could be trained; see above")
     _show(_ordered(found, asked.metric), asked.out, failed)
+
+
+def _together(points: Sequence[Point], loaded: ConfigFile, asked: argparse.Namespace) -> list[Point]:
+    """Trains the runs that have not begun as one program; returns those that failed."""
+    from gen_jax.cli.sweep_together import train_together
+    from gen_jax.compilation import use_compilation_cache
+
+    if asked.seeds > 1:
+        raise UserError("--together trains one seed of each combination: leave out --seeds")
+    fresh = [point for point in points if not (point.folder / "checkpoints").is_dir()]
+    if len(fresh) < 2:
+        return []
+    print(f"training {len(fresh)} runs as one program", flush=True)
+    use_compilation_cache()
+    lost = train_together([point.resolved(loaded) for point in fresh], [p.folder for p in fresh], asked.data_dir)
+    return [fresh[i] for i in lost]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,6 +112,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[str, argparse.Namespace, dict[str
     parser.add_argument("--metric", default="")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--together", action="store_true")
     parser.add_argument("--print", choices=("commands", "slurm"), default="")
     asked, rest = parser.parse_known_args(list(arguments[1:]))
     knobs: dict[str, list[str]] = {}

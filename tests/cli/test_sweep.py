@@ -1,11 +1,19 @@
 """`gen_jax sweep`: a grid of tiny runs, resumed, ordered and refused."""
 
+import contextlib
+import io
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from gen_jax.cli.sweep import sweep
+from gen_jax.cli.train import train
 from gen_jax.errors import UserError
+from gen_jax.files import read_json
+from gen_jax.logs import read_metrics
+from gen_jax.reopen import open_run
 
 CONFIG = """
 import optax
@@ -79,3 +87,63 @@ def test_wrong_sweeps_are_refused_before_anything_is_trained(config, tmp_path, w
     with pytest.raises(UserError, match=said):
         sweep([*words, "--out", str(tmp_path / "out")] if words[:1] == [config] else words)
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_as_one_program_are_the_runs_by_themselves(tmp_path, capfd):
+    config = tmp_path / "own.py"
+    config.write_text(TOGETHER)
+    sweep([str(config), "--lr", "0.001", "0.01", "--together", "--out", str(tmp_path / "out")])
+    said = capfd.readouterr().out
+    assert "training 2 runs as one program" in said and said.count("trained before") == 2
+    for lr in ("0.001", "0.01"):
+        alone, together = tmp_path / f"alone{lr}", tmp_path / "out" / f"lr={lr}"
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(str(config), ["--lr", lr, "--devices=1", "--no-progress", "--workdir", str(alone)])
+        runs = [open_run(folder)[0] for folder in (alone, together)]
+        for a, b in zip(*(jax.tree.leaves(run.state().params) for run in runs)):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+        assert runs[1].workdir == together and not runs[1].folder.differences(runs[0].folder.recorded())
+        rows = [read_metrics(folder / "metrics.jsonl") for folder in (alone, together)]
+        losses = [[row["train/loss"] for row in some if "train/loss" in row] for some in rows]
+        np.testing.assert_allclose(*losses, rtol=1e-3)
+        assert (together / "checkpoints" / "8").is_dir() and "evaluation" in read_json(together / "run.json")["summary"]
+    assert losses[0][-1] != pytest.approx(losses[0][0])
+
+
+TOGETHER = """
+import optax
+from gen_jax import Experiment, Flow, descent
+from gen_jax.evaluation import log_likelihood
+from gen_jax.models.bijections import Chain, Coupling, Reverse, Stack, Standardize
+from gen_jax.models.flow import Normal
+
+def config(lr: float = 0.01, width: int = 8, scale: float = 1.0, steps: int = 8, smoke: bool = False):
+    if scale < 0:
+        raise ValueError("scale")
+    model = Flow(Normal((2,)), [Stack(Chain([Coupling(), Reverse()]), 2), Standardize()])
+    return Experiment(model, descent(model, optax.adam(lr)), data="two_moons", steps=steps, batch=64, report_every=2,
+                      evaluate_every=4, checkpoint_every=4, metrics=[log_likelihood])
+"""
+
+
+@pytest.mark.parametrize(
+    "knobs, said",
+    [
+        (["--width", "8", "16"], "--width is no float"),
+        (["--scale", "1.0", "2.0"], "--scale is used outside of the compiled step"),
+        (["--lr", "0.1", "0.01", "--seeds", "2"], "leave out --seeds"),
+    ],
+)
+def test_knobs_that_cannot_be_traced_are_named(tmp_path, knobs, said):
+    (tmp_path / "own.py").write_text(TOGETHER)
+    with pytest.raises(UserError, match=said):
+        sweep([str(tmp_path / "own.py"), *knobs, "--together", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.glob("out/*/checkpoints"))
+
+
+def test_a_member_that_diverges_is_left_out(tmp_path, capfd):
+    (tmp_path / "own.py").write_text(TOGETHER)
+    sweep([str(tmp_path / "own.py"), "--lr", "0.01", "1e38", "--together", "--out", str(tmp_path / "out")])
+    said = capfd.readouterr()
+    assert "lr=1e38: a parameter is not finite at step 4" in said.err and "failed: " in said.out
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["best"].endswith("lr=0.01")

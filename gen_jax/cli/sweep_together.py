@@ -1,0 +1,137 @@
+"""A sweep as one program: runs that differ in numbers which only training uses, side by side on the same batches."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from gen_jax.configs import ConfigFile
+from gen_jax.core import Algorithm, State
+from gen_jax.errors import Preempted, UserError
+from gen_jax.evaluation.metric import Estimate, Split
+from gen_jax.evaluation.report import evaluator
+from gen_jax.hooks import Preempt
+from gen_jax.logs import TRAIN, Writer
+from gen_jax.loop import Hook, Values, program
+from gen_jax.restarts import member, population
+from gen_jax.run import Run
+from gen_jax.sharding import Layout
+
+__all__ = ["train_together"]
+
+
+def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_dir: Path | None) -> list[int]:
+    """Trains the configs as one program, each in its working directory; returns the places of those that failed.
+
+    Every folder holds what a run of its own would have left: the same random numbers, checkpoints and metrics. So each
+    can be resumed alone, also after a kill. Raises UserError if the configs differ in more than numbers that can be
+    traced.
+    """
+    runs = [
+        Run.prepare(config, folder, data_dir=data_dir, layout=Layout(data=1), training=i == 0)
+        for i, (config, folder) in enumerate(zip(configs, folders))
+    ]
+    first = runs[0].experiment
+    if first.seeds > 1 or first.hooks:
+        raise UserError("--together: this config stops by itself or trains several seeds: leave --together out")
+    ready = program(_side_by_side(configs, data_dir), runs[0].source(), first.chunk, Layout(data=1))
+    preempt = Preempt()
+    with ExitStack() as stack:
+        members = [stack.enter_context(_Member(run, evaluate)) for run, evaluate in zip(runs, _evaluators(runs))]
+        apart = _Apart(members, first.evaluate_every, first.checkpoint_every)
+        ready.run(first.steps, report_every=first.report_every, hooks=[apart, preempt])
+    if preempt.received:
+        raise Preempted("stopped and saved; the same command goes on, with each run by itself")
+    failed = [i for i, one in enumerate(members) if one.lost]
+    for i, run in enumerate(runs):
+        if i not in failed:
+            run.train(bar=False)  # evaluates and draws the trained State
+    return failed
+
+
+def _evaluators(runs: Sequence[Run]) -> list[Callable[[State, Split], Mapping[str, Estimate]]]:
+    """The evaluator of each run, compiled once for equal models."""
+    first = runs[0].experiment
+    shared = evaluator(first.model, first.metrics)
+    of = lambda experiment: evaluator(experiment.model, experiment.metrics)
+    return [shared if run.experiment.model == first.model else of(run.experiment) for run in runs]
+
+
+def _side_by_side(configs: Sequence[ConfigFile], data_dir: Path | None) -> Algorithm:
+    """One algorithm for all configs, whose knobs that differ are traced numbers."""
+    first = configs[0]
+    different = [name for name in first.knobs if any(one.knobs[name] != first.knobs[name] for one in configs)]
+    for name in different:
+        if not all(isinstance(one.knobs[name], float) for one in configs):
+            raise UserError(f"--together: --{name} is no float, and must be the same in all runs: leave --together out")
+    values = {name: jnp.asarray([one.knobs[name] for one in configs], jnp.float32) for name in different}
+
+    def make(traced: Mapping[str, Any]) -> Algorithm:
+        try:
+            return first.with_knobs(traced).build(data_dir).algorithm
+        except UserError as error:
+            names = " or ".join(f"--{name}" for name in traced)
+            raise UserError(f"--together: {names} is used outside of the compiled step ({error})") from error
+
+    return population(make, values, alike=True)
+
+
+class _Member:
+    """What one of the runs writes, as a context."""
+
+    def __init__(self, run: Run, evaluate: Callable[[State, Split], Mapping[str, Estimate]]):
+        self.run, self.evaluate, self.lost, self._open = run, evaluate, False, ExitStack()
+
+    def __enter__(self) -> _Member:
+        folder, experiment = self.run.folder, self.run.experiment
+        folder.claim(force=False)
+        self.checkpoints = self._open.enter_context(folder.checkpoints(experiment, True, folder.identity()))
+        folder.record(force=False)
+        self.writer = Writer(self.run.workdir)
+        self._open.callback(self.writer.close)
+        self.split = experiment.split(self.run.data, "validation")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def measure(self, step: int, state: State) -> Values:
+        """The metrics of the validation split, which are written."""
+        found = {f"validation/{name}": e.value for name, e in self.evaluate(state, self.split).items()}
+        self.writer.write(step, found)
+        return found
+
+    def save(self, step: int, state: State, measured: Values) -> None:
+        if not self.lost and not self.checkpoints.save(step, state, measured):
+            self.lost = True
+            print(f"warning: {self.run.workdir}: a parameter is not finite at step {step}", file=sys.stderr)
+
+
+class _Apart(Hook):
+    """Gives each run its reports, its measurements and its checkpoints."""
+
+    urgent = True
+
+    def __init__(self, members: Sequence[_Member], evaluate_every: int, checkpoint_every: int):
+        self.members, self.due = members, (evaluate_every, checkpoint_every)
+        self.every = math.gcd(*self.due)
+
+    def report(self, step: int, values: Values) -> None:
+        for i, one in enumerate(self.members):
+            one.writer.write(step, {f"{TRAIN}{name}": each[i] for name, each in values.items()})
+
+    def visit(self, step: int, state: State, measured: Values) -> None:
+        last = step >= self.members[0].run.experiment.steps
+        evaluate, save = (last or step % every == 0 for every in self.due)
+        stopped = not (evaluate or save or step % self.every == 0)  # by a signal: saved at once
+        for i, one in enumerate(self.members):
+            own = member(state, i, alike=True)
+            found = one.measure(step, own) if evaluate and one.run.experiment.metrics and not one.lost else {}
+            if save or stopped:
+                one.save(step, own, found)
