@@ -1,6 +1,6 @@
 # make train     sets up a virtual environment and trains a VAE on embedded digits
 # make test      sets it up and runs the tests; make test-all also runs the slow ones
-# make study-test  tests the page of human studies in Chromium, after make study-tools
+# make study-test  tests the pages of studies and comparisons in Chromium, after make study-tools
 # make lint      checks format, style and types
 # make docs      builds the documentation into site/
 # make tables    writes the pages of results from the records of benchmarks
@@ -31,7 +31,7 @@ study-tools: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --editable ".[study-test]"
 
 study-test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" tests/applications/test_study_browser.py
+	$(BIN)/python -m pytest -m "not slow" tests/applications/test_study_browser.py tests/evaluation/test_comparison_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -74,19 +74,13 @@ def descent(
     labels = [objective.name or objective.player for objective in objectives]
     prefixes = [""] if len(objectives) == 1 else [f"{label}_" for label in labels]
     _check_microbatches(microbatches)
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
-    if any(objective.every < 1 for objective in objectives):
-        raise ValueError("an objective's `every` must be at least 1")
+    _check_objectives(objectives, labels)
     if isinstance(tx, optax.GradientTransformation):
         if len(players) > 1:
             raise ValueError(f"tx needs one entry per player: {{{', '.join(f'{p!r}: ...' for p in sorted(players))}}}")
         tx = dict.fromkeys(players, tx)
     if set(tx) != players:
         raise ValueError(f"tx needs one entry per player: expected {sorted(players)}, got {sorted(tx)}")
-
-    for objective, label in zip(objectives, labels):
-        check_takes(objective.loss, ("params", "state", "batch", "key"), f"the loss of {label!r}")
 
     def init(key: Array, batch: Batch) -> State:
         params, extra = initial(model, fold_in(key, "init"), batch)
@@ -108,6 +102,15 @@ def descent(
         return state._replace(step=state.step + 1), metrics
 
     return Algorithm(init, step)
+
+
+def _check_objectives(objectives: Sequence[Objective], labels: Sequence[str]) -> None:
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"objectives need different names, got {labels}: set Objective(name=...)")
+    if any(objective.every < 1 for objective in objectives):
+        raise ValueError("an objective's `every` must be at least 1")
+    for objective, label in zip(objectives, labels):
+        check_takes(objective.loss, ("params", "state", "batch", "key"), f"the loss of {label!r}")
 
 
 def _turn(objective: Objective, label: str, prefix: str, tx: optax.GradientTransformation, parts: int):

@@ -368,16 +368,9 @@ class Run:
         examples = experiment.seeds * self.program.source.batch_size
         log = Log(writer, experiment.steps, examples, bar=bar)
         saving, preempt = Checkpoint(checkpoints, experiment.checkpoint_every, attempt), Preempt()
-        hooks = [
-            log,
-            HaltOnNaN(checkpoints),
-            *experiment.hooks,
-            *self._watching(writer, evaluate, attempt),
-            saving,
-            preempt,
-        ]
-        if profile:
-            hooks.append(Profile(self.workdir / "profile", *profile))
+        watching = self._watching(writer, evaluate, attempt)
+        hooks = [log, HaltOnNaN(checkpoints), *experiment.hooks, *watching, saving, preempt]
+        hooks += [Profile(self.workdir / "profile", *profile)] if profile else []
         for step, values in reports(self.workdir, until=start):
             for hook in experiment.hooks:
                 hook.replay(step, values)

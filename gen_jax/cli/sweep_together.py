@@ -83,7 +83,7 @@ def _side_by_side(configs: Sequence[ConfigFile], data_dir: Path | None) -> Algor
 
 
 class _Member:
-    """What one of the runs writes, as a context."""
+    """The files of one of the runs, as a context."""
 
     def __init__(self, run: Run, evaluate: Callable[[State, Split], Mapping[str, Estimate]]):
         self.run, self.evaluate, self.lost, self._open = run, evaluate, False, ExitStack()

@@ -3,10 +3,10 @@
 Matplotlib is imported when the first figure is drawn; no display is needed.
 """
 
+from gen_jax.plots.curves import learning_curves
 from gen_jax.plots.figures import (
     PlotFn,
     density,
-    learning_curves,
     marginals,
     reconstructions,
     samples,
