@@ -102,10 +102,11 @@ class Attempts:
     """Calls metrics and plots, which may fail without an end to the run.
 
     The first failure of each is reported with its traceback, all are counted in `failed`. strict: let them end it.
+    how: what the report says of it.
     """
 
-    def __init__(self, strict: bool = False):
-        self.strict, self.failed = strict, Counter[str]()
+    def __init__(self, strict: bool = False, how: str = "failed and is left out"):
+        self.strict, self.how, self.failed = strict, how, Counter[str]()
 
     def __call__(self, name: str, call: Callable[[], T], otherwise: T) -> T:
         """The result of the call, or `otherwise` if it fails."""
@@ -119,7 +120,7 @@ class Attempts:
             self.failed[name] += 1
             if self.failed[name] == 1:
                 said = str(error) if isinstance(error, UserError) else traceback.format_exc().rstrip()
-                print(f"warning: the {name} failed and is left out:\n{said}", file=sys.stderr)
+                print(f"warning: the {name} {self.how}:\n{said}", file=sys.stderr)
             return otherwise
 
 

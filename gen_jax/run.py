@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,7 @@ from gen_jax.workdir import Workdir, default_workdir
 __all__ = ["Evaluator", "Run"]
 
 T = TypeVar("T")
+TRIED = 64  # examples that metrics and plots are tried out on
 Evaluator = Callable[[State, Split], Sequence[Mapping[str, Estimate]]]  # of every seed
 
 
@@ -299,12 +301,33 @@ class Run:
             one = evaluator(experiment.model, experiment.metrics, attempt=attempt)
             evaluate = lambda state, split: [one(self._seed(state, i), split) for i in range(experiment.seeds)]
             timings = {"resumed_at": start}
+            if state is None:
+                self._try_out(strict)
             if start < experiment.steps and not ended:
                 state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile, track)
                 timings |= more
             best = checkpoints.best_step
             shown = state if best in (None, int(state.step)) else checkpoints.restore(self.program.abstract_state, best)
             return self._finish(int(state.step), shown, evaluate, attempt, timings)
+
+    def _try_out(self, strict: bool) -> None:
+        """Calls metrics and plots of one's own with the first parameters and a few examples, to report mistakes early.
+
+        Those of this package are tested, and take longer to compile.
+        """
+        experiment, trial = self.experiment, Attempts(strict, f"fails with the first parameters on {TRIED} examples")
+        own = lambda function: not function.__module__.startswith("gen_jax.")
+        metrics, plots = ([one for one in some if own(one)] for some in (experiment.metrics, experiment.plots))
+        if not metrics and not plots:
+            return
+        split = experiment.split(self.data, "validation")
+        state, part = self._seed(self.program.initial_state(self.seed), 0), split.part(0, min(TRIED, split.size))
+        evaluator(experiment.model, metrics, attempt=trial)(state, part)
+        for plot in plots:
+            draw = partial(_drawn, plot, experiment.model, averaged(state), part, jax.random.key(0))
+            trial(f"plot {plot.__name__}", draw, None)
+        if trial.failed:
+            print("the run begins nevertheless; Ctrl-C ends it, and --strict would have", file=sys.stderr)
 
     def _only_longer(self) -> bool:
         """Whether the run in the working directory is this one with fewer steps, and computes the same in each step."""

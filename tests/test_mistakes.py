@@ -73,6 +73,8 @@ def test_a_metric_or_plot_that_fails_is_left_out_and_the_run_goes_on(tmp_path, c
     assert (
         all(said.count(f"the {name} failed") == 1 for name in failed) and 'own.py", line' in said or "Estimate" in said
     )
+    assert all(said.count(f"the {name} fails with the first parameters on 64 examples") == 1 for name in failed)
+    assert said.index("fails with the first") < said.index("the run begins nevertheless") < said.index("failed and is")
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "4"]
     assert (tmp_path / "run" / "plots" / "density.png").is_file()
 
@@ -96,9 +98,16 @@ def test_labels_that_cannot_be_typeset_are_a_plot_that_failed(tmp_path):
 
 
 def test_strict_runs_end_with_what_failed(tmp_path):
+    later = "return 1 / 0 if int(state.step) else plots.density(model, state, split, key)"
     with pytest.raises(ZeroDivisionError):
-        run(written(tmp_path, plot="return 1 / 0"), "--strict")
+        run(written(tmp_path, plot=later), "--strict")
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()  # saved before it was drawn
+
+
+def test_strict_runs_do_not_begin_with_what_fails_at_once(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(written(tmp_path, metric="return 1 / 0"), "--strict")
+    assert not (tmp_path / "run" / "checkpoints" / "2").exists()
 
 
 def test_a_best_checkpoint_by_a_metric_that_fails_is_still_saved(tmp_path):
