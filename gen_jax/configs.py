@@ -111,8 +111,8 @@ class ConfigFile:
         try:
             with use_data_dir(data_dir):
                 experiment = self.config(**self.knobs)
-        except UserError as error:
-            raise UserError(f"{self.path}: {error}") from error
+        except (UserError, OSError):
+            raise
         except Exception as error:
             raise UserError(_explained(self.path, error)) from error
         if not isinstance(experiment, Experiment):
@@ -125,7 +125,7 @@ def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile
     path = find(path)
     try:
         config = vars(_module(path)).get("config")
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         raise UserError(_explained(path, error)) from error

@@ -44,7 +44,7 @@ def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_
     preempt = Preempt()
     with ExitStack() as stack:
         members = [stack.enter_context(_Member(run, evaluate)) for run, evaluate in zip(runs, _evaluators(runs))]
-        apart = _Apart(members, first.evaluate_every, first.checkpoint_every)
+        apart = _Apart(members, preempt, first.evaluate_every, first.checkpoint_every)
         ready.run(first.steps, report_every=first.report_every, hooks=[apart, preempt])
     if preempt.received:
         raise Preempted("stopped and saved; the same command goes on, with each run by itself")
@@ -118,8 +118,8 @@ class _Apart(Hook):
 
     urgent = True
 
-    def __init__(self, members: Sequence[_Member], evaluate_every: int, checkpoint_every: int):
-        self.members, self.due = members, (evaluate_every, checkpoint_every)
+    def __init__(self, members: Sequence[_Member], preempt: Preempt, evaluate_every: int, checkpoint_every: int):
+        self.members, self.preempt, self.due = members, preempt, (evaluate_every, checkpoint_every)
         self.every = math.gcd(*self.due)
 
     def report(self, step: int, values: Values) -> None:
@@ -129,9 +129,8 @@ class _Apart(Hook):
     def visit(self, step: int, state: State, measured: Values) -> None:
         last = step >= self.members[0].run.experiment.steps
         evaluate, save = (last or step % every == 0 for every in self.due)
-        stopped = not (evaluate or save or step % self.every == 0)  # by a signal: saved at once
         for i, one in enumerate(self.members):
             own = member(state, i, alike=True)
             found = one.measure(step, own) if evaluate and one.run.experiment.metrics and not one.lost else {}
-            if save or stopped:
+            if save or self.preempt.received:
                 one.save(step, own, found)

@@ -10,8 +10,9 @@ import pytest
 
 from gen_jax.cli.sweep import sweep
 from gen_jax.cli.train import train
-from gen_jax.errors import UserError
+from gen_jax.errors import Preempted, UserError
 from gen_jax.files import read_json
+from gen_jax.hooks import Preempt
 from gen_jax.logs import read_metrics
 from gen_jax.reopen import open_run
 
@@ -147,3 +148,18 @@ def test_a_member_that_diverges_is_left_out(tmp_path, capfd):
     said = capfd.readouterr()
     assert "lr=1e38: a parameter is not finite at step 4" in said.err and "failed: " in said.out
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["best"].endswith("lr=0.01")
+
+
+def test_runs_as_one_program_that_are_stopped_go_on_by_themselves(tmp_path, monkeypatch, capfd):
+    """A signal at step 3, where nothing is due: all are saved, and the same command completes them."""
+    (tmp_path / "own.py").write_text(TOGETHER.replace("report_every=2", "report_every=1"))
+    words = [str(tmp_path / "own.py"), "--lr", "0.001", "0.01", "--together", "--out", str(tmp_path / "out")]
+    poll = Preempt.poll
+    monkeypatch.setattr(Preempt, "poll", lambda self, step: step == 3 and self._receive(15, None) or poll(self, step))
+    with pytest.raises(Preempted, match="each run by itself"):
+        sweep(words)
+    assert all((tmp_path / "out" / f"lr={lr}" / "checkpoints" / "3").is_dir() for lr in ("0.001", "0.01"))
+    monkeypatch.undo()
+    sweep(words)
+    record = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert len(record["runs"]) == 2 and "one program" not in capfd.readouterr().out.split("training", 3)[-1]
