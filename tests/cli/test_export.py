@@ -98,6 +98,7 @@ def test_programs_run_without_the_package(config, tmp_path):
     assert subprocess.run([sys.executable, "-c", shown], cwd=folder, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_programs_of_conditional_models_take_the_condition(tmp_path):
     folder = tmp_path / "programs"
     export(trained("cvae_digits", tmp_path), folder, format="programs")

@@ -135,7 +135,7 @@ def test_jitter_moves_both_sides_of_a_pair_alike():
 def test_evaluation_leaves_random_changes_out():
     data = load("outlines")
     both = [scale(-1, 1), flip(), jitter()]
-    split = Experiment(None, None, data, 1, batch=4, transforms=both).split(data, "test")
+    split = Experiment(None, adding(), data, 1, batch=4, transforms=both).split(data, "test")
     np.testing.assert_allclose(split.head(3)["x"], np.asarray(data["test"]["x"][:3]) / 127.5 - 1, atol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_pairs_taken_apart_share_no_pair_in_training():
     np.testing.assert_array_equal(apart.partner["test"]["x"], whole["test"]["y"])
     np.testing.assert_array_equal(apart.partner["test"]["label"], whole["test"]["label"])
     assert apart.info.aligned and apart.digest != whole.digest
-    splits = {name: Experiment(None, None, apart, 1, batch=4).split(apart, name).info.aligned for name in apart.splits}
+    splits = {name: Experiment(None, adding(), apart, 1, batch=4).split(apart, name).info.aligned for name in apart.splits}
     assert splits == {"train": False, "validation": True, "test": True}
     other = load("digits28", partner="digits28")
     assert other.partner is not None and not other.info.aligned

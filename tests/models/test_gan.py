@@ -265,7 +265,7 @@ def test_averages_have_statistics_of_their_own():
     x = {"x": jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))}
     model = GAN(generator, discriminator, 3)
     tx = optax.sgd(0.1)
-    algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", 0.5)
+    algorithm = with_ema(descent(model, {"discriminator": tx, "generator": tx}), "generator", lambda step: 0.5)
     before = jax.jit(algorithm.init)(jax.random.key(0), x)
     after = jax.jit(algorithm.step)(before, x)[0]
     middle = lambda a, b: 0.5 * a + 0.5 * b
