@@ -209,7 +209,8 @@ def _data_row(split: Split, encoder: EncoderChoice | None, length: int) -> Row:
         return Row(split.name, "data", {}, competes=False)
     encode = resolve_encoder(choice, split)
     found = quality(encode, encode(examples_of(split, 10_000)), split)
-    shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, 64)})}
+    some = examples_of(split, 64 if split.arrays["x"].ndim == 4 else 1000)
+    shown = {"samples": plots.show({f"{split.name} examples": some})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 
 

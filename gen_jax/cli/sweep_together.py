@@ -29,8 +29,8 @@ __all__ = ["train_together"]
 def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_dir: Path | None) -> list[int]:
     """Trains the configs as one program, each in its working directory; returns the places of those that failed.
 
-    Every folder holds what a run of its own would have left: the same random numbers, checkpoints and metrics. So each
-    can be resumed alone, also after a kill. Raises UserError if the configs differ in more than numbers that can be
+    Every folder holds what a run of its own would have left but for rounding: the same random numbers, checkpoints and
+    metrics. So each can be resumed alone, also after a kill. Raises UserError if the configs differ in more than numbers that can be
     traced.
     """
     runs = [
