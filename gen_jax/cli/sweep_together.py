@@ -30,8 +30,8 @@ def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_
     """Trains the configs as one program, each in its working directory; returns the places of those that failed.
 
     Every folder holds what a run of its own would have left but for rounding: the same random numbers, checkpoints and
-    metrics. So each can be resumed alone, also after a kill. Raises UserError if the configs differ in more than numbers that can be
-    traced.
+    metrics. So each can be resumed alone, also after a kill. Raises UserError if the configs differ in more than
+    numbers that can be traced.
     """
     runs = [
         Run.prepare(config, folder, data_dir=data_dir, layout=Layout(data=1), training=i == 0)

@@ -147,7 +147,8 @@ def test_pairs_taken_apart_share_no_pair_in_training():
     np.testing.assert_array_equal(apart.partner["test"]["x"], whole["test"]["y"])
     np.testing.assert_array_equal(apart.partner["test"]["label"], whole["test"]["label"])
     assert apart.info.aligned and apart.digest != whole.digest
-    splits = {name: Experiment(None, adding(), apart, 1, batch=4).split(apart, name).info.aligned for name in apart.splits}
+    experiment = Experiment(None, adding(), apart, 1, batch=4)
+    splits = {name: experiment.split(apart, name).info.aligned for name in apart.splits}
     assert splits == {"train": False, "validation": True, "test": True}
     other = load("digits28", partner="digits28")
     assert other.partner is not None and not other.info.aligned
