@@ -577,7 +577,7 @@ def initial(model: Model, key: Array, batch: Batch) -> tuple[Params, Extra]:
     """The result of a model's `init`. Raises ValueError if that is not a pair of dicts."""
     check_takes(model.init, ("key", "batch"), "`init`")
     found = model.init(key, batch)
-    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Mapping) for part in found):
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, dict) for part in found):
         return found
     said = f"must return (params, extra), two dicts; it returned a {type(found).__name__}"
     raise ValueError(f"`init`, at {place_of(model.init)}, {said}")

@@ -6,9 +6,9 @@ config has `steps` and `smoke` among them, and documents the others in its docst
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,10 +110,11 @@ class Experiment:
         for name, given in {**functions, "transforms": self.transforms, "hooks": self.hooks}.items():
             if isinstance(given, str) or not isinstance(given, Sequence):
                 raise UserError(f"{name} must be a list, got {given!r}")
-            if unnamed := [one for one in given if isinstance(one, partial)]:
-                raise UserError(f"{name}: give {unnamed[0].func.__name__} with its settings a name, by def")
-            if name in functions and (odd := [one for one in given if not callable(one)]):
-                raise UserError(f"{name} must be a list of functions, such as gen_jax.{_home(name)}; got {odd[0]!r}")
+            if name in functions and (odd := [one for one in given if not inspect.isroutine(one)]):
+                said = f"such as gen_jax.{_home(name)}; got {odd[0]!r}"
+                raise UserError(
+                    f"{name} must be a list of functions, {said}" + (", which needs a def" * callable(odd[0]))
+                )
         if not isinstance(self.algorithm, Algorithm):
             raise UserError(f"algorithm must be one, such as descent(model, tx), got a {type(self.algorithm).__name__}")
         for name in ("steps", "chunk", "seeds", "repeats", "batch", *(f"{what}_every" for what in EVENTS)):

@@ -156,7 +156,8 @@ def population(
         new, metrics = jax.vmap(
             lambda value, state: make(value).step(state, batch), in_axes=(0, axes), out_axes=(axes, 0)
         )(values, inner)
-        return new._replace(key=state.key), metrics
+        same = lambda new, old: new.astype(old.dtype) if new.dtype != old.dtype else new  # values are float32
+        return jax.tree.map(same, new._replace(key=state.key), state), metrics
 
     return Algorithm(init, step, n)
 

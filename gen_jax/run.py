@@ -53,7 +53,7 @@ from gen_jax.workdir import Workdir, default_workdir
 __all__ = ["Evaluator", "Run"]
 
 T = TypeVar("T")
-TRIED = 64  # examples that metrics and plots are tried out on
+TRIED = 1000  # examples, at most, that metrics and plots are tried out on
 Evaluator = Callable[[State, Split], Sequence[Mapping[str, Estimate]]]  # of every seed
 
 
@@ -213,7 +213,7 @@ class Run:
         state = jax.eval_shape(lambda state: self._seed(state, 0), self.program.shapes)
         draw = lambda state: model.sample(averaged(state), jax.random.key(0), 2)
         sample, where = self._explained(lambda: jax.eval_shape(draw, state)), place_of(model.sample)
-        if not isinstance(sample, Mapping) or "x" not in sample:
+        if not isinstance(sample, Mapping) or not isinstance(sample.get("x"), jax.ShapeDtypeStruct):
             raise UserError(f'`sample`, at {where}, must return a batch {{"x": samples}}, as a dict')
         if not sample["x"].shape or sample["x"].shape[0] != 2:
             raise UserError(f"`sample`, at {where}, must return n samples; for n = 2 its shape is {sample['x'].shape}")
@@ -302,7 +302,7 @@ class Run:
             evaluate = lambda state, split: [one(self._seed(state, i), split) for i in range(experiment.seeds)]
             timings = {"resumed_at": start}
             if state is None:
-                self._try_out(strict)
+                self._try_out()
             if start < experiment.steps and not ended:
                 state, more = self._fit(state, start, checkpoints, evaluate, attempt, bar, profile, track)
                 timings |= more
@@ -310,12 +310,12 @@ class Run:
             shown = state if best in (None, int(state.step)) else checkpoints.restore(self.program.abstract_state, best)
             return self._finish(int(state.step), shown, evaluate, attempt, timings)
 
-    def _try_out(self, strict: bool) -> None:
+    def _try_out(self) -> None:
         """Calls metrics and plots of one's own with the first parameters and a few examples, to report mistakes early.
 
         Those of this package are tested, and take longer to compile.
         """
-        experiment, trial = self.experiment, Attempts(strict, f"fails with the first parameters on {TRIED} examples")
+        experiment, trial = self.experiment, Attempts(how=f"fails with the first parameters on {TRIED} examples")
         own = lambda function: not function.__module__.startswith("gen_jax.")
         metrics, plots = ([one for one in some if own(one)] for some in (experiment.metrics, experiment.plots))
         if not metrics and not plots:
@@ -327,7 +327,7 @@ class Run:
             draw = partial(_drawn, plot, experiment.model, averaged(state), part, jax.random.key(0))
             trial(f"plot {plot.__name__}", draw, None)
         if trial.failed:
-            print("the run begins nevertheless; Ctrl-C ends it, and --strict would have", file=sys.stderr)
+            print("the run begins nevertheless; Ctrl-C ends it", file=sys.stderr)
 
     def _only_longer(self) -> bool:
         """Whether the run in the working directory is this one with fewer steps, and computes the same in each step."""

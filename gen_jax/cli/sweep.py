@@ -44,7 +44,8 @@ class Point:
 
     @property
     def knobs(self) -> list[str]:
-        return [f"--{name}={value}" for name, value in self.values.items()]
+        flag = {"true": "--{}", "false": "--no-{}"}
+        return [flag.get(value.lower(), f"--{name}={value}").format(name) for name, value in self.values.items()]
 
     def resolved(self, loaded: ConfigFile) -> ConfigFile:
         """The config with these knobs. Raises UserError for values of the wrong type."""
@@ -139,6 +140,8 @@ def _points(loaded: ConfigFile, asked: argparse.Namespace, knobs: Mapping[str, l
     for name, values in knobs.items():
         if name not in loaded.defaults:
             raise UserError(unknown_knob(loaded.path, name, list(loaded.defaults)))
+        if not values and isinstance(loaded.defaults[name], bool):
+            values.append("True")
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{name}: give one value or more, each once")
     grid = [dict(zip(knobs, values)) for values in itertools.product(*knobs.values())]

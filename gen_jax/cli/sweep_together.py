@@ -9,13 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax.configs import ConfigFile
 from gen_jax.core import Algorithm, State
-from gen_jax.errors import Preempted, UserError
+from gen_jax.errors import Attempts, Preempted, UserError
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
+from gen_jax.experiment import Experiment
 from gen_jax.hooks import Preempt
 from gen_jax.logs import TRAIN, Writer
 from gen_jax.loop import Hook, Values, program
@@ -25,22 +28,29 @@ from gen_jax.sharding import Layout
 
 __all__ = ["train_together"]
 
+SHARED = ("steps", "batch", "chunk", "keep", "best", "report_every", "evaluate_every", "checkpoint_every")
+
 
 def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_dir: Path | None) -> list[int]:
     """Trains the configs as one program, each in its working directory; returns the places of those that failed.
 
-    Every folder holds what a run of its own would have left but for rounding: the same random numbers, checkpoints and
-    metrics. So each can be resumed alone, also after a kill. Raises UserError if the configs differ in more than
-    numbers that can be traced.
+    Every folder holds what a run of its own would have left but for rounding: checkpoints and metrics from the same
+    random numbers, not its speed and pictures of steps before the last. So each can be resumed alone, also after a
+    kill. Raises UserError if the configs differ in more than numbers that can be traced.
     """
     runs = [
         Run.prepare(config, folder, data_dir=data_dir, layout=Layout(data=1), training=i == 0)
         for i, (config, folder) in enumerate(zip(configs, folders))
     ]
     first = runs[0].experiment
-    if first.seeds > 1 or first.hooks:
-        raise UserError("--together: this config stops by itself or trains several seeds: leave --together out")
-    ready = program(_side_by_side(configs, data_dir), runs[0].source(), first.chunk, Layout(data=1))
+    _check_alike(runs)
+    try:
+        ready = program(_side_by_side(configs, data_dir), runs[0].source(), first.chunk, Layout(data=1))
+    except UserError:
+        raise
+    except Exception as error:  # of a number that is traced where Python needs its value
+        said = str(error).partition("\n")[0]
+        raise UserError(f"--together: a knob decides what is computed: leave --together out ({said})") from error
     preempt = Preempt()
     with ExitStack() as stack:
         members = [stack.enter_context(_Member(run, evaluate)) for run, evaluate in zip(runs, _evaluators(runs))]
@@ -55,12 +65,36 @@ def train_together(configs: Sequence[ConfigFile], folders: Sequence[Path], data_
     return failed
 
 
-def _evaluators(runs: Sequence[Run]) -> list[Callable[[State, Split], Mapping[str, Estimate]]]:
-    """The evaluator of each run, compiled once for equal models."""
+def _check_alike(runs: Sequence[Run]) -> None:
+    """Raises a UserError unless the runs see the same batches and do the same things at the same steps."""
     first = runs[0].experiment
-    shared = evaluator(first.model, first.metrics)
-    of = lambda experiment: evaluator(experiment.model, experiment.metrics)
-    return [shared if run.experiment.model == first.model else of(run.experiment) for run in runs]
+    if first.seeds > 1 or first.hooks:
+        raise UserError("--together: this config stops by itself or trains several seeds: leave --together out")
+    sources = [run.source() for run in runs]
+    batches = [jax.tree.leaves(jax.tree.map(np.asarray, source.batch_at(0))) for source in sources]
+    for run, batch in zip(runs[1:], batches[1:]):
+        same = run.data.digest == runs[0].data.digest and len(batch) == len(batches[0])
+        if not same or not all(np.array_equal(a, b) for a, b in zip(batch, batches[0])):
+            raise UserError("--together: a knob changes the data or its transforms: leave --together out")
+        if any(vars(run.experiment)[name] != vars(first)[name] for name in SHARED):
+            raise UserError(f"--together: a knob changes {', '.join(SHARED)}: leave --together out")
+    for source in sources:
+        source.close()
+
+
+def _evaluators(runs: Sequence[Run]) -> list[Callable[[State, Split], Mapping[str, Estimate]]]:
+    """The evaluator of each run, compiled once where model and metrics are the same; what fails is left out."""
+    first, attempt = runs[0].experiment, Attempts()
+    shared = evaluator(first.model, first.metrics, attempt=attempt)
+
+    def of(experiment: Experiment) -> Callable[[State, Split], Mapping[str, Estimate]]:
+        try:
+            same = bool(experiment.model == first.model) and list(experiment.metrics) == list(first.metrics)
+        except ValueError:  # of arrays among the fields
+            same = False
+        return shared if same else evaluator(experiment.model, experiment.metrics, attempt=attempt)
+
+    return [of(run.experiment) for run in runs]
 
 
 def _side_by_side(configs: Sequence[ConfigFile], data_dir: Path | None) -> Algorithm:
@@ -109,8 +143,15 @@ class _Member:
 
     def save(self, step: int, state: State, measured: Values) -> None:
         if not self.lost and not self.checkpoints.save(step, state, measured):
+            self.lose(f"a parameter is not finite at step {step}")
+        if self.checkpoints.best and measured:
+            self.checkpoints.best.check(measured)
+
+    def lose(self, why: str) -> None:
+        """Leaves the run out from now on."""
+        if not self.lost:
             self.lost = True
-            print(f"warning: {self.run.workdir}: a parameter is not finite at step {step}", file=sys.stderr)
+            print(f"warning: {self.run.workdir} is left out: {why}", file=sys.stderr)
 
 
 class _Apart(Hook):
@@ -125,6 +166,8 @@ class _Apart(Hook):
     def report(self, step: int, values: Values) -> None:
         for i, one in enumerate(self.members):
             one.writer.write(step, {f"{TRAIN}{name}": each[i] for name, each in values.items()})
+            if lost := [name for name, each in values.items() if not math.isfinite(each[i])]:
+                one.lose(f"{lost[0]} is not finite at step {step}")
 
     def visit(self, step: int, state: State, measured: Values) -> None:
         last = step >= self.members[0].run.experiment.steps

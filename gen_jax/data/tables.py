@@ -110,15 +110,16 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _delimiter(path: Path) -> str:
-    """A tab in .tsv; else what the header has most of: commas, semicolons or tabs."""
+    """A tab in .tsv; semicolons or tabs, if the first two lines have equally many, and fewer commas; else commas."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            header = re.sub(r'"[^"]*"', "", file.readline())
+            first, second = (re.sub(r'"[^"]*"', "", file.readline()) for _ in range(2))
     except OSError:
         return ","  # the reader tells the reason
-    return max(",;\t", key=header.count)
+    likely = [one for one in ";\t" if first.count(one) == second.count(one) > first.count(",")]
+    return likely[0] if likely else ","
 
 
 def _arrow(path: Path, kind: str, delimiter: str = ",") -> Any:

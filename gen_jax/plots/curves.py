@@ -56,7 +56,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         name = metric.replace("@", " by ") if alike else metric.partition("@")[0]
         where = next(iter(series[metric])) if len(series[metric]) == 1 else ""
         axis.set_title(f"{where} {name}".strip().replace("_", " ") + (f" ({unit})" if unit else ""))
-        axis.set(xlabel="step", xlim=(0, 1.03 * last))
+        axis.set(xlabel="step", xlim=(0, 1.03 * max(last, 1)))
         axis.grid(alpha=0.3)
         if not where and len(series[metric]) > 1:
             axis.legend()

@@ -61,6 +61,13 @@ def test_runs_that_diverge_are_named_and_the_others_go_on(config, tmp_path, capf
     assert "exit code 70" in said.err and "failed: " in said.out and "lr=0.01-components=2-seeds=2" in said.out
 
 
+def test_flags_are_knobs_too(config, tmp_path, capsys):
+    sweep([config, "--smoke", "--components", "2", "--print", "commands"])
+    sweep([config, "--smoke", "true", "false", "--print", "commands"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "--smoke --components=2" in lines[0] and " --smoke " in lines[1] and " --no-smoke " in lines[2]
+
+
 def test_commands_and_array_jobs_are_printed(config, tmp_path, capsys):
     sweep([config, "--components", "2", "3", "--print", "commands"])
     lines = capsys.readouterr().out.splitlines()
@@ -112,17 +119,31 @@ def test_runs_as_one_program_are_the_runs_by_themselves(tmp_path, capfd):
 
 
 TOGETHER = """
+from dataclasses import dataclass
+
 import optax
 from gen_jax import Experiment, Flow, descent
+from gen_jax.data.transforms import Transform
 from gen_jax.evaluation import log_likelihood
 from gen_jax.models.bijections import Chain, Coupling, Reverse, Stack, Standardize
 from gen_jax.models.flow import Normal
 
-def config(lr: float = 0.01, width: int = 8, scale: float = 1.0, steps: int = 8, smoke: bool = False):
+@dataclass(frozen=True)
+class Weighed(Flow):
+    weight: float = 1.0
+
+    def loss(self, params, state, batch, key):
+        loss, more = super().loss(params, state, batch, key)
+        return (loss if self.weight > 0 else 0 * loss), more
+
+def config(lr: float = 0.01, width: int = 8, scale: float = 1.0, shift: float = 0.0, weight: float = 1.0,
+           steps: int = 8, smoke: bool = False):
     if scale < 0:
         raise ValueError("scale")
-    model = Flow(Normal((2,)), [Stack(Chain([Coupling(), Reverse()]), 2), Standardize()])
+    moved = Transform(lambda batch, key: {**batch, "x": batch["x"] + shift})
+    model = Weighed(Normal((2,)), [Stack(Chain([Coupling(), Reverse()]), 2), Standardize()], weight=weight)
     return Experiment(model, descent(model, optax.adam(lr)), data="two_moons", steps=steps, batch=64, report_every=2,
+                      transforms=[moved],
                       evaluate_every=4, checkpoint_every=4, metrics=[log_likelihood])
 """
 
@@ -132,6 +153,8 @@ def config(lr: float = 0.01, width: int = 8, scale: float = 1.0, steps: int = 8,
     [
         (["--width", "8", "16"], "--width is no float"),
         (["--scale", "1.0", "2.0"], "--scale is used outside of the compiled step"),
+        (["--shift", "0.0", "2.0"], "a knob changes the data or its transforms"),
+        (["--weight", "1.0", "2.0"], "a knob decides what is computed"),
         (["--lr", "0.1", "0.01", "--seeds", "2"], "leave out --seeds"),
     ],
 )
@@ -146,7 +169,7 @@ def test_a_member_that_diverges_is_left_out(tmp_path, capfd):
     (tmp_path / "own.py").write_text(TOGETHER)
     sweep([str(tmp_path / "own.py"), "--lr", "0.01", "1e38", "--together", "--out", str(tmp_path / "out")])
     said = capfd.readouterr()
-    assert "lr=1e38: a parameter is not finite at step 4" in said.err and "failed: " in said.out
+    assert "lr=1e38 is left out: " in said.err and "not finite at step" in said.err and "failed: " in said.out
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["best"].endswith("lr=0.01")
 
 
