@@ -106,15 +106,14 @@ class Experiment:
 
     def _check_types(self) -> None:
         """Raises a UserError for fields of another type than they must be."""
-        functions = {"metrics": self.metrics, "plots": self.plots, "host_transforms": self.host_transforms}
-        for name, given in {**functions, "transforms": self.transforms, "hooks": self.hooks}.items():
+        for name in ("metrics", "plots", "transforms", "host_transforms", "hooks"):
+            given = vars(self)[name]
             if isinstance(given, str) or not isinstance(given, Sequence):
                 raise UserError(f"{name} must be a list, got {given!r}")
-            if name in functions and (odd := [one for one in given if not inspect.isroutine(one)]):
-                said = f"such as gen_jax.{_home(name)}; got {odd[0]!r}"
-                raise UserError(
-                    f"{name} must be a list of functions, {said}" + (", which needs a def" * callable(odd[0]))
-                )
+        for name, one in {"metrics": "evaluation.log_likelihood", "plots": "plots.samples"}.items():
+            if odd := [function for function in vars(self)[name] if not inspect.isroutine(function)]:
+                said = f"such as gen_jax.{one}; got {odd[0]!r}" + ", which needs a def" * callable(odd[0])
+                raise UserError(f"{name} must be a list of functions, {said}")
         if not isinstance(self.algorithm, Algorithm):
             raise UserError(f"algorithm must be one, such as descent(model, tx), got a {type(self.algorithm).__name__}")
         for name in ("steps", "chunk", "seeds", "repeats", "batch", *(f"{what}_every" for what in EVENTS)):
@@ -194,11 +193,6 @@ class Experiment:
         """The examples of a split; of a stream of tokens its windows."""
         arrays = data[name]
         return evaluation_windows(arrays["x"], self.windows, data.uncounted_token) if self.windows else arrays
-
-
-def _home(name: str) -> str:
-    """A function that can be in a list of this name."""
-    return {"metrics": "evaluation.log_likelihood", "plots": "plots.samples"}.get(name, "data.host")
 
 
 def _base(name: str) -> str:
