@@ -17,6 +17,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,7 +98,7 @@ class ConfigFile:
         except Exception:  # as above
             return value
 
-    @property
+    @cached_property
     def types(self) -> dict[str, Any]:
         """The annotation of each knob, the type of its default where it has none."""
         hints = typing.get_type_hints(self.config)
@@ -204,6 +205,8 @@ def _find_modules_of(folder: Path) -> None:
     sys.path[:] = [part for part in sys.path if part not in _FOLDERS]
     _FOLDERS[:] = [*([] if str(folder) in sys.path else [str(folder)]), *others]
     sys.path.extend(_FOLDERS)
+    if not others:
+        return
     for name, module in list(sys.modules.items()):
         spec = module.__spec__ if isinstance(module, ModuleType) else None
         origin = Path((spec and spec.origin) or "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gen_jax.errors import UserError
 
-__all__ = ["read_json", "write_bytes", "write_json", "write_text"]
+__all__ = ["check_empty", "read_json", "write_bytes", "write_json", "write_text"]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -40,3 +40,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())  # a power failure could leave an empty file otherwise
     draft.replace(path)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises UserError unless a folder is empty or not there yet."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: a new or an empty folder is needed")

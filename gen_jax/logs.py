@@ -18,7 +18,7 @@ import jax
 
 from gen_jax.files import read_json
 from gen_jax.sharding import is_writer
-from gen_jax.trackers import Guarded
+from gen_jax.trackers import Guarded, scalars
 
 __all__ = [
     "TRAIN",
@@ -63,11 +63,8 @@ class Writer:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(self._path), purge_step=self._resumed_at + 1, flush_secs=10)
-        for name, value in values.items():
-            many = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-            for label, v in many.items():
-                if math.isfinite(v):
-                    self._board.add_scalar(label, v, step)
+        for name, value in scalars(values).items():
+            self._board.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.write(step, values)
 

@@ -17,7 +17,7 @@ from gen_jax.errors import UserError
 from gen_jax.evaluation.metric import rounded
 from gen_jax.evaluation.report import from_json
 from gen_jax.evaluation.samples.weights_io import read_tensors, write_tensors
-from gen_jax.files import read_json, write_json, write_text
+from gen_jax.files import check_empty, read_json, write_json, write_text
 from gen_jax.markdown import markdown_table
 from gen_jax.run import Run
 
@@ -28,8 +28,7 @@ KIND = "gen_jax parameters"
 
 def export_run(run: Run, state: State, folder: Path) -> list[Path]:
     """Writes params.safetensors (averaged ones, where there are), config.py, export.json and README.md."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: a new or an empty folder is needed")
+    check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state, record = averaged(state), run.folder.recorded()
     kept = ("name", "knobs", "seed", "data", "environment")

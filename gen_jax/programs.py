@@ -12,7 +12,7 @@ from jax import export
 
 from gen_jax.core import Conditional, Density, ImageTranslator, Model, Seq2Seq, State, averaged
 from gen_jax.errors import UserError
-from gen_jax.files import write_bytes, write_text
+from gen_jax.files import check_empty, write_bytes, write_text
 from gen_jax.markdown import markdown_table
 from gen_jax.run import Run
 
@@ -29,8 +29,7 @@ def export_programs(run: Run, state: State, folder: Path, n: int = 64) -> list[P
     model, state = run.experiment.model, averaged(state)
     if isinstance(model, (ImageTranslator, Seq2Seq)) or not isinstance(model, Model):
         raise UserError(f"a {type(model).__name__} draws nothing from noise alone: export it with --format gen_jax")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: a new or an empty folder is needed")
+    check_empty(folder)
     conditioning = model.conditioning if isinstance(model, Conditional) else None
     given = {} if conditioning is None else {conditioning.entry: conditioning.example(n)[conditioning.entry]}
     shape = lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.asarray(a).dtype)

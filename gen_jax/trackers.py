@@ -21,7 +21,7 @@ from gen_jax.errors import UserError
 from gen_jax.files import write_text
 from gen_jax.sharding import is_writer
 
-__all__ = ["NAMES", "Guarded", "MLflow", "Tracker", "WeightsAndBiases", "check_trackers", "open_trackers"]
+__all__ = ["NAMES", "Guarded", "MLflow", "Tracker", "WeightsAndBiases", "check_trackers", "open_trackers", "scalars"]
 
 
 class Tracker(Protocol):
@@ -32,6 +32,14 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Ends the run there, with what is still on its way."""
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite values of metrics by name, those of several seeds as NAME/NUMBER."""
+    each = {
+        k: {f"{k}/{i}": one for i, one in enumerate(v)} if isinstance(v, list) else {k: v} for k, v in values.items()
+    }
+    return {name: float(v) for many in each.values() for name, v in many.items() if math.isfinite(v)}
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
@@ -110,12 +118,8 @@ class Guarded:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Sends the finite values, of several seeds each by its number."""
-        if (tracker := self.tracker) is None:
-            return
-        lists = {f"{k}/{i}": v for k, many in values.items() if isinstance(many, list) for i, v in enumerate(many)}
-        single = {k: v for k, v in values.items() if not isinstance(v, list)}
-        finite = {k: float(v) for k, v in {**single, **lists}.items() if math.isfinite(v)}
-        self._try(lambda: tracker.write(step, finite))
+        if (tracker := self.tracker) is not None:
+            self._try(lambda: tracker.write(step, scalars(values)))
 
     def close(self) -> None:
         if (tracker := self.tracker) is not None:

@@ -193,8 +193,13 @@ def _samples(model: Any, state: State, split: Split, key: Array) -> Figure:
         return plots.text_samples(model, state, split, key)
     if isinstance(model, ImageTranslator):
         return plots.translations(model, state, split, key)
-    drawn = split.pixels(model.sample(state, key, 64 if split.arrays["x"].ndim == 4 else 1000)["x"])
+    drawn = split.pixels(model.sample(state, key, _shown(split))["x"])
     return plots.show({"samples": drawn}, around=split.pixels(split.head(1000)["x"]))  # as encoders receive them
+
+
+def _shown(split: Split) -> int:
+    """The number of samples in a picture."""
+    return 64 if split.arrays["x"].ndim == 4 else 1000
 
 
 def _data_row(split: Split, encoder: EncoderChoice | None, length: int) -> Row:
@@ -209,8 +214,7 @@ def _data_row(split: Split, encoder: EncoderChoice | None, length: int) -> Row:
         return Row(split.name, "data", {}, competes=False)
     encode = resolve_encoder(choice, split)
     found = quality(encode, encode(examples_of(split, 10_000)), split)
-    some = examples_of(split, 64 if split.arrays["x"].ndim == 4 else 1000)
-    shown = {"samples": plots.show({f"{split.name} examples": some})}
+    shown = {"samples": plots.show({f"{split.name} examples": examples_of(split, _shown(split))})}
     return Row(f"({min(split.size, 10_000):,} {split.name} examples)", "data", found, shown, competes=False)
 
 
