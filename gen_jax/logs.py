@@ -22,6 +22,7 @@ from gen_jax.trackers import Guarded, scalars
 
 __all__ = [
     "TRAIN",
+    "VALIDATION",
     "Writer",
     "environment",
     "machine",
@@ -30,7 +31,7 @@ __all__ = [
     "reports",
 ]
 
-TRAIN = "train/"  # before the names of the metrics of training
+TRAIN, VALIDATION = "train/", "validation/"  # before the names of metrics of training, and of the validation split
 
 
 class Writer:

@@ -42,7 +42,7 @@ from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Checkpoint, Diagnose, Evaluate, HaltOnNaN, Log, Plot, Preempt, Profile, save_figures
-from gen_jax.logs import Writer, read_record, reports
+from gen_jax.logs import VALIDATION, Writer, read_record, reports
 from gen_jax.loop import Hook, Program, Values, abstract_state, program, same_step
 from gen_jax.plots import PlotFn, caption
 from gen_jax.restarts import member
@@ -426,7 +426,7 @@ class Run:
             found = evaluate(state, validation)
             shared = [name for name in found[0] if all(name in one for one in found)]
             values = {name: [one[name].value for one in found] for name in shared}
-            return {f"validation/{name}": a if len(a) > 1 else a[0] for name, a in values.items()}
+            return {f"{VALIDATION}{name}": a if len(a) > 1 else a[0] for name, a in values.items()}
 
         hooks: list[Hook] = []
         if isinstance(experiment.model, Diagnosed):

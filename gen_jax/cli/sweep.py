@@ -23,12 +23,10 @@ from gen_jax.evaluation.comparison import lower_is_better
 from gen_jax.evaluation.metric import Estimate, rounded, standard_error
 from gen_jax.evaluation.report import console, finite, from_json
 from gen_jax.files import write_json, write_text
-from gen_jax.logs import read_metrics, read_record
+from gen_jax.logs import VALIDATION, read_metrics, read_record
 from gen_jax.workdir import Workdir
 
 __all__ = ["Point", "results", "sweep"]
-
-VALIDATION = "validation/"
 
 
 @dataclass(frozen=True, eq=False)

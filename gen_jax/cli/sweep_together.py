@@ -20,7 +20,7 @@ from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import evaluator
 from gen_jax.experiment import Experiment
 from gen_jax.hooks import Preempt
-from gen_jax.logs import TRAIN, Writer
+from gen_jax.logs import TRAIN, VALIDATION, Writer
 from gen_jax.loop import Hook, Values, program
 from gen_jax.restarts import member, population
 from gen_jax.run import Run
@@ -137,7 +137,7 @@ class _Member:
 
     def measure(self, step: int, state: State) -> Values:
         """The metrics of the validation split, which are written."""
-        found = {f"validation/{name}": e.value for name, e in self.evaluate(state, self.split).items()}
+        found = {f"{VALIDATION}{name}": e.value for name, e in self.evaluate(state, self.split).items()}
         self.writer.write(step, found)
         return found
 
