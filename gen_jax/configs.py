@@ -24,7 +24,7 @@ from typing import Any
 
 from cattrs.preconf.json import make_converter
 
-from gen_jax.errors import UserError, users_line
+from gen_jax.errors import UserError, first_line, users_line
 from gen_jax.experiment import Experiment
 
 __all__ = ["Config", "ConfigFile", "find", "knob_help", "load", "unknown_knob"]
@@ -146,11 +146,8 @@ def load(path: str | Path, knobs: Mapping[str, Any] | None = None) -> ConfigFile
 
 def _explained(path: Path, error: Exception) -> str:
     """An error of what a config has written, in one line with its place."""
-    said, where = str(error).partition("\n")[0], users_line(error)
-    if isinstance(error, SyntaxError):
-        said, where = error.msg, f"{os.path.basename(error.filename or '')}:{error.lineno}"
-    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # models say all in theirs
-    return f"{path}{f', at {where}' if where else ''}: {kind}{said}"
+    where = users_line(error)
+    return f"{path}{f', at {where}' if where else ''}: {first_line(error)}"
 
 
 def find(path: str | Path) -> Path:

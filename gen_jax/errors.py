@@ -25,6 +25,7 @@ __all__ = [
     "check_takes",
     "code_of",
     "exits",
+    "first_line",
     "place_of",
     "users_line",
 ]
@@ -84,6 +85,12 @@ def check_takes(function: Callable[..., Any], arguments: Sequence[str], what: st
         raise UserError(f"{what}, at {place_of(function)}, must take ({', '.join(arguments)})") from None
     except ValueError:  # a built-in function without a signature
         return
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, with its type unless it is a ValueError written as a message, as models raise."""
+    said = str(error).partition("\n")[0]
+    return said if isinstance(error, ValueError) and said[:1].islower() else f"{type(error).__name__}: {said}"
 
 
 def users_line(error: BaseException) -> str:

@@ -37,7 +37,7 @@ from gen_jax.data.dataset import Dataset
 from gen_jax.data.loading import load as load_data
 from gen_jax.data.options import split_name
 from gen_jax.data.records import is_lazy
-from gen_jax.errors import Attempts, Preempted, UserError, check_takes, place_of, users_line
+from gen_jax.errors import Attempts, Preempted, UserError, check_takes, first_line, place_of, users_line
 from gen_jax.evaluation.metric import Estimate, Split
 from gen_jax.evaluation.report import as_json, evaluator, over_seeds
 from gen_jax.experiment import Experiment
@@ -197,10 +197,8 @@ class Run:
             where = users_line(error)
             if not where and not isinstance(error, ValueError):
                 raise
-            said, kind = str(error).partition("\n")[0], type(error).__name__
-            said = said if isinstance(error, ValueError) and said[:1].islower() else f"{kind}: {said}"
             where = f", at {where}" if where else ""
-            raise UserError(f"{self.config.path} on {self.data.name}{where}: {said}") from error
+            raise UserError(f"{self.config.path} on {self.data.name}{where}: {first_line(error)}") from error
 
     def _check_sample(self) -> None:
         """Raises a UserError if samples of the model are not batches of examples like those of the data."""
